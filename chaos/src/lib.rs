@@ -1,0 +1,1 @@
+//! Worlds, faults, workloads and checkers.

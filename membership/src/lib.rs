@@ -1,0 +1,1 @@
+//! Agreed membership, after Rapid (ATC 2018).

@@ -1,0 +1,1 @@
+//! Declared placement: SQL policies, solved, after DCM (OSDI 2020).

@@ -1,0 +1,1 @@
+//! One replicated shard, and the loop that drives many of them.

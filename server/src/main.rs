@@ -1,0 +1,2 @@
+//! `synod`: the one binary.
+fn main() {}

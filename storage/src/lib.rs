@@ -1,0 +1,1 @@
+//! One node's durable state: log, memtable, value files, index, manifest.

@@ -1,0 +1,1 @@
+//! Commands, their deterministic apply, and transactions over shards.
