@@ -1,1 +1,4 @@
-//! The Synod node: everything that touches a socket, a clock or a disk.
+//! Synod, the server.
+
+pub mod config;
+pub mod resp;
