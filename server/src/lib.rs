@@ -1,4 +1,5 @@
 //! Synod, the server.
 
 pub mod config;
+pub mod edge;
 pub mod resp;

@@ -43,15 +43,19 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 32 << 20;
 
 /// Why a connection closed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Closed {
-    /// By agreement, with every command answered.
+    /// By agreement.
+    #[error("every command was answered")]
     Answered,
     /// The socket failed, or the client left without reading its answers.
-    Lost(io::Error),
-    /// The client did not read its answers.
+    #[error("the connection was lost: {0}")]
+    Lost(#[from] io::Error),
+    /// The client kept its answers waiting for too long.
+    #[error("the client does not read its answers")]
     Stalled,
     /// The node stopped, and some commands were not answered in the time it gave itself.
+    #[error("the node stopped with commands unanswered")]
     Abandoned,
 }
 
@@ -69,7 +73,7 @@ where
 {
     let conversation = Conversation::new(registration, &edge);
     let closed = converse(&mut stream, &session, conversation, &edge, &shutdown).await;
-    debug!(?closed, "connection closed");
+    debug!(reason = %closed, "connection closed");
     closed
 }
 
@@ -90,11 +94,15 @@ where
     let mut stopping = pin!(shutdown.wait());
     let mut stall = Stall::new(Duration::from_millis(edge.clients.output_stall_ms.into()));
     let mut grace: Option<Pin<Box<Sleep>>> = None;
-    let mut reader = Reader { read_bytes: READ_BYTES_MIN };
+    let mut reader = Reader {
+        read_bytes: READ_BYTES_MIN,
+    };
 
     let closed = poll_fn(|cx| {
         while let Poll::Ready(answers) = replies.as_mut().poll(cx) {
-            let Some(answers) = answers else { return Poll::Ready(Closed::Abandoned) };
+            let Some(answers) = answers else {
+                return Poll::Ready(Closed::Abandoned);
+            };
             conversation.answer(answers);
             replies.set(session.replies());
         }
@@ -223,7 +231,10 @@ struct Stall {
 
 impl Stall {
     fn new(patience: Duration) -> Self {
-        Stall { patience, timer: None }
+        Stall {
+            patience,
+            timer: None,
+        }
     }
 
     fn none(&mut self) {

@@ -13,13 +13,13 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use synod_txn::{Command, ErrorCode, Reply};
+use synod_txn::{Command, ErrorCode, Reply, TransactionCommand};
 
 use super::{
+    Edge,
     commands::{self, Outcome},
     registry::Registration,
     session::Submission,
-    Edge,
 };
 use crate::resp::{self, Limits, Parser, Protocol, Request};
 
@@ -56,6 +56,8 @@ pub struct Talk {
     pub replies: ReplyMode,
     /// Whether the password was given, or none is asked for.
     pub authenticated: bool,
+    /// Whether `MULTI` was read and neither `EXEC` nor `DISCARD`.
+    pub in_multi: bool,
 }
 
 /// `CLIENT REPLY`.
@@ -109,6 +111,7 @@ impl Conversation {
                 protocol: Protocol::Resp2,
                 replies: ReplyMode::On,
                 authenticated: edge.password.is_none(),
+                in_multi: false,
             },
             ending: None,
             unparsed: false,
@@ -171,7 +174,10 @@ impl Conversation {
             };
             batch.push(submission);
         }
-        self.talk.registration.registry().count_commands(batch.len() as u64);
+        self.talk
+            .registration
+            .registry()
+            .count_commands(batch.len() as u64);
         batch
     }
 
@@ -207,7 +213,10 @@ impl Conversation {
             Outcome::Forward => {
                 self.take_slot(command_bytes);
                 match Command::parse(words) {
-                    Ok(command) => Submission::Command(command),
+                    Ok(command) => {
+                        self.talk.follow(&command);
+                        Submission::Command(command)
+                    }
                     Err(reply) => Submission::Immediate(reply),
                 }
             }
@@ -244,7 +253,29 @@ impl Conversation {
             }
         };
         self.in_flight_bytes += u64::from(command_bytes);
-        self.slots.push_back(Slot { protocol: self.talk.protocol, told, command_bytes });
+        self.slots.push_back(Slot {
+            protocol: self.talk.protocol,
+            told,
+            command_bytes,
+        });
+    }
+}
+
+impl Talk {
+    /// Keeps up with what the gateway will think when it comes to this command.
+    fn follow(&mut self, command: &Command) {
+        if let Command::Transaction(step) = command {
+            match step {
+                TransactionCommand::Multi => self.in_multi = true,
+                TransactionCommand::Exec | TransactionCommand::Discard => self.in_multi = false,
+                TransactionCommand::Watch { .. }
+                | TransactionCommand::Unwatch
+                | TransactionCommand::Begin(_)
+                | TransactionCommand::Commit
+                | TransactionCommand::Rollback
+                | TransactionCommand::Status { .. } => {}
+            }
+        }
     }
 }
 

@@ -10,11 +10,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    Edge, Shutdown, connection,
-    registry::Profile,
-    session::Sessions,
-};
+use super::{Edge, Shutdown, connection, registry::Profile, session::Sessions};
 use crate::resp::Protocol;
 use tokio::time::Instant;
 
@@ -83,7 +79,11 @@ fn admit<S: Sessions>(
     let alive = alive.clone();
     let Some(registration) = edge.registry.admit(profile, edge.clients.connections_max) else {
         tokio::spawn(async move {
-            if stream.write_all(b"-ERR max number of clients reached\r\n").await.is_ok() {
+            if stream
+                .write_all(b"-ERR max number of clients reached\r\n")
+                .await
+                .is_ok()
+            {
                 connection::linger(&mut stream).await;
             }
             drop(alive);

@@ -50,7 +50,10 @@ pub struct Edge {
 impl fmt::Debug for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the password.
-        f.debug_struct("Edge").field("node", &self.node).field("clients", &self.clients).finish()
+        f.debug_struct("Edge")
+            .field("node", &self.node)
+            .field("clients", &self.clients)
+            .finish()
     }
 }
 

@@ -62,12 +62,18 @@ impl Registry {
         }
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         clients.insert(id, profile);
-        Some(Registration { registry: Arc::clone(self), id })
+        Some(Registration {
+            registry: Arc::clone(self),
+            id,
+        })
     }
 
     /// All clients, the oldest first.
     pub fn list(&self) -> Vec<(u64, Profile)> {
-        self.lock().iter().map(|(&id, profile)| (id, profile.clone())).collect()
+        self.lock()
+            .iter()
+            .map(|(&id, profile)| (id, profile.clone()))
+            .collect()
     }
 
     /// Clients at this moment.

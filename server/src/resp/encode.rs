@@ -116,7 +116,11 @@ fn bulk(bytes: &[u8], out: &mut BytesMut) {
 }
 
 fn length(kind: u8, length: usize, out: &mut BytesMut) {
-    header(kind, i64::try_from(length).expect("memory is smaller than 2^63 bytes"), out);
+    header(
+        kind,
+        i64::try_from(length).expect("memory is smaller than 2^63 bytes"),
+        out,
+    );
 }
 
 /// `kind`, the number, and a line end. Written by hand: it is on the path of every reply.
@@ -173,10 +177,18 @@ mod tests {
         let cases: &[(Reply, &str, &str)] = &[
             (Reply::Ok, "+OK\r\n", "+OK\r\n"),
             (Reply::Status("QUEUED".into()), "+QUEUED\r\n", "+QUEUED\r\n"),
-            (Reply::error(ErrorCode::Err, "no"), "-ERR no\r\n", "-ERR no\r\n"),
+            (
+                Reply::error(ErrorCode::Err, "no"),
+                "-ERR no\r\n",
+                "-ERR no\r\n",
+            ),
             (Reply::Integer(0), ":0\r\n", ":0\r\n"),
             (Reply::Integer(-42), ":-42\r\n", ":-42\r\n"),
-            (Reply::Integer(i64::MIN), ":-9223372036854775808\r\n", ":-9223372036854775808\r\n"),
+            (
+                Reply::Integer(i64::MIN),
+                ":-9223372036854775808\r\n",
+                ":-9223372036854775808\r\n",
+            ),
             (bulk(""), "$0\r\n\r\n", "$0\r\n\r\n"),
             (bulk("a\r\nb"), "$4\r\na\r\nb\r\n", "$4\r\na\r\nb\r\n"),
             (Reply::Null, "$-1\r\n", "_\r\n"),
@@ -186,14 +198,30 @@ mod tests {
                 "*2\r\n:1\r\n$-1\r\n",
                 "*2\r\n:1\r\n_\r\n",
             ),
-            (Reply::Map(vec![(bulk("k"), Reply::Ok)]), "*2\r\n$1\r\nk\r\n+OK\r\n", "%1\r\n$1\r\nk\r\n+OK\r\n"),
-            (Reply::Set(vec![Reply::Ok]), "*1\r\n+OK\r\n", "~1\r\n+OK\r\n"),
+            (
+                Reply::Map(vec![(bulk("k"), Reply::Ok)]),
+                "*2\r\n$1\r\nk\r\n+OK\r\n",
+                "%1\r\n$1\r\nk\r\n+OK\r\n",
+            ),
+            (
+                Reply::Set(vec![Reply::Ok]),
+                "*1\r\n+OK\r\n",
+                "~1\r\n+OK\r\n",
+            ),
             (Reply::Double(1.5), "$3\r\n1.5\r\n", ",1.5\r\n"),
-            (Reply::Double(f64::NEG_INFINITY), "$4\r\n-inf\r\n", ",-inf\r\n"),
+            (
+                Reply::Double(f64::NEG_INFINITY),
+                "$4\r\n-inf\r\n",
+                ",-inf\r\n",
+            ),
             (Reply::Double(f64::NAN), "$3\r\nnan\r\n", ",nan\r\n"),
             (Reply::Boolean(true), ":1\r\n", "#t\r\n"),
             (Reply::Boolean(false), ":0\r\n", "#f\r\n"),
-            (Reply::Verbatim("hi".into()), "$2\r\nhi\r\n", "=6\r\ntxt:hi\r\n"),
+            (
+                Reply::Verbatim("hi".into()),
+                "$2\r\nhi\r\n",
+                "=6\r\ntxt:hi\r\n",
+            ),
         ];
         for (reply, resp2, resp3) in cases {
             assert_eq!(text(reply, Protocol::Resp2), *resp2, "{reply:?}");

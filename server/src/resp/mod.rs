@@ -15,7 +15,9 @@
 //! reported as [`Request::TooLarge`]: its sender gets an error in its place, and the connection
 //! lives on.
 
+pub mod encode;
 pub mod inline;
 pub mod parser;
 
+pub use encode::Protocol;
 pub use parser::{Limits, Parser, ProtocolError, Request};

@@ -16,7 +16,10 @@ pub(super) struct Args<'a> {
 impl<'a> Args<'a> {
     /// The arguments behind the command's name. The arity was checked against the table.
     pub(super) fn new(spec: &'static CommandSpec, args: &'a [Bytes]) -> Args<'a> {
-        Args { spec, rest: args.iter() }
+        Args {
+            spec,
+            rest: args.iter(),
+        }
     }
 
     /// How many are left.
@@ -87,7 +90,10 @@ impl<'a> Args<'a> {
 
 /// Redis' answer to a command line of the wrong length.
 pub(super) fn wrong_arity(spec: &CommandSpec) -> Reply {
-    Reply::err(format!("wrong number of arguments for '{}' command", spec.name))
+    Reply::err(format!(
+        "wrong number of arguments for '{}' command",
+        spec.name
+    ))
 }
 
 /// Redis' answer to an option that it does not know.

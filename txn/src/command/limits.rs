@@ -43,7 +43,9 @@ pub(super) fn check_key(key: &[u8]) -> Result<(), Reply> {
 /// Refuses a command that names too many keys.
 pub(super) fn check_key_count(count: usize) -> Result<(), Reply> {
     match count > KEYS_MAX {
-        true => Err(too_large(format!("{count} keys exceed the limit of {KEYS_MAX} keys"))),
+        true => Err(too_large(format!(
+            "{count} keys exceed the limit of {KEYS_MAX} keys"
+        ))),
         false => Ok(()),
     }
 }

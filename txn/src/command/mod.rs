@@ -14,7 +14,6 @@ mod parse;
 pub mod table;
 mod table_rows;
 
-
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -246,7 +245,9 @@ impl Deadline {
     /// saturates if clocks are absurd.
     pub fn at_ms(self, now_ms: u64) -> u64 {
         let at_ms = match self {
-            Deadline::InMs(in_ms) => i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_add(in_ms),
+            Deadline::InMs(in_ms) => i64::try_from(now_ms)
+                .unwrap_or(i64::MAX)
+                .saturating_add(in_ms),
             Deadline::AtMs(at_ms) => at_ms,
         };
         u64::try_from(at_ms).unwrap_or(0)
@@ -426,7 +427,10 @@ impl Command {
             | Command::DbSize
             | Command::Keys { .. }
             | Command::Range(_) => Class::Read,
-            Command::GetEx { expiry: GetExExpiry::Keep, .. } => Class::Read,
+            Command::GetEx {
+                expiry: GetExExpiry::Keep,
+                ..
+            } => Class::Read,
             Command::GetEx { .. }
             | Command::Set(_)
             | Command::GetDel { .. }
