@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rkyv::{Archive, Deserialize, Serialize};
-use synod_membership::{Boot, ClusterId, Identity, NodeId};
+use synod_membership::id::{Boot, ClusterId, Identity, NodeId};
 
 use super::frame::{self, Frame, FrameError, Kind};
 

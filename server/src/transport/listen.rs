@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use synod_membership::Identity;
+use synod_membership::id::Identity;
 use tracing::{debug, warn};
 
 use super::frame::{self, FrameError, Kind};

@@ -16,11 +16,10 @@ mod hello;
 mod listen;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use synod_membership::{ClusterId, Destination, Identity};
+use synod_membership::id::{ClusterId, Destination, Identity};
 use tokio::sync::mpsc;
 
 pub use self::faults::{Fate, LinkFaults};
