@@ -38,7 +38,8 @@ impl Clock for SystemClock {
     }
 
     fn wall_ms(&self) -> u64 {
-        let since = std::time::SystemTime::now()
+        let since = madsim::time::TimeHandle::current()
+            .now_time()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use synod_membership::id::Destination;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::frame::{self, Frame, FrameError, Kind};
+use super::frame::{self, Frame, FrameError};
 use super::hello::{self, Answer, Class, Hello, Refusal};
-use super::{Destination, Inbound, QueueFull, Transport};
-use crate::identity::Boot;
-use synod_replication::NodeId;
+use super::{Inbound, QueueFull, Transport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -146,12 +145,12 @@ async fn connection(
         Ok(Err(error)) => return broken(error, None, false),
         Ok(Ok(shaken)) => shaken,
     };
-    let (node, boot) = match answer {
-        Ok(found) => found,
+    let peer = match answer {
+        Ok(peer) => peer,
         Err(refusal) => return broken(refusal.to_string(), Some(refusal), false),
     };
-    debug!(peer = %to.address, ?class, %node, "connected");
-    let reached = Inbound::Reached { destination: to, node, boot, class };
+    debug!(peer = %to.address, ?class, node = %peer.node, "connected");
+    let reached = Inbound::Reached { destination: to, peer, class };
     if transport.inbox.send(reached).await.is_err() {
         return Ended::Unwanted;
     }
@@ -196,35 +195,15 @@ async fn shake(
     to: Destination,
     class: Class,
     stream: &mut TcpStream,
-) -> Result<Result<(NodeId, Boot), Refusal>, FrameError> {
+) -> Result<Answer, FrameError> {
     let local = transport.lock().local;
-    let hello = Hello {
-        cluster: local.cluster,
-        node: local.node,
-        boot: local.boot,
-        address: local.address,
-        expected: to.node,
-        class,
-    };
+    let hello = Hello { caller: local, expected: to.node, class };
     stream.write_all(&hello::encode_hello(&hello)?).await?;
     stream.flush().await?;
     let (kind, body) = frame::read(stream).await?;
-    if kind != Kind::HelloAnswer {
-        return Err(FrameError::OutOfPlace { got: kind, wanted: Kind::HelloAnswer });
-    }
-    let (cluster, node, boot) = match frame::decode::<Answer>(kind, &body)? {
-        Answer::Refused(refusal) => return Ok(Err(refusal)),
-        Answer::Accepted { cluster, node, boot } => (cluster, node, boot),
-    };
-    if let (Some(theirs), Some(ours)) = (cluster, local.cluster)
-        && theirs != ours
-    {
-        return Ok(Err(Refusal::OtherCluster { theirs, ours }));
-    }
-    if let Some(wanted) = to.node
-        && wanted != node
-    {
-        return Ok(Err(Refusal::OtherNode { found: node, wanted }));
-    }
-    Ok(transport.lock().boots.admit(node, boot).map(|()| (node, boot)))
+    Ok(hello::decode_answer(kind, &body)?.and_then(|peer| {
+        hello::judge(&peer, local.cluster, &mut transport.lock().boots)?;
+        hello::judge_place(to.node, peer.node)?;
+        Ok(peer)
+    }))
 }

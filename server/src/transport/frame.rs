@@ -9,6 +9,7 @@
 //! anywhere past it is caught before the body is looked at; the body is then validated by rkyv
 //! before it is used. A length beyond the kind's bound is refused before a byte is allocated.
 
+use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
@@ -130,11 +131,22 @@ pub fn encode<T>(kind: Kind, value: &T) -> Result<Frame, FrameError>
 where
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
 {
-    let mut buffer = AlignedVec::<16>::with_capacity(512);
-    buffer.extend_from_slice(&[0; HEADER_BYTES]);
-    // The header is as long as the alignment, so positions inside the body stay aligned.
-    let mut frame = rkyv::api::high::to_bytes_in(value, buffer)
+    let frame = rkyv::api::high::to_bytes_in(value, begin())
         .map_err(|e| FrameError::Invalid { kind, reason: e.to_string() })?;
+    seal(kind, frame)
+}
+
+/// An empty frame: append the body, then [`seal`] it.
+///
+/// The header is as long as the alignment, so positions inside the body stay aligned.
+pub fn begin() -> Frame {
+    let mut frame = AlignedVec::with_capacity(512);
+    frame.extend_from_slice(&[0; HEADER_BYTES]);
+    frame
+}
+
+/// Writes the header of a frame whose body is complete.
+pub fn seal(kind: Kind, mut frame: Frame) -> Result<Frame, FrameError> {
     let max = kind.body_bytes_max();
     let bytes = u32::try_from(frame.len() - HEADER_BYTES).unwrap_or(u32::MAX);
     if bytes > max {
@@ -150,7 +162,9 @@ where
 }
 
 /// Reads one frame: its kind and its body, checksum verified, content not yet validated.
-pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, AlignedVec), FrameError> {
+///
+/// The body is aligned for rkyv, so it is validated and read in place.
+pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, Bytes), FrameError> {
     let mut header = [0u8; HEADER_BYTES];
     reader.read_exact(&mut header).await?;
     let [m0, m1, m2, m3, l0, l1, l2, l3, c0, c1, c2, c3, v0, v1, k0, k1] = header;
@@ -176,11 +190,11 @@ pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, Aligned
     if crc.finalize() != u32::from_le_bytes([c0, c1, c2, c3]) {
         return Err(FrameError::Checksum(kind));
     }
-    Ok((kind, body))
+    Ok((kind, Bytes::from_owner(body)))
 }
 
 /// Validates a body and builds its value.
-pub fn decode<T>(kind: Kind, body: &AlignedVec) -> Result<T, FrameError>
+pub fn decode<T>(kind: Kind, body: &[u8]) -> Result<T, FrameError>
 where
     T: Archive,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
@@ -194,7 +208,7 @@ where
 mod tests {
     use super::*;
 
-    async fn read_bytes(bytes: &[u8]) -> Result<(Kind, AlignedVec), FrameError> {
+    async fn read_bytes(bytes: &[u8]) -> Result<(Kind, Bytes), FrameError> {
         let mut reader = bytes;
         read(&mut reader).await
     }

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rkyv::{Archive, Deserialize, Serialize};
-use synod_replication::NodeId;
+use synod_membership::id::{Boot, ClusterId, Identity, NodeId};
 
 use super::frame::{self, Frame, FrameError, Kind};
-use crate::identity::{Boot, ClusterId};
 
 /// What a connection is for. Each has sockets of its own, so that bulk never delays a vote.
 #[derive(
@@ -32,40 +31,71 @@ pub enum Class {
 pub const CLASSES: [Class; 3] = [Class::Control, Class::Forward, Class::Bulk];
 
 /// The dialling side introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// None: not a member of any cluster yet (formation and joining only).
-    pub cluster: Option<ClusterId>,
-    /// Who is calling.
-    pub node: NodeId,
-    /// Which life of it.
-    pub boot: Boot,
-    /// Where it can be called back.
-    pub address: SocketAddr,
+    /// Who is calling; no cluster: not a member of any yet (formation and joining only).
+    pub caller: Identity,
     /// Whom it means to reach; None where it knows the address only.
     pub expected: Option<NodeId>,
     /// What the connection is for.
     pub class: Class,
 }
 
-/// The accepting side's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub enum Answer {
-    /// Welcome.
-    Accepted {
-        /// The cluster of the accepting side.
-        cluster: Option<ClusterId>,
-        /// Who it is.
-        node: NodeId,
-        /// Which life of it.
-        boot: Boot,
-    },
-    /// The connection is closed after this.
-    Refused(Refusal),
+/// The accepting side's answer: who it is, or why not. The connection is closed after a refusal.
+pub type Answer = Result<Identity, Refusal>;
+
+/// [`Identity`] in its wire form.
+#[derive(Archive, Serialize, Deserialize)]
+struct WireIdentity {
+    cluster: Option<u128>,
+    node: u128,
+    boot: (u64, u64, u64),
+    address: SocketAddr,
+}
+
+impl From<Identity> for WireIdentity {
+    fn from(identity: Identity) -> Self {
+        let Identity { cluster, node, boot, address } = identity;
+        let boot = (boot.counter, boot.nonce, boot.previous);
+        Self { cluster: cluster.map(|c| c.0), node: node.0, boot, address }
+    }
+}
+
+impl From<WireIdentity> for Identity {
+    fn from(wire: WireIdentity) -> Self {
+        let (counter, nonce, previous) = wire.boot;
+        Self {
+            cluster: wire.cluster.map(ClusterId),
+            node: NodeId(wire.node),
+            boot: Boot { counter, nonce, previous },
+            address: wire.address,
+        }
+    }
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct WireHello {
+    caller: WireIdentity,
+    expected: Option<u128>,
+    class: Class,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+enum WireAnswer {
+    Accepted(WireIdentity),
+    Refused(WireRefusal),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+enum WireRefusal {
+    OtherCluster { theirs: u128, ours: u128 },
+    OtherNode { found: u128, wanted: u128 },
+    StaleBoot { known: u64, offered: u64 },
+    ClonedDirectory { counter: u64 },
 }
 
 /// Why a peer may not talk to this node.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Two clusters must never mix.
     #[error("it belongs to cluster {theirs}, the caller to {ours}; check the addresses")]
@@ -125,82 +155,147 @@ impl KnownBoots {
 
 /// Encodes the dialling side's frame.
 pub fn encode_hello(hello: &Hello) -> Result<Frame, FrameError> {
-    frame::encode(Kind::Hello, hello)
+    let Hello { caller, expected, class } = hello;
+    let wire = WireHello {
+        caller: (*caller).into(),
+        expected: expected.map(|node| node.0),
+        class: *class,
+    };
+    frame::encode(Kind::Hello, &wire)
 }
 
-/// Judges a caller. `cluster` is the local one, `node` the local node.
+/// Decodes the dialling side's frame.
+pub fn decode_hello(kind: Kind, body: &[u8]) -> Result<Hello, FrameError> {
+    expect(kind, Kind::Hello)?;
+    let WireHello { caller, expected, class } = frame::decode(kind, body)?;
+    Ok(Hello { caller: caller.into(), expected: expected.map(NodeId), class })
+}
+
+/// Encodes the accepting side's frame.
+pub fn encode_answer(answer: &Answer) -> Result<Frame, FrameError> {
+    let wire = match answer {
+        Ok(identity) => WireAnswer::Accepted((*identity).into()),
+        Err(refusal) => WireAnswer::Refused(match refusal {
+            Refusal::OtherCluster { theirs, ours } => {
+                WireRefusal::OtherCluster { theirs: theirs.0, ours: ours.0 }
+            }
+            Refusal::OtherNode { found, wanted } => {
+                WireRefusal::OtherNode { found: found.0, wanted: wanted.0 }
+            }
+            Refusal::StaleBoot { known, offered } => {
+                WireRefusal::StaleBoot { known: *known, offered: *offered }
+            }
+            Refusal::ClonedDirectory { counter } => {
+                WireRefusal::ClonedDirectory { counter: *counter }
+            }
+        }),
+    };
+    frame::encode(Kind::HelloAnswer, &wire)
+}
+
+/// Decodes the accepting side's frame.
+pub fn decode_answer(kind: Kind, body: &[u8]) -> Result<Answer, FrameError> {
+    expect(kind, Kind::HelloAnswer)?;
+    Ok(match frame::decode(kind, body)? {
+        WireAnswer::Accepted(identity) => Ok(identity.into()),
+        WireAnswer::Refused(refusal) => Err(match refusal {
+            WireRefusal::OtherCluster { theirs, ours } => {
+                Refusal::OtherCluster { theirs: ClusterId(theirs), ours: ClusterId(ours) }
+            }
+            WireRefusal::OtherNode { found, wanted } => {
+                Refusal::OtherNode { found: NodeId(found), wanted: NodeId(wanted) }
+            }
+            WireRefusal::StaleBoot { known, offered } => Refusal::StaleBoot { known, offered },
+            WireRefusal::ClonedDirectory { counter } => Refusal::ClonedDirectory { counter },
+        }),
+    })
+}
+
+fn expect(got: Kind, wanted: Kind) -> Result<(), FrameError> {
+    if got == wanted { Ok(()) } else { Err(FrameError::OutOfPlace { got, wanted }) }
+}
+
+/// Judges the other side, at either end: `ours` is the local cluster.
 pub fn judge(
-    hello: &Hello,
-    cluster: Option<ClusterId>,
-    node: NodeId,
+    other: &Identity,
+    ours: Option<ClusterId>,
     boots: &mut KnownBoots,
 ) -> Result<(), Refusal> {
-    if let (Some(theirs), Some(ours)) = (cluster, hello.cluster)
-        && theirs != ours
-    {
-        return Err(Refusal::OtherCluster { theirs, ours });
+    match (other.cluster, ours) {
+        (Some(theirs), Some(ours)) if theirs != ours => {
+            Err(Refusal::OtherCluster { theirs, ours })
+        }
+        _ => boots.admit(other.node, other.boot),
     }
-    if let Some(wanted) = hello.expected
-        && wanted != node
-    {
-        return Err(Refusal::OtherNode { found: node, wanted });
+}
+
+/// Whether the node that was wanted is the one that answers.
+pub fn judge_place(wanted: Option<NodeId>, found: NodeId) -> Result<(), Refusal> {
+    match wanted {
+        Some(wanted) if wanted != found => Err(Refusal::OtherNode { found, wanted }),
+        _ => Ok(()),
     }
-    boots.admit(hello.node, hello.boot)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn hello(cluster: Option<u128>, boot: Boot) -> Hello {
-        Hello {
+    fn caller(cluster: Option<u128>, counter: u64, nonce: u64) -> Identity {
+        Identity {
             cluster: cluster.map(ClusterId),
             node: NodeId(1),
-            boot,
+            boot: Boot { counter, nonce, previous: 0 },
             address: "127.0.0.1:7701".parse().unwrap(),
-            expected: Some(NodeId(2)),
-            class: Class::Control,
         }
-    }
-
-    fn boot(counter: u64, nonce: u64) -> Boot {
-        Boot { counter, nonce, previous_nonce: 0 }
     }
 
     #[test]
     fn another_cluster_is_refused() {
-        let verdict = judge(
-            &hello(Some(7), boot(1, 1)),
-            Some(ClusterId(8)),
-            NodeId(2),
-            &mut KnownBoots::default(),
-        );
+        let verdict =
+            judge(&caller(Some(7), 1, 1), Some(ClusterId(8)), &mut KnownBoots::default());
         assert!(matches!(verdict, Err(Refusal::OtherCluster { .. })));
     }
 
     #[test]
     fn another_node_behind_the_address_is_refused() {
-        let verdict =
-            judge(&hello(None, boot(1, 1)), None, NodeId(3), &mut KnownBoots::default());
         assert_eq!(
-            verdict,
+            judge_place(Some(NodeId(2)), NodeId(3)),
             Err(Refusal::OtherNode { found: NodeId(3), wanted: NodeId(2) })
         );
+        assert_eq!(judge_place(None, NodeId(3)), Ok(()));
     }
 
     #[test]
     fn an_older_boot_and_a_clone_are_refused() {
         let mut boots = KnownBoots::default();
-        assert_eq!(judge(&hello(None, boot(2, 5)), None, NodeId(2), &mut boots), Ok(()));
-        assert_eq!(judge(&hello(None, boot(2, 5)), None, NodeId(2), &mut boots), Ok(()));
+        assert_eq!(judge(&caller(None, 2, 5), None, &mut boots), Ok(()));
+        assert_eq!(judge(&caller(None, 2, 5), None, &mut boots), Ok(()));
         assert!(matches!(
-            judge(&hello(None, boot(1, 4)), None, NodeId(2), &mut boots),
+            judge(&caller(None, 1, 4), None, &mut boots),
             Err(Refusal::StaleBoot { known: 2, offered: 1 })
         ));
         assert!(matches!(
-            judge(&hello(None, boot(2, 6)), None, NodeId(2), &mut boots),
+            judge(&caller(None, 2, 6), None, &mut boots),
             Err(Refusal::ClonedDirectory { counter: 2 })
         ));
-        assert_eq!(judge(&hello(None, boot(3, 6)), None, NodeId(2), &mut boots), Ok(()));
+        assert_eq!(judge(&caller(None, 3, 6), None, &mut boots), Ok(()));
+    }
+
+    #[test]
+    fn hello_and_answers_survive_the_wire() {
+        let hello = Hello {
+            caller: caller(Some(9), 3, 4),
+            expected: Some(NodeId(5)),
+            class: Class::Bulk,
+        };
+        let frame = encode_hello(&hello).unwrap();
+        assert_eq!(decode_hello(Kind::Hello, &frame[16..]).unwrap(), hello);
+        let refusal = Refusal::OtherNode { found: NodeId(3), wanted: NodeId(2) };
+        for answer in [Ok(caller(None, 1, 2)), Err(refusal)] {
+            let frame = encode_answer(&answer).unwrap();
+            assert_eq!(decode_answer(Kind::HelloAnswer, &frame[16..]).unwrap(), answer);
+        }
+        assert!(decode_hello(Kind::HelloAnswer, &frame[16..]).is_err());
     }
 }

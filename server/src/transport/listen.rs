@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use synod_membership::id::Identity;
 use tracing::{debug, warn};
 
 use super::frame::{self, FrameError, Kind};
-use super::hello::{self, Answer, Class, Hello};
-use super::{Inbound, Peer, Transport};
+use super::hello::{self, Answer, Class};
+use super::{Inbound, Transport};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -74,7 +75,7 @@ impl Transport {
 
     async fn pump(
         &self,
-        peer: Peer,
+        peer: Identity,
         reader: &mut BufReader<TcpStream>,
     ) -> Result<(), FrameError> {
         loop {
@@ -97,34 +98,23 @@ impl Transport {
     }
 
     /// None: refused, and told so.
-    async fn answer(&self, stream: &mut TcpStream) -> Result<Option<(Peer, Class)>, FrameError> {
+    async fn answer(&self, stream: &mut TcpStream) -> Result<Option<(Identity, Class)>, FrameError> {
         let (kind, body) = frame::read(stream).await?;
-        if kind != Kind::Hello {
-            return Err(FrameError::OutOfPlace { got: kind, wanted: Kind::Hello });
-        }
-        let hello: Hello = frame::decode(kind, &body)?;
-        let (verdict, local) = {
+        let hello = hello::decode_hello(kind, &body)?;
+        let answer: Answer = {
             let mut shared = self.lock();
             let local = shared.local;
-            (hello::judge(&hello, local.cluster, local.node, &mut shared.boots), local)
+            hello::judge(&hello.caller, local.cluster, &mut shared.boots)
+                .and_then(|()| hello::judge_place(hello.expected, local.node))
+                .map(|()| local)
         };
-        let answer = match &verdict {
-            Ok(()) => Answer::Accepted {
-                cluster: local.cluster,
-                node: local.node,
-                boot: local.boot,
-            },
-            Err(refusal) => Answer::Refused(refusal.clone()),
-        };
-        stream.write_all(&frame::encode(Kind::HelloAnswer, &answer)?).await?;
+        stream.write_all(&hello::encode_answer(&answer)?).await?;
         stream.flush().await?;
-        match verdict {
-            Ok(()) => {
-                let Hello { node, boot, address, cluster, class, .. } = hello;
-                Ok(Some((Peer { node, boot, address, cluster }, class)))
-            }
+        match answer {
+            Ok(_) => Ok(Some((hello.caller, hello.class))),
             Err(refusal) => {
-                warn!(node = %hello.node, address = %hello.address, "refused a peer: {refusal}");
+                let Identity { node, address, .. } = hello.caller;
+                warn!(%node, %address, "refused a peer: {refusal}");
                 Ok(None)
             }
         }

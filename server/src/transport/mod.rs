@@ -16,41 +16,18 @@ mod hello;
 mod listen;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use synod_replication::NodeId;
+use bytes::Bytes;
+use synod_membership::id::{ClusterId, Destination, Identity};
 use tokio::sync::mpsc;
 
 pub use self::faults::{Fate, LinkFaults};
-pub use self::frame::{Frame, FrameError, HEADER_BYTES, Kind, decode, encode};
+pub use self::frame::{Frame, FrameError, Kind, begin, decode, encode, seal};
 pub use self::hello::{CLASSES, Class, Refusal};
 
 use self::dial::Dialer;
 use self::hello::KnownBoots;
-use crate::identity::{Boot, ClusterId};
-
-/// Where frames go: an address, and who must be found there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Destination {
-    /// The peer address.
-    pub address: SocketAddr,
-    /// Who must answer there; None where only the address is known (a seed).
-    pub node: Option<NodeId>,
-}
-
-/// Who is at the other end of an accepted connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The node.
-    pub node: NodeId,
-    /// Which life of it.
-    pub boot: Boot,
-    /// Where it can be called back.
-    pub address: SocketAddr,
-    /// Its cluster, if it has one.
-    pub cluster: Option<ClusterId>,
-}
 
 /// What the transport tells the node.
 #[derive(Debug)]
@@ -58,20 +35,18 @@ pub enum Inbound {
     /// A frame came, checksum verified; the body is validated by [`decode`].
     Frame {
         /// The sender.
-        peer: Peer,
+        peer: Identity,
         /// What the body is.
         kind: Kind,
         /// The body.
-        body: rkyv::util::AlignedVec,
+        body: Bytes,
     },
     /// The first connection to a peer stands: frames reach it from now on.
     Reached {
         /// Where.
         destination: Destination,
         /// Who answered.
-        node: NodeId,
-        /// Which life of it.
-        boot: Boot,
+        peer: Identity,
         /// For what.
         class: Class,
     },
@@ -87,23 +62,10 @@ pub enum Inbound {
     /// A connection from a peer ended.
     Closed {
         /// Whose.
-        peer: Peer,
+        peer: Identity,
         /// For what.
         class: Class,
     },
-}
-
-/// Who this node says it is. The cluster is learnt once, at formation or join.
-#[derive(Clone, Copy, Debug)]
-pub struct Local {
-    /// The node.
-    pub node: NodeId,
-    /// This life.
-    pub boot: Boot,
-    /// Where peers call it.
-    pub address: SocketAddr,
-    /// The cluster it belongs to.
-    pub cluster: Option<ClusterId>,
 }
 
 /// Bounds of the transport, all per connection.
@@ -127,7 +89,7 @@ impl Default for Limits {
 pub struct QueueFull;
 
 struct Shared {
-    local: Local,
+    local: Identity,
     boots: KnownBoots,
     dialers: BTreeMap<(Destination, Class), Dialer>,
     accepted: usize,
@@ -146,7 +108,7 @@ pub struct Transport {
 impl Transport {
     /// A transport that delivers into `inbox`. `seed` feeds the jitter of reconnects.
     pub fn new(
-        local: Local,
+        local: Identity,
         inbox: mpsc::Sender<Inbound>,
         limits: Limits,
         seed: u64,
