@@ -1,9 +1,15 @@
 //! The Synod node: everything that touches a socket, a clock or a disk, and the assembly of the
 //! cores (membership, replication, transactions, placement) into one process.
 
+#[cfg(not(madsim))]
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod edge;
 pub mod formation;
+#[cfg(not(madsim))]
+pub mod local;
+pub mod logging;
 pub mod resp;
+pub mod status;
 pub mod transport;
