@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 use synod_membership::id::{Boot, NodeId};
-use synod_storage::{Disk, OpenMode, read_exact_at};
+use synod_storage::disk::{Disk, OpenMode, read_exact_at};
 
 use crate::formation::Founding;
 
 const IDENTITY: &str = "identity";
 const CLUSTER: &str = "cluster";
+/// Where the store keeps its files.
+const STORE_DIRS: [&str; 2] = ["log", "values"];
 const MAGIC: [u8; 8] = *b"SYNODREC";
 const HEADER_BYTES: usize = 16;
 
@@ -101,8 +103,18 @@ pub fn save_founding(disk: &Arc<dyn Disk>, founding: &Founding) -> Result<(), Id
 
 /// Whether no node ever lived here. What an unfinished first start leaves counts as nothing.
 fn is_empty(disk: &Arc<dyn Disk>) -> Result<bool, IdentityError> {
-    let names = disk.list("").map_err(|error| IdentityError::Io { file: IDENTITY, error })?;
-    Ok(names.iter().all(|name| name.ends_with(".new") || name == "LOCK"))
+    let io = |error| IdentityError::Io { file: IDENTITY, error };
+    let names = disk.list("").map_err(io)?;
+    let data = names.iter().any(|name| !name.ends_with(".new") && name != "LOCK");
+    for dir in STORE_DIRS {
+        match disk.list(dir) {
+            Ok(names) if names.is_empty() => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+    }
+    Ok(!data)
 }
 
 fn encode<T>(record: &T, file: &'static str) -> Result<Vec<u8>, IdentityError>
@@ -176,7 +188,7 @@ fn save(disk: &Arc<dyn Disk>, file: &'static str, bytes: &[u8]) -> Result<(), Id
 mod tests {
     use super::*;
     use crate::formation::Founder;
-    use synod_storage::SimDisk;
+    use synod_storage::disk::SimDisk;
 
     fn disk() -> Arc<dyn Disk> {
         Arc::new(SimDisk::new(1))
@@ -214,6 +226,9 @@ mod tests {
     fn data_without_an_identity_is_refused() {
         let disk = disk();
         disk.create_dir("log").unwrap();
+        assert!(begin_boot(&disk, (7, 100)).is_ok(), "an empty directory is no data");
+        disk.remove(IDENTITY).unwrap();
+        disk.open("log/1", OpenMode::Create).unwrap();
         assert!(matches!(begin_boot(&disk, (7, 100)), Err(IdentityError::Missing)));
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synod_membership::id::{ClusterId, Destination};
-use synod_storage::Disk;
+use synod_storage::disk::Disk;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};

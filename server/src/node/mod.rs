@@ -16,7 +16,9 @@
 mod forming;
 mod jobs;
 mod lanes;
+#[cfg(not(madsim))]
 mod real;
+mod start;
 mod status;
 mod turn;
 
@@ -28,12 +30,14 @@ use std::time::Duration;
 
 use synod_membership::id::{ClusterId, Identity as PeerIdentity};
 use synod_storage::index::IndexFactory;
-use synod_storage::{Disk, Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
+use synod_storage::disk::Disk;
+use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 pub use self::jobs::StepTime;
+#[cfg(not(madsim))]
 pub use self::real::run;
 
 use self::lanes::Lanes;
@@ -221,7 +225,7 @@ fn assemble(
     transport: Transport,
     mailbox: &Arc<Mailbox>,
     lanes: Lanes,
-) -> Result<Node, NodeError> {
+) -> Result<(Node, start::Recovered), NodeError> {
     let Environment { disk, index, storage, clock, machine_boot, entropy, .. } = environment;
     let config = OpenConfig {
         disk,
@@ -277,7 +281,7 @@ impl Drop for AbortOnDrop {
 
 /// The loop.
 async fn drive(
-    mut node: Node,
+    (mut node, recovered): (Node, start::Recovered),
     inbound: &mut mpsc::Receiver<Inbound>,
     wake: &Notify,
     shutdown: &Shutdown,
@@ -290,7 +294,7 @@ async fn drive(
     let mut stop = std::pin::pin!(shutdown.wait());
     let mut stopping = false;
     let mut clients_gone = false;
-    node.start()?;
+    node.start(recovered)?;
     loop {
         let mut ticked = false;
         tokio::select! {

@@ -15,7 +15,9 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
+use rkyv::{Archive, Deserialize, Portable, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// First bytes of every frame.
@@ -24,6 +26,9 @@ pub const MAGIC: [u8; 4] = *b"SYN0";
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 16;
+
+/// How deep values may nest: a frame must not be able to exhaust the stack.
+const DEPTH_MAX: usize = 64;
 
 /// A whole frame, header included, ready for the socket.
 pub type Frame = AlignedVec;
@@ -126,11 +131,15 @@ pub enum FrameError {
     },
 }
 
+/// What [`encode`] takes.
+pub trait Encodable: for<'a> Serialize<FrameSerializer<'a>> {}
+
+impl<T: for<'a> Serialize<FrameSerializer<'a>>> Encodable for T {}
+
+type FrameSerializer<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>;
+
 /// Encodes `value` as one frame of `kind`.
-pub fn encode<T>(kind: Kind, value: &T) -> Result<Frame, FrameError>
-where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
-{
+pub fn encode<T: Encodable>(kind: Kind, value: &T) -> Result<Frame, FrameError> {
     let frame = rkyv::api::high::to_bytes_in(value, begin())
         .map_err(|e| FrameError::Invalid { kind, reason: e.to_string() })?;
     seal(kind, frame)
@@ -197,11 +206,19 @@ pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, Bytes),
 pub fn decode<T>(kind: Kind, body: &[u8]) -> Result<T, FrameError>
 where
     T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
+    T::Archived: Portable
+        + for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
         + Deserialize<T, HighDeserializer<rancor::Error>>,
 {
-    rkyv::from_bytes::<T, rancor::Error>(body)
-        .map_err(|e| FrameError::Invalid { kind, reason: e.to_string() })
+    let invalid = |e: rancor::Error| FrameError::Invalid { kind, reason: e.to_string() };
+    let mut validator = HighValidator::new(
+        ArchiveValidator::with_max_depth(body, DEPTH_MAX),
+        SharedValidator::new(),
+    );
+    let archived =
+        rkyv::api::access_with_context::<T::Archived, _, rancor::Error>(body, &mut validator)
+            .map_err(invalid)?;
+    rkyv::deserialize::<T, rancor::Error>(archived).map_err(invalid)
 }
 
 #[cfg(all(test, not(madsim)))]

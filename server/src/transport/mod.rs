@@ -23,7 +23,7 @@ use synod_membership::id::{ClusterId, Destination, Identity};
 use tokio::sync::mpsc;
 
 pub use self::faults::{Fate, LinkFaults};
-pub use self::frame::{Frame, FrameError, Kind, begin, decode, encode, seal};
+pub use self::frame::{Encodable, Frame, FrameError, Kind, begin, decode, encode, seal};
 pub use self::hello::{CLASSES, Class, Refusal};
 
 use self::dial::Dialer;
