@@ -1,1 +1,34 @@
 //! One node's durable state: log, memtable, value files, index, manifest.
+
+pub mod disk;
+mod error;
+mod event;
+mod ids;
+pub mod index;
+mod job;
+mod log;
+mod memtable;
+mod options;
+mod raft_state;
+mod read;
+mod store;
+mod write;
+
+pub use error::{Fatal, OpenError};
+pub use event::{Event, SnapshotChunk, SnapshotHeader};
+pub use ids::{
+    BatchSeq, EntryId, FileNumber, Micros, ReadId, ReplicaId, SegmentNumber, ShardId, TransferId,
+    Version,
+};
+pub use job::{Job, JobStep, Lane};
+pub use log::{LogBatch, LogError, LogView};
+pub use options::Options;
+pub use raft_state::{ConfState, Entry, EntryKind, HardState, entry_checksum};
+pub use read::{
+    DamagedRow, Direction, Lookup, NewestVersion, ReadResult, Scan, ScanPage, ScanRequest, ScanRow,
+    ScanWhat,
+};
+pub use store::{
+    Damage, OpenConfig, OpenProgress, OpenReport, Opened, Pressure, RecoveredReplica, Stats, Store,
+};
+pub use write::{KEY_BYTES_MAX, KeyRange, Space, Write, WriteOp};

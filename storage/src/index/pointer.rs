@@ -1,0 +1,1 @@
+//! What the index says of a key.
