@@ -172,7 +172,7 @@ impl Group {
             active_at: now,
             told_commit: 0,
             installing: false,
-            dirty: true,
+            dirty: false,
         };
         group.settle();
         Ok(group)
