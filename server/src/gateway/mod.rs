@@ -18,12 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
-use synod_txn::command::{Class, Command};
-use synod_txn::reply::{ErrorCode, Reply};
-use synod_txn::shard_map::{ShardDescriptor, ShardMap};
-use synod_txn::wire::{Outcome, Request, Response, Stream};
+use synod_txn::{Class, Command};
+use synod_txn::{ErrorCode, Reply};
+use synod_txn::{ShardDescriptor, ShardMap};
+use synod_txn::{Outcome, Request, Response, Stream};
 
-pub use self::handle::{Handle, Mailbox, SessionId, Submitted};
+pub use self::handle::{Handle, Mailbox, Outbox, SessionId, Submitted};
 use self::operation::{Operation, PartState};
 use self::session::{Footprint, Session, Slot};
 use crate::edge::session::Submission;

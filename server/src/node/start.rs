@@ -3,7 +3,7 @@
 
 use synod_replication::{Campaign, Configuration, Event as ReplicationEvent, NodeId, Origin};
 use synod_storage::{KeyRange, ReplicaId, ShardId};
-use synod_txn::participant::Event as ShardEvent;
+use synod_txn::Event as ShardEvent;
 use synod_txn::{Replica, ReplicaRole, ShardDescriptor};
 
 use super::NodeError;

@@ -12,11 +12,11 @@ use synod_replication::{
     Replication, Role,
 };
 use synod_storage::{Event as StoreEvent, Job, Micros, Opened, ShardId, Store};
-use synod_txn::participant::{
+use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now, Participant,
     Refusal as ProposalRefusal, Round, Settings as ParticipantSettings, Token,
 };
-use synod_txn::wire::{Request, Response};
+use synod_txn::{Request, Response};
 use synod_txn::{Reply, ShardMap};
 use tracing::{debug, error, info, warn};
 
