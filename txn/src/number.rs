@@ -24,7 +24,9 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
         if !digit.is_ascii_digit() {
             return None;
         }
-        magnitude = magnitude.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        magnitude = magnitude
+            .checked_mul(10)?
+            .checked_add(u64::from(digit - b'0'))?;
     }
     match negative {
         true => 0i64.checked_sub_unsigned(magnitude),
@@ -74,7 +76,18 @@ mod tests {
 
     #[test]
     fn only_canonical_integers_are_integers() {
-        for text in ["", "-", "+1", "01", "-0", "1 ", " 1", "1.0", "0x1", "9223372036854775808"] {
+        for text in [
+            "",
+            "-",
+            "+1",
+            "01",
+            "-0",
+            "1 ",
+            " 1",
+            "1.0",
+            "0x1",
+            "9223372036854775808",
+        ] {
             assert_eq!(parse_i64(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(parse_i64(b"-9223372036854775808"), Some(i64::MIN));

@@ -160,7 +160,10 @@ impl Reply {
             Reply::Error { message, .. } => message.len(),
             Reply::Bulk(bytes) | Reply::Verbatim(bytes) => bytes.len(),
             Reply::Array(items) | Reply::Set(items) => items.iter().map(Reply::size_bytes).sum(),
-            Reply::Map(pairs) => pairs.iter().map(|(k, v)| k.size_bytes() + v.size_bytes()).sum(),
+            Reply::Map(pairs) => pairs
+                .iter()
+                .map(|(k, v)| k.size_bytes() + v.size_bytes())
+                .sum(),
         };
         payload + 16
     }

@@ -16,7 +16,10 @@ pub(super) struct Args<'a> {
 impl<'a> Args<'a> {
     /// The arguments behind the command's name. The arity was checked against the table.
     pub(super) fn new(spec: &'static CommandSpec, args: &'a [Bytes]) -> Args<'a> {
-        Args { spec, rest: args.iter() }
+        Args {
+            spec,
+            rest: args.iter(),
+        }
     }
 
     /// How many are left.
@@ -39,6 +42,13 @@ impl<'a> Args<'a> {
         let key = self.bytes()?;
         limits::check_key(&key)?;
         Ok(key)
+    }
+
+    /// An end of a range.
+    pub(super) fn bound(&mut self) -> Result<Bytes, Reply> {
+        let bound = self.bytes()?;
+        limits::check_bound(&bound)?;
+        Ok(bound)
     }
 
     /// A value.
@@ -87,7 +97,10 @@ impl<'a> Args<'a> {
 
 /// Redis' answer to a command line of the wrong length.
 pub(super) fn wrong_arity(spec: &CommandSpec) -> Reply {
-    Reply::err(format!("wrong number of arguments for '{}' command", spec.name))
+    Reply::err(format!(
+        "wrong number of arguments for '{}' command",
+        spec.name
+    ))
 }
 
 /// Redis' answer to an option that it does not know.

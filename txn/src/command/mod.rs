@@ -14,7 +14,6 @@ mod parse;
 pub mod table;
 mod table_rows;
 
-
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -28,6 +27,7 @@ pub type Key = Bytes;
 
 /// One data command, or one step of a transaction, as it travels from gateway to leader.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[rkyv(attr(allow(missing_docs)))]
 pub enum Command {
     /// The value of a key.
     Get {
@@ -246,7 +246,9 @@ impl Deadline {
     /// saturates if clocks are absurd.
     pub fn at_ms(self, now_ms: u64) -> u64 {
         let at_ms = match self {
-            Deadline::InMs(in_ms) => i64::try_from(now_ms).unwrap_or(i64::MAX).saturating_add(in_ms),
+            Deadline::InMs(in_ms) => i64::try_from(now_ms)
+                .unwrap_or(i64::MAX)
+                .saturating_add(in_ms),
             Deadline::AtMs(at_ms) => at_ms,
         };
         u64::try_from(at_ms).unwrap_or(0)
@@ -336,6 +338,7 @@ pub enum Order {
 
 /// The commands that begin and end transactions. They concern a connection, not a shard.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[rkyv(attr(allow(missing_docs)))]
 pub enum TransactionCommand {
     /// `MULTI`.
     Multi,
@@ -426,7 +429,10 @@ impl Command {
             | Command::DbSize
             | Command::Keys { .. }
             | Command::Range(_) => Class::Read,
-            Command::GetEx { expiry: GetExExpiry::Keep, .. } => Class::Read,
+            Command::GetEx {
+                expiry: GetExExpiry::Keep,
+                ..
+            } => Class::Read,
             Command::GetEx { .. }
             | Command::Set(_)
             | Command::GetDel { .. }

@@ -41,8 +41,10 @@ fn unknown_command(name: &[u8], args: &[Bytes]) -> Reply {
     let shown = |text: &[u8]| {
         String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES_MAX)]).into_owned()
     };
-    let mut message =
-        format!("unknown command '{}', with args beginning with: ", shown(name));
+    let mut message = format!(
+        "unknown command '{}', with args beginning with: ",
+        shown(name)
+    );
     let mut left = SHOWN_BYTES_MAX;
     for arg in args {
         if left == 0 {
@@ -165,7 +167,10 @@ pub(super) fn getex(args: &mut Args) -> Result<Command, Reply> {
             return Err(syntax_error());
         });
     }
-    Ok(Command::GetEx { key, expiry: expiry.unwrap_or(GetExExpiry::Keep) })
+    Ok(Command::GetEx {
+        key,
+        expiry: expiry.unwrap_or(GetExExpiry::Keep),
+    })
 }
 
 pub(super) fn mget(args: &mut Args) -> Result<Command, Reply> {
@@ -173,29 +178,44 @@ pub(super) fn mget(args: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn mset(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::MSet { pairs: args.pairs()? })
+    Ok(Command::MSet {
+        pairs: args.pairs()?,
+    })
 }
 
 pub(super) fn msetnx(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::MSetNx { pairs: args.pairs()? })
+    Ok(Command::MSetNx {
+        pairs: args.pairs()?,
+    })
 }
 
 pub(super) fn incr(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::IncrBy { key: args.key()?, delta: 1 })
+    Ok(Command::IncrBy {
+        key: args.key()?,
+        delta: 1,
+    })
 }
 
 pub(super) fn decr(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::IncrBy { key: args.key()?, delta: -1 })
+    Ok(Command::IncrBy {
+        key: args.key()?,
+        delta: -1,
+    })
 }
 
 pub(super) fn incrby(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::IncrBy { key: args.key()?, delta: args.integer()? })
+    Ok(Command::IncrBy {
+        key: args.key()?,
+        delta: args.integer()?,
+    })
 }
 
 pub(super) fn decrby(args: &mut Args) -> Result<Command, Reply> {
     let key = args.key()?;
-    let delta =
-        args.integer()?.checked_neg().ok_or_else(|| Reply::err("decrement would overflow"))?;
+    let delta = args
+        .integer()?
+        .checked_neg()
+        .ok_or_else(|| Reply::err("decrement would overflow"))?;
     Ok(Command::IncrBy { key, delta })
 }
 
@@ -206,7 +226,10 @@ pub(super) fn incrbyfloat(args: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn append(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Append { key: args.key()?, value: args.value()? })
+    Ok(Command::Append {
+        key: args.key()?,
+        value: args.value()?,
+    })
 }
 
 pub(super) fn strlen(args: &mut Args) -> Result<Command, Reply> {
@@ -214,7 +237,11 @@ pub(super) fn strlen(args: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn getrange(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::GetRange { key: args.key()?, start: args.integer()?, end: args.integer()? })
+    Ok(Command::GetRange {
+        key: args.key()?,
+        start: args.integer()?,
+        end: args.integer()?,
+    })
 }
 
 pub(super) fn setrange(args: &mut Args) -> Result<Command, Reply> {
@@ -230,7 +257,9 @@ pub(super) fn setrange(args: &mut Args) -> Result<Command, Reply> {
         false => u32::try_from(offset).unwrap_or(u32::MAX),
     };
     if offset as usize + value.len() > VALUE_BYTES_MAX {
-        return Err(Reply::err("string exceeds maximum allowed size (1048576 bytes)"));
+        return Err(Reply::err(
+            "string exceeds maximum allowed size (1048576 bytes)",
+        ));
     }
     Ok(Command::SetRange { key, offset, value })
 }
@@ -282,10 +311,14 @@ fn expire_family(args: &mut Args, form: DeadlineForm) -> Result<Command, Reply> 
         }
     }
     if nx && (xx || gt || lt) {
-        return Err(Reply::err("NX and XX, GT or LT options at the same time are not compatible"));
+        return Err(Reply::err(
+            "NX and XX, GT or LT options at the same time are not compatible",
+        ));
     }
     if gt && lt {
-        return Err(Reply::err("GT and LT options at the same time are not compatible"));
+        return Err(Reply::err(
+            "GT and LT options at the same time are not compatible",
+        ));
     }
     let condition = match (nx, xx, gt, lt) {
         (true, ..) => ExpireCondition::IfNone,
@@ -297,7 +330,11 @@ fn expire_family(args: &mut Args, form: DeadlineForm) -> Result<Command, Reply> 
         (false, false, false, false) => ExpireCondition::Always,
     };
     let deadline = form.any(amount, args)?;
-    Ok(Command::Expire { key, deadline, condition })
+    Ok(Command::Expire {
+        key,
+        deadline,
+        condition,
+    })
 }
 
 pub(super) fn persist(args: &mut Args) -> Result<Command, Reply> {
@@ -305,19 +342,35 @@ pub(super) fn persist(args: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn ttl(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Ttl { key: args.key()?, form: TtlForm::Left, unit: TimeUnit::Seconds })
+    Ok(Command::Ttl {
+        key: args.key()?,
+        form: TtlForm::Left,
+        unit: TimeUnit::Seconds,
+    })
 }
 
 pub(super) fn pttl(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Ttl { key: args.key()?, form: TtlForm::Left, unit: TimeUnit::Milliseconds })
+    Ok(Command::Ttl {
+        key: args.key()?,
+        form: TtlForm::Left,
+        unit: TimeUnit::Milliseconds,
+    })
 }
 
 pub(super) fn expiretime(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Ttl { key: args.key()?, form: TtlForm::At, unit: TimeUnit::Seconds })
+    Ok(Command::Ttl {
+        key: args.key()?,
+        form: TtlForm::At,
+        unit: TimeUnit::Seconds,
+    })
 }
 
 pub(super) fn pexpiretime(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Ttl { key: args.key()?, form: TtlForm::At, unit: TimeUnit::Milliseconds })
+    Ok(Command::Ttl {
+        key: args.key()?,
+        form: TtlForm::At,
+        unit: TimeUnit::Milliseconds,
+    })
 }
 
 pub(super) fn kind(args: &mut Args) -> Result<Command, Reply> {
@@ -325,10 +378,13 @@ pub(super) fn kind(args: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn scan(args: &mut Args) -> Result<Command, Reply> {
-    let cursor =
-        number::parse_u64(&args.bytes()?).ok_or_else(|| Reply::err("invalid cursor"))?;
-    let mut scan =
-        Scan { cursor, pattern: None, count: SCAN_COUNT_DEFAULT, kind: KindFilter::All };
+    let cursor = number::parse_u64(&args.bytes()?).ok_or_else(|| Reply::err("invalid cursor"))?;
+    let mut scan = Scan {
+        cursor,
+        pattern: None,
+        count: SCAN_COUNT_DEFAULT,
+        kind: KindFilter::All,
+    };
     while let Some(option) = args.next() {
         if is_option(option, "MATCH") {
             let pattern = args.next().ok_or_else(syntax_error)?;
@@ -357,11 +413,13 @@ pub(super) fn dbsize(_: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn keys(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Keys { pattern: args.bytes()? })
+    Ok(Command::Keys {
+        pattern: args.bytes()?,
+    })
 }
 
 pub(super) fn range(args: &mut Args) -> Result<Command, Reply> {
-    let (start, end) = (args.key()?, args.key()?);
+    let (start, end) = (args.bound()?, args.bound()?);
     let mut range = Range {
         start,
         end: (!end.is_empty()).then_some(end),
@@ -403,7 +461,9 @@ pub(super) fn discard(_: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn watch(args: &mut Args) -> Result<Command, Reply> {
-    Ok(Command::Transaction(TransactionCommand::Watch { keys: args.keys()? }))
+    Ok(Command::Transaction(TransactionCommand::Watch {
+        keys: args.keys()?,
+    }))
 }
 
 pub(super) fn unwatch(_: &mut Args) -> Result<Command, Reply> {
@@ -411,7 +471,11 @@ pub(super) fn unwatch(_: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn begin(args: &mut Args) -> Result<Command, Reply> {
-    let mut begin = Begin { access: Access::ReadWrite, reads: ReadMode::Latest, token: None };
+    let mut begin = Begin {
+        access: Access::ReadWrite,
+        reads: ReadMode::Latest,
+        token: None,
+    };
     let mut option = args.next();
     while let Some(word) = option {
         option = args.next();
@@ -520,5 +584,8 @@ impl DeadlineForm {
 }
 
 fn invalid_expire(args: &Args) -> Reply {
-    Reply::err(format!("invalid expire time in '{}' command", args.spec.name))
+    Reply::err(format!(
+        "invalid expire time in '{}' command",
+        args.spec.name
+    ))
 }

@@ -6,9 +6,9 @@
 
 use bytes::Bytes;
 
+use super::Command;
 use super::args::{Args, is_option, wrong_arity};
 use super::table_rows::COMMANDS;
-use super::Command;
 use crate::reply::Reply;
 
 /// What the table says about one command.
@@ -90,10 +90,26 @@ pub struct KeySpec {
 }
 
 impl KeySpec {
-    pub(super) const NONE: KeySpec = KeySpec { first: 0, last: 0, step: 0 };
-    pub(super) const ONE: KeySpec = KeySpec { first: 1, last: 1, step: 1 };
-    pub(super) const ALL: KeySpec = KeySpec { first: 1, last: -1, step: 1 };
-    pub(super) const PAIRS: KeySpec = KeySpec { first: 1, last: -1, step: 2 };
+    pub(super) const NONE: KeySpec = KeySpec {
+        first: 0,
+        last: 0,
+        step: 0,
+    };
+    pub(super) const ONE: KeySpec = KeySpec {
+        first: 1,
+        last: 1,
+        step: 1,
+    };
+    pub(super) const ALL: KeySpec = KeySpec {
+        first: 1,
+        last: -1,
+        step: 1,
+    };
+    pub(super) const PAIRS: KeySpec = KeySpec {
+        first: 1,
+        last: -1,
+        step: 2,
+    };
 }
 
 impl CommandSpec {
@@ -132,7 +148,11 @@ impl CommandSpec {
 
     /// The entry of this command in the answer of `COMMAND` and `COMMAND INFO`.
     fn describe(&self) -> Reply {
-        let flags = self.flags.iter().map(|flag| Reply::Status(flag.as_str().into())).collect();
+        let flags = self
+            .flags
+            .iter()
+            .map(|flag| Reply::Status(flag.as_str().into()))
+            .collect();
         let class = match (self.is_write(), self.flags.contains(&Flag::Readonly)) {
             (true, _) => "@write",
             (_, true) => "@read",
@@ -172,7 +192,9 @@ pub fn lookup(name: &[u8]) -> Option<&'static CommandSpec> {
     let lower = lower.get_mut(..name.len())?;
     lower.copy_from_slice(name);
     lower.make_ascii_lowercase();
-    let at = COMMANDS.binary_search_by(|spec| spec.name.as_bytes().cmp(lower)).ok()?;
+    let at = COMMANDS
+        .binary_search_by(|spec| spec.name.as_bytes().cmp(lower))
+        .ok()?;
     COMMANDS.get(at)
 }
 
@@ -205,14 +227,20 @@ pub fn answer_command(argv: &[Bytes]) -> Reply {
         match rest {
             [] => Reply::Map(COMMANDS.iter().map(CommandSpec::document).collect()),
             names => Reply::Map(
-                names.iter().filter_map(|name| lookup(name)).map(CommandSpec::document).collect(),
+                names
+                    .iter()
+                    .filter_map(|name| lookup(name))
+                    .map(CommandSpec::document)
+                    .collect(),
             ),
         }
     } else if is_option(subcommand, "GETKEYS") {
         get_keys(rest)
     } else {
         let subcommand = String::from_utf8_lossy(&subcommand[..subcommand.len().min(128)]);
-        Reply::err(format!("unknown subcommand '{subcommand}'. Try COMMAND HELP."))
+        Reply::err(format!(
+            "unknown subcommand '{subcommand}'. Try COMMAND HELP."
+        ))
     }
 }
 
@@ -230,7 +258,11 @@ fn get_keys(argv: &[Bytes]) -> Reply {
     if spec.keys == KeySpec::NONE {
         return Reply::err("The command has no key arguments");
     }
-    Reply::Array(spec.keys_of(argv).map(|key| Reply::Bulk(key.clone())).collect())
+    Reply::Array(
+        spec.keys_of(argv)
+            .map(|key| Reply::Bulk(key.clone()))
+            .collect(),
+    )
 }
 
 /// Checks only the length of a command line: what the edge does for its own commands.
