@@ -13,7 +13,12 @@ mod state;
 mod value;
 mod wire;
 
-pub use command::*;
+pub use command::{
+    Access, Begin, COMMAND_BYTES_MAX, Class, Command, Deadline, ExpireCondition, GetExExpiry,
+    KEY_BYTES_MAX, KEYS_MAX, Key, KindFilter, Order, Range, ReadMode, Scan, Set, SetAnswer,
+    SetCondition, SetExpiry, TimeUnit, TransactionCommand, TtlForm, VALUE_BYTES_MAX, parse_argv,
+    table,
+};
 pub use participant::{
     Batch, Effect, Event, Leadership, Now, Participant, Refusal, Round, Settings, Token,
 };

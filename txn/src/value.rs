@@ -63,12 +63,12 @@ impl Value {
 
     /// Reads the stored form, without copying. `None` if it is none.
     pub fn decode(stored: &Bytes) -> Option<Value> {
-        match stored.first()? {
-            &PLAIN => Some(Value {
+        match *stored.first()? {
+            PLAIN => Some(Value {
                 data: stored.slice(1..),
                 deadline_ms: None,
             }),
-            &WITH_DEADLINE => {
+            WITH_DEADLINE => {
                 let deadline = stored.get(1..9)?.try_into().ok()?;
                 let deadline_ms = Some(u64::from_le_bytes(deadline));
                 Some(Value {

@@ -27,7 +27,6 @@ pub type Key = Bytes;
 
 /// One data command, or one step of a transaction, as it travels from gateway to leader.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[rkyv(attr(allow(missing_docs)))]
 pub enum Command {
     /// The value of a key.
     Get {
@@ -338,7 +337,6 @@ pub enum Order {
 
 /// The commands that begin and end transactions. They concern a connection, not a shard.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[rkyv(attr(allow(missing_docs)))]
 pub enum TransactionCommand {
     /// `MULTI`.
     Multi,
