@@ -22,6 +22,7 @@ pub use self::founding::{Founder, Founding, FoundingShard, SYSTEM_SHARD};
 
 /// What forming nodes say to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(attr(allow(missing_docs)))]
 pub enum Message {
     /// "I am empty, this is who I am and the list I was given." Repeated until answered.
     Poll {

@@ -87,7 +87,6 @@ impl Default for Settings {
 /// The gateway of one node.
 #[derive(Debug)]
 pub struct Gateway {
-    node: NodeId,
     settings: Settings,
     map: ShardMap,
     leaders: BTreeMap<ShardId, NodeId>,
@@ -115,9 +114,8 @@ struct Pending {
 
 impl Gateway {
     /// A gateway that routes by `map`. `boot_nonce` makes its streams unique.
-    pub fn new(node: NodeId, boot_nonce: u64, map: ShardMap, settings: Settings) -> Self {
+    pub fn new(boot_nonce: u64, map: ShardMap, settings: Settings) -> Self {
         Self {
-            node,
             settings,
             map,
             leaders: BTreeMap::new(),
@@ -213,8 +211,9 @@ impl Gateway {
     fn advance(&mut self, now_us: u64, id: SessionId, effects: &mut Vec<Effect>) {
         loop {
             let Some(session) = self.sessions.get_mut(&id) else { return };
+            let closed = session.closed;
             let Some((place, command, deadline_us)) = session.candidate(now_us) else { return };
-            if session.closed {
+            if closed {
                 session.finish(place, Reply::Null);
                 continue;
             }

@@ -24,7 +24,7 @@ fn gateway() -> Gateway {
             .to_vec(),
     };
     let map = ShardMap::new([descriptor(1, "", Some("m")), descriptor(2, "m", None)]);
-    let mut gateway = Gateway::new(HERE, 7, map, Settings::default());
+    let mut gateway = Gateway::new(7, map, Settings::default());
     gateway.step(0, Event::Leader(ShardId(1), HERE), &mut Vec::new());
     gateway.step(0, Event::Leader(ShardId(2), THERE), &mut Vec::new());
     gateway.step(0, Event::Opened(CLIENT), &mut Vec::new());

@@ -11,7 +11,7 @@ use super::jobs::Tasks;
 /// Takes jobs, gives them back when they are over.
 pub(super) enum Lanes {
     /// A thread a lane.
-    #[cfg(not(madsim))]
+    #[cfg(any())]
     Threads(synod_storage::driver::Driver),
     /// A task a lane.
     Tasks(Tasks),
@@ -20,7 +20,11 @@ pub(super) enum Lanes {
 impl Lanes {
     pub(super) fn start(work: &DiskWork, wake: &Arc<Notify>) -> Self {
         match work {
-            #[cfg(not(madsim))]
+            DiskWork::Threads => {
+                let step_time: super::StepTime = Arc::new(|_| std::time::Duration::ZERO);
+                Self::Tasks(Tasks::start(&step_time, wake))
+            }
+            #[cfg(any())]
             DiskWork::Threads => {
                 let wake = wake.clone();
                 Self::Threads(synod_storage::driver::Driver::start(move || wake.notify_one()))
@@ -31,7 +35,7 @@ impl Lanes {
 
     pub(super) fn submit(&mut self, job: Job) {
         match self {
-            #[cfg(not(madsim))]
+            #[cfg(any())]
             Self::Threads(driver) => driver.submit(job),
             Self::Tasks(tasks) => tasks.submit(job),
         }
@@ -39,7 +43,7 @@ impl Lanes {
 
     pub(super) fn take_done(&mut self, into: &mut Vec<Job>) {
         match self {
-            #[cfg(not(madsim))]
+            #[cfg(any())]
             Self::Threads(driver) => driver.take_done(into),
             Self::Tasks(tasks) => tasks.take_done(into),
         }

@@ -22,7 +22,7 @@ pub(super) fn answer(node: &Node, command: &Command) -> Reply {
 fn status(node: &Node) -> Reply {
     match serde_json::to_vec(&report(node)) {
         Ok(json) => Reply::Bulk(json.into()),
-        Err(error) => Reply::err(&format!("cannot describe the node: {error}")),
+        Err(error) => Reply::err(format!("cannot describe the node: {error}")),
     }
 }
 

@@ -128,7 +128,7 @@ impl Node {
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let map = ShardMap::new(start::descriptors(&founding));
         let gateway =
-            Gateway::new(node, me.boot.nonce, map, gateway::Settings::default());
+            Gateway::new(me.boot.nonce, map, gateway::Settings::default());
         let peers = founding
             .members
             .iter()
@@ -413,7 +413,9 @@ impl Node {
                 self.carry_shard(now, effect, effects)?;
             }
             self.replication.flush(now.monotonic, &mut self.store, &mut effects.replication);
-            for effect in std::mem::take(&mut effects.replication) {
+            let mut list = Vec::new();
+            effects.replication.swap(&mut list);
+            for effect in list {
                 self.carry_replication(now, effect, effects)?;
             }
             let quiet = effects.gateway.is_empty()

@@ -9,12 +9,15 @@
 //! anywhere past it is caught before the body is looked at; the body is then validated by rkyv
 //! before it is used. A length beyond the kind's bound is refused before a byte is allocated.
 
+use std::num::NonZeroUsize;
+
 use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
+use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
@@ -211,8 +214,8 @@ where
         + Deserialize<T, HighDeserializer<rancor::Error>>,
 {
     let invalid = |e: rancor::Error| FrameError::Invalid { kind, reason: e.to_string() };
-    let mut validator = HighValidator::new(
-        ArchiveValidator::with_max_depth(body, DEPTH_MAX),
+    let mut validator = Validator::new(
+        ArchiveValidator::with_max_depth(body, NonZeroUsize::new(DEPTH_MAX)),
         SharedValidator::new(),
     );
     let archived =
