@@ -43,6 +43,8 @@ pub mod read;
 mod repair;
 pub mod replication;
 mod snapshot;
+#[cfg(test)]
+mod world;
 
 pub use config::{Config, Reads};
 pub use configuration::{Change, ChangeError, Configuration};

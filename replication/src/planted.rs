@@ -40,14 +40,13 @@ pub(crate) fn plant(bug: Option<Bug>) {
 }
 
 /// Whether a known bug is planted; `false` outside of tests.
-#[macro_export]
-#[doc(hidden)]
 macro_rules! planted {
     ($bug:ident) => {{
         #[cfg(test)]
-        let planted = $crate::planted::is_planted($crate::planted::Bug::$bug);
+        let planted = crate::planted::is_planted(crate::planted::Bug::$bug);
         #[cfg(not(test))]
         let planted = false;
         planted
     }};
 }
+pub(crate) use planted;

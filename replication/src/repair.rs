@@ -224,7 +224,7 @@ impl Replication {
                 for (id, entry) in entries {
                     let entry = synod_storage::Entry { id, kind: entry.kind, data: entry.data };
                     let exact = wanted.get(&id).is_some_and(|sum| *sum == entry_checksum(&entry));
-                    if exact || crate::planted!(TrustsRepairs) {
+                    if exact || crate::planted::planted!(TrustsRepairs) {
                         batch.repair(shard, replica, entry);
                         count += 1;
                     }

@@ -200,7 +200,7 @@ impl Replication {
             self.damaged.insert(shard, damaged);
             return;
         }
-        let guard = match crate::planted!(ForgetsPromises) {
+        let guard = match crate::planted::planted!(ForgetsPromises) {
             true => Guard::none(),
             false => Guard::restarted(now, self.config.guard_us()),
         };
@@ -421,7 +421,7 @@ impl Replication {
             && leading
                 .lease_end(group.replica, &group.configuration, lease_us)
                 .is_some_and(|end| now < end);
-        let stale = crate::planted!(ServesBeforeOwnTerm);
+        let stale = crate::planted::planted!(ServesBeforeOwnTerm);
         if (applied >= index || stale) && (alone || leased) {
             let proof = if alone { Proof::Quorum } else { Proof::Lease };
             return Read::Ready(Grant { term: leading.term, proof });
@@ -467,7 +467,7 @@ impl Replication {
         if group.raft.raft.lead_transferee.is_some() || group.raft.raft.has_pending_conf() {
             return Err(TransferError::Busy);
         }
-        if !crate::planted!(KeepsLeaseInTransfer) {
+        if !crate::planted::planted!(KeepsLeaseInTransfer) {
             leading.bar_lease();
         }
         group.submit_queued();
@@ -942,7 +942,7 @@ impl Replication {
                 continue;
             }
             if let Some(sent_at) = sent_at {
-                let counted = if crate::planted!(LeaseFromReceipt) { now } else { sent_at };
+                let counted = if crate::planted::planted!(LeaseFromReceipt) { now } else { sent_at };
                 leading.answered(from, round, counted);
             }
             if let Sleep::Asking { last: _, agreed } = &mut group.sleep {
@@ -1095,7 +1095,7 @@ impl Replication {
             self.post(shard, messages, fx);
             return;
         }
-        let early = crate::planted!(AcknowledgesBeforeSync);
+        let early = crate::planted::planted!(AcknowledgesBeforeSync);
         let (early, messages) = if early { (messages, Vec::new()) } else { (Vec::new(), messages) };
         group.unsynced += 1;
         let replica = group.replica;
