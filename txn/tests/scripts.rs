@@ -57,7 +57,12 @@ fn show(reply: &Reply, indent: usize, out: &mut String) {
         Reply::Error { code, message } => writeln!(out, "{pad}-{} {message}", code.as_str()),
         Reply::Integer(number) => writeln!(out, "{pad}({number})"),
         Reply::Bulk(bytes) if bytes.len() > 100 => {
-            writeln!(out, "{pad}\"{}…\" {} bytes", bytes[..8].escape_ascii(), bytes.len())
+            writeln!(
+                out,
+                "{pad}\"{}…\" {} bytes",
+                bytes[..8].escape_ascii(),
+                bytes.len()
+            )
         }
         Reply::Bulk(bytes) => writeln!(out, "{pad}\"{}\"", bytes.escape_ascii()),
         Reply::Null => writeln!(out, "{pad}nil"),
@@ -125,8 +130,10 @@ fn replay(script: &str, late: Option<u64>) -> String {
 #[test]
 fn scripts_give_the_replies_they_say() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     assert!(paths.len() >= 10, "scripts are found");
     let mut failed = Vec::new();
@@ -136,11 +143,19 @@ fn scripts_give_the_replies_they_say() {
         if std::env::var_os("UPDATE_SCRIPTS").is_some() {
             std::fs::write(path, &given).unwrap();
         } else if given != expected {
-            failed.push(format!("{}:\n--- expected\n{expected}\n--- given\n{given}", path.display()));
+            failed.push(format!(
+                "{}:\n--- expected\n{expected}\n--- given\n{given}",
+                path.display()
+            ));
         }
         // However late the store answers, the replies are the same.
         for seed in 0..20 {
-            assert_eq!(replay(&expected, Some(seed)), given, "{}, late {seed}", path.display());
+            assert_eq!(
+                replay(&expected, Some(seed)),
+                given,
+                "{}, late {seed}",
+                path.display()
+            );
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));

@@ -74,10 +74,16 @@ impl MemoryState {
         let result = match waiting {
             Waiting::Get(space, key, at) => match self.value(space, &key, at) {
                 _ if self.damaged.contains(&key) => {
-                    ReadResult::Damaged(synod_storage::DamagedRow { space, key, version: None })
+                    ReadResult::Damaged(synod_storage::DamagedRow {
+                        space,
+                        key,
+                        version: None,
+                    })
                 }
                 Some((version, Some(value))) => ReadResult::Found { version, value },
-                Some((version, None)) => ReadResult::Absent { deleted_at: Some(version) },
+                Some((version, None)) => ReadResult::Absent {
+                    deleted_at: Some(version),
+                },
                 None => ReadResult::Absent { deleted_at: None },
             },
             Waiting::Scan(request) => ReadResult::Page(self.page(&request)),
@@ -91,16 +97,20 @@ impl MemoryState {
 
     fn value(&self, space: Space, key: &[u8], at: Version) -> Option<(Version, Option<Bytes>)> {
         let versions = self.rows.get(&(space, Bytes::copy_from_slice(key)))?;
-        versions.range(..=at).next_back().map(|(version, value)| (*version, value.clone()))
+        versions
+            .range(..=at)
+            .next_back()
+            .map(|(version, value)| (*version, value.clone()))
     }
 
     fn page(&self, request: &ScanRequest) -> ScanPage {
         let start = (request.space, Bytes::copy_from_slice(&request.range.start));
         let mut page = ScanPage::default();
         let mut bytes = 0;
-        let rows = self.rows.range((Bound::Included(start), Bound::Unbounded)).take_while(
-            |((space, key), _)| *space == request.space && request.range.contains(key),
-        );
+        let rows = self
+            .rows
+            .range((Bound::Included(start), Bound::Unbounded))
+            .take_while(|((space, key), _)| *space == request.space && request.range.contains(key));
         let rows: Vec<_> = match request.direction {
             Direction::Forward => rows.collect(),
             Direction::Reverse => rows.collect::<Vec<_>>().into_iter().rev().collect(),
@@ -114,12 +124,16 @@ impl MemoryState {
             }
             if page.rows.len() == request.rows_max || bytes >= request.bytes_max {
                 page.rest = Some(match request.direction {
-                    Direction::Forward => {
-                        KeyRange { start: key.to_vec(), end: request.range.end.clone() }
-                    }
+                    Direction::Forward => KeyRange {
+                        start: key.to_vec(),
+                        end: request.range.end.clone(),
+                    },
                     Direction::Reverse => {
                         let end = [&key[..], &[0]].concat();
-                        KeyRange { start: request.range.start.clone(), end: Some(end) }
+                        KeyRange {
+                            start: request.range.start.clone(),
+                            end: Some(end),
+                        }
                     }
                 });
                 return page;
@@ -137,18 +151,27 @@ impl MemoryState {
 
     /// All rows, for comparing replicas.
     pub fn dump(&self) -> Vec<String> {
-        self.rows.iter().map(|(row, versions)| format!("{row:?} {versions:?}")).collect()
+        self.rows
+            .iter()
+            .map(|(row, versions)| format!("{row:?} {versions:?}"))
+            .collect()
     }
 }
 
 impl State for MemoryState {
     fn get(&mut self, space: Space, key: &[u8], at: Version) -> Lookup {
         if space == Space::User && self.is_late() {
-            return Lookup::Pending(self.wait(Waiting::Get(space, Bytes::copy_from_slice(key), at)));
+            return Lookup::Pending(self.wait(Waiting::Get(
+                space,
+                Bytes::copy_from_slice(key),
+                at,
+            )));
         }
         match self.value(space, key, at) {
             Some((version, Some(value))) => Lookup::Found { version, value },
-            Some((version, None)) => Lookup::Absent { deleted_at: Some(version) },
+            Some((version, None)) => Lookup::Absent {
+                deleted_at: Some(version),
+            },
             None => Lookup::Absent { deleted_at: None },
         }
     }
@@ -165,7 +188,10 @@ impl State for MemoryState {
         assert_eq!(applied.index + 1, id.index, "entries are applied in order");
         *applied = id;
         for write in writes {
-            let versions = self.rows.entry((write.space, write.key.clone())).or_default();
+            let versions = self
+                .rows
+                .entry((write.space, write.key.clone()))
+                .or_default();
             let value = match &write.op {
                 WriteOp::Put(value) => Some(value.clone()),
                 WriteOp::Delete => None,
@@ -263,7 +289,13 @@ impl World {
             for descriptor in &descriptors {
                 world.logs.entry(descriptor.shard).or_default();
                 let shard = descriptor.shard;
-                world.step(node, Event::Open { shard, descriptor: descriptor.clone() });
+                world.step(
+                    node,
+                    Event::Open {
+                        shard,
+                        descriptor: descriptor.clone(),
+                    },
+                );
             }
         }
         for descriptor in &descriptors {
@@ -275,7 +307,9 @@ impl World {
     pub fn now(&self, node: usize) -> Now {
         Now {
             monotonic: Micros(self.mono_us),
-            wall_ms: self.wall_ms.saturating_add_signed(self.nodes[node].wall_skew_ms),
+            wall_ms: self
+                .wall_ms
+                .saturating_add_signed(self.nodes[node].wall_skew_ms),
         }
     }
 
@@ -307,21 +341,44 @@ impl World {
     fn carry_out(&mut self, node: usize) {
         while let Some(effect) = self.nodes[node].effects.pop_front() {
             match effect {
-                Effect::Propose { shard, term, batch, data } => {
+                Effect::Propose {
+                    shard,
+                    term,
+                    batch,
+                    data,
+                } => {
                     let log = self.logs.get_mut(&shard).unwrap();
                     if self.refuse > 0 {
                         self.refuse -= 1;
                         let refusal = Refusal::Throttled;
-                        self.step(node, Event::ProposalRefused { shard, batch, refusal });
+                        self.step(
+                            node,
+                            Event::ProposalRefused {
+                                shard,
+                                batch,
+                                refusal,
+                            },
+                        );
                     } else if log.leader == Some(node) && log.term == term {
                         let id = EntryId::new(term, log.entries.len() as u64 + 1);
-                        log.entries.push(Entry { id, kind: EntryKind::Normal, data });
+                        log.entries.push(Entry {
+                            id,
+                            kind: EntryKind::Normal,
+                            data,
+                        });
                         if self.eager {
                             self.commit(shard, usize::MAX);
                         }
                     } else {
                         let refusal = Refusal::NotLeader { hint: None };
-                        self.step(node, Event::ProposalRefused { shard, batch, refusal });
+                        self.step(
+                            node,
+                            Event::ProposalRefused {
+                                shard,
+                                batch,
+                                refusal,
+                            },
+                        );
                     }
                 }
                 Effect::Confirm { shard, term, round } => match self.eager {
@@ -378,10 +435,16 @@ impl World {
         log.entries.truncate(kept);
         log.term += 1;
         let id = EntryId::new(log.term, log.entries.len() as u64 + 1);
-        log.entries.push(Entry { id, kind: EntryKind::Normal, data: Bytes::new() });
+        log.entries.push(Entry {
+            id,
+            kind: EntryKind::Normal,
+            data: Bytes::new(),
+        });
         if eager {
             if let Some(old) = old {
-                let leadership = Leadership::Following { leader: Some(NodeId(node as u128)) };
+                let leadership = Leadership::Following {
+                    leader: Some(NodeId(node as u128)),
+                };
                 self.step(old, Event::Leadership { shard, leadership });
             }
             self.commit(shard, usize::MAX);
@@ -393,10 +456,26 @@ impl World {
     pub fn send(&mut self, node: usize, shard: ShardId, command: Command, stream: Stream) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
-        let epoch = self.map.descriptor(shard).map_or(1, |descriptor| descriptor.epoch);
+        let epoch = self
+            .map
+            .descriptor(shard)
+            .map_or(1, |descriptor| descriptor.epoch);
         let hlc = Version::ZERO;
-        let request = Request { id: token, shard, epoch, hlc, stream, command };
-        self.step(node, Event::Request { token: Token(token), request });
+        let request = Request {
+            id: token,
+            shard,
+            epoch,
+            hlc,
+            stream,
+            command,
+        };
+        self.step(
+            node,
+            Event::Request {
+                token: Token(token),
+                request,
+            },
+        );
         token
     }
 
@@ -430,7 +509,10 @@ impl World {
 
     /// A command line.
     pub fn run(&mut self, line: &[&str]) -> Reply {
-        let argv = line.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        let argv = line
+            .iter()
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()))
+            .collect();
         match Command::parse(argv) {
             Ok(command) => self.call(command),
             Err(reply) => reply,
