@@ -172,7 +172,7 @@ impl Group {
             active_at: now,
             told_commit: 0,
             installing: false,
-            dirty: true,
+            dirty: false,
         };
         group.settle();
         Ok(group)
@@ -427,7 +427,7 @@ impl Group {
         }
         match kind {
             VoteKind::PreVote | VoteKind::Election => {
-                self.guard.is_over(now) || crate::planted!(VotesByTicks)
+                self.guard.is_over(now) || crate::planted::planted!(VotesByTicks)
             }
             // The leader asked for this election, after it had dropped its lease for good.
             VoteKind::Transfer => true,

@@ -14,6 +14,9 @@
 //! than the index has room for) is checked in [`Message::decode`] as well, so that the state
 //! machine, which panics on impossible input, gets only possible ones.
 
+// The archived twins that the derives make have no documentation of their own.
+#![allow(missing_docs)]
+
 use bytes::Bytes;
 use rkyv::rancor::{Error as ArchiveError, Fallible, Source};
 use rkyv::ser::{Allocator, Writer};
