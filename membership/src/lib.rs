@@ -13,9 +13,12 @@
 
 pub mod bitmap;
 pub mod catalog;
+mod chain;
 pub mod codec;
 pub mod configuration;
+mod consensus;
 pub mod cut;
+mod cut_detector;
 pub mod durable;
 pub mod effect;
 pub mod event;
@@ -23,6 +26,7 @@ mod hash;
 pub mod id;
 pub mod member;
 pub mod message;
+mod monitor;
 pub mod node;
 pub mod rng;
 pub mod settings;

@@ -1,6 +1,6 @@
 //! Everything that can happen to a node's replication.
 
-use synod_storage::{ReplicaId, ShardId};
+use synod_storage::{KeyRange, ReplicaId, ShardId};
 
 use crate::configuration::Configuration;
 use crate::identity::{Incarnation, NodeId};
@@ -35,7 +35,20 @@ pub enum Event {
         shard: ShardId,
         /// The replica that must go; another one of the same shard stays.
         replica: ReplicaId,
+        /// The keys whose rows go with it; none if another shard of this node has taken them over.
+        range: Option<KeyRange>,
     },
+    /// The keys of a shard, for its snapshots. Told after each start and each change; without it no
+    /// snapshot is sent.
+    Range {
+        /// The shard.
+        shard: ShardId,
+        /// Its keys.
+        range: KeyRange,
+    },
+    /// The store has news. The node hands all of it on; what does not concern replication is
+    /// ignored.
+    Store(synod_storage::Event),
     /// Wake a quiet group: a failed forward, a demand for a closed timestamp, a plan step.
     Wake {
         /// The shard.

@@ -14,6 +14,9 @@
 //! than the index has room for) is checked in [`Message::decode`] as well, so that the state
 //! machine, which panics on impossible input, gets only possible ones.
 
+// The archived twins that the derives make have no documentation of their own.
+#![allow(missing_docs)]
+
 use bytes::Bytes;
 use rkyv::rancor::{Error as ArchiveError, Fallible, Source};
 use rkyv::ser::{Allocator, Writer};
@@ -21,9 +24,9 @@ use rkyv::util::AlignedVec;
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
-use synod_storage::{EntryId, EntryKind, ReplicaId, ShardId};
+use synod_storage::{EntryId, EntryKind, ReplicaId, ShardId, SnapshotHeader};
 
-use crate::identity::{Incarnation, NodeId};
+use crate::identity::Incarnation;
 
 /// Which connection a message goes by, so that a snapshot never holds up a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,26 +271,25 @@ pub struct SnapshotMessage {
 pub enum SnapshotBody {
     /// A transfer begins: sent again until the receiver asks for chunks.
     Offer {
-        /// The entry whose state it is.
-        id: EntryId,
-        /// The members at that entry, encoded.
-        #[rkyv(with = Sliced)]
-        configuration: Bytes,
+        /// The entry whose state it is, and the members at that entry.
+        header: SnapshotHeader,
     },
-    /// A chunk, with its own checksum inside.
+    /// A chunk, as the sender's store made it.
     Chunk {
         /// Its number, from 0.
-        sequence: u64,
+        number: u32,
         /// Whether it is the last.
         last: Last,
+        /// The store's checksum over all of it.
+        checksum: u32,
         /// Its bytes.
         #[rkyv(with = Sliced)]
-        data: Bytes,
+        payload: Bytes,
     },
     /// From the receiver: it holds all chunks below `next`. Repeated after a gap: send from there.
     Want {
         /// The first chunk that it does not have.
-        next: u64,
+        next: u32,
     },
     /// From the receiver: it is over.
     Done {
@@ -423,7 +425,8 @@ impl Message {
                 check_replicas(message.from, message.to)?;
                 check_term(message.term)?;
                 match &message.body {
-                    SnapshotBody::Offer { id, .. } => {
+                    SnapshotBody::Offer { header } => {
+                        let id = header.applied;
                         if id.index == 0 || id.term == 0 || id.term > message.term {
                             return Err("a snapshot of no entry");
                         }
@@ -547,11 +550,4 @@ impl<D: Fallible + Slices + ?Sized> DeserializeWith<ArchivedVec<u8>, Bytes, D> f
     fn deserialize_with(field: &ArchivedVec<u8>, source: &mut D) -> Result<Bytes, D::Error> {
         Ok(source.slice(field.as_slice()))
     }
-}
-
-/// The node that a replica lives on, as far as a message says; kept beside it when it is stepped.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
-    pub(crate) node: NodeId,
-    pub(crate) replica: ReplicaId,
 }

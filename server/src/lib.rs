@@ -7,9 +7,12 @@ pub mod clock;
 pub mod config;
 pub mod edge;
 pub mod formation;
+pub mod gateway;
+pub mod identity;
 #[cfg(not(madsim))]
 pub mod local;
 pub mod logging;
+pub mod node;
 pub mod resp;
 pub mod status;
 pub mod transport;

@@ -22,7 +22,9 @@ pub struct Hlc {
 
 impl Default for Hlc {
     fn default() -> Self {
-        Hlc { last: Version::ZERO }
+        Hlc {
+            last: Version::ZERO,
+        }
     }
 }
 
@@ -32,7 +34,11 @@ impl Hlc {
     /// # Panics
     /// When the clock is exhausted, which takes a peer that invents versions of the year 2527.
     pub fn tick(&mut self, wall_ms: u64) -> Version {
-        let after_last = self.last.0.checked_add(1).expect("the hybrid clock is exhausted");
+        let after_last = self
+            .last
+            .0
+            .checked_add(1)
+            .expect("the hybrid clock is exhausted");
         self.last = Version(after_last.max(floor_of(wall_ms).0));
         self.last
     }

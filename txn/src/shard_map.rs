@@ -83,7 +83,8 @@ impl ShardMap {
         self.by_start.retain(|_, known| {
             known.shard != descriptor.shard && !known.range.overlaps(&descriptor.range)
         });
-        self.by_start.insert(descriptor.range.start.clone(), descriptor);
+        self.by_start
+            .insert(descriptor.range.start.clone(), descriptor);
         true
     }
 
@@ -96,7 +97,9 @@ impl ShardMap {
 
     /// What is known of a shard.
     pub fn descriptor(&self, shard: ShardId) -> Option<&ShardDescriptor> {
-        self.by_start.values().find(|descriptor| descriptor.shard == shard)
+        self.by_start
+            .values()
+            .find(|descriptor| descriptor.shard == shard)
     }
 
     /// All descriptors, in key order.
@@ -105,14 +108,22 @@ impl ShardMap {
     }
 
     /// The descriptors of the shards that have keys of `range`, in key order.
-    pub fn overlapping(&self, range: &KeyRange) -> impl DoubleEndedIterator<Item = &ShardDescriptor> {
-        self.by_start.values().filter(move |descriptor| descriptor.range.overlaps(range))
+    pub fn overlapping(
+        &self,
+        range: &KeyRange,
+    ) -> impl DoubleEndedIterator<Item = &ShardDescriptor> {
+        self.by_start
+            .values()
+            .filter(move |descriptor| descriptor.range.overlaps(range))
     }
 
     /// The first shard behind `descriptor`, in key order.
     pub fn next_after(&self, descriptor: &ShardDescriptor) -> Option<&ShardDescriptor> {
         let end = descriptor.range.end.as_ref()?;
-        self.by_start.range(end.clone()..).next().map(|(_, next)| next)
+        self.by_start
+            .range(end.clone()..)
+            .next()
+            .map(|(_, next)| next)
     }
 
     /// Whether every key has a shard.
@@ -134,12 +145,19 @@ pub fn even_ranges(count: u32) -> Vec<KeyRange> {
     let count = count.clamp(1, 1 << 16);
     let bound = |i: u32| -> Vec<u8> {
         let point = u64::from(i) * (1 << 16) / u64::from(count);
-        u16::try_from(point).unwrap_or(u16::MAX).to_be_bytes().to_vec()
+        u16::try_from(point)
+            .unwrap_or(u16::MAX)
+            .to_be_bytes()
+            .to_vec()
     };
     (0..count)
         .map(|i| KeyRange {
             start: if i == 0 { Vec::new() } else { bound(i) },
-            end: if i + 1 == count { None } else { Some(bound(i + 1)) },
+            end: if i + 1 == count {
+                None
+            } else {
+                Some(bound(i + 1))
+            },
         })
         .collect()
 }
@@ -157,4 +175,57 @@ pub(crate) fn clip(start: &Bytes, end: Option<&Bytes>, range: &KeyRange) -> (Byt
         (None, None) => None,
     };
     (start, end)
+}
+
+/// Where a shard's rows lie in the store.
+///
+/// User rows lie under their own keys. The rows of the system shard lie among its local rows, behind
+/// a prefix: they are few, they are always resident, and no user key can ever name one.
+pub(crate) mod keyspace {
+    use bytes::{BufMut, Bytes, BytesMut};
+    use synod_storage::{KeyRange, ShardId, Space};
+
+    use super::SYSTEM_SHARD;
+
+    const PREFIX: u8 = b'=';
+
+    /// The space and the row of a key.
+    pub(crate) fn row(shard: ShardId, key: &Bytes) -> (Space, Bytes) {
+        match shard == SYSTEM_SHARD {
+            false => (Space::User, key.clone()),
+            true => {
+                let mut row = BytesMut::with_capacity(key.len() + 1);
+                row.put_u8(PREFIX);
+                row.put_slice(key);
+                (Space::Local(shard), row.freeze())
+            }
+        }
+    }
+
+    /// The space and the rows of a range of keys.
+    pub(crate) fn rows(shard: ShardId, range: &KeyRange) -> (Space, KeyRange) {
+        match shard == SYSTEM_SHARD {
+            false => (Space::User, range.clone()),
+            true => {
+                let prefixed = |key: &[u8]| [&[PREFIX], key].concat();
+                let start = prefixed(&range.start);
+                let end = range.end.as_deref().map_or(vec![PREFIX + 1], prefixed);
+                (
+                    Space::Local(shard),
+                    KeyRange {
+                        start,
+                        end: Some(end),
+                    },
+                )
+            }
+        }
+    }
+
+    /// The key of a row.
+    pub(crate) fn key(shard: ShardId, row: Bytes) -> Bytes {
+        match shard == SYSTEM_SHARD {
+            false => row,
+            true => row.slice(1..),
+        }
+    }
 }

@@ -8,6 +8,8 @@
 //! named, not counted: a split or merge elsewhere moves no cursor. A cursor of a shard that is gone
 //! starts again from the first shard, which shows keys twice but skips none, as `SCAN` may.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use synod_storage::{KeyRange, ShardId};
 
@@ -91,7 +93,9 @@ impl ShardMap {
                 let parts = self.group(pairs, |pair| &pair.0, |pairs| Command::MSetNx { pairs })?;
                 match parts.len() {
                     1 => Ok(merged(parts, Merge::Whole)),
-                    _ => Err(Reply::err("MSETNX of keys in different shards is not supported")),
+                    _ => Err(Reply::err(
+                        "MSETNX of keys in different shards is not supported",
+                    )),
                 }
             }
             Command::Del { keys } => {
@@ -146,12 +150,14 @@ impl ShardMap {
         command_of: impl Fn(Vec<T>) -> Command,
     ) -> Result<Vec<Part>, Reply> {
         let mut groups: Vec<(&ShardDescriptor, Vec<T>)> = Vec::new();
+        let mut places: BTreeMap<ShardId, usize> = BTreeMap::new();
         for item in items {
             let descriptor = self.locate(key_of(&item)).ok_or_else(no_shard)?;
-            match groups.iter_mut().find(|(known, _)| known.shard == descriptor.shard) {
-                Some((_, group)) => group.push(item),
-                None => groups.push((descriptor, vec![item])),
-            }
+            let place = *places.entry(descriptor.shard).or_insert_with(|| {
+                groups.push((descriptor, Vec::new()));
+                groups.len() - 1
+            });
+            groups[place].1.push(item);
         }
         Ok(groups
             .into_iter()
@@ -160,18 +166,21 @@ impl ShardMap {
     }
 
     fn split_mget(&self, keys: Vec<Bytes>) -> Result<Split, Reply> {
-        let mut shards: Vec<ShardId> = Vec::new();
+        // Parts are numbered in the order in which their shards first appear, as `group` does.
+        let mut places: BTreeMap<ShardId, usize> = BTreeMap::new();
         let mut parts_of_keys = Vec::with_capacity(keys.len());
         for key in &keys {
             let shard = self.locate(key).ok_or_else(no_shard)?.shard;
-            let part = shards.iter().position(|known| *known == shard).unwrap_or_else(|| {
-                shards.push(shard);
-                shards.len() - 1
-            });
-            parts_of_keys.push(part);
+            let new_place = places.len();
+            parts_of_keys.push(*places.entry(shard).or_insert(new_place));
         }
         let parts = self.group(keys, |key| key, |keys| Command::MGet { keys })?;
-        Ok(merged(parts, Merge::Interleave { parts: parts_of_keys }))
+        Ok(merged(
+            parts,
+            Merge::Interleave {
+                parts: parts_of_keys,
+            },
+        ))
     }
 
     fn split_range(&self, range: Range) -> Result<Split, Reply> {
@@ -182,21 +191,34 @@ impl ShardMap {
         if asked.is_empty() {
             // Still a question that some leader must answer: an empty range of one shard.
             let descriptor = self.locate(&range.start).ok_or_else(no_shard)?;
-            return Ok(merged(vec![part_of(descriptor, Command::Range(range))], Merge::Whole));
+            return Ok(merged(
+                vec![part_of(descriptor, Command::Range(range))],
+                Merge::Whole,
+            ));
         }
         self.check_complete()?;
         let mut parts: Vec<Part> = self
             .overlapping(&asked)
             .map(|descriptor| {
                 let (start, end) = clip(&range.start, range.end.as_ref(), &descriptor.range);
-                part_of(descriptor, Command::Range(Range { start, end, ..range.clone() }))
+                part_of(
+                    descriptor,
+                    Command::Range(Range {
+                        start,
+                        end,
+                        ..range.clone()
+                    }),
+                )
             })
             .collect();
         match range.order {
             Order::Forward => {}
             Order::Reverse => parts.reverse(),
         }
-        Ok(merged(parts, Merge::ConcatenateRange { limit: range.limit }))
+        Ok(merged(
+            parts,
+            Merge::ConcatenateRange { limit: range.limit },
+        ))
     }
 
     fn split_scan(&self, scan: Scan) -> Result<Split, Reply> {
@@ -211,15 +233,29 @@ impl ShardMap {
             None => (first, 0),
         };
         let next = self.next_after(descriptor).map(|next| next.shard);
-        let part = part_of(descriptor, Command::Scan(Scan { cursor: place, ..scan }));
-        let merge = Merge::Cursor { shard: descriptor.shard, next };
-        Ok(Split { parts: vec![part], merge })
+        let part = part_of(
+            descriptor,
+            Command::Scan(Scan {
+                cursor: place,
+                ..scan
+            }),
+        );
+        let merge = Merge::Cursor {
+            shard: descriptor.shard,
+            next,
+        };
+        Ok(Split {
+            parts: vec![part],
+            merge,
+        })
     }
 
     fn everywhere(&self, command: Command, merge: Merge) -> Result<Split, Reply> {
         self.check_complete()?;
-        let parts =
-            self.descriptors().map(|descriptor| part_of(descriptor, command.clone())).collect();
+        let parts = self
+            .descriptors()
+            .map(|descriptor| part_of(descriptor, command.clone()))
+            .collect();
         Ok(merged(parts, merge))
     }
 
@@ -232,24 +268,42 @@ impl ShardMap {
 }
 
 fn part_of(descriptor: &ShardDescriptor, command: Command) -> Part {
-    Part { shard: descriptor.shard, epoch: descriptor.epoch, command }
+    Part {
+        shard: descriptor.shard,
+        epoch: descriptor.epoch,
+        command,
+    }
 }
 
 fn merged(parts: Vec<Part>, merge: Merge) -> Split {
-    let merge = if parts.len() == 1 { Merge::Whole } else { merge };
+    let merge = if parts.len() == 1 {
+        Merge::Whole
+    } else {
+        merge
+    };
     Split { parts, merge }
 }
 
 fn no_shard() -> Reply {
-    Reply::error(ErrorCode::TryAgain, "the shard of this key is not known yet")
+    Reply::error(
+        ErrorCode::TryAgain,
+        "the shard of this key is not known yet",
+    )
 }
 
 impl Merge {
     /// Makes one reply of the parts' replies, which stand in the order of the parts. If a part
     /// failed, the worst error is the reply: an unknown outcome before any other.
     pub fn finish(self, mut replies: Vec<Reply>) -> Reply {
-        let is_unknown =
-            |reply: &Reply| matches!(reply, Reply::Error { code: ErrorCode::Unknown, .. });
+        let is_unknown = |reply: &Reply| {
+            matches!(
+                reply,
+                Reply::Error {
+                    code: ErrorCode::Unknown,
+                    ..
+                }
+            )
+        };
         let worst = replies
             .iter()
             .position(is_unknown)
@@ -333,5 +387,8 @@ fn cursor(reply: Option<Reply>, shard: ShardId, next: Option<ShardId>) -> Reply 
 
 /// A part answered something that its command never answers: a defect, but no reason to stop.
 fn mismatch() -> Reply {
-    Reply::error(ErrorCode::Unknown, "a shard's answer did not fit the command")
+    Reply::error(
+        ErrorCode::Unknown,
+        "a shard's answer did not fit the command",
+    )
 }

@@ -52,7 +52,10 @@ pub struct Stream {
 
 impl Stream {
     /// For requests that are in no order with others.
-    pub const NONE: Stream = Stream { id: 0, generation: 0 };
+    pub const NONE: Stream = Stream {
+        id: 0,
+        generation: 0,
+    };
 }
 
 /// The answer to a [`Request`].

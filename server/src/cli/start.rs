@@ -33,14 +33,12 @@ impl Start {
             let shutdown = Shutdown::default();
             let signals = Signals::listen()?;
             tokio::spawn(signals.stop(shutdown.clone()));
-            serve(settings, shutdown).await.map_err(Failure::Failed)?;
+            crate::node::run(settings, shutdown)
+                .await
+                .map_err(|error| Failure::Failed(error.to_string()))?;
             Ok(ExitCode::SUCCESS)
         })
     }
-}
-
-async fn serve(_: crate::config::Settings, _: Shutdown) -> Result<(), String> {
-    Err("this build has no node".to_owned())
 }
 
 /// The signals that stop a node.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use synod_txn::reply::Reply;
+use synod_txn::Reply;
 use tokio::sync::Notify;
 
 use crate::edge::session::{Session, Sessions, Submission};

@@ -18,12 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
-use synod_txn::command::{Class, Command};
-use synod_txn::reply::{ErrorCode, Reply};
-use synod_txn::shard_map::{ShardDescriptor, ShardMap};
-use synod_txn::wire::{Outcome, Request, Response, Stream};
+use synod_txn::{Class, Command};
+use synod_txn::{ErrorCode, Reply};
+use synod_txn::{ShardDescriptor, ShardMap};
+use synod_txn::{Outcome, Request, Response, Stream};
 
-pub use self::handle::{Handle, Mailbox, SessionId, Submitted};
+pub use self::handle::{Handle, Mailbox, Outbox, SessionId, Submitted};
 use self::operation::{Operation, PartState};
 use self::session::{Footprint, Session, Slot};
 use crate::edge::session::Submission;
@@ -87,7 +87,6 @@ impl Default for Settings {
 /// The gateway of one node.
 #[derive(Debug)]
 pub struct Gateway {
-    node: NodeId,
     settings: Settings,
     map: ShardMap,
     leaders: BTreeMap<ShardId, NodeId>,
@@ -115,9 +114,8 @@ struct Pending {
 
 impl Gateway {
     /// A gateway that routes by `map`. `boot_nonce` makes its streams unique.
-    pub fn new(node: NodeId, boot_nonce: u64, map: ShardMap, settings: Settings) -> Self {
+    pub fn new(boot_nonce: u64, map: ShardMap, settings: Settings) -> Self {
         Self {
-            node,
             settings,
             map,
             leaders: BTreeMap::new(),
@@ -213,8 +211,9 @@ impl Gateway {
     fn advance(&mut self, now_us: u64, id: SessionId, effects: &mut Vec<Effect>) {
         loop {
             let Some(session) = self.sessions.get_mut(&id) else { return };
+            let closed = session.closed;
             let Some((place, command, deadline_us)) = session.candidate(now_us) else { return };
-            if session.closed {
+            if closed {
                 session.finish(place, Reply::Null);
                 continue;
             }

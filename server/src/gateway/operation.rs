@@ -1,10 +1,10 @@
 //! One command under way: its parts, and what each of them came to.
 
 use synod_storage::ShardId;
-use synod_txn::command::{Class, Command};
-use synod_txn::reply::Reply;
-use synod_txn::split::{Merge, Split};
-use synod_txn::wire::Stream;
+use synod_txn::{Class, Command};
+use synod_txn::Reply;
+use synod_txn::{Merge, Split};
+use synod_txn::Stream;
 
 use super::handle::SessionId;
 

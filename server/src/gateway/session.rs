@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 
 use synod_storage::ShardId;
-use synod_txn::command::{Class, Command};
-use synod_txn::reply::Reply;
-use synod_txn::wire::Stream;
+use synod_txn::{Class, Command};
+use synod_txn::Reply;
+use synod_txn::Stream;
 
 /// A command's place in its session: counted from the first.
 pub(super) type Place = u64;

@@ -47,10 +47,8 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn start(transport: Transport, to: Destination, class: Class) -> Self {
-        let mailbox = Arc::new(Mailbox {
-            queue: Mutex::new(Queue::default()),
-            filled: Notify::new(),
-        });
+        let mailbox =
+            Arc::new(Mailbox { queue: Mutex::new(Queue::default()), filled: Notify::new() });
         tokio::spawn(run(transport, to, class, mailbox.clone()));
         Self { mailbox }
     }
@@ -86,11 +84,7 @@ enum Ended {
     /// The handle is gone: so is the task.
     Unwanted,
     /// Try again.
-    Broken {
-        reason: String,
-        refused: Option<Refusal>,
-        was_up: bool,
-    },
+    Broken { reason: String, refused: Option<Refusal>, was_up: bool },
 }
 
 async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<Mailbox>) {
@@ -101,11 +95,7 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
     loop {
         let (reason, refused) = match connection(&transport, to, class, &mailbox).await {
             Ended::Unwanted => return,
-            Ended::Broken {
-                reason,
-                refused,
-                was_up,
-            } => {
+            Ended::Broken { reason, refused, was_up } => {
                 if was_up {
                     (backoff, failures) = (BACKOFF_MIN, 0);
                 }
@@ -123,11 +113,7 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
             queue.frames.clear();
             queue.bytes = 0;
         });
-        let lost = Inbound::Lost {
-            destination: to,
-            class,
-            refused,
-        };
+        let lost = Inbound::Lost { destination: to, class, refused };
         if transport.inbox.send(lost).await.is_err() || mailbox.with(|queue| queue.closed) {
             return;
         }
@@ -138,11 +124,7 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
 }
 
 fn broken(reason: impl ToString, refused: Option<Refusal>, was_up: bool) -> Ended {
-    Ended::Broken {
-        reason: reason.to_string(),
-        refused,
-        was_up,
-    }
+    Ended::Broken { reason: reason.to_string(), refused, was_up }
 }
 
 /// Dials, shakes hands and writes until the connection breaks or is unwanted.
@@ -168,11 +150,7 @@ async fn connection(
         Err(refusal) => return broken(refusal.to_string(), Some(refusal), false),
     };
     debug!(peer = %to.address, ?class, node = %peer.node, "connected");
-    let reached = Inbound::Reached {
-        destination: to,
-        peer,
-        class,
-    };
+    let reached = Inbound::Reached { destination: to, peer, class };
     if transport.inbox.send(reached).await.is_err() {
         return Ended::Unwanted;
     }
@@ -219,11 +197,7 @@ async fn shake(
     stream: &mut TcpStream,
 ) -> Result<Answer, FrameError> {
     let local = transport.lock().local;
-    let hello = Hello {
-        caller: local,
-        expected: to.node,
-        class,
-    };
+    let hello = Hello { caller: local, expected: to.node, class };
     stream.write_all(&hello::encode_hello(&hello)?).await?;
     stream.flush().await?;
     let (kind, body) = frame::read(stream).await?;

@@ -9,13 +9,18 @@
 //! anywhere past it is caught before the body is looked at; the body is then validated by rkyv
 //! before it is used. A length beyond the kind's bound is refused before a byte is allocated.
 
+use std::num::NonZeroUsize;
+
 use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
+use rkyv::{Archive, Deserialize, Portable, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// First bytes of every frame.
@@ -24,6 +29,9 @@ pub const MAGIC: [u8; 4] = *b"SYN0";
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 16;
+
+/// How deep values may nest: a frame must not be able to exhaust the stack.
+const DEPTH_MAX: usize = 64;
 
 /// A whole frame, header included, ready for the socket.
 pub type Frame = AlignedVec;
@@ -126,15 +134,17 @@ pub enum FrameError {
     },
 }
 
+/// What [`encode`] takes.
+pub trait Encodable: for<'a> Serialize<FrameSerializer<'a>> {}
+
+impl<T: for<'a> Serialize<FrameSerializer<'a>>> Encodable for T {}
+
+type FrameSerializer<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>;
+
 /// Encodes `value` as one frame of `kind`.
-pub fn encode<T>(kind: Kind, value: &T) -> Result<Frame, FrameError>
-where
-    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
-{
-    let frame = rkyv::api::high::to_bytes_in(value, begin()).map_err(|e| FrameError::Invalid {
-        kind,
-        reason: e.to_string(),
-    })?;
+pub fn encode<T: Encodable>(kind: Kind, value: &T) -> Result<Frame, FrameError> {
+    let frame = rkyv::api::high::to_bytes_in(value, begin())
+        .map_err(|e| FrameError::Invalid { kind, reason: e.to_string() })?;
     seal(kind, frame)
 }
 
@@ -169,24 +179,7 @@ pub fn seal(kind: Kind, mut frame: Frame) -> Result<Frame, FrameError> {
 pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, Bytes), FrameError> {
     let mut header = [0u8; HEADER_BYTES];
     reader.read_exact(&mut header).await?;
-    let [
-        m0,
-        m1,
-        m2,
-        m3,
-        l0,
-        l1,
-        l2,
-        l3,
-        c0,
-        c1,
-        c2,
-        c3,
-        v0,
-        v1,
-        k0,
-        k1,
-    ] = header;
+    let [m0, m1, m2, m3, l0, l1, l2, l3, c0, c1, c2, c3, v0, v1, k0, k1] = header;
     if [m0, m1, m2, m3] != MAGIC {
         return Err(FrameError::NotAPeer([m0, m1, m2, m3]));
     }
@@ -216,13 +209,19 @@ pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, Bytes),
 pub fn decode<T>(kind: Kind, body: &[u8]) -> Result<T, FrameError>
 where
     T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
+    T::Archived: Portable
+        + for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
         + Deserialize<T, HighDeserializer<rancor::Error>>,
 {
-    rkyv::from_bytes::<T, rancor::Error>(body).map_err(|e| FrameError::Invalid {
-        kind,
-        reason: e.to_string(),
-    })
+    let invalid = |e: rancor::Error| FrameError::Invalid { kind, reason: e.to_string() };
+    let mut validator = Validator::new(
+        ArchiveValidator::with_max_depth(body, NonZeroUsize::new(DEPTH_MAX)),
+        SharedValidator::new(),
+    );
+    let archived =
+        rkyv::api::access_with_context::<T::Archived, _, rancor::Error>(body, &mut validator)
+            .map_err(invalid)?;
+    rkyv::deserialize::<T, rancor::Error>(archived).map_err(invalid)
 }
 
 #[cfg(all(test, not(madsim)))]
@@ -258,10 +257,7 @@ mod tests {
     async fn every_prefix_of_a_frame_is_an_error() {
         let frame = encode(Kind::Hello, &vec![1u32, 2, 3]).unwrap();
         for length in 0..frame.len() {
-            assert!(
-                read_bytes(&frame[..length]).await.is_err(),
-                "prefix of {length} bytes"
-            );
+            assert!(read_bytes(&frame[..length]).await.is_err(), "prefix of {length} bytes");
         }
     }
 
@@ -269,10 +265,7 @@ mod tests {
     async fn a_huge_length_is_refused_before_it_is_allocated() {
         let mut frame = encode(Kind::Hello, &vec![1u32]).unwrap().to_vec();
         frame[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(
-            read_bytes(&frame).await,
-            Err(FrameError::TooLong { .. })
-        ));
+        assert!(matches!(read_bytes(&frame).await, Err(FrameError::TooLong { .. })));
     }
 
     #[tokio::test]

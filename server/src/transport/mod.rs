@@ -23,7 +23,7 @@ use synod_membership::id::{ClusterId, Destination, Identity};
 use tokio::sync::mpsc;
 
 pub use self::faults::{Fate, LinkFaults};
-pub use self::frame::{Frame, FrameError, Kind, begin, decode, encode, seal};
+pub use self::frame::{Encodable, Frame, FrameError, Kind, begin, decode, encode, seal};
 pub use self::hello::{CLASSES, Class, Refusal};
 
 use self::dial::Dialer;
@@ -79,10 +79,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            queue_bytes_max: 64 << 20,
-            accepted_max: 4096,
-        }
+        Self { queue_bytes_max: 64 << 20, accepted_max: 4096 }
     }
 }
 
@@ -123,13 +120,7 @@ impl Transport {
             dialers: BTreeMap::new(),
             accepted: 0,
         };
-        Self {
-            shared: Arc::new(Mutex::new(shared)),
-            inbox,
-            limits,
-            faults,
-            seed,
-        }
+        Self { shared: Arc::new(Mutex::new(shared)), inbox, limits, faults, seed }
     }
 
     /// The cluster is known from now on; peers of others are refused.
@@ -139,9 +130,7 @@ impl Transport {
 
     /// Queues a frame, dialling if there is no connection yet.
     pub fn send(&self, to: Destination, class: Class, frame: Frame) -> Result<(), QueueFull> {
-        let Some(faults) = &self.faults else {
-            return self.enqueue(to, class, frame);
-        };
+        let Some(faults) = &self.faults else { return self.enqueue(to, class, frame) };
         let from = self.lock().local.address;
         for delay in faults.fate(from, to.address, class, frame.len()).deliveries {
             if delay.is_zero() {
@@ -160,10 +149,7 @@ impl Transport {
 
     /// Bytes that wait for a destination.
     pub fn queued_bytes(&self, to: Destination, class: Class) -> usize {
-        self.lock()
-            .dialers
-            .get(&(to, class))
-            .map_or(0, Dialer::queued_bytes)
+        self.lock().dialers.get(&(to, class)).map_or(0, Dialer::queued_bytes)
     }
 
     /// Closes the connections to a destination that is no longer needed.

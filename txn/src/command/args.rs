@@ -44,6 +44,13 @@ impl<'a> Args<'a> {
         Ok(key)
     }
 
+    /// An end of a range.
+    pub(super) fn bound(&mut self) -> Result<Bytes, Reply> {
+        let bound = self.bytes()?;
+        limits::check_bound(&bound)?;
+        Ok(bound)
+    }
+
     /// A value.
     pub(super) fn value(&mut self) -> Result<Bytes, Reply> {
         let value = self.bytes()?;

@@ -29,8 +29,16 @@ pub(super) fn check_command(argv: &[Bytes]) -> Result<(), Reply> {
     }
 }
 
-/// Refuses a key that is too long.
+/// Refuses a key that is empty (the store has no place for it) or too long.
 pub(super) fn check_key(key: &[u8]) -> Result<(), Reply> {
+    match key.is_empty() {
+        true => Err(Reply::err("a key has at least one byte")),
+        false => check_bound(key),
+    }
+}
+
+/// Refuses an end of a range that is too long to be a key. An empty one is no key, but a bound.
+pub(super) fn check_bound(key: &[u8]) -> Result<(), Reply> {
     match key.len() > KEY_BYTES_MAX {
         true => Err(too_large(format!(
             "key of {} bytes exceeds the limit of {KEY_BYTES_MAX} bytes",

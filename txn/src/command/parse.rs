@@ -419,7 +419,7 @@ pub(super) fn keys(args: &mut Args) -> Result<Command, Reply> {
 }
 
 pub(super) fn range(args: &mut Args) -> Result<Command, Reply> {
-    let (start, end) = (args.key()?, args.key()?);
+    let (start, end) = (args.bound()?, args.bound()?);
     let mut range = Range {
         start,
         end: (!end.is_empty()).then_some(end),
