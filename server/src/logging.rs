@@ -55,8 +55,16 @@ where
     ) -> fmt::Result {
         SystemTime.format_time(&mut writer)?;
         let metadata = event.metadata();
-        write!(writer, " {:>5} {} {}: ", metadata.level(), self.node, metadata.target())?;
-        context.field_format().format_fields(writer.by_ref(), event)?;
+        write!(
+            writer,
+            " {:>5} {} {}: ",
+            metadata.level(),
+            self.node,
+            metadata.target()
+        )?;
+        context
+            .field_format()
+            .format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
 }

@@ -18,7 +18,12 @@ pub struct Server {
     )]
     pub addr: Vec<Address>,
     /// The cluster's password
-    #[arg(long, value_name = "TEXT", env = "SYNOD_PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        env = "SYNOD_PASSWORD",
+        hide_env_values = true
+    )]
     pub password: Option<String>,
 }
 
@@ -35,5 +40,6 @@ impl Server {
 }
 
 fn parse_address(text: &str) -> Result<Address, String> {
-    text.parse().map_err(|fault: crate::config::Fault| fault.to_string())
+    text.parse()
+        .map_err(|fault: crate::config::Fault| fault.to_string())
 }

@@ -46,7 +46,9 @@ fn people(answer: &Value, indent: usize) -> String {
             let entries: Vec<(String, &Value)> = pairs
                 .iter()
                 .enumerate()
-                .map(|(index, (key, value))| (format!("{}# {} => ", index + 1, people(key, 0)), value))
+                .map(|(index, (key, value))| {
+                    (format!("{}# {} => ", index + 1, people(key, 0)), value)
+                })
                 .collect();
             lines("(empty map)", &entries, indent)
         }
@@ -60,7 +62,11 @@ fn lines(empty: &str, entries: &[(String, &Value)], indent: usize) -> String {
     let line = |(label, item): &(String, &Value)| {
         format!("{label}{}", people(item, indent + label.chars().count()))
     };
-    entries.iter().map(line).collect::<Vec<_>>().join(&format!("\n{}", " ".repeat(indent)))
+    entries
+        .iter()
+        .map(line)
+        .collect::<Vec<_>>()
+        .join(&format!("\n{}", " ".repeat(indent)))
 }
 
 fn plain(answer: &Value) -> String {

@@ -39,7 +39,11 @@ pub struct Repl {
     #[arg(long)]
     json: bool,
     /// A command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "WORD"
+    )]
     words: Vec<String>,
 }
 
@@ -50,8 +54,11 @@ impl Repl {
             (false, true) => Form::People,
             (false, false) => Form::Plain,
         };
-        let mut prompt =
-            Prompt { runtime: super::runtime()?, client: self.server.client(), form };
+        let mut prompt = Prompt {
+            runtime: super::runtime()?,
+            client: self.server.client(),
+            form,
+        };
         if !self.words.is_empty() {
             let words: Vec<Bytes> = self.words.into_iter().map(Bytes::from).collect();
             return match prompt.execute(&words)? {
@@ -81,22 +88,32 @@ enum Answered {
 impl Prompt {
     /// Sends one command and prints its answer. Only a failure to talk at all is an `Err`.
     fn execute(&mut self, words: &[Bytes]) -> Result<Answered, Failure> {
-        let Some(command) = Command::of_words(words) else { return Ok(Answered::Value) };
+        let Some(command) = Command::of_words(words) else {
+            return Ok(Answered::Value);
+        };
         let answer = match self.runtime.block_on(self.client.call_once(&command)) {
             Ok(value) => value,
             Err(Error::Server(error)) => Value::Error(error),
             Err(error) => {
-                return Err(Failure::Client { address: self.client.address().to_owned(), error });
+                return Err(Failure::Client {
+                    address: self.client.address().to_owned(),
+                    error,
+                });
             }
         };
         println!("{}", text(&answer, self.form));
-        Ok(if matches!(answer, Value::Error(_)) { Answered::Error } else { Answered::Value })
+        Ok(if matches!(answer, Value::Error(_)) {
+            Answered::Error
+        } else {
+            Answered::Value
+        })
     }
 
     fn read_lines(&mut self, input: impl BufRead) -> Result<ExitCode, Failure> {
         let mut code = ExitCode::SUCCESS;
         for line in input.split(b'\n') {
-            let line = line.map_err(|error| Failure::Failed(format!("cannot read stdin: {error}")))?;
+            let line =
+                line.map_err(|error| Failure::Failed(format!("cannot read stdin: {error}")))?;
             match inline::split(&Bytes::from(line)) {
                 None => {
                     eprintln!("synod: unbalanced quotes");
@@ -137,7 +154,10 @@ impl Prompt {
         if let Some(path) = &history
             && let Err(error) = editor.save_history(path)
         {
-            eprintln!("synod: cannot keep the history in {}: {error}", path.display());
+            eprintln!(
+                "synod: cannot keep the history in {}: {error}",
+                path.display()
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -190,9 +210,14 @@ impl Completer for Assistant {
                 true => spec.name.to_ascii_uppercase(),
                 false => spec.name.to_owned(),
             };
-            Pair { display: spec.name.to_owned(), replacement }
+            Pair {
+                display: spec.name.to_owned(),
+                replacement,
+            }
         };
-        let matching = table::all().iter().filter(|spec| spec.name.starts_with(&wanted));
+        let matching = table::all()
+            .iter()
+            .filter(|spec| spec.name.starts_with(&wanted));
         Ok((0, matching.map(candidate).collect()))
     }
 }

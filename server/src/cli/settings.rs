@@ -19,9 +19,13 @@ pub struct SettingFlags {
 impl SettingFlags {
     /// All settings: flags over the environment over the file over the defaults.
     pub fn settings(self) -> Result<Settings, ConfigError> {
-        let environment = Layer::from_environment(std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        }))?;
+        let environment =
+            Layer::from_environment(std::env::vars_os().filter_map(|(name, value)| {
+                Some((
+                    name.into_string().ok()?,
+                    value.to_string_lossy().into_owned(),
+                ))
+            }))?;
         let file = match &self.config {
             Some(path) => Layer::from_file(path)?,
             None => Layer::default(),
@@ -38,22 +42,25 @@ impl Args for SettingFlags {
             .env("SYNOD_CONFIG")
             .value_parser(clap::value_parser!(PathBuf))
             .help("A file with settings, under the names of the flags");
-        CATALOG.iter().fold(command.arg(config), |command, setting| {
-            let arg = Arg::new(setting.name)
-                .long(setting.flag())
-                .value_name(setting.value_name)
-                .action(match setting.arity {
-                    Arity::One => ArgAction::Set,
-                    Arity::List | Arity::Pairs => ArgAction::Append,
-                })
-                .help(match setting.default {
-                    Some(default) if !default.is_empty() => {
-                        format!("{} [default: {default}]", setting.help)
-                    }
-                    Some(_) | None => setting.help.to_owned(),
-                });
-            command.arg(arg)
-        })
+        CATALOG
+            .iter()
+            .fold(command.arg(config), |command, setting| {
+                // The parser of the command line lives as long as the process: so may its names.
+                let arg = Arg::new(setting.name)
+                    .long(&*setting.flag().leak())
+                    .value_name(setting.value_name)
+                    .action(match setting.arity {
+                        Arity::One => ArgAction::Set,
+                        Arity::List | Arity::Pairs => ArgAction::Append,
+                    })
+                    .help(match setting.default {
+                        Some(default) if !default.is_empty() => {
+                            format!("{} [default: {default}]", setting.help)
+                        }
+                        Some(_) | None => setting.help.to_owned(),
+                    });
+                command.arg(arg)
+            })
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

@@ -24,8 +24,11 @@ impl Start {
             die_with_parent()?;
         }
         let settings = self.settings.settings()?;
-        logging::start(&settings.process.log, settings.process.peer_advertise.to_string())
-            .map_err(|error| Failure::Usage(format!("log: {error}")))?;
+        logging::start(
+            &settings.process.log,
+            settings.process.peer_advertise.to_string(),
+        )
+        .map_err(|error| Failure::Usage(format!("log: {error}")))?;
         super::runtime()?.block_on(async {
             let shutdown = Shutdown::default();
             let signals = Signals::listen()?;

@@ -22,8 +22,13 @@ impl Status {
         let mut client = self.server.client();
         let command = Command::read("SYNOD").arg("STATUS");
         let answer = super::runtime()?.block_on(client.call_once(&command));
-        let failed = |error| Failure::Client { address: client.address().to_owned(), error };
-        let json = answer.and_then(synod_client::Value::into_bytes).map_err(failed)?;
+        let failed = |error| Failure::Client {
+            address: client.address().to_owned(),
+            error,
+        };
+        let json = answer
+            .and_then(synod_client::Value::into_bytes)
+            .map_err(failed)?;
         let json = json.unwrap_or_default();
         if self.json {
             println!("{}", String::from_utf8_lossy(&json));
@@ -33,6 +38,10 @@ impl Status {
             .map_err(|error| Failure::Failed(format!("the node's report is no JSON: {error}")))?;
         print!("{}", render(&report));
         // For scripts: all is well, or not.
-        Ok(if report.all_problems().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.all_problems().is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }

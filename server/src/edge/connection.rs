@@ -111,7 +111,7 @@ where
             let grace_ms = edge.clients.shutdown_grace_ms.into();
             grace = Some(Box::pin(sleep(Duration::from_millis(grace_ms))));
         }
-        match write(stream, &mut conversation.output, &mut stall, cx) {
+        match write(stream, &mut conversation, &mut stall, cx) {
             Ok(()) => {}
             Err(closed) => return Poll::Ready(closed),
         }
@@ -184,25 +184,30 @@ pub(super) async fn linger<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) {
     let _ = timeout(LINGER, drain).await;
 }
 
-/// Writes as much of `output` as the socket takes.
+/// Writes as much of the answers as the socket takes.
 fn write<T: AsyncWrite + Unpin>(
     stream: &mut T,
-    output: &mut BytesMut,
+    conversation: &mut Conversation,
     stall: &mut Stall,
     cx: &mut Context<'_>,
 ) -> Result<(), Closed> {
     let mut wrote = false;
-    while !output.is_empty() {
-        match Pin::new(&mut *stream).poll_write(cx, output) {
+    loop {
+        conversation.fill_output();
+        if conversation.output.is_empty() {
+            break;
+        }
+        match Pin::new(&mut *stream).poll_write(cx, &conversation.output) {
             Poll::Ready(Ok(0)) => return Err(Closed::Lost(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(written)) => {
-                output.advance(written);
+                conversation.output.advance(written);
                 wrote = true;
             }
             Poll::Ready(Err(error)) => return Err(Closed::Lost(error)),
             Poll::Pending => break,
         }
     }
+    let output = &mut conversation.output;
     if wrote {
         // TCP sockets have nothing to flush; the simulator's send on flush, and always at once.
         match Pin::new(stream).poll_flush(cx) {

@@ -23,10 +23,14 @@ use super::{
 };
 use crate::resp::{self, Limits, Parser, Protocol, Request};
 
+/// Output is collected up to this before it is written.
+const OUTPUT_BYTES_GOAL: usize = 256 << 10;
+
 /// The state of a connection between two events.
 ///
-/// Invariants: `slots` holds one entry for each submission that is not answered, in order, and
-/// `in_flight_bytes` is their sum; once `ending` is set, no further command is read.
+/// Invariants: `slots` holds one entry for each submission whose answer is not in `output`, in order,
+/// and `in_flight_bytes` is their sum; `answers` belong to the first of them; once `ending` is set,
+/// no further command is read.
 #[derive(Debug)]
 pub struct Conversation {
     /// Bytes that were received and not parsed yet. The connection appends to it.
@@ -36,6 +40,9 @@ pub struct Conversation {
     parser: Parser,
     slots: VecDeque<Slot>,
     in_flight_bytes: u64,
+    /// Answers to the first slots that did not fit into `output` yet, and their bytes.
+    answers: VecDeque<Reply>,
+    answers_bytes: u64,
     /// What one answer takes, by the latest ones: a decaying maximum.
     answer_bytes: u64,
     /// The state that commands change as they are read.
@@ -105,6 +112,8 @@ impl Conversation {
             parser: Parser::new(Limits::default()),
             slots: VecDeque::new(),
             in_flight_bytes: 0,
+            answers: VecDeque::new(),
+            answers_bytes: 0,
             answer_bytes: 0,
             talk: Talk {
                 registration,
@@ -181,31 +190,46 @@ impl Conversation {
         batch
     }
 
-    /// Writes answers, in the order of the commands.
+    /// Takes answers, in the order of the commands.
     ///
     /// # Panics
     ///
     /// When there are more answers than commands: the session has lost count, and from then on
     /// every client would be given someone else's answer.
     pub fn answer(&mut self, replies: Vec<Reply>) {
+        let answered = self.answers.len() + replies.len();
+        assert!(answered <= self.slots.len(), "an answer without a command");
         for reply in replies {
-            let slot = self.slots.pop_front().expect("an answer without a command");
+            let bytes = reply.size_bytes() as u64;
+            self.answer_bytes = bytes.max(self.answer_bytes - self.answer_bytes / 64);
+            self.answers_bytes += bytes;
+            self.answers.push_back(reply);
+        }
+    }
+
+    /// Moves answers into `output`, as many as one write is worth. An answer that waits for a slow
+    /// client stays what it is, mostly a reference to the stored value, and is not copied yet.
+    pub fn fill_output(&mut self) {
+        while self.output.len() < OUTPUT_BYTES_GOAL
+            && let Some(reply) = self.answers.pop_front()
+        {
+            let slot = self.slots.pop_front().expect("`answer` counts them");
             self.in_flight_bytes -= u64::from(slot.command_bytes);
+            self.answers_bytes -= reply.size_bytes() as u64;
             if slot.told == Told::Answer {
-                let before = self.output.len();
                 resp::encode::encode(&reply, slot.protocol, &mut self.output);
-                let written = (self.output.len() - before) as u64;
-                self.answer_bytes = written.max(self.answer_bytes - self.answer_bytes / 64);
             }
         }
     }
 
     fn has_room(&self, edge: &Edge) -> bool {
         let limits = &edge.clients;
-        let expected = self.output.len() as u64 + self.slots.len() as u64 * self.answer_bytes;
+        let unanswered = (self.slots.len() - self.answers.len()) as u64;
+        let answers_bytes =
+            self.output.len() as u64 + self.answers_bytes + unanswered * self.answer_bytes;
         self.slots.len() < limits.in_flight_commands_max as usize
             && self.in_flight_bytes < u64::from(limits.in_flight_bytes_max)
-            && expected <= u64::from(limits.output_bytes_max)
+            && answers_bytes <= u64::from(limits.output_bytes_max)
     }
 
     fn read(&mut self, words: Vec<Bytes>, command_bytes: u32, edge: &Edge) -> Submission {
@@ -283,6 +307,6 @@ fn too_large(command_bytes: u64) -> Reply {
     let limit_bytes = Limits::default().command_bytes_max;
     Reply::error(
         ErrorCode::TooLarge,
-        format!("the command has {command_bytes} bytes; the limit is {limit_bytes}"),
+        format!("command of {command_bytes} bytes exceeds the limit of {limit_bytes} bytes"),
     )
 }

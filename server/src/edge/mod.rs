@@ -56,6 +56,3 @@ impl fmt::Debug for Edge {
             .finish()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,7 +38,11 @@ impl Child {
             .arg(&node.data)
             .args(["--client", &node.client.to_string()])
             .args(["--peer", &node.peer.to_string()])
-            .args(node.join.iter().flat_map(|peer| ["--join".to_owned(), peer.to_string()]))
+            .args(
+                node.join
+                    .iter()
+                    .flat_map(|peer| ["--join".to_owned(), peer.to_string()]),
+            )
             .args(start_flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -46,8 +50,12 @@ impl Child {
             // Ctrl-C is for the supervisor, which stops the nodes in order.
             .process_group(0)
             .kill_on_drop(true);
-        let process = command.spawn().map_err(|error| failed("its process", error))?;
-        let pid = process.id().ok_or_else(|| failed("its process", io::ErrorKind::NotFound.into()))?;
+        let process = command
+            .spawn()
+            .map_err(|error| failed("its process", error))?;
+        let pid = process
+            .id()
+            .ok_or_else(|| failed("its process", io::ErrorKind::NotFound.into()))?;
         Ok(Child { process, pid })
     }
 
@@ -123,12 +131,19 @@ pub fn last_log_lines(path: &Path) -> String {
         Err(error) => return format!("; its log {} cannot be read: {error}", path.display()),
     };
     let of_this_start = tail.rsplit(DIVIDER).next().unwrap_or_default();
-    let lines: Vec<&str> = of_this_start.lines().filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = of_this_start
+        .lines()
+        .filter(|line| !line.is_empty())
+        .collect();
     if lines.is_empty() {
         return format!("; its log {} says nothing", path.display());
     }
     let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
-    format!("; the end of {}:\n    {}", path.display(), last.join("\n    "))
+    format!(
+        "; the end of {}:\n    {}",
+        path.display(),
+        last.join("\n    ")
+    )
 }
 
 #[cfg(test)]
@@ -142,7 +157,10 @@ mod tests {
         std::fs::write(&path, text).expect("the temporary directory is writable");
         let shown = last_log_lines(&path);
         std::fs::remove_file(&path).expect("removes");
-        assert_eq!(shown, format!("; the end of {}:\n    new 1\n    new 2", path.display()));
+        assert_eq!(
+            shown,
+            format!("; the end of {}:\n    new 1\n    new 2", path.display())
+        );
         assert!(last_log_lines(&path).contains("cannot be read"));
     }
 }

@@ -62,10 +62,17 @@ impl Layout {
             node.join = match (is_fresh, node.number) {
                 (true, 1) => Vec::new(),
                 (true, _) => vec![peers[0]],
-                (false, _) => peers.iter().copied().filter(|peer| *peer != node.peer).collect(),
+                (false, _) => peers
+                    .iter()
+                    .copied()
+                    .filter(|peer| *peer != node.peer)
+                    .collect(),
             };
         }
-        Ok(Layout { dir: options.dir.clone(), nodes })
+        Ok(Layout {
+            dir: options.dir.clone(),
+            nodes,
+        })
     }
 
     /// Makes the directory and checks the ports, so that what is wrong is said once and early.
@@ -73,9 +80,10 @@ impl Layout {
         check_writable(&self.dir)
             .map_err(|error| format!("cannot write in {}: {error}", self.dir.display()))?;
         for node in &self.nodes {
-            for (address, use_, flag) in
-                [(node.client, "client", "--client-port"), (node.peer, "peer", "--peer-port")]
-            {
+            for (address, use_, flag) in [
+                (node.client, "client", "--client-port"),
+                (node.peer, "peer", "--peer-port"),
+            ] {
                 TcpListener::bind(address).map_err(|error| match error.kind() {
                     io::ErrorKind::AddrInUse => format!(
                         "port {} ({use_} port of node {}) is in use: is another cluster running? \
@@ -108,7 +116,13 @@ mod tests {
     use super::*;
 
     fn options(dir: PathBuf) -> Local {
-        Local { nodes: 3, dir, client_port: 7601, peer_port: 7701, start_flags: Vec::new() }
+        Local {
+            nodes: 3,
+            dir,
+            client_port: 7601,
+            peer_port: 7701,
+            start_flags: Vec::new(),
+        }
     }
 
     #[test]
@@ -132,7 +146,10 @@ mod tests {
 
     #[test]
     fn ports_that_do_not_exist_are_refused() {
-        let options = Local { client_port: 65_534, ..options("/nonexistent".into()) };
+        let options = Local {
+            client_port: 65_534,
+            ..options("/nonexistent".into())
+        };
         let refused = Layout::plan(&options).expect_err("there is no port 65536");
         assert_eq!(refused, "--client-port 65534: no ports for that many nodes");
     }
@@ -142,11 +159,20 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
         let client_port = taken.local_addr().expect("bound").port();
         let dir = std::env::temp_dir().join(format!("synod-ports-{}", std::process::id()));
-        let options = Local { nodes: 1, client_port, ..options(dir.clone()) };
-        let refused = Layout::plan(&options).expect("valid").prepare().expect_err("in use");
+        let options = Local {
+            nodes: 1,
+            client_port,
+            ..options(dir.clone())
+        };
+        let refused = Layout::plan(&options)
+            .expect("valid")
+            .prepare()
+            .expect_err("in use");
         fs::remove_dir_all(&dir).expect("removes");
         assert!(
-            refused.starts_with(&format!("port {client_port} (client port of node 1) is in use")),
+            refused.starts_with(&format!(
+                "port {client_port} (client port of node 1) is in use"
+            )),
             "{refused}"
         );
     }

@@ -32,7 +32,12 @@ pub struct Local {
           value_parser = clap::value_parser!(u16).range(1..=100))]
     pub nodes: u16,
     /// Where the nodes keep their data and logs
-    #[arg(long, value_name = "DIR", env = "SYNOD_DIR", default_value = "synod-local")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "SYNOD_DIR",
+        default_value = "synod-local"
+    )]
     pub dir: PathBuf,
     /// The first node's client port; the others follow
     #[arg(long, value_name = "PORT", default_value_t = 7601,
@@ -89,8 +94,10 @@ async fn supervise(layout: &Layout, start_flags: &[String]) -> Result<ExitCode, 
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::Failed(format!("cannot listen to signals: {error}")))
     };
-    let (mut interrupt, mut terminate) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::terminate())?,
+    );
     let mut nodes = start_all(layout, start_flags)?;
     let mut screen = Screen::new(layout);
     screen.banner();
@@ -139,7 +146,11 @@ async fn supervise(layout: &Layout, start_flags: &[String]) -> Result<ExitCode, 
 fn start_all(layout: &Layout, start_flags: &[String]) -> Result<Vec<Supervised>, Failure> {
     let start = |node: &NodeLayout| {
         let child = Child::start(node, start_flags).map_err(Failure::Failed)?;
-        Ok(Supervised { layout: node.clone(), child: Some(child), state: State::Starting })
+        Ok(Supervised {
+            layout: node.clone(),
+            child: Some(child),
+            state: State::Starting,
+        })
     };
     // Children that are started already end with the error: they are killed when dropped.
     layout.nodes.iter().map(start).collect()

@@ -22,7 +22,11 @@ impl Screen {
         Screen {
             is_terminal: io::stdout().is_terminal(),
             dir: layout.dir.display().to_string(),
-            addresses: layout.nodes.iter().map(|node| node.client.to_string()).collect(),
+            addresses: layout
+                .nodes
+                .iter()
+                .map(|node| node.client.to_string())
+                .collect(),
             lines_shown: 0,
             last: vec![String::new(); layout.nodes.len()],
         }
@@ -32,8 +36,14 @@ impl Screen {
     pub fn banner(&mut self) {
         let nodes = self.addresses.len();
         self.say(&format!("{nodes} nodes, data and logs in {}", self.dir));
-        let port = self.addresses[0].rsplit(':').next().unwrap_or_default().to_owned();
-        self.say(&format!("try: redis-cli -p {port} set k v    Ctrl-C stops the cluster"));
+        let port = self.addresses[0]
+            .rsplit(':')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        self.say(&format!(
+            "try: redis-cli -p {port} set k v    Ctrl-C stops the cluster"
+        ));
     }
 
     /// A line that stays.
@@ -90,7 +100,10 @@ enum Detail {
 }
 
 fn line(node: &Supervised, detail: Detail) -> String {
-    let pid = node.child.as_ref().map_or_else(|| "-".to_owned(), |child| child.pid.to_string());
+    let pid = node
+        .child
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |child| child.pid.to_string());
     let state = match (&node.state, detail) {
         (State::Starting, _) => "starting".to_owned(),
         (State::Stopped, _) => "stopped".to_owned(),
@@ -98,14 +111,28 @@ fn line(node: &Supervised, detail: Detail) -> String {
         (State::Serving(summary), detail) => serving(summary, detail),
     };
     let number = node.layout.number;
-    format!("node {number:<2} {:<21} pid {pid:<7} {state}", node.layout.client.to_string())
+    format!(
+        "node {number:<2} {:<21} pid {pid:<7} {state}",
+        node.layout.client.to_string()
+    )
 }
 
 fn serving(summary: &Summary, detail: Detail) -> String {
-    let Summary { members, view_seq, leads, shards, clients, commands_per_s, problem } = summary;
-    let mut text = format!("serving  view {view_seq} of {members}  leads {leads} of {shards} shards");
+    let Summary {
+        members,
+        view_seq,
+        leads,
+        shards,
+        clients,
+        commands_per_s,
+        problem,
+    } = summary;
+    let mut text =
+        format!("serving  view {view_seq} of {members}  leads {leads} of {shards} shards");
     if let Detail::Figures = detail {
-        text.push_str(&format!("  {clients} clients  {commands_per_s:.0} commands/s"));
+        text.push_str(&format!(
+            "  {clients} clients  {commands_per_s:.0} commands/s"
+        ));
     }
     match problem {
         None => {}
@@ -136,7 +163,11 @@ mod tests {
             start_flags: Vec::new(),
         };
         let layout = Layout::plan(&options).expect("valid").nodes.remove(0);
-        Supervised { layout, child: None, state }
+        Supervised {
+            layout,
+            child: None,
+            state,
+        }
     }
 
     #[test]
@@ -153,7 +184,10 @@ mod tests {
         let cases = [
             (State::Starting, "starting"),
             (State::Stopped, "stopped"),
-            (State::Died("was killed (signal 9)".into()), "DIED: was killed (signal 9)"),
+            (
+                State::Died("was killed (signal 9)".into()),
+                "DIED: was killed (signal 9)",
+            ),
             (
                 State::Serving(summary),
                 "serving  view 4 of 3  leads 2 of 8 shards  5 clients  1234 commands/s  \
@@ -162,7 +196,10 @@ mod tests {
         ];
         for (state, expected) in cases {
             let text = line(&node(state), Detail::Figures);
-            assert_eq!(text, format!("node 1  127.0.0.1:7601        pid -       {expected}"));
+            assert_eq!(
+                text,
+                format!("node 1  127.0.0.1:7601        pid -       {expected}")
+            );
         }
     }
 }

@@ -38,7 +38,10 @@ pub async fn ask(client: &SocketAddr) -> Option<Summary> {
         ..Options::default()
     };
     let mut client = Client::new([client.to_string()], options);
-    let answer = client.call_once(&Command::read("SYNOD").arg("STATUS")).await.ok()?;
+    let answer = client
+        .call_once(&Command::read("SYNOD").arg("STATUS"))
+        .await
+        .ok()?;
     let report: Report = serde_json::from_slice(&answer.into_bytes().ok()??).ok()?;
     Some(summarize(&report))
 }
@@ -49,10 +52,16 @@ fn summarize(report: &Report) -> Summary {
     Summary {
         members: report.view.members.len(),
         view_seq: report.view.seq,
-        leads: report.shards.iter().filter(|shard| shard.leader.as_ref() == leader).count(),
+        leads: report
+            .shards
+            .iter()
+            .filter(|shard| shard.leader.as_ref() == leader)
+            .count(),
         shards: report.shards.len(),
         clients: report.traffic.clients.saturating_sub(1),
         commands_per_s: report.traffic.commands_per_s,
-        problem: problems.first().map(|first| (first.clone(), problems.len())),
+        problem: problems
+            .first()
+            .map(|first| (first.clone(), problems.len())),
     }
 }

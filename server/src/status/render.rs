@@ -34,7 +34,11 @@ fn write_report(report: &Report, out: &mut String) -> fmt::Result {
         duration(node.uptime_s)
     )?;
     let traffic = &report.traffic;
-    writeln!(out, "  clients {}, {:.0} commands/s", traffic.clients, traffic.commands_per_s)?;
+    writeln!(
+        out,
+        "  clients {}, {:.0} commands/s",
+        traffic.clients, traffic.commands_per_s
+    )?;
     let storage = &report.storage;
     writeln!(
         out,
@@ -47,9 +51,15 @@ fn write_report(report: &Report, out: &mut String) -> fmt::Result {
     write_members(report, out)?;
     write_shards(report, out)?;
     for running in &report.moves {
-        let left = running.left_s.map(|left_s| format!(", {} left", duration(left_s)));
+        let left = running
+            .left_s
+            .map(|left_s| format!(", {} left", duration(left_s)));
         let left = left.unwrap_or_default();
-        writeln!(out, "moving shard {}: {}, {}%{left}", running.shard, running.what, running.percent)?;
+        writeln!(
+            out,
+            "moving shard {}: {}, {}%{left}",
+            running.shard, running.what, running.percent
+        )?;
     }
     for policy in &report.policies_violated {
         writeln!(out, "soft policy not satisfied: {policy}")?;
@@ -59,11 +69,23 @@ fn write_report(report: &Report, out: &mut String) -> fmt::Result {
 
 fn write_members(report: &Report, out: &mut String) -> fmt::Result {
     let view = &report.view;
-    writeln!(out, "\nview {} ({}), {} members", view.seq, short(&view.hash), view.members.len())?;
+    writeln!(
+        out,
+        "\nview {} ({}), {} members",
+        view.seq,
+        short(&view.hash),
+        view.members.len()
+    )?;
     for member in &view.members {
-        let leads = report.shards.iter().filter(|shard| shard.leader.as_ref() == Some(&member.id));
+        let leads = report
+            .shards
+            .iter()
+            .filter(|shard| shard.leader.as_ref() == Some(&member.id));
         let holds = |shard: &&ShardReport| {
-            shard.replicas.iter().any(|replica| replica.node == member.id)
+            shard
+                .replicas
+                .iter()
+                .any(|replica| replica.node == member.id)
         };
         let replicas = report.shards.iter().filter(holds).count();
         let reached = match (member.id == report.node.id, member.reachable) {
@@ -71,8 +93,11 @@ fn write_members(report: &Report, out: &mut String) -> fmt::Result {
             (false, true) => "reachable",
             (false, false) => "UNREACHABLE",
         };
-        let labels: Vec<String> =
-            member.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels: Vec<String> = member
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         let controls = match report.controller.as_ref() == Some(&member.id) {
             true => "controller ",
             false => "",
@@ -92,13 +117,21 @@ fn write_members(report: &Report, out: &mut String) -> fmt::Result {
 fn write_shards(report: &Report, out: &mut String) -> fmt::Result {
     writeln!(out, "\n{} shards", report.shards.len())?;
     for shard in report.shards.iter().take(SHARDS_SHOWN_MAX) {
-        let nodes: Vec<&str> = shard.replicas.iter().map(|replica| short(&replica.node)).collect();
+        let nodes: Vec<&str> = shard
+            .replicas
+            .iter()
+            .map(|replica| short(&replica.node))
+            .collect();
         writeln!(
             out,
             "  {:>4}  [{}, {})  epoch {}, {}  leader {}  on {}",
             shard.id,
             key(&shard.start),
-            if shard.end.is_empty() { "end".to_owned() } else { key(&shard.end) },
+            if shard.end.is_empty() {
+                "end".to_owned()
+            } else {
+                key(&shard.end)
+            },
             shard.epoch,
             bytes(shard.bytes),
             shard.leader.as_deref().map_or("NONE", short),
@@ -162,8 +195,11 @@ mod tests {
             reachable: true,
             ..Member::default()
         };
-        let replica =
-            |id: &str| Replica { node: id.repeat(4), role: "voter".into(), lag_entries: None };
+        let replica = |id: &str| Replica {
+            node: id.repeat(4),
+            role: "voter".into(),
+            lag_entries: None,
+        };
         let shard = |id: u64, start: &str, end: &str| ShardReport {
             id,
             start: start.into(),
@@ -188,7 +224,11 @@ mod tests {
                 members: vec![member("aaaaaaaa", 7601), member("bbbbbbbb", 7602)],
             },
             shards: vec![shard(1, "", "m"), shard(2, "m", "")],
-            traffic: TrafficReport { clients: 3, commands: 9, commands_per_s: 1234.5 },
+            traffic: TrafficReport {
+                clients: 3,
+                commands: 9,
+                commands_per_s: 1234.5,
+            },
             ..Report::default()
         }
     }

@@ -176,7 +176,10 @@ impl Report {
         }
         for member in &self.view.members {
             if member.view_seq == Some(self.view.seq)
-                && member.view_hash.as_ref().is_some_and(|hash| *hash != self.view.hash)
+                && member
+                    .view_hash
+                    .as_ref()
+                    .is_some_and(|hash| *hash != self.view.hash)
             {
                 problems.push(format!(
                     "node {} has another view {}: the nodes' histories have parted",
@@ -185,15 +188,23 @@ impl Report {
                 ));
             }
         }
-        count_shards(&mut problems, "without a leader: unavailable", &self.shards, |shard| {
-            shard.leader.is_none()
-        });
-        count_shards(&mut problems, "with fewer replicas than wanted", &self.shards, |shard| {
-            (shard.voters() as u32) < shard.replicas_wanted
-        });
+        count_shards(
+            &mut problems,
+            "without a leader: unavailable",
+            &self.shards,
+            |shard| shard.leader.is_none(),
+        );
+        count_shards(
+            &mut problems,
+            "with fewer replicas than wanted",
+            &self.shards,
+            |shard| (shard.voters() as u32) < shard.replicas_wanted,
+        );
         let damaged = self.storage.damaged_replicas;
         if damaged > 0 {
-            problems.push(format!("{damaged} replicas on this node are damaged and wait for repair"));
+            problems.push(format!(
+                "{damaged} replicas on this node are damaged and wait for repair"
+            ));
         }
         problems
     }
@@ -202,7 +213,10 @@ impl Report {
 impl ShardReport {
     /// Replicas that vote.
     pub fn voters(&self) -> usize {
-        self.replicas.iter().filter(|replica| replica.role == "voter").count()
+        self.replicas
+            .iter()
+            .filter(|replica| replica.role == "voter")
+            .count()
     }
 }
 
@@ -214,8 +228,11 @@ fn count_shards(
     has_problem: impl Fn(&ShardReport) -> bool,
 ) {
     const SHOWN_MAX: usize = 5;
-    let ids: Vec<String> =
-        shards.iter().filter(|shard| has_problem(shard)).map(|shard| shard.id.to_string()).collect();
+    let ids: Vec<String> = shards
+        .iter()
+        .filter(|shard| has_problem(shard))
+        .map(|shard| shard.id.to_string())
+        .collect();
     match ids.as_slice() {
         [] => {}
         [id] => problems.push(format!("1 shard {what}: {id}")),
