@@ -1,17 +1,26 @@
 //! One node's durable state: log, memtable, value files, index, manifest.
 
+mod background;
+mod cache;
+mod codec;
 pub mod disk;
 mod error;
 mod event;
 mod ids;
 pub mod index;
 mod job;
+mod live;
 mod log;
+mod manifest;
 mod memtable;
 mod options;
 mod raft_state;
 mod read;
+mod reader;
+mod status;
 mod store;
+mod threshold;
+mod value;
 mod write;
 
 pub use error::{Fatal, OpenError};
@@ -28,7 +37,8 @@ pub use read::{
     DamagedRow, Direction, Lookup, NewestVersion, ReadResult, Scan, ScanPage, ScanRequest, ScanRow,
     ScanWhat,
 };
-pub use store::{
-    Damage, OpenConfig, OpenProgress, OpenReport, Opened, Pressure, RecoveredReplica, Stats, Store,
+pub use status::{
+    Damage, OpenConfig, OpenProgress, OpenReport, Opened, Pressure, RecoveredReplica, Stats,
 };
+pub use store::Store;
 pub use write::{KEY_BYTES_MAX, KeyRange, Space, Write, WriteOp};

@@ -22,7 +22,7 @@ pub(crate) enum Chain {
 }
 
 impl Chain {
-    pub fn as_slice(&self) -> ChainIter<'_> {
+    pub fn iter(&self) -> ChainIter<'_> {
         match self {
             Self::One(version, op) => ChainIter::One(Some((*version, op))),
             Self::Many(versions) => ChainIter::Many(versions.iter()),
@@ -157,7 +157,7 @@ impl Memtable {
             self.user.append(&mut rest);
         }
         for (key, chain) in &middle {
-            for (_, op) in chain.as_slice() {
+            for (_, op) in chain.iter() {
                 self.bytes -= row_bytes(key, op);
             }
         }

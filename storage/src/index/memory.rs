@@ -110,6 +110,11 @@ impl IndexFactory for MemoryIndexFactory {
     }
 }
 
+/// An index of its own that nobody opens again.
+pub(super) fn empty() -> Arc<dyn Index> {
+    Arc::new(MemoryIndex { state: Arc::default() })
+}
+
 #[derive(Debug)]
 struct MemoryIndex {
     state: Arc<Mutex<State>>,

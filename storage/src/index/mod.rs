@@ -9,13 +9,14 @@
 //! run under the simulated disk.
 
 mod memory;
-mod pointer;
+pub(crate) mod pointer;
 mod sled;
 
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
 pub use memory::{MemoryIndexFactory, Rot};
+pub(crate) use pointer::{IndexKey, Pointer};
 pub use sled::SledIndexFactory;
 
 /// The trees of an index.
@@ -73,6 +74,11 @@ pub trait Index: Debug + Send + Sync {
     /// # Errors
     /// The index is broken.
     fn sync(&self) -> Result<(), IndexError>;
+}
+
+/// An index with nothing in it, until the real one is open.
+pub(crate) fn no_index() -> std::sync::Arc<dyn Index> {
+    memory::empty()
 }
 
 /// Opens a node's index, and throws it away.

@@ -1,1 +1,371 @@
-//! What the index says of a key.
+//! What the index says of a key, and how new pointers are merged in.
+//!
+//! Merging is idempotent and does not depend on order: of two records of the same version the one in
+//! the later file counts (a rewritten copy), and versions that nobody can ask for are let go. So
+//! pointers can be replayed twice after a crash.
+
+use std::ops::ControlFlow;
+
+use super::{Index, IndexError, Tree};
+use crate::{Direction, FileNumber, ReplicaId, ShardId, Version};
+
+/// The form of a row's key in index and value files: local rows first, by replica; then user rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IndexKey<'a> {
+    Local { shard: ShardId, replica: ReplicaId, key: &'a [u8] },
+    User { key: &'a [u8] },
+}
+
+const LOCAL: u8 = 0;
+const USER: u8 = 1;
+
+impl<'a> IndexKey<'a> {
+    pub fn encode_into(self, out: &mut Vec<u8>) {
+        out.clear();
+        match self {
+            Self::Local { shard, replica, key } => {
+                out.push(LOCAL);
+                out.extend(shard.0.to_be_bytes());
+                out.extend(replica.0.to_be_bytes());
+                out.extend_from_slice(key);
+            }
+            Self::User { key } => {
+                out.push(USER);
+                out.extend_from_slice(key);
+            }
+        }
+    }
+
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (&USER, key) => Some(Self::User { key }),
+            (&LOCAL, rest) => {
+                let (shard, rest) = rest.split_first_chunk::<8>()?;
+                let (replica, key) = rest.split_first_chunk::<8>()?;
+                Some(Self::Local {
+                    shard: ShardId(u64::from_be_bytes(*shard)),
+                    replica: ReplicaId(u64::from_be_bytes(*replica)),
+                    key,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The index keys of all rows of one replica's own.
+    pub fn local_range(shard: ShardId, replica: ReplicaId) -> crate::KeyRange {
+        let start = Self::Local { shard, replica, key: &[] }.encode();
+        let end = match replica.0.checked_add(1) {
+            Some(next) => Self::Local { shard, replica: ReplicaId(next), key: &[] }.encode(),
+            None => vec![USER],
+        };
+        crate::KeyRange::new(start, end)
+    }
+
+    /// The index keys of a range of user keys.
+    pub fn user_range(range: &crate::KeyRange) -> crate::KeyRange {
+        let start = IndexKey::User { key: &range.start }.encode();
+        let end = match &range.end {
+            Some(end) => IndexKey::User { key: end }.encode(),
+            None => vec![USER + 1],
+        };
+        crate::KeyRange::new(start, end)
+    }
+}
+
+/// Where a record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pointer {
+    pub version: Version,
+    pub file: FileNumber,
+    /// Which record of the file.
+    pub ordinal: u32,
+    pub offset: u32,
+    /// Bytes of the whole record.
+    pub bytes: u32,
+    pub is_delete: bool,
+}
+
+const POINTER_BYTES: usize = 29;
+/// Pointers in a key's own entry; older ones go to the history tree.
+const INLINE_MAX: usize = 4;
+
+/// The entry of a key, newest version first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pointers {
+    pub list: Vec<Pointer>,
+    /// Whether the history tree has older ones.
+    pub has_history: bool,
+}
+
+impl Pointer {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend(self.version.0.to_le_bytes());
+        out.extend(self.file.0.to_le_bytes());
+        out.extend(self.ordinal.to_le_bytes());
+        out.extend(self.offset.to_le_bytes());
+        out.extend(self.bytes.to_le_bytes());
+        out.push(u8::from(self.is_delete));
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first_chunk::<8>()?;
+        let (file, rest) = rest.split_first_chunk::<8>()?;
+        let (ordinal, rest) = rest.split_first_chunk::<4>()?;
+        let (offset, rest) = rest.split_first_chunk::<4>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        Some(Self {
+            version: Version(u64::from_le_bytes(*version)),
+            file: FileNumber(u64::from_le_bytes(*file)),
+            ordinal: u32::from_le_bytes(*ordinal),
+            offset: u32::from_le_bytes(*offset),
+            bytes: u32::from_le_bytes(*length),
+            is_delete: *rest.first()? != 0,
+        })
+    }
+}
+
+fn broken(what: &str) -> IndexError {
+    IndexError(format!("{what} is not in the form that was written"))
+}
+
+/// Versions sort from new to old behind their key.
+fn history_key(key: &[u8], version: Version) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 8);
+    out.extend_from_slice(key);
+    out.extend((!version.0).to_be_bytes());
+    out
+}
+
+impl Pointers {
+    pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
+        let (flags, rest) = bytes.split_first().ok_or_else(|| broken("an empty entry"))?;
+        if rest.len() % POINTER_BYTES != 0 {
+            return Err(broken("an entry"));
+        }
+        let list: Option<Vec<Pointer>> =
+            rest.chunks_exact(POINTER_BYTES).map(Pointer::decode).collect();
+        Ok(Self { list: list.ok_or_else(|| broken("a pointer"))?, has_history: *flags != 0 })
+    }
+
+    /// The newest version at or below `at`, of those in the entry itself.
+    pub fn at(&self, at: Version) -> Option<&Pointer> {
+        self.list.iter().find(|pointer| pointer.version <= at)
+    }
+}
+
+/// The entry of a key.
+pub(crate) fn get(index: &dyn Index, key: &[u8]) -> Result<Option<Pointers>, IndexError> {
+    index.get(Tree::Newest, key)?.as_deref().map(Pointers::decode).transpose()
+}
+
+/// The pointer to the newest version at or below `at`.
+pub(crate) fn lookup(
+    index: &dyn Index,
+    key: &[u8],
+    at: Version,
+) -> Result<Option<Pointer>, IndexError> {
+    let Some(pointers) = get(index, key)? else { return Ok(None) };
+    lookup_in(index, key, &pointers, at)
+}
+
+/// As [`lookup`], with the entry at hand.
+pub(crate) fn lookup_in(
+    index: &dyn Index,
+    key: &[u8],
+    pointers: &Pointers,
+    at: Version,
+) -> Result<Option<Pointer>, IndexError> {
+    if let Some(pointer) = pointers.at(at) {
+        return Ok(Some(*pointer));
+    }
+    if !pointers.has_history {
+        return Ok(None);
+    }
+    Ok(history(index, key, at, 1)?.first().copied())
+}
+
+/// Up to `limit` older versions of a key at or below `at`, newest first.
+fn history(
+    index: &dyn Index,
+    key: &[u8],
+    at: Version,
+    limit: usize,
+) -> Result<Vec<Pointer>, IndexError> {
+    let mut found = Vec::new();
+    let mut bad = false;
+    let start = history_key(key, at);
+    let mut end = history_key(key, Version::ZERO);
+    end.push(0);
+    index.range(Tree::History, &start, Some(&end), Direction::Forward, &mut |at_key, value| {
+        // A longer key with this one as its beginning lies in between.
+        if at_key.len() == key.len() + 8 {
+            match Pointer::decode(value) {
+                Some(pointer) => found.push(pointer),
+                None => bad = true,
+            }
+        }
+        if found.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if bad { Err(broken("a pointer of the history")) } else { Ok(found) }
+}
+
+/// All versions of a key, newest first.
+pub(crate) fn all(index: &dyn Index, key: &[u8]) -> Result<Vec<Pointer>, IndexError> {
+    let Some(mut pointers) = get(index, key)? else { return Ok(Vec::new()) };
+    if pointers.has_history {
+        pointers.list.extend(history(index, key, Version::MAX, usize::MAX)?);
+    }
+    Ok(pointers.list)
+}
+
+/// Writes a key's pointers, newest first. `old` is what the index has of it now.
+fn store(
+    index: &dyn Index,
+    key: &[u8],
+    old: &[Pointer],
+    old_has_history: bool,
+    new: &[Pointer],
+) -> Result<(), IndexError> {
+    let (inline, older) = new.split_at(new.len().min(INLINE_MAX));
+    if old_has_history {
+        for pointer in old.iter().skip(INLINE_MAX.min(old.len())) {
+            if !older.iter().any(|kept| kept.version == pointer.version) {
+                index.remove(Tree::History, &history_key(key, pointer.version))?;
+            }
+        }
+    }
+    let mut value = Vec::with_capacity(1 + POINTER_BYTES * inline.len());
+    for pointer in older {
+        value.clear();
+        pointer.encode_into(&mut value);
+        index.insert(Tree::History, &history_key(key, pointer.version), &value)?;
+    }
+    if inline.is_empty() {
+        return index.remove(Tree::Newest, key);
+    }
+    value.clear();
+    value.push(u8::from(!older.is_empty()));
+    for pointer in inline {
+        pointer.encode_into(&mut value);
+    }
+    index.insert(Tree::Newest, key, &value)
+}
+
+/// Keeps what can still be asked for: everything above the threshold, and the newest at or below it.
+/// What is let go is appended to `displaced`.
+fn retain(pointers: &mut Vec<Pointer>, threshold: Version, displaced: &mut Vec<Pointer>) {
+    let above = pointers.iter().take_while(|pointer| pointer.version > threshold).count();
+    if pointers.len() > above + 1 {
+        displaced.extend(pointers.drain(above + 1..));
+    }
+}
+
+/// Merges new pointers of a key in. Pointers that no longer count, old or new, go to `displaced`.
+pub(crate) fn merge(
+    index: &dyn Index,
+    key: &[u8],
+    new: &[Pointer],
+    threshold: Version,
+    displaced: &mut Vec<Pointer>,
+) -> Result<(), IndexError> {
+    let entry = get(index, key)?;
+    let old_has_history = entry.as_ref().is_some_and(|entry| entry.has_history);
+    let mut old = entry.map_or_else(Vec::new, |entry| entry.list);
+    if old_has_history {
+        old.extend(history(index, key, Version::MAX, usize::MAX)?);
+    }
+    let mut merged = old.clone();
+    merge_lists(&mut merged, new, displaced);
+    retain(&mut merged, threshold, displaced);
+    if merged == old {
+        return Ok(());
+    }
+    store(index, key, &old, old_has_history, &merged)
+}
+
+/// Merges two lists, newest first; of equal versions the later file counts.
+pub(crate) fn merge_lists(
+    list: &mut Vec<Pointer>,
+    new: &[Pointer],
+    displaced: &mut Vec<Pointer>,
+) {
+    for pointer in new {
+        match list.binary_search_by(|known| pointer.version.cmp(&known.version)) {
+            Ok(at) if list[at].file < pointer.file => {
+                displaced.push(std::mem::replace(&mut list[at], *pointer));
+            }
+            Ok(at) if list[at] == *pointer => {}
+            Ok(_) => displaced.push(*pointer),
+            Err(at) => list.insert(at, *pointer),
+        }
+    }
+}
+
+/// Drops from a merged list what cannot be asked for, and writes it into an index that has nothing of
+/// the key: what a rebuild does.
+pub(crate) fn put_fresh(
+    index: &dyn Index,
+    key: &[u8],
+    mut list: Vec<Pointer>,
+    threshold: Version,
+    displaced: &mut Vec<Pointer>,
+) -> Result<Vec<Pointer>, IndexError> {
+    retain(&mut list, threshold, displaced);
+    store(index, key, &[], false, &list)?;
+    Ok(list)
+}
+
+/// Points a record's key to its rewritten copy (or to nothing), if the index still points to the
+/// original. Returns whether it did.
+pub(crate) fn relocate(
+    index: &dyn Index,
+    key: &[u8],
+    from: (FileNumber, u32),
+    to: Option<Pointer>,
+) -> Result<bool, IndexError> {
+    let Some(entry) = get(index, key)? else { return Ok(false) };
+    let mut old = entry.list;
+    if entry.has_history {
+        old.extend(history(index, key, Version::MAX, usize::MAX)?);
+    }
+    let Some(at) = old.iter().position(|known| (known.file, known.ordinal) == from) else {
+        return Ok(false);
+    };
+    let mut new = old.clone();
+    match to {
+        Some(to) => new[at] = to,
+        None => {
+            new.remove(at);
+        }
+    }
+    store(index, key, &old, entry.has_history, &new)?;
+    Ok(true)
+}
+
+/// Forgets the pointers of a key into files before `before`. They go to `displaced`.
+pub(crate) fn forget_before(
+    index: &dyn Index,
+    key: &[u8],
+    before: FileNumber,
+    displaced: &mut Vec<Pointer>,
+) -> Result<(), IndexError> {
+    let Some(entry) = get(index, key)? else { return Ok(()) };
+    let mut old = entry.list;
+    if entry.has_history {
+        old.extend(history(index, key, Version::MAX, usize::MAX)?);
+    }
+    let (new, gone): (Vec<Pointer>, Vec<Pointer>) =
+        old.iter().partition(|pointer| pointer.file >= before);
+    if gone.is_empty() {
+        return Ok(());
+    }
+    displaced.extend(gone);
+    store(index, key, &old, entry.has_history, &new)
+}

@@ -1,7 +1,7 @@
 //! What one pass of the loop wants written: records of any number of groups, for one write and one
 //! sync.
 
-use crate::{ConfState, Entry, EntryId, HardState, ReplicaId, ShardId};
+use crate::{BatchSeq, ConfState, Entry, EntryId, HardState, ReplicaId, ShardId};
 
 /// Records to be made durable together, in this order.
 ///
@@ -17,30 +17,42 @@ pub struct LogBatch {
 #[derive(Clone, Debug)]
 pub(crate) enum Record {
     /// Entries with consecutive indexes. Drops all the group has from the first of them on.
-    Entries {
-        shard: ShardId,
-        replica: ReplicaId,
-        entries: Vec<Entry>,
-    },
+    Entries { shard: ShardId, replica: ReplicaId, entries: Vec<Entry> },
     /// The group's hard state from here on.
-    HardState {
-        shard: ShardId,
-        replica: ReplicaId,
-        state: HardState,
-    },
+    HardState { shard: ShardId, replica: ReplicaId, state: HardState },
     /// The group's log is empty at `id`; its applied state is that of `id`, with `conf`.
-    Marker {
-        shard: ShardId,
-        replica: ReplicaId,
-        id: EntryId,
-        conf: ConfState,
-    },
+    Marker { shard: ShardId, replica: ReplicaId, id: EntryId, conf: ConfState },
     /// The very entry that was damaged, brought back by a peer. Takes its place, truncates nothing.
-    Repair {
-        shard: ShardId,
-        replica: ReplicaId,
-        entry: Entry,
-    },
+    Repair { shard: ShardId, replica: ReplicaId, entry: Entry },
+    /// Copies of entries whose segment is about to go, each with the batch that has the live copy.
+    Rewritten { shard: ShardId, replica: ReplicaId, entries: Vec<Entry>, from: Vec<BatchSeq> },
+}
+
+/// What a record, or an entry of one, costs in a frame besides its data, at most.
+const HEAD_BYTES: usize = 256;
+
+impl Record {
+    /// Bytes of the record in a frame, at most.
+    pub fn bytes(&self) -> usize {
+        let entries = |entries: &[Entry]| -> usize {
+            entries.iter().map(|entry| entry.data.len() + 64).sum()
+        };
+        HEAD_BYTES
+            + match self {
+                Self::Entries { entries: list, .. } | Self::Rewritten { entries: list, .. } => {
+                    entries(list)
+                }
+                Self::Repair { entry, .. } => entries(std::slice::from_ref(entry)),
+                Self::HardState { .. } => 0,
+                Self::Marker { conf, .. } => {
+                    let replicas = conf.voters.len()
+                        + conf.learners.len()
+                        + conf.voters_outgoing.len()
+                        + conf.learners_next.len();
+                    replicas * 8 + conf.members.len()
+                }
+            }
+    }
 }
 
 impl LogBatch {

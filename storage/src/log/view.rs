@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::batch::Record;
-use crate::{BatchSeq, Damage, Entry, EntryId, HardState, ReplicaId, ShardId, entry_checksum};
+use super::frame::{DecodedRecord, RecordHead};
+use crate::manifest::State;
+use crate::{BatchSeq, ConfState, Damage, Entry, EntryId, HardState, ReplicaId, ShardId, entry_checksum};
 
 /// Why the log cannot answer right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +61,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn last(&self) -> u64 {
+    pub fn last(&self) -> u64 {
         self.first + u64::from(self.count) - 1
     }
 }
@@ -85,6 +87,11 @@ pub(crate) struct GroupLog {
     /// The batch that has the newest marker, if its state is not in a checkpoint yet.
     pub marker_batch: Option<BatchSeq>,
     pub damage: Damage,
+    /// The batch that created the replica.
+    pub created: BatchSeq,
+    /// What the newest marker said: the state that the log begins with, if no checkpoint knows better.
+    pub marker: EntryId,
+    pub conf: ConfState,
 }
 
 impl GroupLog {
@@ -99,6 +106,9 @@ impl GroupLog {
             hard_state_batch: BatchSeq(0),
             marker_batch: None,
             damage: Damage::default(),
+            created: BatchSeq(0),
+            marker: start,
+            conf: ConfState::default(),
         }
     }
 
@@ -110,7 +120,7 @@ impl GroupLog {
         self.runs.back().map_or(self.start.index, Run::last)
     }
 
-    fn run_at(&self, index: u64) -> Option<&Run> {
+    pub fn run_at(&self, index: u64) -> Option<&Run> {
         let at = self.runs.partition_point(|run| run.last() < index);
         self.runs.get(at).filter(|run| run.first <= index)
     }
@@ -190,6 +200,13 @@ impl GroupLog {
         freed
     }
 
+    /// Lets all cached entries go. Returns the bytes that left the cache.
+    pub fn clear_cache(&mut self) -> usize {
+        let freed = self.cached.iter().map(|entry| entry.data.len()).sum();
+        self.cached.clear();
+        freed
+    }
+
     /// Takes a run into the log, dropping what it replaces.
     pub fn push_run(&mut self, run: Run) -> usize {
         let freed = self.truncate_from(run.first);
@@ -227,6 +244,11 @@ pub(crate) struct Groups {
 impl Groups {
     pub fn set_cache_bytes_max(&mut self, bytes_max: usize) {
         self.cached_bytes_max = bytes_max;
+    }
+
+    /// Bytes that left the cache by way of a group.
+    pub fn forget_cached(&mut self, bytes: usize) {
+        self.cached_bytes -= bytes;
     }
 
     pub fn cached_bytes(&self) -> usize {
@@ -270,12 +292,7 @@ impl Groups {
                     group.hard_state_batch = seq;
                 }
             }
-            Record::Marker {
-                shard,
-                replica,
-                id,
-                conf: _,
-            } => {
+            Record::Marker { shard, replica, id, conf } => {
                 let group = self
                     .groups
                     .entry(*shard)
@@ -286,6 +303,8 @@ impl Groups {
                 );
                 self.cached_bytes -= group.reset_to(*id);
                 group.marker_batch = Some(seq);
+                group.marker = *id;
+                group.conf.clone_from(conf);
             }
             Record::Repair {
                 shard,
@@ -301,6 +320,106 @@ impl Groups {
                     group.damage.entries.retain(|damaged| *damaged != proof);
                     group.replace(entry.id.index, seq, ordinal);
                 }
+            }
+            Record::Rewritten { shard, replica, entries, from } => {
+                let heads = entries.iter().map(|entry| entry.id.index).zip(from);
+                self.rewrite(*shard, *replica, seq, ordinal, heads);
+            }
+        }
+        self.evict();
+    }
+
+    /// Points entries to their rewritten copies, where the live copy is still the one that was copied.
+    fn rewrite<'a>(
+        &mut self,
+        shard: ShardId,
+        replica: ReplicaId,
+        seq: BatchSeq,
+        ordinal: u32,
+        entries: impl Iterator<Item = (u64, &'a BatchSeq)>,
+    ) {
+        let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica) else {
+            return;
+        };
+        for (index, from) in entries {
+            if group.run_at(index).is_some_and(|run| run.batch == *from) {
+                group.damage.entries.retain(|(id, _)| id.index != index);
+                group.replace(index, seq, ordinal);
+            }
+        }
+    }
+
+    /// Takes in a record that recovery has read. In contrast to [`Groups::take`], nothing here is
+    /// trusted: bodies may be bad, batches may be missing in between, replicas may be gone.
+    pub fn replay(&mut self, seq: BatchSeq, ordinal: u32, record: DecodedRecord, state: &State) {
+        let DecodedRecord { head, entries } = record;
+        match head {
+            RecordHead::Entries { shard, replica, .. } => {
+                let known = state.replicas.get(&shard).filter(|known| known.replica == replica);
+                if known.is_some_and(|known| seq <= known.floor) {
+                    return; // An installed snapshot took the place of these.
+                }
+                let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica)
+                else {
+                    return;
+                };
+                let mut delta = 0;
+                for entry in entries {
+                    let id = match &entry {
+                        Ok(entry) => entry.id,
+                        Err((id, _)) => *id,
+                    };
+                    if id.index <= group.start.index {
+                        continue;
+                    }
+                    if id.index > group.last_index() + 1 {
+                        // A batch in between is lost.
+                        group.damage.unknown = true;
+                        delta -= group.reset_to(EntryId::new(id.term, id.index - 1)).cast_signed();
+                    }
+                    let run =
+                        Run { first: id.index, count: 1, term: id.term, batch: seq, ordinal };
+                    delta -= group.push_run(run).cast_signed();
+                    match entry {
+                        Ok(entry) => {
+                            delta += entry.data.len().cast_signed();
+                            self.order.push_back((shard, id.index));
+                            group.cached.push_back(entry);
+                        }
+                        Err(damaged) => {
+                            // The cache is a suffix without holes: it starts anew behind this one.
+                            delta -= group.clear_cache().cast_signed();
+                            group.damage.entries.push(damaged);
+                        }
+                    }
+                }
+                self.cached_bytes = self.cached_bytes.saturating_add_signed(delta);
+            }
+            RecordHead::HardState { shard, replica, state } => {
+                self.take(seq, ordinal, &Record::HardState { shard, replica, state });
+            }
+            RecordHead::Marker { shard, replica, id, conf } => {
+                if state.dropped.contains(&replica) {
+                    return;
+                }
+                match self.groups.get(&shard) {
+                    // Its state is already beyond: this marker is history.
+                    Some(group) if group.replica == replica && id.index < group.start.index => {}
+                    Some(group) if group.replica != replica => {}
+                    Some(_) | None => {
+                        self.take(seq, ordinal, &Record::Marker { shard, replica, id, conf });
+                    }
+                }
+            }
+            RecordHead::Repair { shard, replica, .. } => {
+                if let Some(Ok(entry)) = entries.into_iter().next() {
+                    self.take(seq, ordinal, &Record::Repair { shard, replica, entry });
+                }
+            }
+            RecordHead::Rewritten { shard, replica, first, from, .. } => {
+                let whole = entries.iter().map(Result::is_ok);
+                let copies = (first..).zip(&from).zip(whole).filter(|(_, whole)| *whole);
+                self.rewrite(shard, replica, seq, ordinal, copies.map(|(copy, _)| copy));
             }
         }
         self.evict();

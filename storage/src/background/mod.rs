@@ -1,0 +1,118 @@
+//! What the niced thread does: one piece of work at a time, in small steps.
+//!
+//! There is never more than one piece of background work under way, and it holds everything that it
+//! changes: the manifest, the index, the live map. So none of these needs a lock, and the order in
+//! which files get into the manifest is the order of their numbers.
+
+mod checkpoint;
+mod indexing;
+pub(crate) mod rebuild;
+
+use std::io;
+use std::sync::Arc;
+
+pub(crate) use checkpoint::{Checkpoint, Repaired};
+pub(crate) use indexing::{FinishedFile, Indexing, Stamp};
+
+use crate::disk::Disk;
+use crate::index::{Index, IndexError, IndexFactory};
+use crate::live::LiveMap;
+use crate::manifest::{Edit, IndexState, Manifest, ManifestError};
+use crate::memtable::Memtable;
+use crate::value::FileTable;
+use crate::{Fatal, JobStep, Options};
+
+/// Everything that background work changes. It travels with the work.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub disk: Arc<dyn Disk>,
+    pub options: Arc<Options>,
+    pub manifest: Manifest,
+    pub index: Arc<dyn Index>,
+    pub factory: Box<dyn IndexFactory>,
+    pub files: FileTable,
+    pub live: LiveMap,
+    /// Whether `live` has been counted to its end since the start.
+    pub live_complete: bool,
+}
+
+/// Why a piece of work was given up.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// No space. Nothing has changed: try again when there is some.
+    Full,
+    /// The index cannot be trusted: the node must stop, the next start rebuilds it.
+    Index(IndexError),
+    /// The node must stop.
+    Fatal(Fatal),
+}
+
+impl From<IndexError> for Trouble {
+    fn from(error: IndexError) -> Self {
+        Self::Index(error)
+    }
+}
+
+impl From<ManifestError> for Trouble {
+    fn from(error: ManifestError) -> Self {
+        match error {
+            ManifestError::Full => Self::Full,
+            ManifestError::Fatal(fatal) => Self::Fatal(fatal),
+        }
+    }
+}
+
+/// Classes a disk error: only a full disk is something to wait for.
+pub(crate) fn disk_trouble(what: &str) -> impl FnOnce(io::Error) -> Trouble + use<'_> {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull => Trouble::Full,
+        _ => Trouble::Fatal(Fatal::disk(what, error)),
+    }
+}
+
+impl Desk {
+    /// Makes sure that the next start rebuilds the index.
+    fn distrust_index(&mut self) {
+        let state = IndexState { boot: 0, clean: false, ..self.manifest.state.index.clone() };
+        if self.manifest.append(vec![Edit::Index(state)]).is_err() {
+            // Then the next start has to find out by itself.
+            tracing::error!("cannot note that the index is broken");
+        }
+    }
+}
+
+/// A kind of background work.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Checkpoint(Checkpoint),
+    /// Frees a memtable off the loop: thirty thousand rows take milliseconds.
+    Discard(Option<Arc<Memtable>>),
+}
+
+/// A piece of background work, under way or done.
+#[derive(Debug)]
+pub(crate) struct BackgroundWork {
+    pub desk: Desk,
+    pub task: Task,
+    pub trouble: Option<Trouble>,
+}
+
+impl BackgroundWork {
+    pub fn step(&mut self) -> JobStep {
+        let desk = &mut self.desk;
+        let step = match &mut self.task {
+            Task::Checkpoint(checkpoint) => checkpoint.step(desk),
+            Task::Discard(memtable) => {
+                *memtable = None;
+                Ok(JobStep::Done)
+            }
+        };
+        step.unwrap_or_else(|trouble| {
+            if let Trouble::Index(_) = &trouble {
+                self.desk.distrust_index();
+            }
+            self.trouble = Some(trouble);
+            JobStep::Done
+        })
+    }
+}
