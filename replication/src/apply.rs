@@ -56,7 +56,9 @@ impl Group {
                     return Handed::All;
                 }
             };
-            let change = entries.iter().position(|entry| entry.kind == EntryKind::Configuration);
+            let change = entries
+                .iter()
+                .position(|entry| entry.kind == EntryKind::Configuration);
             match change {
                 Some(0) => {
                     if self.applied() < self.handed {
@@ -75,12 +77,19 @@ impl Group {
 
     fn hand(&mut self, entries: Vec<Entry>, fx: &mut Effects) {
         let Some(last) = entries.last() else { return };
-        assert_eq!(entries[0].id.index, self.handed + 1, "entries are handed out in order");
+        assert_eq!(
+            entries[0].id.index,
+            self.handed + 1,
+            "entries are handed out in order"
+        );
         self.handed = last.id.index;
         for entry in &entries {
             self.settle_proposals(entry.id, fx);
         }
-        fx.push(Effect::Committed { shard: self.shard, entries });
+        fx.push(Effect::Committed {
+            shard: self.shard,
+            entries,
+        });
     }
 
     /// An entry is about to be applied: the proposal of its index has its outcome.
@@ -110,7 +119,11 @@ impl Group {
     pub(crate) fn lose_proposals(&mut self, fx: &mut Effects) {
         self.proposed_bytes = 0;
         for lost in std::mem::take(&mut self.proposed) {
-            fx.push(Effect::ProposalLost { shard: self.shard, id: lost.id, loss: Loss::Unknown });
+            fx.push(Effect::ProposalLost {
+                shard: self.shard,
+                id: lost.id,
+                loss: Loss::Unknown,
+            });
         }
     }
 
@@ -157,7 +170,10 @@ impl Group {
             configuration: self.configuration.clone(),
         });
         if !self.configuration.contains(self.replica) {
-            fx.push(Effect::Removed { shard: self.shard, replica: self.replica });
+            fx.push(Effect::Removed {
+                shard: self.shard,
+                replica: self.replica,
+            });
         }
         if self.is_leader() && !self.configuration.is_voter(self.replica) {
             self.step_down();

@@ -112,7 +112,10 @@ impl Config {
     /// Panics on settings that no edge may let through: they are checked where they are read.
     pub(crate) fn assert_valid(&self) {
         assert!(self.tick_ms > 0 && self.heartbeat_ticks > 0);
-        assert!(self.election_ticks >= 3 * self.heartbeat_ticks, "elections need lost heartbeats");
+        assert!(
+            self.election_ticks >= 3 * self.heartbeat_ticks,
+            "elections need lost heartbeats"
+        );
         assert!(self.clock_drift_percent < 100);
         assert!(self.entry_bytes_max <= self.uncommitted_node_bytes_max);
         assert!(self.appends_in_flight_max > 0 && self.append_bytes_max > 0);

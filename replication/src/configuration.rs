@@ -95,12 +95,16 @@ impl ChangeItem {
 impl ChangeRecord {
     /// The record that enters the configuration which `changes` describe.
     pub(crate) fn enter(changes: &[Change]) -> ChangeRecord {
-        ChangeRecord { changes: changes.iter().copied().map(ChangeItem::of).collect() }
+        ChangeRecord {
+            changes: changes.iter().copied().map(ChangeItem::of).collect(),
+        }
     }
 
     /// The record that leaves a joint configuration.
     pub(crate) fn leave() -> ChangeRecord {
-        ChangeRecord { changes: Vec::new() }
+        ChangeRecord {
+            changes: Vec::new(),
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -121,7 +125,11 @@ impl Configuration {
     /// A configuration of these voters, for a shard that begins to exist.
     pub fn of_voters(members: impl IntoIterator<Item = Member>) -> Configuration {
         let nodes: BTreeMap<_, _> = members.into_iter().map(|m| (m.replica, m.node)).collect();
-        Configuration { voters: nodes.keys().copied().collect(), nodes, ..Configuration::default() }
+        Configuration {
+            voters: nodes.keys().copied().collect(),
+            nodes,
+            ..Configuration::default()
+        }
     }
 
     /// Whether decisions need two majorities.
@@ -148,7 +156,9 @@ impl Configuration {
 
     /// All members, in order of their ids.
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
-        self.nodes.iter().map(|(&replica, &node)| Member { replica, node })
+        self.nodes
+            .iter()
+            .map(|(&replica, &node)| Member { replica, node })
     }
 
     /// Whether `changes` can be applied to it: ids unused if new, nodes without two replicas, a

@@ -49,13 +49,19 @@ pub(crate) struct Guard {
 impl Guard {
     /// A voter that never promised anything.
     pub(crate) fn none() -> Guard {
-        Guard { until: Micros(0), restart_until: Micros(0) }
+        Guard {
+            until: Micros(0),
+            restart_until: Micros(0),
+        }
     }
 
     /// A voter that may have promised something, to anybody, just before it was restarted.
     pub(crate) fn restarted(now: Micros, guard_us: u64) -> Guard {
         let until = Micros(now.0 + guard_us);
-        Guard { until, restart_until: until }
+        Guard {
+            until,
+            restart_until: until,
+        }
     }
 
     /// It heard from a leader.

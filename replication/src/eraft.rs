@@ -27,7 +27,11 @@ fn kind_and_data(entry: &RaftEntry) -> (EntryKind, Bytes) {
     match entry.get_entry_type() {
         EntryType::EntryNormal => (EntryKind::Normal, entry.data.clone()),
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-            let data = if entry.context.is_empty() { &entry.data } else { &entry.context };
+            let data = if entry.context.is_empty() {
+                &entry.data
+            } else {
+                &entry.context
+            };
             (EntryKind::Configuration, data.clone())
         }
     }
@@ -36,7 +40,11 @@ fn kind_and_data(entry: &RaftEntry) -> (EntryKind, Bytes) {
 /// As the log has it.
 pub(crate) fn to_stored(entry: &RaftEntry) -> Entry {
     let (kind, data) = kind_and_data(entry);
-    Entry { id: EntryId::new(entry.term, entry.index), kind, data }
+    Entry {
+        id: EntryId::new(entry.term, entry.index),
+        kind,
+        data,
+    }
 }
 
 fn raft_entry(id: EntryId, kind: EntryKind, data: Bytes) -> RaftEntry {
@@ -104,10 +112,7 @@ pub(crate) enum Outgoing {
     /// A consensus message.
     Wire(GroupMessage),
     /// A snapshot: its data takes another way.
-    Snapshot {
-        to: ReplicaId,
-        id: EntryId,
-    },
+    Snapshot { to: ReplicaId, id: EntryId },
     /// A message whose work our own heartbeat does, or that we never let raft-rs send.
     Ours,
 }
@@ -122,19 +127,28 @@ pub(crate) fn outgoing(shard: ShardId, mut message: RaftMessage) -> Outgoing {
                 .into_iter()
                 .map(|entry| {
                     let (kind, data) = kind_and_data(&entry);
-                    WireEntry { term: entry.term, kind, data }
+                    WireEntry {
+                        term: entry.term,
+                        kind,
+                        data,
+                    }
                 })
                 .collect();
-            GroupBody::Append { previous, commit: message.commit, entries }
+            GroupBody::Append {
+                previous,
+                commit: message.commit,
+                entries,
+            }
         }
         MessageType::MsgAppendResponse if message.reject => GroupBody::Rejected {
             index: message.index,
             hint: EntryId::new(message.log_term, message.reject_hint),
             commit: message.commit,
         },
-        MessageType::MsgAppendResponse => {
-            GroupBody::Accepted { index: message.index, commit: message.commit }
-        }
+        MessageType::MsgAppendResponse => GroupBody::Accepted {
+            index: message.index,
+            commit: message.commit,
+        },
         MessageType::MsgRequestPreVote | MessageType::MsgRequestVote => GroupBody::Vote {
             kind: match message.get_msg_type() {
                 MessageType::MsgRequestPreVote => VoteKind::PreVote,
@@ -150,7 +164,11 @@ pub(crate) fn outgoing(shard: ShardId, mut message: RaftMessage) -> Outgoing {
                     MessageType::MsgRequestPreVoteResponse => VoteKind::PreVote,
                     _ => VoteKind::Election,
                 },
-                vote: if message.reject { Ballot::Refused } else { Ballot::Granted },
+                vote: if message.reject {
+                    Ballot::Refused
+                } else {
+                    Ballot::Granted
+                },
                 commit: EntryId::new(message.commit_term, message.commit),
             }
         }
@@ -196,9 +214,19 @@ fn raft_message(kind: MessageType, from: ReplicaId, to: ReplicaId, term: u64) ->
 
 /// Puts a checked message of a peer together for raft-rs.
 pub(crate) fn incoming(message: GroupMessage) -> RaftMessage {
-    let GroupMessage { shard: _, from, to, term, body } = message;
+    let GroupMessage {
+        shard: _,
+        from,
+        to,
+        term,
+        body,
+    } = message;
     match body {
-        GroupBody::Append { previous, commit, entries } => {
+        GroupBody::Append {
+            previous,
+            commit,
+            entries,
+        } => {
             let mut raft = raft_message(MessageType::MsgAppend, from, to, term);
             raft.index = previous.index;
             raft.log_term = previous.term;
@@ -218,7 +246,11 @@ pub(crate) fn incoming(message: GroupMessage) -> RaftMessage {
             raft.commit = commit;
             raft
         }
-        GroupBody::Rejected { index, hint, commit } => {
+        GroupBody::Rejected {
+            index,
+            hint,
+            commit,
+        } => {
             let mut raft = raft_message(MessageType::MsgAppendResponse, from, to, term);
             raft.reject = true;
             raft.index = index;

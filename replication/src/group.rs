@@ -114,8 +114,18 @@ impl Group {
         view: LogView,
         start: Start,
     ) -> raft::Result<Group> {
-        let Start { shard, replica, hard_state, configuration, applied, guard } = start;
-        let hard_state = HardState { commit: hard_state.commit.max(applied), ..hard_state };
+        let Start {
+            shard,
+            replica,
+            hard_state,
+            configuration,
+            applied,
+            guard,
+        } = start;
+        let hard_state = HardState {
+            commit: hard_state.commit.max(applied),
+            ..hard_state
+        };
         let mut initial = raft::eraftpb::HardState::default();
         initial.term = hard_state.term;
         initial.vote = hard_state.vote.0;
@@ -239,7 +249,11 @@ impl Group {
 
     pub(crate) fn hard_state(&self) -> HardState {
         let raft = &self.raft.raft;
-        HardState { term: raft.term, vote: ReplicaId(raft.vote), commit: raft.raft_log.committed }
+        HardState {
+            term: raft.term,
+            vote: ReplicaId(raft.vote),
+            commit: raft.raft_log.committed,
+        }
     }
 
     /// The leadership as it is now.
@@ -251,13 +265,23 @@ impl Group {
             StateRole::Follower => Role::Learner,
         };
         let leader = self.leader();
-        let leader = self.node_of(leader).map(|node| Member { replica: leader, node });
-        Leadership { role, term: self.term(), leader, serving: self.is_serving() }
+        let leader = self.node_of(leader).map(|node| Member {
+            replica: leader,
+            node,
+        });
+        Leadership {
+            role,
+            term: self.term(),
+            leader,
+            serving: self.is_serving(),
+        }
     }
 
     /// It leads, and has applied an entry of its own term.
     pub(crate) fn is_serving(&self) -> bool {
-        self.leading.as_ref().is_some_and(|leading| self.applied() >= leading.first_index)
+        self.leading
+            .as_ref()
+            .is_some_and(|leading| self.applied() >= leading.first_index)
     }
 
     /// Whether a `Ready` would have anything in it.
@@ -287,7 +311,8 @@ impl Group {
             Some(leading) if leads && leading.term == term => {}
             Some(_) | None => {
                 if let Some(ended) = self.leading.take() {
-                    self.abandoned.extend(ended.reads.iter().map(|read| read.token));
+                    self.abandoned
+                        .extend(ended.reads.iter().map(|read| read.token));
                 }
                 if leads {
                     // Its first entry was appended by the step that made it leader.
@@ -318,7 +343,10 @@ impl Group {
         let proposal = eraft::proposals(self.replica, entries);
         let stepped = self.raft.raft.step(proposal);
         // Nothing entered raft since the numbers were given, and nothing limits it but we.
-        assert!(stepped.is_ok() && self.last_index() == last, "a numbered proposal was refused");
+        assert!(
+            stepped.is_ok() && self.last_index() == last,
+            "a numbered proposal was refused"
+        );
         self.settle();
     }
 
@@ -343,8 +371,9 @@ impl Group {
     /// Whether this replica may ask for votes: its promise is over, or it decides alone; and its
     /// log is durable to the end.
     fn may_campaign(&self, now: Micros) -> bool {
-        let free =
-            self.guard.is_over(now) || self.configuration.is_sole_voter(self.replica);
+        let free = self.guard.is_over(now)
+            || self.configuration.is_sole_voter(self.replica)
+            || crate::planted::planted!(VotesByTicks);
         free && self.persisted() == self.last_index()
     }
 
@@ -450,7 +479,9 @@ impl Group {
             return Err(Stepped::RolledBack);
         }
         self.submit_queued();
-        let _ = self.raft.step(eraft::heartbeat(from, self.replica, term, commit));
+        let _ = self
+            .raft
+            .step(eraft::heartbeat(from, self.replica, term, commit));
         self.settle();
         let follows = self.leader() == from && self.term() == term;
         if follows {

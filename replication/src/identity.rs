@@ -9,8 +9,18 @@ use std::fmt;
 use synod_storage::ReplicaId;
 
 /// A node: 128 random bits, made at a data directory's first start.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct NodeId(pub u128);
 
 impl fmt::Display for NodeId {
@@ -30,8 +40,20 @@ impl fmt::Debug for NodeId {
 ///
 /// Heartbeat rounds are numbered within one incarnation; an acknowledgement of a round that an
 /// earlier incarnation began must not extend a lease of this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct Incarnation(pub u64);
 
 /// A replica of a shard and the node that carries it.

@@ -136,7 +136,10 @@ impl GroupLog {
 
 impl raft::Storage for GroupLog {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.initial.0.clone(), self.initial.1.clone()))
+        Ok(RaftState::new(
+            self.initial.0.clone(),
+            self.initial.1.clone(),
+        ))
     }
 
     fn entries(
@@ -175,21 +178,27 @@ impl raft::Storage for GroupLog {
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        self.view.term(self.shard, index).map_err(|error| match error {
-            LogError::Compacted { .. } => StorageError::Compacted.into(),
-            LogError::Unavailable { .. }
-            | LogError::Temporarily
-            | LogError::Damaged { .. }
-            | LogError::NoReplica => StorageError::Unavailable.into(),
-        })
+        self.view
+            .term(self.shard, index)
+            .map_err(|error| match error {
+                LogError::Compacted { .. } => StorageError::Compacted.into(),
+                LogError::Unavailable { .. }
+                | LogError::Temporarily
+                | LogError::Damaged { .. }
+                | LogError::NoReplica => StorageError::Unavailable.into(),
+            })
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        self.view.first_index(self.shard).map_err(|_| StorageError::Unavailable.into())
+        self.view
+            .first_index(self.shard)
+            .map_err(|_| StorageError::Unavailable.into())
     }
 
     fn last_index(&self) -> raft::Result<u64> {
-        self.view.last_index(self.shard).map_err(|_| StorageError::Unavailable.into())
+        self.view
+            .last_index(self.shard)
+            .map_err(|_| StorageError::Unavailable.into())
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {

@@ -391,7 +391,9 @@ impl Message {
             .map_err(MalformedMessage::Archive)?;
         let message: Message = rkyv::api::deserialize_using::<_, _, ArchiveError>(
             archived,
-            &mut Frame { bytes: frame.clone() },
+            &mut Frame {
+                bytes: frame.clone(),
+            },
         )
         .map_err(MalformedMessage::Archive)?;
         message.check().map_err(MalformedMessage::Contents)?;
@@ -450,11 +452,19 @@ impl Message {
 impl GroupBody {
     fn check(&self, term: u64) -> Result<(), &'static str> {
         match self {
-            GroupBody::Append { previous, commit: _, entries } => {
+            GroupBody::Append {
+                previous,
+                commit: _,
+                entries,
+            } => {
                 if (previous.index == 0) != (previous.term == 0) {
                     return Err("an append after half an entry");
                 }
-                if previous.index.checked_add(entries.len() as u64).is_none_or(|i| i == u64::MAX) {
+                if previous
+                    .index
+                    .checked_add(entries.len() as u64)
+                    .is_none_or(|i| i == u64::MAX)
+                {
                     return Err("an append beyond the last index");
                 }
                 let mut before = previous.term;
@@ -469,7 +479,11 @@ impl GroupBody {
                 }
                 Ok(())
             }
-            GroupBody::Vote { kind: _, last, commit } => {
+            GroupBody::Vote {
+                kind: _,
+                last,
+                commit,
+            } => {
                 if last.term > term || commit.index > last.index {
                     return Err("a candidate whose log cannot be");
                 }
@@ -481,7 +495,11 @@ impl GroupBody {
                 }
                 Ok(())
             }
-            GroupBody::Rejected { index, hint, commit: _ } => {
+            GroupBody::Rejected {
+                index,
+                hint,
+                commit: _,
+            } => {
                 if *index == u64::MAX || hint.index == u64::MAX {
                     return Err("a rejection beyond the last index");
                 }
@@ -520,7 +538,11 @@ pub trait Slices {
 
 impl<E> Slices for rkyv::rancor::Strategy<Frame, E> {
     fn slice(&self, slice: &[u8]) -> Bytes {
-        if slice.is_empty() { Bytes::new() } else { self.bytes.slice_ref(slice) }
+        if slice.is_empty() {
+            Bytes::new()
+        } else {
+            self.bytes.slice_ref(slice)
+        }
     }
 }
 
@@ -549,5 +571,98 @@ where
 impl<D: Fallible + Slices + ?Sized> DeserializeWith<ArchivedVec<u8>, Bytes, D> for Sliced {
     fn deserialize_with(field: &ArchivedVec<u8>, source: &mut D) -> Result<Bytes, D::Error> {
         Ok(source.slice(field.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(previous: EntryId, term: u64, terms: &[u64]) -> Message {
+        let entries = terms
+            .iter()
+            .map(|&term| WireEntry {
+                term,
+                kind: EntryKind::Normal,
+                data: Bytes::from(vec![b'd'; 300]),
+            })
+            .collect();
+        let body = GroupBody::Append {
+            previous,
+            commit: 3,
+            entries,
+        };
+        let message = GroupMessage {
+            shard: ShardId(1),
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+            term,
+            body,
+        };
+        Message::Batch(Batch {
+            consensus: vec![message],
+            ..Batch::default()
+        })
+    }
+
+    fn encoded(message: &Message) -> Bytes {
+        Bytes::from_owner(message.encode(AlignedVec::new()))
+    }
+
+    #[test]
+    fn a_message_survives_the_wire_aligned_or_not() {
+        let message = append(EntryId::new(2, 7), 3, &[2, 3, 3]);
+        let frame = encoded(&message);
+        assert_eq!(Message::decode(&frame).expect("our own frame"), message);
+        let mut shifted = vec![0u8; 3];
+        shifted.extend_from_slice(&frame);
+        let shifted = Bytes::from(shifted).slice(3..);
+        assert_eq!(Message::decode(&shifted).expect("our own frame"), message);
+    }
+
+    #[test]
+    fn payloads_are_slices_of_an_aligned_frame() {
+        let frame = encoded(&append(EntryId::new(2, 7), 3, &[3]));
+        let Ok(Message::Batch(batch)) = Message::decode(&frame) else {
+            panic!("our own frame")
+        };
+        let GroupBody::Append { entries, .. } = &batch.consensus[0].body else {
+            panic!("append")
+        };
+        assert!(frame.as_ptr_range().contains(&entries[0].data.as_ptr()));
+    }
+
+    #[test]
+    fn impossible_contents_are_refused() {
+        let impossible = [
+            append(EntryId::new(2, 7), 3, &[3, 2]),
+            append(EntryId::new(2, 7), 2, &[3]),
+            append(EntryId::new(0, 7), 3, &[3]),
+            append(EntryId::new(2, u64::MAX - 1), 3, &[3]),
+            append(EntryId::new(2, 7), 0, &[]),
+        ];
+        for message in impossible {
+            let outcome = Message::decode(&encoded(&message));
+            assert!(
+                matches!(outcome, Err(MalformedMessage::Contents(_))),
+                "{message:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn damaged_frames_are_refused_or_other_messages_but_never_panic() {
+        let frame = encoded(&append(EntryId::new(2, 7), 3, &[2, 3, 3]));
+        let mut refused = 0;
+        for bit in 0..frame.len() * 8 {
+            let mut bytes = AlignedVec::<16>::new();
+            bytes.extend_from_slice(&frame);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            refused += usize::from(Message::decode(&Bytes::from_owner(bytes)).is_err());
+        }
+        assert!(refused > 100, "{refused}");
+        for length in 0..frame.len() {
+            assert!(Message::decode(&frame.slice(..length)).is_err());
+        }
     }
 }

@@ -37,25 +37,43 @@ impl Outbox {
     pub(crate) fn consensus(&mut self, to: NodeId, message: GroupMessage, fx: &mut Effects) {
         let out = self.boxes.entry(to).or_default();
         if let GroupBody::Append { entries, .. } = &message.body {
-            out.bytes += entries.iter().map(|entry| entry.data.len() + 32).sum::<usize>();
+            out.bytes += entries
+                .iter()
+                .map(|entry| entry.data.len() + 32)
+                .sum::<usize>();
         }
         out.consensus.push(message);
         if out.bytes >= BATCH_BYTES_MAX {
             out.bytes = 0;
             let consensus = std::mem::take(&mut out.consensus);
-            let batch = Batch { consensus, ..Batch::default() };
-            fx.push(Effect::Send { to, message: Message::Batch(batch) });
+            let batch = Batch {
+                consensus,
+                ..Batch::default()
+            };
+            fx.push(Effect::Send {
+                to,
+                message: Message::Batch(batch),
+            });
         }
     }
 
     /// A group's part of the next round.
     pub(crate) fn heartbeat(&mut self, to: NodeId, group: GroupHeartbeat) {
-        self.boxes.entry(to).or_default().heartbeat.get_or_insert_default().push(group);
+        self.boxes
+            .entry(to)
+            .or_default()
+            .heartbeat
+            .get_or_insert_default()
+            .push(group);
     }
 
     /// A heartbeat to a node even if no group has a part in it.
     pub(crate) fn node_heartbeat(&mut self, to: NodeId) {
-        self.boxes.entry(to).or_default().heartbeat.get_or_insert_default();
+        self.boxes
+            .entry(to)
+            .or_default()
+            .heartbeat
+            .get_or_insert_default();
     }
 
     /// A group's answer to a round.
@@ -72,7 +90,11 @@ impl Outbox {
                 last.groups.push(group);
             }
             Some(_) | None => {
-                replies.push(HeartbeatReply { incarnation, round, groups: vec![group] });
+                replies.push(HeartbeatReply {
+                    incarnation,
+                    round,
+                    groups: vec![group],
+                });
             }
         }
     }
@@ -100,8 +122,15 @@ impl Outbox {
             if heartbeat.is_none() && out.replies.is_empty() && out.consensus.is_empty() {
                 continue;
             }
-            let batch = Batch { heartbeat, replies: out.replies, consensus: out.consensus };
-            fx.push(Effect::Send { to, message: Message::Batch(batch) });
+            let batch = Batch {
+                heartbeat,
+                replies: out.replies,
+                consensus: out.consensus,
+            };
+            fx.push(Effect::Send {
+                to,
+                message: Message::Batch(batch),
+            });
         }
     }
 }
@@ -119,7 +148,10 @@ const ROUNDS_MAX: usize = 4096;
 
 impl Rounds {
     pub(crate) fn new() -> Rounds {
-        Rounds { next: 1, sent: std::collections::VecDeque::new() }
+        Rounds {
+            next: 1,
+            sent: std::collections::VecDeque::new(),
+        }
     }
 
     /// The number of the round that the next flush may begin.
@@ -142,6 +174,8 @@ impl Rounds {
     pub(crate) fn sent_at(&self, round: Round) -> Option<Micros> {
         let first = self.sent.front()?.0;
         let at = round.0.checked_sub(first.0)?;
-        self.sent.get(usize::try_from(at).ok()?).map(|&(_, sent_at)| sent_at)
+        self.sent
+            .get(usize::try_from(at).ok()?)
+            .map(|&(_, sent_at)| sent_at)
     }
 }

@@ -41,12 +41,7 @@ impl Peers {
     }
 
     /// A node named its start. `true`: it is another one than before.
-    pub(crate) fn started(
-        &mut self,
-        node: NodeId,
-        incarnation: Incarnation,
-        now: Micros,
-    ) -> bool {
+    pub(crate) fn started(&mut self, node: NodeId, incarnation: Incarnation, now: Micros) -> bool {
         let peer = self.peer(node, now);
         let before = peer.incarnation.replace(incarnation);
         before.is_some_and(|before| before != incarnation)
@@ -54,7 +49,9 @@ impl Peers {
 
     /// Whether nothing was heard from a node for so long.
     pub(crate) fn is_silent(&self, node: NodeId, now: Micros, silence_us: u64) -> bool {
-        self.peers.get(&node).is_none_or(|peer| now.0 > peer.heard_at.0 + silence_us)
+        self.peers
+            .get(&node)
+            .is_none_or(|peer| now.0 > peer.heard_at.0 + silence_us)
     }
 
     /// Nobody could have been heard: count from now.
@@ -66,7 +63,9 @@ impl Peers {
 
     /// A digest was compared. `true`: it has differed for too long.
     pub(crate) fn digest(&mut self, node: NodeId, agrees: bool) -> bool {
-        let Some(peer) = self.peers.get_mut(&node) else { return false };
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return false;
+        };
         peer.mismatches = if agrees { 0 } else { peer.mismatches + 1 };
         if peer.mismatches < MISMATCHES_MAX {
             return false;

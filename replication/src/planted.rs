@@ -20,6 +20,14 @@ pub(crate) enum Bug {
     AcknowledgesBeforeSync,
     /// A repair takes whatever entry a peer sends.
     TrustsRepairs,
+    /// A read counts on a round that was sent before it arrived.
+    JoinsEarlierRound,
+    /// A quiet follower answers a vote without waking.
+    SleepsThroughVotes,
+    /// Nobody notices that the node of a quiet leader is gone.
+    IgnoresSilence,
+    /// A quorum of answers is any majority of members, learners too.
+    CountsLearners,
 }
 
 #[cfg(test)]

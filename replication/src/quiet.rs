@@ -54,7 +54,9 @@ impl Group {
 
     /// Whether a leader may ask its members to go quiet.
     pub(crate) fn may_ask(&self) -> bool {
-        let Some(leading) = &self.leading else { return false };
+        let Some(leading) = &self.leading else {
+            return false;
+        };
         let raft = &self.raft.raft;
         self.is_serving()
             && self.is_settled()
@@ -82,7 +84,9 @@ impl Group {
     fn quiet_hash(&self) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         for part in [self.shard.0, self.leader().0, self.term()] {
-            hash = (hash ^ part).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+            hash = (hash ^ part)
+                .wrapping_mul(0x0000_0100_0000_01b3)
+                .rotate_left(29);
         }
         hash
     }

@@ -77,10 +77,7 @@ impl DamagedReplica {
         }
     }
 
-    pub(crate) fn irreparable(
-        replica: ReplicaId,
-        configuration: Configuration,
-    ) -> DamagedReplica {
+    pub(crate) fn irreparable(replica: ReplicaId, configuration: Configuration) -> DamagedReplica {
         DamagedReplica {
             replica,
             configuration,
@@ -96,9 +93,9 @@ impl DamagedReplica {
 
     pub(crate) fn damage(&self) -> Damage {
         match &self.wrong {
-            Wrong::Entries(entries) => {
-                Damage::Entries { count: u32::try_from(entries.len()).unwrap_or(u32::MAX) }
-            }
+            Wrong::Entries(entries) => Damage::Entries {
+                count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+            },
             Wrong::Unknown => Damage::Irreparable,
         }
     }
@@ -113,7 +110,9 @@ impl Replication {
         store: &mut Store,
         fx: &mut Effects,
     ) {
-        let Some(group) = self.groups.get(&shard) else { return };
+        let Some(group) = self.groups.get(&shard) else {
+            return;
+        };
         let replica = group.replica;
         let damage = group.view().damage(shard).unwrap_or_default();
         let found = RecoveredReplica {
@@ -127,7 +126,11 @@ impl Replication {
         };
         let damaged = DamagedReplica::new(&found, group.configuration.clone());
         tracing::error!(%shard, %replica, damage = ?damaged.damage(), "a replica stands aside");
-        fx.push(Effect::Damaged { shard, replica, damage: damaged.damage() });
+        fx.push(Effect::Damaged {
+            shard,
+            replica,
+            damage: damaged.damage(),
+        });
         self.abandon(shard, store, fx);
         self.damaged.insert(shard, damaged);
         self.tick_repairs(now, store, fx);
@@ -138,7 +141,9 @@ impl Replication {
         let _ = store;
         let own = self.config.node;
         for (&shard, damaged) in &mut self.damaged {
-            let Wrong::Entries(entries) = &damaged.wrong else { continue };
+            let Wrong::Entries(entries) = &damaged.wrong else {
+                continue;
+            };
             let due = damaged.asked_at.is_none_or(|at| now.0 >= at.0 + ASK_US);
             if damaged.writing || !due {
                 continue;
@@ -148,18 +153,34 @@ impl Replication {
             if !damaged.despaired && now.0 >= first.0 + HOPE_US {
                 damaged.despaired = true;
                 let (replica, damage) = (damaged.replica, Damage::Irreparable);
-                fx.push(Effect::Damaged { shard, replica, damage });
+                fx.push(Effect::Damaged {
+                    shard,
+                    replica,
+                    damage,
+                });
             }
-            let wanted: Vec<(EntryId, u32)> =
-                entries.iter().take(WANTED_MAX).map(|(&id, &checksum)| (id, checksum)).collect();
-            for member in damaged.configuration.members().filter(|member| member.node != own) {
+            let wanted: Vec<(EntryId, u32)> = entries
+                .iter()
+                .take(WANTED_MAX)
+                .map(|(&id, &checksum)| (id, checksum))
+                .collect();
+            for member in damaged
+                .configuration
+                .members()
+                .filter(|member| member.node != own)
+            {
                 let message = RepairMessage {
                     shard,
                     from: damaged.replica,
                     to: member.replica,
-                    body: RepairBody::Request { wanted: wanted.clone() },
+                    body: RepairBody::Request {
+                        wanted: wanted.clone(),
+                    },
                 };
-                fx.push(Effect::Send { to: member.node, message: Message::Repair(message) });
+                fx.push(Effect::Send {
+                    to: member.node,
+                    message: Message::Repair(message),
+                });
             }
         }
     }
@@ -177,10 +198,15 @@ impl Replication {
         let shard = message.shard;
         match message.body {
             RepairBody::Request { wanted } => {
-                let Some(group) = self.groups.get(&shard) else { return };
+                let Some(group) = self.groups.get(&shard) else {
+                    return;
+                };
                 let mut entries = Vec::new();
                 for (id, checksum) in wanted.into_iter().take(WANTED_MAX) {
-                    match group.view().entries(shard, id.index, id.index + 1, u64::MAX) {
+                    match group
+                        .view()
+                        .entries(shard, id.index, id.index + 1, u64::MAX)
+                    {
                         Ok(found) => {
                             let exact = found
                                 .into_iter()
@@ -209,21 +235,34 @@ impl Replication {
                         to: message.from,
                         body: RepairBody::Reply { entries },
                     };
-                    fx.push(Effect::Send { to: from, message: Message::Repair(message) });
+                    fx.push(Effect::Send {
+                        to: from,
+                        message: Message::Repair(message),
+                    });
                 }
             }
             RepairBody::Reply { entries } => {
-                let Some(damaged) = self.damaged.get_mut(&shard) else { return };
+                let Some(damaged) = self.damaged.get_mut(&shard) else {
+                    return;
+                };
                 let replica = damaged.replica;
-                let Wrong::Entries(wanted) = &damaged.wrong else { return };
+                let Wrong::Entries(wanted) = &damaged.wrong else {
+                    return;
+                };
                 if message.to != replica || damaged.writing {
                     return;
                 }
                 let mut batch = LogBatch::new();
                 let mut count = 0;
                 for (id, entry) in entries {
-                    let entry = synod_storage::Entry { id, kind: entry.kind, data: entry.data };
-                    let exact = wanted.get(&id).is_some_and(|sum| *sum == entry_checksum(&entry));
+                    let entry = synod_storage::Entry {
+                        id,
+                        kind: entry.kind,
+                        data: entry.data,
+                    };
+                    let exact = wanted
+                        .get(&id)
+                        .is_some_and(|sum| *sum == entry_checksum(&entry));
                     if exact || crate::planted::planted!(TrustsRepairs) {
                         batch.repair(shard, replica, entry);
                         count += 1;
@@ -248,7 +287,11 @@ impl Replication {
         store: &mut Store,
         fx: &mut Effects,
     ) {
-        let Some(damaged) = self.damaged.get_mut(&shard).filter(|d| d.replica == replica) else {
+        let Some(damaged) = self
+            .damaged
+            .get_mut(&shard)
+            .filter(|d| d.replica == replica)
+        else {
             return;
         };
         damaged.writing = false;
@@ -267,7 +310,11 @@ impl Replication {
             guard: Guard::restarted(now, self.config.guard_us()),
         };
         self.damaged.remove(&shard);
-        fx.push(Effect::Repaired { shard, replica, entries });
+        fx.push(Effect::Repaired {
+            shard,
+            replica,
+            entries,
+        });
         self.begin(now, start, fx);
     }
 }

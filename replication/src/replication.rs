@@ -96,7 +96,11 @@ struct Waiting {
 #[derive(Debug)]
 enum AfterSync {
     /// A Ready is durable: its messages may leave.
-    Ready { number: u64, messages: Vec<raft::eraftpb::Message>, snapshot: Option<EntryId> },
+    Ready {
+        number: u64,
+        messages: Vec<raft::eraftpb::Message>,
+        snapshot: Option<EntryId>,
+    },
     /// Repaired entries are durable.
     Repair { entries: u32 },
 }
@@ -196,7 +200,11 @@ impl Replication {
         };
         if !found.damage.is_none() {
             let damaged = DamagedReplica::new(&found, configuration);
-            fx.push(Effect::Damaged { shard, replica, damage: damaged.damage() });
+            fx.push(Effect::Damaged {
+                shard,
+                replica,
+                damage: damaged.damage(),
+            });
             self.damaged.insert(shard, damaged);
             return;
         }
@@ -223,8 +231,13 @@ impl Replication {
         configuration: Configuration,
         fx: &mut Effects,
     ) {
-        self.damaged.insert(shard, DamagedReplica::irreparable(replica, configuration));
-        fx.push(Effect::Damaged { shard, replica, damage: Damage::Irreparable });
+        self.damaged
+            .insert(shard, DamagedReplica::irreparable(replica, configuration));
+        fx.push(Effect::Damaged {
+            shard,
+            replica,
+            damage: Damage::Irreparable,
+        });
     }
 
     /// Starts a group on what the log has of it.
@@ -261,10 +274,18 @@ impl Replication {
                     }
                 }
             }
-            Event::Create { shard, replica, origin } => {
+            Event::Create {
+                shard,
+                replica,
+                origin,
+            } => {
                 self.create(now, shard, replica, origin, store, fx);
             }
-            Event::Destroy { shard, replica, range } => {
+            Event::Destroy {
+                shard,
+                replica,
+                range,
+            } => {
                 let here = self.groups.get(&shard).map(|group| group.replica);
                 let damaged = self.damaged.get(&shard).map(|damaged| damaged.replica);
                 if here.or(damaged) == Some(replica) {
@@ -313,13 +334,25 @@ impl Replication {
         // The first entry of a shard has index 2: a replica that is added later starts below the
         // log of every other, and therefore gets a snapshot, with the members in it.
         let (id, hard_state, configuration, campaign) = match origin {
-            Origin::Bootstrap { configuration, campaign } => {
-                let hard_state = HardState { term: 1, vote: ReplicaId(0), commit: 1 };
+            Origin::Bootstrap {
+                configuration,
+                campaign,
+            } => {
+                let hard_state = HardState {
+                    term: 1,
+                    vote: ReplicaId(0),
+                    commit: 1,
+                };
                 (EntryId::new(1, 1), hard_state, configuration, campaign)
             }
             Origin::Leader => {
                 let configuration = Configuration::default();
-                (EntryId::ZERO, HardState::default(), configuration, Campaign::OnTimeout)
+                (
+                    EntryId::ZERO,
+                    HardState::default(),
+                    configuration,
+                    Campaign::OnTimeout,
+                )
             }
         };
         // Submitted at once: the group reads its log from here on.
@@ -329,7 +362,14 @@ impl Replication {
         self.submitted = store.submit(batch);
         let guard = Guard::none();
         let applied = id.index;
-        let start = Start { shard, replica, hard_state, configuration, applied, guard };
+        let start = Start {
+            shard,
+            replica,
+            hard_state,
+            configuration,
+            applied,
+            guard,
+        };
         self.begin(now, start, fx);
         if campaign == Campaign::Now
             && let Some(group) = self.groups.get_mut(&shard)
@@ -346,15 +386,25 @@ impl Replication {
         self.deferred.remove(&shard);
         if let Some(mut group) = self.groups.remove(&shard) {
             if let Some(leading) = group.leading.take() {
-                group.abandoned.extend(leading.reads.iter().map(|read| read.token));
+                group
+                    .abandoned
+                    .extend(leading.reads.iter().map(|read| read.token));
             }
             for token in group.abandoned {
                 let failure = ReadFailure::NoReplica;
-                fx.push(Effect::ReadFailed { shard, token, failure });
+                fx.push(Effect::ReadFailed {
+                    shard,
+                    token,
+                    failure,
+                });
             }
             for lost in group.proposed {
                 let loss = crate::effect::Loss::Unknown;
-                fx.push(Effect::ProposalLost { shard, id: lost.id, loss });
+                fx.push(Effect::ProposalLost {
+                    shard,
+                    id: lost.id,
+                    loss,
+                });
             }
         }
         self.peers.forget_neighbours();
@@ -424,10 +474,18 @@ impl Replication {
         let stale = crate::planted::planted!(ServesBeforeOwnTerm);
         if (applied >= index || stale) && (alone || leased) {
             let proof = if alone { Proof::Quorum } else { Proof::Lease };
-            return Read::Ready(Grant { term: leading.term, proof });
+            return Read::Ready(Grant {
+                term: leading.term,
+                proof,
+            });
         }
         let deadline = Micros(now.0 + self.config.read_timeout_ms * 1_000);
-        leading.reads.push_back(WaitingRead { token, index, round: None, deadline });
+        leading.reads.push_back(WaitingRead {
+            token,
+            index,
+            round: None,
+            deadline,
+        });
         self.touch(now, shard);
         Read::Pending
     }
@@ -435,7 +493,9 @@ impl Replication {
     /// Whether what was read under `grant` may leave. `now` has to be taken from the clock *after*
     /// the state was read.
     pub fn confirm(&self, now: Micros, shard: ShardId, grant: &Grant) -> bool {
-        let Some(group) = self.groups.get(&shard) else { return false };
+        let Some(group) = self.groups.get(&shard) else {
+            return false;
+        };
         match grant.proof {
             Proof::Quorum => true,
             Proof::Lease => group.leading.as_ref().is_some_and(|leading| {
@@ -485,7 +545,10 @@ impl Replication {
         shard: ShardId,
         changes: &[Change],
     ) -> Result<EntryId, ChangeError> {
-        let group = self.groups.get_mut(&shard).ok_or(ChangeError::NotLeader(None))?;
+        let group = self
+            .groups
+            .get_mut(&shard)
+            .ok_or(ChangeError::NotLeader(None))?;
         if !group.is_leader() {
             return Err(ChangeError::NotLeader(group.leadership().leader));
         }
@@ -532,8 +595,15 @@ impl Replication {
             leading.lease_end(group.replica, &group.configuration, self.config.lease_us())
         });
         let matched = if group.is_leader() {
-            let others = group.raft.raft.prs().iter().filter(|(id, _)| **id != group.replica.0);
-            others.map(|(&id, progress)| (ReplicaId(id), progress.matched)).collect()
+            let others = group
+                .raft
+                .raft
+                .prs()
+                .iter()
+                .filter(|(id, _)| **id != group.replica.0);
+            others
+                .map(|(&id, progress)| (ReplicaId(id), progress.matched))
+                .collect()
         } else {
             BTreeMap::new()
         };
@@ -598,8 +668,12 @@ impl Replication {
     fn heartbeat_tick(&mut self, now: Micros) {
         let own = self.config.node;
         if self.peers.neighbours_forgotten() {
-            let nodes = self.groups.values().flat_map(|group| group.configuration.members());
-            self.peers.set_neighbours(nodes.map(|m| m.node).filter(|&n| n != own).collect());
+            let nodes = self
+                .groups
+                .values()
+                .flat_map(|group| group.configuration.members());
+            self.peers
+                .set_neighbours(nodes.map(|m| m.node).filter(|&n| n != own).collect());
         }
         for &node in self.peers.neighbours() {
             self.outbox.node_heartbeat(node);
@@ -607,7 +681,9 @@ impl Replication {
         let quiet_after_us = self.config.quiet_after_ms * 1_000;
         let awake: Vec<ShardId> = self.awake.iter().copied().collect();
         for shard in awake {
-            let Some(group) = self.groups.get_mut(&shard) else { continue };
+            let Some(group) = self.groups.get_mut(&shard) else {
+                continue;
+            };
             if !group.is_leader() {
                 continue;
             }
@@ -616,7 +692,10 @@ impl Replication {
                 let last = group.last_id();
                 let others = group.configuration.nodes.len() - 1;
                 match &group.sleep {
-                    Sleep::Asking { last: asked, agreed } if *asked == last => {
+                    Sleep::Asking {
+                        last: asked,
+                        agreed,
+                    } if *asked == last => {
                         if agreed.len() >= others {
                             group.sleep = Sleep::Quiet;
                             self.awake.remove(&shard);
@@ -624,7 +703,10 @@ impl Replication {
                         }
                     }
                     Sleep::Awake | Sleep::Asking { .. } | Sleep::Quiet => {
-                        group.sleep = Sleep::Asking { last, agreed: BTreeSet::new() };
+                        group.sleep = Sleep::Asking {
+                            last,
+                            agreed: BTreeSet::new(),
+                        };
                     }
                 }
             } else {
@@ -651,22 +733,31 @@ impl Replication {
 
     /// Takes a group into the round that begins with this flush.
     fn heartbeat_group(&mut self, shard: ShardId) {
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         group.told_commit = group.committed();
         let committed = group.committed();
         let ask = match &group.sleep {
             Sleep::Asking { last, agreed: _ } => Ask::Quiesce { last: *last },
             Sleep::Awake | Sleep::Quiet => Ask::Follow,
         };
-        let mut members: Vec<(u64, u64)> =
-            group.raft.raft.prs().iter().map(|(&id, progress)| (id, progress.matched)).collect();
+        let mut members: Vec<(u64, u64)> = group
+            .raft
+            .raft
+            .prs()
+            .iter()
+            .map(|(&id, progress)| (id, progress.matched))
+            .collect();
         members.sort_unstable();
         for (id, matched) in members {
             let to = ReplicaId(id);
             if to == group.replica {
                 continue;
             }
-            let Some(node) = group.node_of(to) else { continue };
+            let Some(node) = group.node_of(to) else {
+                continue;
+            };
             let part = GroupHeartbeat {
                 shard,
                 from: group.replica,
@@ -684,7 +775,10 @@ impl Replication {
 
     /// Looks for quiet groups whose leader's node has fallen silent.
     fn watch_leaders(&mut self, now: Micros) {
-        let silence_us = self.config.guard_us();
+        let silence_us = match crate::planted::planted!(IgnoresSilence) {
+            true => u64::MAX / 2,
+            false => self.config.guard_us(),
+        };
         let mut silent: Vec<ShardId> = Vec::new();
         for (&shard, group) in &self.groups {
             if group.is_quiet()
@@ -719,7 +813,9 @@ impl Replication {
     fn wake_by_command(&mut self, now: Micros, shard: ShardId) {
         let quiet = self.groups.get(&shard).is_some_and(Group::is_quiet);
         self.wake(now, shard);
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         group.active_at = now;
         let leader = group.leader();
         if quiet && !group.is_leader() && leader.0 != 0 {
@@ -727,9 +823,18 @@ impl Replication {
             if let Some(node) = group.node_of(leader) {
                 // An acknowledgement of what is committed says nothing new, and wakes a leader.
                 let commit = group.committed();
-                let body = crate::message::GroupBody::Accepted { index: commit, commit };
+                let body = crate::message::GroupBody::Accepted {
+                    index: commit,
+                    commit,
+                };
                 let from = replica;
-                let knock = GroupMessage { shard, from, to: leader, term, body };
+                let knock = GroupMessage {
+                    shard,
+                    from,
+                    to: leader,
+                    term,
+                    body,
+                };
                 let mut none = Effects::new();
                 self.outbox.consensus(node, knock, &mut none);
             }
@@ -823,16 +928,27 @@ impl Replication {
         store: &Store,
         fx: &mut Effects,
     ) -> Option<&mut Group> {
-        if self.groups.get(&shard).is_some_and(|group| group.replica == to) {
+        if self
+            .groups
+            .get(&shard)
+            .is_some_and(|group| group.replica == to)
+        {
             return self.groups.get_mut(&shard);
         }
-        let damaged = self.damaged.get(&shard).is_some_and(|damaged| damaged.replica == to);
+        let damaged = self
+            .damaged
+            .get(&shard)
+            .is_some_and(|damaged| damaged.replica == to);
         if of_leader && !damaged && !store.is_dropped(to) {
             let patience_us = self.config.guard_us();
             let said = self.missing.get(&(shard, to)).copied();
             if said.is_none_or(|at| now.0 >= at.0 + patience_us) {
                 self.missing.insert((shard, to), now);
-                fx.push(Effect::Missing { shard, replica: to, from });
+                fx.push(Effect::Missing {
+                    shard,
+                    replica: to,
+                    from,
+                });
             }
         }
         None
@@ -857,9 +973,16 @@ impl Replication {
             | crate::message::GroupBody::TimeoutNow => (false, false),
         };
         let address = (from, shard, message.to);
-        let Some(group) = self.addressed(now, address, appends, store, fx) else { return };
+        let Some(group) = self.addressed(now, address, appends, store, fx) else {
+            return;
+        };
         group.learn(sender, from);
         let quiet = group.is_quiet();
+        if quiet && votes && crate::planted::planted!(SleepsThroughVotes) {
+            let _ = group.step(now, guard_us, message);
+            self.mark(shard);
+            return;
+        }
         if quiet && votes && !group.is_leader() {
             // Its timer stands still: it would refuse this vote, and every other, for ever.
             group.forget_leader();
@@ -889,7 +1012,9 @@ impl Replication {
         let guard_us = self.config.guard_us();
         let shard = part.shard;
         let address = (from, shard, part.to);
-        let Some(group) = self.addressed(now, address, true, store, fx) else { return };
+        let Some(group) = self.addressed(now, address, true, store, fx) else {
+            return;
+        };
         group.learn(part.from, from);
         let follows = match group.heartbeat(now, guard_us, part.from, part.term, part.commit) {
             Ok(follows) => follows,
@@ -918,8 +1043,16 @@ impl Replication {
             }
         };
         if follows {
-            let reply = GroupReply { shard, from: replica, to: part.from, term, commit, rest };
-            self.outbox.reply(from, heartbeat.incarnation, heartbeat.round, reply);
+            let reply = GroupReply {
+                shard,
+                from: replica,
+                to: part.from,
+                term,
+                commit,
+                rest,
+            };
+            self.outbox
+                .reply(from, heartbeat.incarnation, heartbeat.round, reply);
         }
         self.mark(shard);
     }
@@ -931,18 +1064,31 @@ impl Replication {
         let round = crate::lease::Round(reply.round);
         let sent_at = self.rounds.sent_at(round);
         for part in reply.groups {
-            let Some(group) = self.groups.get_mut(&part.shard) else { continue };
+            let Some(group) = self.groups.get_mut(&part.shard) else {
+                continue;
+            };
             if group.replica != part.to || group.installing || part.commit > group.last_index() {
                 continue;
             }
             let (replica, from) = (group.replica, part.from);
-            group.step_raft(eraft::heartbeat_reply(from, replica, part.term, part.commit));
-            let Some(leading) = &mut group.leading else { continue };
+            group.step_raft(eraft::heartbeat_reply(
+                from,
+                replica,
+                part.term,
+                part.commit,
+            ));
+            let Some(leading) = &mut group.leading else {
+                continue;
+            };
             if leading.term != part.term {
                 continue;
             }
             if let Some(sent_at) = sent_at {
-                let counted = if crate::planted::planted!(LeaseFromReceipt) { now } else { sent_at };
+                let counted = if crate::planted::planted!(LeaseFromReceipt) {
+                    now
+                } else {
+                    sent_at
+                };
                 leading.answered(from, round, counted);
             }
             if let Sleep::Asking { last: _, agreed } = &mut group.sleep {
@@ -969,7 +1115,9 @@ impl Replication {
         let mut readies: Vec<(ShardId, raft::Ready)> = Vec::with_capacity(dirty.len());
         let mut batch = std::mem::take(&mut self.batch);
         for &shard in &dirty {
-            let Some(group) = self.groups.get_mut(&shard) else { continue };
+            let Some(group) = self.groups.get_mut(&shard) else {
+                continue;
+            };
             group.dirty = false;
             group.submit_queued();
             if group.has_ready() {
@@ -999,12 +1147,24 @@ impl Replication {
     /// What waited for the log and waits no longer.
     fn release(&mut self, now: Micros, store: &mut Store, fx: &mut Effects) {
         let synced = store.synced();
-        while self.waiting.front().is_some_and(|waiting| waiting.seq <= synced) {
-            let Some(waiting) = self.waiting.pop_front() else { break };
+        while self
+            .waiting
+            .front()
+            .is_some_and(|waiting| waiting.seq <= synced)
+        {
+            let Some(waiting) = self.waiting.pop_front() else {
+                break;
+            };
             let (shard, replica) = (waiting.shard, waiting.replica);
             match waiting.what {
-                AfterSync::Ready { number, messages, snapshot } => {
-                    let Some(group) = self.groups.get_mut(&shard) else { continue };
+                AfterSync::Ready {
+                    number,
+                    messages,
+                    snapshot,
+                } => {
+                    let Some(group) = self.groups.get_mut(&shard) else {
+                        continue;
+                    };
                     if group.replica != replica {
                         continue;
                     }
@@ -1080,7 +1240,9 @@ impl Replication {
 
     /// Tells raft-rs that its Ready is on its way, and keeps what has to wait for it.
     fn advance_ready(&mut self, shard: ShardId, mut ready: raft::Ready, fx: &mut Effects) {
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         let number = ready.number();
         let must_sync = ready.must_sync();
         let messages = ready.take_persisted_messages();
@@ -1096,25 +1258,35 @@ impl Replication {
             return;
         }
         let early = crate::planted::planted!(AcknowledgesBeforeSync);
-        let (early, messages) = if early { (messages, Vec::new()) } else { (Vec::new(), messages) };
+        let (early, messages) = if early {
+            (messages, Vec::new())
+        } else {
+            (Vec::new(), messages)
+        };
         group.unsynced += 1;
         let replica = group.replica;
-        let what = AfterSync::Ready { number, messages, snapshot };
-        self.waiting.push_back(Waiting { seq: self.submitted, shard, replica, what });
+        let what = AfterSync::Ready {
+            number,
+            messages,
+            snapshot,
+        };
+        self.waiting.push_back(Waiting {
+            seq: self.submitted,
+            shard,
+            replica,
+            what,
+        });
         self.post(shard, early, fx);
     }
 
     /// Puts a group's messages into the outbox.
-    fn post(
-        &mut self,
-        shard: ShardId,
-        messages: Vec<raft::eraftpb::Message>,
-        fx: &mut Effects,
-    ) {
+    fn post(&mut self, shard: ShardId, messages: Vec<raft::eraftpb::Message>, fx: &mut Effects) {
         for message in messages {
             match eraft::outgoing(shard, message) {
                 eraft::Outgoing::Wire(message) => {
-                    let Some(group) = self.groups.get_mut(&shard) else { return };
+                    let Some(group) = self.groups.get_mut(&shard) else {
+                        return;
+                    };
                     if let crate::message::GroupBody::Append { commit, .. } = &message.body {
                         group.told_commit = group.told_commit.max(*commit);
                     }
@@ -1131,7 +1303,9 @@ impl Replication {
     /// What follows for a group once its Ready is on its way.
     fn follow_up(&mut self, now: Micros, shard: ShardId, store: &mut Store, fx: &mut Effects) {
         let bytes_max = self.config.committed_bytes_max;
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         let wanted = group.raft.store().take_wanted();
         if let Some((low, high, context)) = wanted.entries {
             group.refetch = Some(context);
@@ -1159,7 +1333,9 @@ impl Replication {
 
     /// Says what changed about a group's leadership.
     fn announce(&mut self, shard: ShardId, fx: &mut Effects) {
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         let leadership = group.leadership();
         if leadership != group.announced {
             group.announced = leadership;
@@ -1167,7 +1343,11 @@ impl Replication {
         }
         let failure = ReadFailure::NotLeader(leadership.leader);
         for token in group.abandoned.drain(..) {
-            fx.push(Effect::ReadFailed { shard, token, failure });
+            fx.push(Effect::ReadFailed {
+                shard,
+                token,
+                failure,
+            });
         }
     }
 
@@ -1177,31 +1357,47 @@ impl Replication {
         let upcoming = self.rounds.upcoming();
         let retry_us = self.config.heartbeat_us() / 2;
         let lease_us = self.config.lease_us();
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         let applied = group.applied();
         let (own, configuration) = (group.replica, &group.configuration);
-        let Some(leading) = &mut group.leading else { return };
+        let Some(leading) = &mut group.leading else {
+            return;
+        };
         if leading.reads.is_empty() {
             return;
         }
         let confirmed = leading.confirmed(own, configuration);
         let leased = self.config.reads == Reads::Lease
-            && leading.lease_end(own, configuration, lease_us).is_some_and(|end| now < end);
+            && leading
+                .lease_end(own, configuration, lease_us)
+                .is_some_and(|end| now < end);
         let alone = configuration.is_sole_voter(own);
         let term = leading.term;
         let mut waits = false;
         leading.reads.retain(|read| {
             let quorum = alone
-                || read.round.is_some_and(|round| confirmed.is_some_and(|done| done >= round));
+                || read
+                    .round
+                    .is_some_and(|round| confirmed.is_some_and(|done| done >= round));
             if applied >= read.index && (quorum || leased) {
                 let proof = if quorum { Proof::Quorum } else { Proof::Lease };
                 let (token, grant) = (read.token, Grant { term, proof });
-                fx.push(Effect::ReadReady { shard, token, grant });
+                fx.push(Effect::ReadReady {
+                    shard,
+                    token,
+                    grant,
+                });
                 return false;
             }
             if now >= read.deadline {
                 let (token, failure) = (read.token, ReadFailure::TimedOut);
-                fx.push(Effect::ReadFailed { shard, token, failure });
+                fx.push(Effect::ReadFailed {
+                    shard,
+                    token,
+                    failure,
+                });
                 return false;
             }
             waits |= !quorum && !leased;
@@ -1215,6 +1411,12 @@ impl Replication {
             None => true,
         };
         if waits && due {
+            let early = crate::planted::planted!(JoinsEarlierRound);
+            let upcoming = if early {
+                crate::lease::Round(upcoming.0 - 1)
+            } else {
+                upcoming
+            };
             leading.read_round = Some((upcoming, now));
             for read in leading.reads.iter_mut().filter(|read| read.round.is_none()) {
                 read.round = Some(upcoming);
@@ -1256,7 +1458,9 @@ impl Replication {
         fx: &mut Effects,
     ) {
         let bytes_max = self.config.committed_bytes_max;
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         if index <= group.applied() {
             return;
         }
@@ -1295,6 +1499,11 @@ impl Replication {
     ) {
         self.submitted = store.submit(batch);
         let what = AfterSync::Repair { entries };
-        self.waiting.push_back(Waiting { seq: self.submitted, shard, replica, what });
+        self.waiting.push_back(Waiting {
+            seq: self.submitted,
+            shard,
+            replica,
+            what,
+        });
     }
 }

@@ -99,8 +99,18 @@ pub(crate) struct Transfers {
 impl Outgoing {
     fn message(&self, shard: ShardId, to: ReplicaId, body: SnapshotBody) -> Effect {
         let (from, term, transfer) = (self.from, self.term, self.name);
-        let message = SnapshotMessage { shard, from, to, term, transfer, body };
-        Effect::Send { to: self.node, message: Message::Snapshot(message) }
+        let message = SnapshotMessage {
+            shard,
+            from,
+            to,
+            term,
+            transfer,
+            body,
+        };
+        Effect::Send {
+            to: self.node,
+            message: Message::Snapshot(message),
+        }
     }
 
     /// Sends the chunk that the receiver wants, or reads it.
@@ -130,8 +140,18 @@ impl Outgoing {
 impl Incoming {
     fn message(&self, shard: ShardId, body: SnapshotBody) -> Effect {
         let (from, to, term, transfer) = (self.to, self.from, self.term, self.name);
-        let message = SnapshotMessage { shard, from, to, term, transfer, body };
-        Effect::Send { to: self.node, message: Message::Snapshot(message) }
+        let message = SnapshotMessage {
+            shard,
+            from,
+            to,
+            term,
+            transfer,
+            body,
+        };
+        Effect::Send {
+            to: self.node,
+            message: Message::Snapshot(message),
+        }
     }
 }
 
@@ -156,12 +176,16 @@ impl Replication {
         least: u64,
         store: &mut Store,
     ) {
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         let full = self.transfers.out.len() >= self.config.snapshots_out_max as usize;
         if !group.is_leader() || full || self.transfers.out.contains_key(&(shard, to)) {
             return;
         }
-        let (Some(node), Some(range)) = (group.node_of(to), group.range.clone()) else { return };
+        let (Some(node), Some(range)) = (group.node_of(to), group.range.clone()) else {
+            return;
+        };
         if group.applied() < least {
             return;
         }
@@ -187,7 +211,10 @@ impl Replication {
     /// raft-rs has taken note of the pinned snapshot: the transfer begins.
     pub(crate) fn offer_taken(&mut self, shard: ShardId, to: ReplicaId, id: EntryId) {
         if let Some(outgoing) = self.transfers.out.get_mut(&(shard, to))
-            && outgoing.header.as_ref().is_some_and(|header| header.applied == id)
+            && outgoing
+                .header
+                .as_ref()
+                .is_some_and(|header| header.applied == id)
         {
             outgoing.stage = Stage::Sending;
             // The offer leaves with the next look at the transfers.
@@ -197,9 +224,13 @@ impl Replication {
     }
 
     fn finish_out(&mut self, shard: ShardId, to: ReplicaId, outcome: Outcome, store: &mut Store) {
-        let Some(outgoing) = self.transfers.out.remove(&(shard, to)) else { return };
+        let Some(outgoing) = self.transfers.out.remove(&(shard, to)) else {
+            return;
+        };
         store.end_export(outgoing.pin);
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         group.raft.store().withdraw_offer();
         if group.is_leader() && !group.installing {
             let status = match outcome {
@@ -215,7 +246,13 @@ impl Replication {
 
     /// Drops all transfers of a group that ends.
     pub(crate) fn end_transfers(&mut self, shard: ShardId, store: &mut Store) {
-        let out: Vec<_> = self.transfers.out.keys().filter(|key| key.0 == shard).copied().collect();
+        let out: Vec<_> = self
+            .transfers
+            .out
+            .keys()
+            .filter(|key| key.0 == shard)
+            .copied()
+            .collect();
         for (shard, to) in out {
             self.finish_out(shard, to, Outcome::Failed, store);
         }
@@ -251,7 +288,11 @@ impl Replication {
         for (&shard, incoming) in &mut self.transfers.into {
             if now.0 > incoming.progress_at.0 + timeout_us {
                 // While it installs it cannot be given up: the store will say how it ended.
-                if self.groups.get(&shard).is_none_or(|group| !group.installing) {
+                if self
+                    .groups
+                    .get(&shard)
+                    .is_none_or(|group| !group.installing)
+                {
                     stuck.push(shard);
                 }
             } else if let Some(next) = incoming.next
@@ -277,26 +318,49 @@ impl Replication {
         store: &mut Store,
         fx: &mut Effects,
     ) {
-        let SnapshotMessage { shard, from: sender, to, term, transfer, body } = message;
+        let SnapshotMessage {
+            shard,
+            from: sender,
+            to,
+            term,
+            transfer,
+            body,
+        } = message;
         match body {
             SnapshotBody::Offer { header } => {
                 let peer = (from, sender, term);
                 self.offered(now, shard, to, peer, transfer, header, store, fx);
             }
-            SnapshotBody::Chunk { number, last, checksum, payload } => {
+            SnapshotBody::Chunk {
+                number,
+                last,
+                checksum,
+                payload,
+            } => {
                 let last = last == Last::Yes;
-                let chunk = SnapshotChunk { number, last, checksum, payload };
+                let chunk = SnapshotChunk {
+                    number,
+                    last,
+                    checksum,
+                    payload,
+                };
                 self.chunk_arrived(now, shard, to, transfer, chunk, store, fx);
             }
             SnapshotBody::Want { next } => {
-                let Some(outgoing) = self.transfers.out.get_mut(&(shard, sender)) else { return };
+                let Some(outgoing) = self.transfers.out.get_mut(&(shard, sender)) else {
+                    return;
+                };
                 if outgoing.name != transfer || outgoing.stage != Stage::Sending {
                     return;
                 }
                 outgoing.progress_at = now;
                 outgoing.said_at = now;
                 outgoing.wanted = Some(next);
-                while outgoing.chunks.front().is_some_and(|chunk| chunk.number < next) {
+                while outgoing
+                    .chunks
+                    .front()
+                    .is_some_and(|chunk| chunk.number < next)
+                {
                     outgoing.chunks.pop_front();
                 }
                 outgoing.serve(shard, sender, store, fx);
@@ -341,11 +405,15 @@ impl Replication {
         }
         let members = Configuration::from_stored(&header.conf);
         let id = header.applied;
-        let accepted =
-            members.as_ref().is_some_and(|members| group.accepts_snapshot(term, id, members));
+        let accepted = members
+            .as_ref()
+            .is_some_and(|members| group.accepts_snapshot(term, id, members));
         if !accepted {
-            let outcome =
-                if group.committed() >= id.index { Outcome::Installed } else { Outcome::Failed };
+            let outcome = if group.committed() >= id.index {
+                Outcome::Installed
+            } else {
+                Outcome::Failed
+            };
             let message = SnapshotMessage {
                 shard,
                 from: to,
@@ -354,7 +422,10 @@ impl Replication {
                 transfer: name,
                 body: SnapshotBody::Done { outcome },
             };
-            fx.push(Effect::Send { to: node, message: Message::Snapshot(message) });
+            fx.push(Effect::Send {
+                to: node,
+                message: Message::Snapshot(message),
+            });
             return;
         }
         if let Some(before) = self.transfers.into.remove(&shard) {
@@ -387,7 +458,9 @@ impl Replication {
         store: &mut Store,
         fx: &mut Effects,
     ) {
-        let Some(incoming) = self.transfers.into.get_mut(&shard) else { return };
+        let Some(incoming) = self.transfers.into.get_mut(&shard) else {
+            return;
+        };
         if incoming.name != name || incoming.to != to || incoming.next != Some(chunk.number) {
             return;
         }
@@ -399,9 +472,13 @@ impl Replication {
         if chunk.last {
             let members = Configuration::from_stored(&incoming.header.conf).unwrap_or_default();
             let (term, id) = (incoming.term, incoming.header.applied);
-            let Some(group) = self.groups.get_mut(&shard) else { return };
+            let Some(group) = self.groups.get_mut(&shard) else {
+                return;
+            };
             if !group.accepts_snapshot(term, id, &members) {
-                let body = SnapshotBody::Done { outcome: Outcome::Failed };
+                let body = SnapshotBody::Done {
+                    outcome: Outcome::Failed,
+                };
                 fx.push(incoming.message(shard, body));
                 store.abort_import(incoming.import);
                 self.transfers.into.remove(&shard);
@@ -416,12 +493,14 @@ impl Replication {
 
     fn incoming_of(&self, import: TransferId) -> Option<ShardId> {
         let mut of = self.transfers.into.iter();
-        of.find(|(_, incoming)| incoming.import == import).map(|(&shard, _)| shard)
+        of.find(|(_, incoming)| incoming.import == import)
+            .map(|(&shard, _)| shard)
     }
 
     fn outgoing_of(&self, pin: TransferId) -> Option<(ShardId, ReplicaId)> {
         let mut of = self.transfers.out.iter();
-        of.find(|(_, outgoing)| outgoing.pin == pin).map(|(&key, _)| key)
+        of.find(|(_, outgoing)| outgoing.pin == pin)
+            .map(|(&key, _)| key)
     }
 
     /// Handles news of the store.
@@ -446,8 +525,12 @@ impl Replication {
             }
             StoreEvent::ExportReady { transfer, header } => self.pinned(transfer, header),
             StoreEvent::ExportChunk { transfer, chunk } => {
-                let Some((shard, to)) = self.outgoing_of(transfer) else { return };
-                let Some(outgoing) = self.transfers.out.get_mut(&(shard, to)) else { return };
+                let Some((shard, to)) = self.outgoing_of(transfer) else {
+                    return;
+                };
+                let Some(outgoing) = self.transfers.out.get_mut(&(shard, to)) else {
+                    return;
+                };
                 outgoing.reading = false;
                 outgoing.next_read = chunk.number + 1;
                 outgoing.chunks.push_back(chunk);
@@ -459,26 +542,42 @@ impl Replication {
                     self.finish_out(shard, to, Outcome::Failed, store);
                 }
             }
-            StoreEvent::ImportReady { transfer, next_chunk } => {
-                let Some(shard) = self.incoming_of(transfer) else { return };
-                let Some(incoming) = self.transfers.into.get_mut(&shard) else { return };
+            StoreEvent::ImportReady {
+                transfer,
+                next_chunk,
+            } => {
+                let Some(shard) = self.incoming_of(transfer) else {
+                    return;
+                };
+                let Some(incoming) = self.transfers.into.get_mut(&shard) else {
+                    return;
+                };
                 incoming.next = Some(next_chunk);
                 incoming.progress_at = now;
                 incoming.said_at = now;
                 fx.push(incoming.message(shard, SnapshotBody::Want { next: next_chunk }));
             }
             StoreEvent::ImportFailed { transfer, reason } => {
-                let Some(shard) = self.incoming_of(transfer) else { return };
+                let Some(shard) = self.incoming_of(transfer) else {
+                    return;
+                };
                 tracing::warn!(%shard, reason, "a snapshot was not installed");
                 if let Some(incoming) = self.transfers.into.remove(&shard) {
-                    let body = SnapshotBody::Done { outcome: Outcome::Failed };
+                    let body = SnapshotBody::Done {
+                        outcome: Outcome::Failed,
+                    };
                     fx.push(incoming.message(shard, body));
                 }
                 if let Some(group) = self.groups.get_mut(&shard) {
                     group.installing = false;
                 }
             }
-            StoreEvent::Installed { transfer: _, shard, replica, header } => {
+            StoreEvent::Installed {
+                transfer: _,
+                shard,
+                replica,
+                header,
+            } => {
                 self.installed(now, shard, replica, &header, fx);
             }
             StoreEvent::Checkpointed
@@ -489,13 +588,18 @@ impl Replication {
     }
 
     fn pinned(&mut self, pin: TransferId, header: SnapshotHeader) {
-        let Some((shard, to)) = self.outgoing_of(pin) else { return };
-        let (Some(outgoing), Some(group)) =
-            (self.transfers.out.get_mut(&(shard, to)), self.groups.get_mut(&shard))
-        else {
+        let Some((shard, to)) = self.outgoing_of(pin) else {
             return;
         };
-        let Some(members) = Configuration::from_stored(&header.conf) else { return };
+        let (Some(outgoing), Some(group)) = (
+            self.transfers.out.get_mut(&(shard, to)),
+            self.groups.get_mut(&shard),
+        ) else {
+            return;
+        };
+        let Some(members) = Configuration::from_stored(&header.conf) else {
+            return;
+        };
         let id = header.applied;
         outgoing.header = Some(header);
         outgoing.stage = Stage::Pinned;
@@ -516,15 +620,24 @@ impl Replication {
         header: &SnapshotHeader,
         fx: &mut Effects,
     ) {
-        let Some(incoming) = self.transfers.into.remove(&shard) else { return };
-        let Some(group) = self.groups.get_mut(&shard) else { return };
+        let Some(incoming) = self.transfers.into.remove(&shard) else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
         let id = header.applied;
         let members = Configuration::from_stored(&header.conf);
-        let (Some(members), true) = (members, group.replica == replica) else { return };
+        let (Some(members), true) = (members, group.replica == replica) else {
+            return;
+        };
         group.installing = false;
         let (from, term) = (incoming.from, incoming.term);
         group.step_raft(eraft::snapshot(from, replica, term, id, members.to_raft()));
-        let restored = group.raft.snap().map(|snapshot| snapshot.get_metadata().index);
+        let restored = group
+            .raft
+            .snap()
+            .map(|snapshot| snapshot.get_metadata().index);
         if restored != Some(id.index) {
             // It was checked before the group was stopped, and nothing has entered raft since.
             let reason = format!("shard {shard}: an installed snapshot at {id} was not restored");
@@ -538,8 +651,14 @@ impl Replication {
         group.handed = id.index;
         group.fetching = false;
         group.lose_proposals(fx);
-        fx.push(Effect::SnapshotInstalled { shard, id, configuration: members });
-        let body = SnapshotBody::Done { outcome: Outcome::Installed };
+        fx.push(Effect::SnapshotInstalled {
+            shard,
+            id,
+            configuration: members,
+        });
+        let body = SnapshotBody::Done {
+            outcome: Outcome::Installed,
+        };
         fx.push(incoming.message(shard, body));
         self.peers.forget_neighbours();
         self.mark(shard);

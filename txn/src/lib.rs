@@ -1,4 +1,21 @@
 //! Commands, their deterministic apply, and transactions over shards.
+//!
+//! ```text
+//! argv ─► Command ─► ShardMap::split ─► Request ─► Participant (leader) ─► log entry
+//!                                                      │                      │ committed
+//!         Reply ◄── Merge::finish ◄── Response ◄───────┴── Participant (all) ◄┘
+//! ```
+//!
+//! - [`Command`]: what clients may ask, parsed once, with Redis' words for what is wrong; [`table`]
+//!   says the same to tools.
+//! - [`ShardMap`]: which shard has a key; [`ShardMap::split`] cuts a command over shards and
+//!   [`Merge`] makes one [`Reply`] of the parts.
+//! - [`Request`] and [`Response`]: what gateways and leaders say to each other. The outcome tells
+//!   exactly what happened: done, certainly not done, or unknown.
+//! - [`Participant`]: all shards of one node. It evaluates on the leader, and applies everywhere.
+//!
+//! Nothing here does I/O, looks at a clock, or draws a random number: all of it comes in as
+//! [`Event`]s and goes out as [`Effect`]s.
 
 mod command;
 mod execute;

@@ -39,13 +39,22 @@ impl History {
     pub(super) fn write(&mut self, key: Key, value: u64, span: Span) {
         self.writes += u64::from(span.completed != u64::MAX);
         let cluster = self.keys.entry(key).or_default().entry(value).or_default();
-        assert!(cluster.write.replace(span).is_none(), "values are written once");
+        assert!(
+            cluster.write.replace(span).is_none(),
+            "values are written once"
+        );
     }
 
     /// A read that was answered.
     pub(super) fn read(&mut self, key: Key, value: u64, span: Span) {
         self.reads += 1;
-        self.keys.entry(key).or_default().entry(value).or_default().reads.push(span);
+        self.keys
+            .entry(key)
+            .or_default()
+            .entry(value)
+            .or_default()
+            .reads
+            .push(span);
     }
 
     /// The first contradiction, if there is one.
@@ -53,7 +62,10 @@ impl History {
         for (key, clusters) in &self.keys {
             let mut zones: Vec<(u64, u64, u64)> = Vec::new();
             for (&value, cluster) in clusters {
-                let initial = Span { invoked: 0, completed: 0 };
+                let initial = Span {
+                    invoked: 0,
+                    completed: 0,
+                };
                 let write = match cluster.write {
                     Some(write) => write,
                     None if value == 0 => initial,

@@ -39,7 +39,12 @@ struct Link {
     delay_us: (u64, u64),
 }
 
-const FAIR: Link = Link { cut: false, loss_permille: 0, repeat_permille: 0, delay_us: (100, 600) };
+const FAIR: Link = Link {
+    cut: false,
+    loss_permille: 0,
+    repeat_permille: 0,
+    delay_us: (100, 600),
+};
 
 /// How the world is built.
 #[derive(Clone, Debug)]
@@ -81,13 +86,37 @@ impl Plan {
 /// What happens at a moment.
 #[derive(Debug)]
 enum Happening {
-    Tick { node: usize, life: u64 },
-    Deliver { node: usize, from: usize, life: u64, frame: Bytes },
-    Disk { node: usize, life: u64, lane: usize },
-    Request { node: usize, op: u64, attempt: u32 },
-    Answer { op: u64, attempt: u32, answer: Answer },
-    NextOp { client: usize },
-    GiveUp { op: u64 },
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Deliver {
+        node: usize,
+        from: usize,
+        life: u64,
+        frame: Bytes,
+    },
+    Disk {
+        node: usize,
+        life: u64,
+        lane: usize,
+    },
+    Request {
+        node: usize,
+        op: u64,
+        attempt: u32,
+    },
+    Answer {
+        op: u64,
+        attempt: u32,
+        answer: Answer,
+    },
+    NextOp {
+        client: usize,
+    },
+    GiveUp {
+        op: u64,
+    },
     Fault(random::Fault),
 }
 
@@ -226,12 +255,29 @@ impl World {
         for (node, member) in members.iter().enumerate() {
             self.placed.insert((node, shard), member.replica);
             let first = (shard.0 % self.plan.replicas) as usize == node;
-            let campaign = if first { Campaign::Now } else { Campaign::OnTimeout };
+            let campaign = if first {
+                Campaign::Now
+            } else {
+                Campaign::OnTimeout
+            };
             let configuration = configuration.clone();
-            let origin = Origin::Bootstrap { configuration, campaign };
-            let create = Event::Create { shard, replica: member.replica, origin };
+            let origin = Origin::Bootstrap {
+                configuration,
+                campaign,
+            };
+            let create = Event::Create {
+                shard,
+                replica: member.replica,
+                origin,
+            };
             self.event(node, create);
-            self.event(node, Event::Range { shard, range: KeyRange::all() });
+            self.event(
+                node,
+                Event::Range {
+                    shard,
+                    range: KeyRange::all(),
+                },
+            );
         }
     }
 
@@ -254,11 +300,16 @@ impl World {
 
     fn after(&mut self, delay_us: u64, happening: Happening) {
         self.order += 1;
-        self.queue.insert((self.now + delay_us, self.order), happening);
+        self.queue
+            .insert((self.now + delay_us, self.order), happening);
     }
 
     fn between(&mut self, (low, high): (u64, u64)) -> u64 {
-        if low >= high { low } else { self.random.between(low, high) }
+        if low >= high {
+            low
+        } else {
+            self.random.between(low, high)
+        }
     }
 
     fn chance(&mut self, permille: u64) -> bool {
@@ -302,7 +353,11 @@ impl World {
         for replica in &opened.replicas {
             applied.insert(replica.shard, replica.applied.index);
         }
-        let shards: Vec<ShardId> = opened.replicas.iter().map(|replica| replica.shard).collect();
+        let shards: Vec<ShardId> = opened
+            .replicas
+            .iter()
+            .map(|replica| replica.shard)
+            .collect();
         let log = opened.store.log();
         let replication = Replication::new(config, local, log, opened.replicas, &mut fx);
         machine.process = Some(Process {
@@ -317,7 +372,13 @@ impl World {
         self.say(|| format!("node {node} starts, life {life}"));
         self.carry_out(node, &mut fx);
         for shard in shards {
-            self.event(node, Event::Range { shard, range: KeyRange::all() });
+            self.event(
+                node,
+                Event::Range {
+                    shard,
+                    range: KeyRange::all(),
+                },
+            );
         }
         self.after(0, Happening::Tick { node, life });
     }
@@ -333,7 +394,9 @@ impl World {
     fn power_loss(&mut self, node: usize) {
         self.machines[node].process = None;
         self.say(|| format!("node {node} loses power"));
-        let disk = self.machines[node].disk.power_loss(synod_storage::disk::Survival::Random);
+        let disk = self.machines[node]
+            .disk
+            .power_loss(synod_storage::disk::Survival::Random);
         self.machines[node].disk = disk;
     }
 
@@ -344,9 +407,13 @@ impl World {
     /// Feeds an event to a node and lets it finish.
     fn event(&mut self, node: usize, event: Event) {
         let now = self.machines[node].now(self.now);
-        let Some(process) = &mut self.machines[node].process else { return };
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
         let mut fx = Effects::new();
-        process.replication.step(now, event, &mut process.store, &mut fx);
+        process
+            .replication
+            .step(now, event, &mut process.store, &mut fx);
         self.carry_out(node, &mut fx);
         self.settle(node);
     }
@@ -355,14 +422,18 @@ impl World {
     fn settle(&mut self, node: usize) {
         for _ in 0..1_000 {
             let now = self.machines[node].now(self.now);
-            let Some(process) = &mut self.machines[node].process else { return };
+            let Some(process) = &mut self.machines[node].process else {
+                return;
+            };
             let mut events = Vec::new();
             process.store.take_events(&mut events);
             let mut fx = Effects::new();
             let idle = events.is_empty() && !process.replication.needs_flush();
             for event in events {
                 let event = Event::Store(event);
-                process.replication.step(now, event, &mut process.store, &mut fx);
+                process
+                    .replication
+                    .step(now, event, &mut process.store, &mut fx);
             }
             process.replication.flush(now, &mut process.store, &mut fx);
             self.carry_out(node, &mut fx);
@@ -376,7 +447,9 @@ impl World {
 
     fn take_jobs(&mut self, node: usize) {
         let mut jobs = Vec::new();
-        let Some(process) = &mut self.machines[node].process else { return };
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
         process.store.take_jobs(&mut jobs);
         let life = self.machines[node].life;
         for job in jobs {
@@ -385,7 +458,9 @@ impl World {
                 Lane::Background => 1,
                 Lane::Read => 2,
             };
-            let Some(process) = &mut self.machines[node].process else { return };
+            let Some(process) = &mut self.machines[node].process else {
+                return;
+            };
             process.lanes[lane].push_back(job);
             if process.lanes[lane].len() == 1 {
                 let delay = self.between(self.plan.disk_us);
@@ -396,15 +471,21 @@ impl World {
 
     fn disk(&mut self, node: usize, lane: usize) {
         let life = self.machines[node].life;
-        let Some(process) = &mut self.machines[node].process else { return };
-        let Some(job) = process.lanes[lane].front_mut() else { return };
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
+        let Some(job) = process.lanes[lane].front_mut() else {
+            return;
+        };
         match job.step() {
             JobStep::Again => {
                 let delay = self.between(self.plan.disk_us);
                 self.after(delay, Happening::Disk { node, life, lane });
             }
             JobStep::Done => {
-                let Some(job) = process.lanes[lane].pop_front() else { return };
+                let Some(job) = process.lanes[lane].pop_front() else {
+                    return;
+                };
                 if let Err(fatal) = process.store.complete(job) {
                     self.stop_fatally(node, fatal.to_string());
                     return;
@@ -437,8 +518,12 @@ impl World {
                 Effect::Committed { shard, entries } => {
                     self.committed(node, shard, &entries);
                     let last = entries.last().map_or(0, |entry| entry.id.index);
-                    let Some(process) = &mut self.machines[node].process else { return };
-                    process.replication.applied(now, shard, last, &mut process.store, fx);
+                    let Some(process) = &mut self.machines[node].process else {
+                        return;
+                    };
+                    process
+                        .replication
+                        .applied(now, shard, last, &mut process.store, fx);
                     for effect in fx.drain().collect::<Vec<_>>().into_iter().rev() {
                         list.push_front(effect);
                     }
@@ -446,7 +531,9 @@ impl World {
                 Effect::Leadership { shard, leadership } => {
                     self.say(|| format!("node {node} {shard}: {leadership:?}"));
                     if leadership.role == Role::Leader {
-                        let Some(replica) = self.replica(node, shard) else { continue };
+                        let Some(replica) = self.replica(node, shard) else {
+                            continue;
+                        };
                         let known = *self
                             .leaders
                             .entry((shard, leadership.term))
@@ -457,60 +544,113 @@ impl World {
                         }
                     }
                 }
-                Effect::ReadReady { shard, token, grant } => {
-                    let Some(process) = &mut self.machines[node].process else { return };
+                Effect::ReadReady {
+                    shard,
+                    token,
+                    grant,
+                } => {
+                    let Some(process) = &mut self.machines[node].process else {
+                        return;
+                    };
                     if let Some((op, attempt)) = process.reads.remove(&token) {
                         self.read_now(node, shard, op, attempt, grant);
                     }
                 }
-                Effect::ReadFailed { shard: _, token, failure } => {
-                    let Some(process) = &mut self.machines[node].process else { return };
+                Effect::ReadFailed {
+                    shard: _,
+                    token,
+                    failure,
+                } => {
+                    let Some(process) = &mut self.machines[node].process else {
+                        return;
+                    };
                     if let Some((op, attempt)) = process.reads.remove(&token) {
                         let hint = self.hint(failure);
                         self.answer(op, attempt, Answer::Retry(hint));
                     }
                 }
                 Effect::ProposalLost { shard, id, loss } => {
-                    let Some(process) = &mut self.machines[node].process else { return };
+                    let Some(process) = &mut self.machines[node].process else {
+                        return;
+                    };
                     if let Some((op, attempt)) = process.writes.remove(&(shard, id)) {
-                        self.answer(op, attempt, match loss {
-                            Loss::Overwritten => Answer::Retry(None),
-                            Loss::Unknown => Answer::Unknown,
-                        });
+                        self.answer(
+                            op,
+                            attempt,
+                            match loss {
+                                Loss::Overwritten => Answer::Retry(None),
+                                Loss::Unknown => Answer::Unknown,
+                            },
+                        );
                     }
                 }
-                Effect::ConfigurationChanged { shard, id, configuration } => {
+                Effect::ConfigurationChanged {
+                    shard,
+                    id,
+                    configuration,
+                } => {
                     self.say(|| format!("node {node} {shard}: {id} {configuration:?}"));
                     self.count("configurations");
-                    let Some(process) = &mut self.machines[node].process else { return };
+                    let Some(process) = &mut self.machines[node].process else {
+                        return;
+                    };
                     process.applied.insert(shard, id.index);
                 }
-                Effect::SnapshotInstalled { shard, id, configuration: _ } => {
+                Effect::SnapshotInstalled {
+                    shard,
+                    id,
+                    configuration: _,
+                } => {
                     self.say(|| format!("node {node} {shard}: snapshot at {id}"));
                     self.count("snapshots");
-                    let Some(process) = &mut self.machines[node].process else { return };
+                    let Some(process) = &mut self.machines[node].process else {
+                        return;
+                    };
                     process.applied.insert(shard, id.index);
                 }
                 Effect::Removed { shard, replica } => {
                     self.placed.remove(&(node, shard));
                     let range = Some(KeyRange::all());
-                    let destroy = Event::Destroy { shard, replica, range };
+                    let destroy = Event::Destroy {
+                        shard,
+                        replica,
+                        range,
+                    };
                     self.again(node, destroy, fx, &mut list);
                 }
-                Effect::Missing { shard, replica, from: _ } => {
+                Effect::Missing {
+                    shard,
+                    replica,
+                    from: _,
+                } => {
                     if self.placed.get(&(node, shard)) == Some(&replica) {
                         let origin = Origin::Leader;
-                        let create = Event::Create { shard, replica, origin };
+                        let create = Event::Create {
+                            shard,
+                            replica,
+                            origin,
+                        };
                         self.again(node, create, fx, &mut list);
-                        let range = Event::Range { shard, range: KeyRange::all() };
+                        let range = Event::Range {
+                            shard,
+                            range: KeyRange::all(),
+                        };
                         self.again(node, range, fx, &mut list);
                     }
                 }
-                Effect::Damaged { shard, replica, damage } => {
+                Effect::Damaged {
+                    shard,
+                    replica,
+                    damage,
+                } => {
                     self.say(|| format!("node {node} {shard}/{replica}: damaged, {damage:?}"));
                     self.count("damaged");
                 }
-                Effect::Repaired { shard, replica, entries } => {
+                Effect::Repaired {
+                    shard,
+                    replica,
+                    entries,
+                } => {
                     self.say(|| format!("node {node} {shard}/{replica}: {entries} repaired"));
                     self.count("repaired");
                 }
@@ -522,22 +662,21 @@ impl World {
         }
     }
 
-    fn again(
-        &mut self,
-        node: usize,
-        event: Event,
-        fx: &mut Effects,
-        list: &mut VecDeque<Effect>,
-    ) {
+    fn again(&mut self, node: usize, event: Event, fx: &mut Effects, list: &mut VecDeque<Effect>) {
         let now = self.machines[node].now(self.now);
-        let Some(process) = &mut self.machines[node].process else { return };
+        let Some(process) = &mut self.machines[node].process else {
+            return;
+        };
         process.replication.step(now, event, &mut process.store, fx);
         list.extend(fx.drain());
     }
 
     fn replica(&self, node: usize, shard: ShardId) -> Option<ReplicaId> {
         let process = self.machines[node].process.as_ref()?;
-        process.replication.status(shard).map(|status| status.replica)
+        process
+            .replication
+            .status(shard)
+            .map(|status| status.replica)
     }
 
     fn committed(&mut self, node: usize, shard: ShardId, entries: &[Entry]) {
@@ -548,13 +687,17 @@ impl World {
             if known != print {
                 self.fail(format!("{shard}: index {index} is {known:?} and {print:?}"));
             }
-            let Some(process) = &mut self.machines[node].process else { return };
+            let Some(process) = &mut self.machines[node].process else {
+                return;
+            };
             let before = process.applied.insert(shard, index);
             if before.is_some_and(|before| before + 1 != index) {
                 self.fail(format!("node {node} {shard}: {before:?} then {index}"));
                 return;
             }
-            let Some(process) = &mut self.machines[node].process else { return };
+            let Some(process) = &mut self.machines[node].process else {
+                return;
+            };
             let mut writes = Vec::new();
             if !entry.data.is_empty() {
                 writes.push(Write {
@@ -572,8 +715,13 @@ impl World {
     }
 
     fn value(&mut self, node: usize, key: Key) -> u64 {
-        let Some(process) = &mut self.machines[node].process else { return 0 };
-        match process.store.get(Space::Local(key.0), &[key.1], Version::MAX) {
+        let Some(process) = &mut self.machines[node].process else {
+            return 0;
+        };
+        match process
+            .store
+            .get(Space::Local(key.0), &[key.1], Version::MAX)
+        {
             Lookup::Found { version: _, value } => {
                 value.as_ref().try_into().map_or(0, u64::from_le_bytes)
             }
@@ -606,12 +754,24 @@ impl World {
         if link.cut || self.chance(link.loss_permille) {
             return;
         }
-        let copies = if self.chance(link.repeat_permille) { 2 } else { 1 };
+        let copies = if self.chance(link.repeat_permille) {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let delay = self.between(link.delay_us);
             let life = self.machines[to].life;
             let frame = frame.clone();
-            self.after(delay, Happening::Deliver { node: to, from, life, frame });
+            self.after(
+                delay,
+                Happening::Deliver {
+                    node: to,
+                    from,
+                    life,
+                    frame,
+                },
+            );
         }
     }
 
@@ -622,25 +782,49 @@ impl World {
             return;
         }
         let shard = ShardId(1 + self.random.next() % self.plan.shards);
-        let key = (shard, (self.random.next() % u64::from(self.plan.keys)) as u8);
+        let key = (
+            shard,
+            (self.random.next() % u64::from(self.plan.keys)) as u8,
+        );
         let write = self.chance(self.plan.write_permille);
         self.begin_op(client, key, write);
     }
 
     fn begin_op(&mut self, client: usize, key: Key, write: bool) {
+        let node = (self.random.next() % self.plan.nodes) as usize;
+        self.begin_op_at(node, client, key, write);
+    }
+
+    /// Begins an operation whose first attempt goes to this node.
+    fn begin_op_at(&mut self, node: usize, client: usize, key: Key, write: bool) -> u64 {
         let id = self.next_op;
         self.next_op += 1;
         let write = write.then_some(id);
-        let op = Op { client, key, write, invoked: self.now, attempt: 0 };
+        let op = Op {
+            client,
+            key,
+            write,
+            invoked: self.now,
+            attempt: 0,
+        };
         self.ops.insert(id, op);
-        let node = (self.random.next() % self.plan.nodes) as usize;
         let delay = self.random.between(50, 300);
-        self.after(delay, Happening::Request { node, op: id, attempt: 0 });
+        self.after(
+            delay,
+            Happening::Request {
+                node,
+                op: id,
+                attempt: 0,
+            },
+        );
         self.after(3_000_000, Happening::GiveUp { op: id });
+        id
     }
 
     fn request(&mut self, node: usize, id: u64, attempt: u32) {
-        let Some(op) = self.ops.get(&id).copied() else { return };
+        let Some(op) = self.ops.get(&id).copied() else {
+            return;
+        };
         let now = self.machines[node].now(self.now);
         let Some(process) = &mut self.machines[node].process else {
             self.answer(id, attempt, Answer::Retry(None));
@@ -683,10 +867,14 @@ impl World {
     }
 
     fn read_now(&mut self, node: usize, shard: ShardId, id: u64, attempt: u32, grant: Grant) {
-        let Some(op) = self.ops.get(&id).copied() else { return };
+        let Some(op) = self.ops.get(&id).copied() else {
+            return;
+        };
         let value = self.value(node, op.key);
         let now = self.machines[node].now(self.now);
-        let Some(process) = &self.machines[node].process else { return };
+        let Some(process) = &self.machines[node].process else {
+            return;
+        };
         let answer = if process.replication.confirm(now, shard, &grant) {
             Answer::Value(value)
         } else {
@@ -697,15 +885,27 @@ impl World {
 
     fn answer(&mut self, op: u64, attempt: u32, answer: Answer) {
         let delay = self.random.between(50, 300);
-        self.after(delay, Happening::Answer { op, attempt, answer });
+        self.after(
+            delay,
+            Happening::Answer {
+                op,
+                attempt,
+                answer,
+            },
+        );
     }
 
     fn answered(&mut self, id: u64, attempt: u32, answer: Answer) {
-        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
         if op.attempt != attempt {
             return;
         }
-        let span = Span { invoked: op.invoked, completed: self.now };
+        let span = Span {
+            invoked: op.invoked,
+            completed: self.now,
+        };
         let (client, key) = (op.client, op.key);
         match answer {
             Answer::Retry(hint) => {
@@ -714,7 +914,14 @@ impl World {
                 let any = (self.random.next() % self.plan.nodes) as usize;
                 let node = hint.unwrap_or(any);
                 let delay = self.random.between(1_000, 20_000);
-                self.after(delay, Happening::Request { node, op: id, attempt });
+                self.after(
+                    delay,
+                    Happening::Request {
+                        node,
+                        op: id,
+                        attempt,
+                    },
+                );
                 return;
             }
             Answer::Written => {
@@ -732,17 +939,26 @@ impl World {
         }
         self.ops.remove(&id);
         let think = self.between(self.plan.think_us);
-        self.after(think, Happening::NextOp { client });
+        if client < self.plan.clients as usize {
+            self.after(think, Happening::NextOp { client });
+        }
     }
 
     fn give_up(&mut self, id: u64) {
-        let Some(op) = self.ops.remove(&id) else { return };
+        let Some(op) = self.ops.remove(&id) else {
+            return;
+        };
         self.count("given up");
         if let Some(value) = op.write {
-            let span = Span { invoked: op.invoked, completed: u64::MAX };
+            let span = Span {
+                invoked: op.invoked,
+                completed: u64::MAX,
+            };
             self.history.write(op.key, value, span);
         }
-        self.after(1_000, Happening::NextOp { client: op.client });
+        if op.client < self.plan.clients as usize {
+            self.after(1_000, Happening::NextOp { client: op.client });
+        }
     }
 
     // --- time -----------------------------------------------------------------------------------
@@ -782,7 +998,12 @@ impl World {
                 let late = self.random.between(0, 500);
                 self.after(tick_us + late, Happening::Tick { node, life });
             }
-            Happening::Deliver { node, from, life, frame } => {
+            Happening::Deliver {
+                node,
+                from,
+                life,
+                frame,
+            } => {
                 if self.machines[node].life != life || !self.is_up(node) {
                     return;
                 }
@@ -800,7 +1021,11 @@ impl World {
                 }
             }
             Happening::Request { node, op, attempt } => self.request(node, op, attempt),
-            Happening::Answer { op, attempt, answer } => self.answered(op, attempt, answer),
+            Happening::Answer {
+                op,
+                attempt,
+                answer,
+            } => self.answered(op, attempt, answer),
             Happening::NextOp { client } => self.next_op(client),
             Happening::GiveUp { op } => self.give_up(op),
             Happening::Fault(fault) => self.fault(fault),
@@ -811,11 +1036,15 @@ impl World {
     fn run(&mut self, us: u64) {
         let end = self.now + us;
         while self.failure.is_none() {
-            let Some((&(at, _), _)) = self.queue.first_key_value() else { break };
+            let Some((&(at, _), _)) = self.queue.first_key_value() else {
+                break;
+            };
             if at > end {
                 break;
             }
-            let Some((_, happening)) = self.queue.pop_first() else { break };
+            let Some((_, happening)) = self.queue.pop_first() else {
+                break;
+            };
             self.now = at;
             self.happen(happening);
         }
@@ -848,7 +1077,10 @@ impl World {
             leadership.serving.then_some((leadership.term, *node))
         };
         let nodes = 0..self.machines.len();
-        nodes.filter_map(|node| leads(&node)).max().map(|(_, node)| node)
+        nodes
+            .filter_map(|node| leads(&node))
+            .max()
+            .map(|(_, node)| node)
     }
 
     fn isolate(&mut self, node: usize) {
@@ -888,7 +1120,10 @@ impl World {
         }
         self.clients_run = false;
         if !self.run_until(10_000, |world| world.ops.is_empty()) {
-            return Err(self.failure.take().unwrap_or_else(|| "operations hang".to_string()));
+            return Err(self
+                .failure
+                .take()
+                .unwrap_or_else(|| "operations hang".to_string()));
         }
         for &shard in &shards {
             for key in 0..self.plan.keys {
@@ -917,16 +1152,21 @@ impl World {
     fn replicas_agree(&mut self) -> Result<(), String> {
         let mut seen: BTreeMap<ShardId, (u64, Vec<u64>)> = BTreeMap::new();
         for ((node, shard), replica) in self.placed.clone() {
-            let Some(process) = &self.machines[node].process else { continue };
+            let Some(process) = &self.machines[node].process else {
+                continue;
+            };
             let Some(status) = process.replication.status(shard) else {
                 return Err(format!("node {node} has no replica {replica} of {shard}"));
             };
-            let values: Vec<u64> =
-                (0..self.plan.keys).map(|key| self.value(node, (shard, key))).collect();
+            let values: Vec<u64> = (0..self.plan.keys)
+                .map(|key| self.value(node, (shard, key)))
+                .collect();
             let state = (status.applied, values);
             let known = seen.entry(shard).or_insert_with(|| state.clone()).clone();
             if known != state {
-                return Err(format!("{shard}: node {node} has {state:?}, another {known:?}"));
+                return Err(format!(
+                    "{shard}: node {node} has {state:?}, another {known:?}"
+                ));
             }
         }
         Ok(())

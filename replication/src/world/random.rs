@@ -69,10 +69,16 @@ impl World {
     }
 
     pub(super) fn transfer(&mut self, shard: ShardId, pick: u64) {
-        let Some(leader) = self.leader(shard) else { return };
+        let Some(leader) = self.leader(shard) else {
+            return;
+        };
         let now = self.machines[leader].now(self.now);
-        let Some(process) = &mut self.machines[leader].process else { return };
-        let Some(configuration) = process.replication.configuration(shard) else { return };
+        let Some(process) = &mut self.machines[leader].process else {
+            return;
+        };
+        let Some(configuration) = process.replication.configuration(shard) else {
+            return;
+        };
         let voters = configuration.voters.clone();
         let to = voters[pick as usize % voters.len()];
         let _ = process.replication.transfer(now, shard, to);
@@ -81,14 +87,23 @@ impl World {
 
     /// Moves a replica of the shard to a node that has none.
     pub(super) fn replace(&mut self, shard: ShardId, pick: u64) {
-        let Some(leader) = self.leader(shard) else { return };
+        let Some(leader) = self.leader(shard) else {
+            return;
+        };
         let now = self.machines[leader].now(self.now);
-        let Some(process) = &self.machines[leader].process else { return };
-        let Some(configuration) = process.replication.configuration(shard).cloned() else { return };
+        let Some(process) = &self.machines[leader].process else {
+            return;
+        };
+        let Some(configuration) = process.replication.configuration(shard).cloned() else {
+            return;
+        };
         let free: Vec<usize> = (0..self.machines.len())
             .filter(|&node| {
                 !self.placed.contains_key(&(node, shard))
-                    && !configuration.nodes.values().any(|&id| id == self.machines[node].id)
+                    && !configuration
+                        .nodes
+                        .values()
+                        .any(|&id| id == self.machines[node].id)
             })
             .collect();
         if configuration.is_joint() || free.is_empty() {
@@ -102,12 +117,19 @@ impl World {
             node: self.machines[node].id,
         };
         let changes = [crate::Change::Voter(member), crate::Change::Remove(leaving)];
-        let Some(process) = &mut self.machines[leader].process else { return };
-        if process.replication.change_replicas(now, shard, &changes).is_ok() {
+        let Some(process) = &mut self.machines[leader].process else {
+            return;
+        };
+        if process
+            .replication
+            .change_replicas(now, shard, &changes)
+            .is_ok()
+        {
             self.placed.insert((node, shard), member.replica);
-            let gone = self.machines.iter().position(|machine| {
-                configuration.nodes.get(&leaving) == Some(&machine.id)
-            });
+            let gone = self
+                .machines
+                .iter()
+                .position(|machine| configuration.nodes.get(&leaving) == Some(&machine.id));
             self.count("replaced");
             if let Some(gone) = gone {
                 self.say(|| format!("{shard}: from node {gone} to node {node}"));
@@ -174,7 +196,11 @@ fn one_seed(seed: u64, severity: Severity) -> Result<World, String> {
             plan.replicas = 3;
         }
     }
-    plan.reads = if seed % 4 == 1 { Reads::Quorum } else { Reads::Lease };
+    plan.reads = if seed % 4 == 1 {
+        Reads::Quorum
+    } else {
+        Reads::Lease
+    };
     plan.quiet_after_ms = if seed % 5 == 0 { 300 } else { 3_000 };
     if seed % 7 == 0 {
         plan.disk_us = (1_000, 30_000);
@@ -197,7 +223,11 @@ fn one_seed(seed: u64, severity: Severity) -> Result<World, String> {
 
 /// The seeds of a test: a few, or as many as `SYNOD_SEEDS` says, or the one of `SYNOD_SEED`.
 pub(super) fn seeds(few: u64) -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     match number("SYNOD_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("SYNOD_SEEDS").unwrap_or(few),
@@ -206,19 +236,28 @@ pub(super) fn seeds(few: u64) -> std::ops::Range<u64> {
 
 fn sweep(few: u64, severity: Severity) {
     let (mut writes, mut reads, mut messages) = (0, 0, 0);
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     let range = seeds(few);
     for seed in range.clone() {
         match one_seed(seed, severity) {
             Ok(world) => {
                 writes += world.history.writes;
                 reads += world.history.reads;
+                for (what, count) in &world.counts {
+                    *counts.entry(what).or_default() += count;
+                }
                 messages += world.counts.get("messages").copied().unwrap_or(0);
             }
             Err(failure) => panic!("{severity:?}, SYNOD_SEED={seed}: {failure}"),
         }
     }
-    eprintln!("{range:?} {severity:?}: {writes} writes, {reads} reads, {messages} messages");
-    assert!(writes > 10 * (range.end - range.start), "hardly anything was written");
+    eprintln!(
+        "{range:?} {severity:?}: {writes} writes, {reads} reads, {messages} messages, {counts:?}"
+    );
+    assert!(
+        writes > 10 * (range.end - range.start),
+        "hardly anything was written"
+    );
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub use self::handle::{Handle, Mailbox, Outbox, SessionId, Submitted};
 use self::operation::{Operation, PartState};
 use self::session::{Footprint, Session, Slot};
 use crate::edge::session::Submission;
+use crate::transport::Delivery;
 
 /// What can happen to the gateway.
 #[derive(Debug)]
@@ -39,8 +40,10 @@ pub enum Event {
     Closed(SessionId),
     /// A leader answered.
     Response(NodeId, Response),
-    /// Requests to this node, or its answers, may be lost.
-    Lost(NodeId),
+    /// Requests to this node are lost, and perhaps answers of it.
+    Lost(NodeId, Delivery),
+    /// These requests never left for the node.
+    Unsent(NodeId, Vec<u64>),
     /// A shard's leader is known.
     Leader(ShardId, NodeId),
     /// The answer to [`Effect::Ask`].
@@ -162,7 +165,18 @@ impl Gateway {
                 }
             }
             Event::Response(from, response) => self.answered(now_us, from, response, effects),
-            Event::Lost(node) => self.lost(now_us, node, effects),
+            Event::Lost(node, delivery) => {
+                let lost = self
+                    .requests
+                    .iter()
+                    .filter(|(_, pending)| pending.node == node)
+                    .map(|(id, _)| *id)
+                    .collect();
+                self.lost(now_us, node, lost, delivery, effects);
+            }
+            Event::Unsent(node, lost) => {
+                self.lost(now_us, node, lost, Delivery::Nothing, effects);
+            }
             Event::Leader(shard, node) => {
                 self.leaders.insert(shard, node);
             }
@@ -384,20 +398,23 @@ impl Gateway {
         }
     }
 
-    /// Gives up on requests that can no longer be answered: reads are tried elsewhere, of writes
-    /// nobody knows.
-    fn lost(&mut self, now_us: u64, node: NodeId, effects: &mut Vec<Effect>) {
+    /// Gives up on requests that can no longer be answered: reads, and what certainly did not
+    /// arrive, are tried elsewhere; of other writes nobody knows.
+    fn lost(
+        &mut self,
+        now_us: u64,
+        node: NodeId,
+        lost: Vec<u64>,
+        delivery: Delivery,
+        effects: &mut Vec<Effect>,
+    ) {
         self.leaders.retain(|_, leader| *leader != node);
-        let lost: Vec<_> = self
-            .requests
-            .iter()
-            .filter(|(_, pending)| pending.node == node)
-            .map(|(id, pending)| (*id, *pending))
-            .collect();
-        for (id, Pending { operation: number, part, .. }) in lost {
-            self.requests.remove(&id);
+        for id in lost {
+            let Some(Pending { operation: number, part, .. }) = self.requests.remove(&id) else {
+                continue;
+            };
             let Some(operation) = self.operations.get_mut(&number) else { continue };
-            if operation.class == Class::Read {
+            if operation.class == Class::Read || delivery == Delivery::Nothing {
                 self.refused(now_us, number, part, false, effects);
             } else {
                 operation.parts[part].state = PartState::Answered(unknown());

@@ -121,14 +121,26 @@ fn a_refused_command_and_all_behind_it_start_again_in_order() {
 fn a_lost_write_is_unknown_and_a_lost_read_is_tried_elsewhere() {
     let mut gateway = gateway();
     submit(&mut gateway, &["SET z 1"]);
-    let (_, replies) = feed(&mut gateway, 0, Event::Lost(THERE));
+    let (_, replies) = feed(&mut gateway, 0, Event::Lost(THERE, Delivery::Unknown));
     assert!(matches!(replies[0], Reply::Error { code: ErrorCode::Unknown, .. }));
     gateway.step(0, Event::Leader(ShardId(2), THERE), &mut Vec::new());
     submit(&mut gateway, &["GET z"]);
-    let (requests, replies) = feed(&mut gateway, 0, Event::Lost(THERE));
+    let (requests, replies) = feed(&mut gateway, 0, Event::Lost(THERE, Delivery::Unknown));
     assert!(requests.is_empty() && replies.is_empty(), "a pause comes first");
     let (requests, _) = feed(&mut gateway, 1_000_000, Event::Tick);
     assert_eq!(requests.len(), 1);
+}
+
+#[test]
+fn a_write_that_never_left_is_tried_elsewhere() {
+    let mut gateway = gateway();
+    let (requests, _) = submit(&mut gateway, &["SET z 1"]);
+    let unsent = Event::Unsent(THERE, vec![requests[0].1.id]);
+    assert!(feed(&mut gateway, 0, unsent).1.is_empty());
+    let (again, _) = feed(&mut gateway, 1_000_000, Event::Tick);
+    assert_eq!(again.len(), 1);
+    let (_, replies) = feed(&mut gateway, 1_000_000, Event::Lost(again[0].0, Delivery::Nothing));
+    assert!(replies.is_empty(), "{replies:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::config::{Reads, Settings};
 use crate::formation::{self, Founding};
 use crate::gateway::{self, Gateway, Mailbox, Outbox, SessionId, Submitted};
 use crate::identity::Identity;
-use crate::transport::{self, Class, Inbound, Kind, Transport};
+use crate::transport::{self, Class, Delivery, Inbound, Kind, Transport};
 
 /// How long a stopping node tries to hand its leaderships over.
 const HAND_OVER_US: u64 = 1_000_000;
@@ -189,7 +189,9 @@ impl Node {
             self.tick(now, &mut effects);
         }
         self.settle(now, &mut effects)?;
-        self.send();
+        while self.send(now, &mut effects) {
+            self.settle(now, &mut effects)?;
+        }
         self.give_disk_work();
         Ok(())
     }
@@ -202,7 +204,9 @@ impl Node {
         let now = self.now();
         let mut effects = Effects { replication, ..Effects::default() };
         self.settle(now, &mut effects)?;
-        self.send();
+        while self.send(now, &mut effects) {
+            self.settle(now, &mut effects)?;
+        }
         self.give_disk_work();
         Ok(())
     }
@@ -277,14 +281,15 @@ impl Node {
                 }
             }
             Inbound::Reached { peer, class, .. } => self.reached(now, peer, class, effects),
-            Inbound::Lost { destination, class, .. } => {
+            Inbound::Lost { destination, class, delivery, .. } => {
                 if let Some(node) = destination.node {
-                    self.lost(now, NodeId(node.0), class, effects);
+                    self.lost(now, NodeId(node.0), class, delivery, effects);
                 }
+                self.transport.resume(destination, class);
             }
             // The other direction is ours and reports for itself; answers may be lost, though.
             Inbound::Closed { peer, class: Class::Forward } => {
-                let event = gateway::Event::Lost(NodeId(peer.node.0));
+                let event = gateway::Event::Lost(NodeId(peer.node.0), Delivery::Unknown);
                 self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
             }
             Inbound::Closed { class: Class::Control | Class::Bulk, .. } => {}
@@ -358,7 +363,14 @@ impl Node {
         );
     }
 
-    fn lost(&mut self, now: Now, node: NodeId, class: Class, effects: &mut Effects) {
+    fn lost(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        class: Class,
+        delivery: Delivery,
+        effects: &mut Effects,
+    ) {
         match class {
             Class::Control => {
                 if let Some(state) = self.peers.get_mut(&node) {
@@ -369,7 +381,7 @@ impl Node {
                 replication.step(now.monotonic, event, store, &mut effects.replication);
             }
             Class::Forward => {
-                let event = gateway::Event::Lost(node);
+                let event = gateway::Event::Lost(node, delivery);
                 self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
             }
             Class::Bulk => {}
@@ -654,29 +666,37 @@ impl Node {
         self.transport.send(destination, class, frame).is_ok()
     }
 
-    /// Sends the turn's requests and answers, one frame a peer.
-    fn send(&mut self) {
-        for (node, requests) in std::mem::take(&mut self.outgoing.requests) {
-            self.send_batch(node, Kind::Requests, &requests);
-        }
+    /// Sends the turn's requests and answers, one frame a peer. Whether some requests could not
+    /// be sent: the gateway knows by then, and may have new ones.
+    fn send(&mut self, now: Now, effects: &mut Effects) -> bool {
         for (node, responses) in std::mem::take(&mut self.outgoing.responses) {
+            // Answers that find no room are lost like those on a broken connection: the gateway
+            // that waits learns it by time, and tells its clients what it does not know.
             self.send_batch(node, Kind::Responses, &responses);
         }
+        let mut unsent = false;
+        for (node, requests) in std::mem::take(&mut self.outgoing.requests) {
+            if !self.send_batch(node, Kind::Requests, &requests) {
+                let ids = requests.iter().map(|request| request.id).collect();
+                let event = gateway::Event::Unsent(node, ids);
+                self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                unsent = true;
+            }
+        }
+        unsent
     }
 
-    /// A batch that finds no room is lost like one on a broken connection: the gateway that waits
-    /// for it learns by time, and tells its clients what it does not know.
-    fn send_batch<T>(&self, to: NodeId, kind: Kind, batch: &Vec<T>)
+    /// Whether the batch was taken.
+    fn send_batch<T>(&self, to: NodeId, kind: Kind, batch: &Vec<T>) -> bool
     where
         Vec<T>: transport::Encodable,
     {
         match transport::encode(kind, batch) {
-            Ok(frame) => {
-                if !self.send_frame(to, Class::Forward, frame) {
-                    debug!(%to, ?kind, "no room for a batch of {}", batch.len());
-                }
+            Ok(frame) => self.send_frame(to, Class::Forward, frame),
+            Err(error) => {
+                error!(%to, "cannot send a batch: {error}");
+                false
             }
-            Err(error) => error!(%to, "cannot send a batch: {error}"),
         }
     }
 

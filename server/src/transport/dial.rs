@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::frame::{self, Frame, FrameError};
 use super::hello::{self, Answer, Class, Hello, Refusal};
-use super::{Inbound, QueueFull, Transport};
+use super::{Delivery, Inbound, NotSent, Transport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -26,6 +26,9 @@ const WRITE_BUFFER_BYTES: usize = 256 << 10;
 struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
+    /// The connection is lost and the node has not heard of it yet: what it sends in ignorance is
+    /// refused, so that "lost" covers exactly what was taken before.
+    lost: bool,
     closed: bool,
 }
 
@@ -53,11 +56,14 @@ impl Dialer {
         Self { mailbox }
     }
 
-    pub(super) fn enqueue(&self, frame: Frame, bytes_max: usize) -> Result<(), QueueFull> {
+    pub(super) fn enqueue(&self, frame: Frame, bytes_max: usize) -> Result<(), NotSent> {
         self.mailbox.with(|queue| {
+            if queue.lost {
+                return Err(NotSent::Lost);
+            }
             // One frame always fits, however large: a bound must not make progress impossible.
             if queue.bytes > 0 && queue.bytes + frame.len() > bytes_max {
-                return Err(QueueFull);
+                return Err(NotSent::Full);
             }
             queue.bytes += frame.len();
             queue.frames.push_back(frame);
@@ -69,6 +75,11 @@ impl Dialer {
 
     pub(super) fn queued_bytes(&self) -> usize {
         self.mailbox.with(|queue| queue.bytes)
+    }
+
+    /// The node has heard that the connection was lost.
+    pub(super) fn resume(&self) {
+        self.mailbox.with(|queue| queue.lost = false);
     }
 }
 
@@ -93,13 +104,14 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
     let mut backoff = BACKOFF_MIN;
     let mut failures: u32 = 0;
     loop {
-        let (reason, refused) = match connection(&transport, to, class, &mailbox).await {
+        let (reason, refused, delivery) = match connection(&transport, to, class, &mailbox).await {
             Ended::Unwanted => return,
             Ended::Broken { reason, refused, was_up } => {
+                let delivery = if was_up { Delivery::Unknown } else { Delivery::Nothing };
                 if was_up {
                     (backoff, failures) = (BACKOFF_MIN, 0);
                 }
-                (reason, refused)
+                (reason, refused, delivery)
             }
         };
         failures += 1;
@@ -112,8 +124,9 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
         mailbox.with(|queue| {
             queue.frames.clear();
             queue.bytes = 0;
+            queue.lost = true;
         });
-        let lost = Inbound::Lost { destination: to, class, refused };
+        let lost = Inbound::Lost { destination: to, class, refused, delivery };
         if transport.inbox.send(lost).await.is_err() || mailbox.with(|queue| queue.closed) {
             return;
         }

@@ -58,6 +58,8 @@ pub enum Inbound {
         class: Class,
         /// Whether the other side is certainly not who was wanted (or nobody): no need to wait.
         refused: Option<Refusal>,
+        /// What became of the frames that were taken since the last time.
+        delivery: Delivery,
     },
     /// A connection from a peer ended.
     Closed {
@@ -83,10 +85,25 @@ impl Default for Limits {
     }
 }
 
-/// The queue to a destination is full, the frame was not taken.
+/// What became of frames that a lost connection had taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// None of them left this node.
+    Nothing,
+    /// Some may have arrived.
+    Unknown,
+}
+
+/// The frame was not taken, and will not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the queue to the peer is full")]
-pub struct QueueFull;
+pub enum NotSent {
+    /// Too much waits already.
+    #[error("the queue to the peer is full")]
+    Full,
+    /// The connection was lost, and [`Inbound::Lost`] is on its way.
+    #[error("the connection to the peer is lost")]
+    Lost,
+}
 
 struct Shared {
     local: Identity,
@@ -129,7 +146,7 @@ impl Transport {
     }
 
     /// Queues a frame, dialling if there is no connection yet.
-    pub fn send(&self, to: Destination, class: Class, frame: Frame) -> Result<(), QueueFull> {
+    pub fn send(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
         let Some(faults) = &self.faults else { return self.enqueue(to, class, frame) };
         let from = self.lock().local.address;
         for delay in faults.fate(from, to.address, class, frame.len()).deliveries {
@@ -152,6 +169,14 @@ impl Transport {
         self.lock().dialers.get(&(to, class)).map_or(0, Dialer::queued_bytes)
     }
 
+    /// Takes frames again after [`Inbound::Lost`] was dealt with. Until this is called, sending to
+    /// the destination fails.
+    pub fn resume(&self, to: Destination, class: Class) {
+        if let Some(dialer) = self.lock().dialers.get(&(to, class)) {
+            dialer.resume();
+        }
+    }
+
     /// Closes the connections to a destination that is no longer needed.
     pub fn forget(&self, to: Destination) {
         let mut shared = self.lock();
@@ -160,7 +185,7 @@ impl Transport {
         }
     }
 
-    fn enqueue(&self, to: Destination, class: Class, frame: Frame) -> Result<(), QueueFull> {
+    fn enqueue(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
         let mut shared = self.lock();
         let dialer = shared
             .dialers
