@@ -2,8 +2,8 @@
 
 use super::{Finding, Source};
 
-/// Lines of code and of its comments fit a screen.
-const WIDTH_MAX: usize = 100;
+/// The formatter keeps code to 100 columns; this is for what it leaves alone.
+const WIDTH_MAX: usize = 120;
 
 /// Joined here, so that this file does not find itself.
 const MARKERS: &[&str] = &[
@@ -78,7 +78,7 @@ mod tests {
     fn markers_paths_and_wide_lines_are_found() {
         let marker = concat!("// TO", "DO: later");
         let path = concat!("let path = \"/ho", "me/me/file\";");
-        let wide = format!("// {}", "x".repeat(98));
+        let wide = format!("// {}", "x".repeat(118));
         assert_eq!(
             found(&format!(
                 "fine\n{marker}\n{path}\n{wide}\nMASTO{}N\n",
@@ -87,7 +87,7 @@ mod tests {
             [
                 concat!("a.rs:2: TO", "DO is left over"),
                 concat!("a.rs:3: a path of one machine: /ho", "me/"),
-                "a.rs:4: 101 columns; 100 are enough",
+                "a.rs:4: 121 columns; 120 are enough",
             ]
         );
     }
