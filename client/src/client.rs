@@ -77,17 +77,19 @@ impl Client {
     }
 
     /// The connection, made if there is none. Every address is tried once.
-    pub async fn connection(&mut self) -> Result<&mut Connection, Error> {
-        // Taken, so that only a connection that is whole is ever put back.
+    ///
+    /// It is taken out for the time of its use and given back when it is whole again: a call that is
+    /// dropped in the middle leaves an answer on its connection that must not meet the next call.
+    pub(crate) async fn take_connection(&mut self) -> Result<Connection, Error> {
         if let Some(connection) = self.connection.take() {
-            return Ok(self.connection.insert(connection));
+            return Ok(connection);
         }
         let mut tried = 0;
         loop {
             match Connection::open(self.address(), &self.options).await {
-                Ok(connection) => return Ok(self.connection.insert(connection)),
+                Ok(connection) => return Ok(connection),
                 Err(error) => {
-                    self.current = (self.current + 1) % self.addresses.len();
+                    self.next_address();
                     tried += 1;
                     if tried == self.addresses.len() {
                         return Err(error);
@@ -97,22 +99,28 @@ impl Client {
         }
     }
 
-    /// Gives up the connection, and goes to the next address at the next call.
-    pub fn disconnect(&mut self) {
-        self.connection = None;
+    /// Keeps a connection that has no answer outstanding for the next call.
+    pub(crate) fn give_back(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+    }
+
+    /// Lets the next connection be made to the next address.
+    pub(crate) fn next_address(&mut self) {
         self.current = (self.current + 1) % self.addresses.len();
     }
 
     /// Sends a command once and waits for its answer, whatever it is.
     pub async fn call_once(&mut self, command: &Command) -> Result<Value, Error> {
-        let result = self.connection().await?.call(command).await;
-        self.note(result)
+        let mut connection = self.take_connection().await?;
+        let result = connection.call(command).await;
+        self.settle(connection, result)
     }
 
     /// Sends commands together, once, and waits for their answers.
     pub async fn pipeline(&mut self, commands: &[Command]) -> Result<Vec<Value>, Error> {
-        let result = self.connection().await?.pipeline(commands).await;
-        self.note(result)
+        let mut connection = self.take_connection().await?;
+        let result = connection.pipeline(commands).await;
+        self.settle(connection, result)
     }
 
     /// Sends a command and waits for its answer. It is repeated for as long as the options say when
@@ -202,11 +210,10 @@ impl Client {
     }
 
     /// A connection that failed is not used again.
-    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &result
-            && !error.leaves_connection_usable()
-        {
-            self.disconnect();
+    fn settle<T>(&mut self, connection: Connection, result: Result<T, Error>) -> Result<T, Error> {
+        match &result {
+            Err(error) if !error.leaves_connection_usable() => self.next_address(),
+            Ok(_) | Err(_) => self.give_back(connection),
         }
         result
     }

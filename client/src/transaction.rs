@@ -40,12 +40,12 @@ impl Default for Settings {
 /// It stays on its connection: were that replaced behind its back, the commands that follow would
 /// run outside of any transaction, one by one.
 #[derive(Debug)]
-pub struct Transaction<'a> {
-    connection: &'a mut Connection,
+pub struct Transaction {
+    connection: Connection,
     broken: bool,
 }
 
-impl Transaction<'_> {
+impl Transaction {
     /// Sends a command within the transaction. An error should be returned from the body.
     pub async fn call(&mut self, command: &Command) -> Result<Value, Error> {
         if self.broken {
@@ -66,7 +66,7 @@ impl Transaction<'_> {
 pub async fn run<T>(
     client: &mut Client,
     settings: &Settings,
-    mut body: impl AsyncFnMut(&mut Transaction<'_>) -> Result<T, Error>,
+    mut body: impl AsyncFnMut(&mut Transaction) -> Result<T, Error>,
 ) -> Result<T, Error> {
     const BACKOFF_MIN: Duration = Duration::from_millis(2);
     const BACKOFF_MAX: Duration = Duration::from_millis(200);
@@ -99,14 +99,14 @@ enum Stage {
 async fn attempt<T>(
     client: &mut Client,
     settings: &Settings,
-    body: &mut impl AsyncFnMut(&mut Transaction<'_>) -> Result<T, Error>,
+    body: &mut impl AsyncFnMut(&mut Transaction) -> Result<T, Error>,
 ) -> Result<T, (Error, Stage)> {
     let mut begin = Command::new("BEGIN");
     if let Some(token) = &settings.token {
         begin = begin.arg("TOKEN").arg(token);
     }
     let open = |error| (error, Stage::Open);
-    let connection = client.connection().await.map_err(open)?;
+    let connection = client.take_connection().await.map_err(open)?;
     let mut transaction = Transaction {
         connection,
         broken: false,
@@ -128,7 +128,9 @@ async fn attempt<T>(
         }
     }
     if transaction.broken {
-        client.disconnect();
+        client.next_address();
+    } else {
+        client.give_back(transaction.connection);
     }
     match (result, value, &settings.token) {
         (Ok(()), Some(value), _) => Ok(value),

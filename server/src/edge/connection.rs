@@ -71,76 +71,74 @@ where
     S: Session,
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let conversation = Conversation::new(registration, &edge);
-    let closed = converse(&mut stream, &session, conversation, &edge, &shutdown).await;
+    let mut link = Link {
+        stream: &mut stream,
+        session: &session,
+        edge: &edge,
+        conversation: Conversation::new(registration, &edge),
+        read_bytes: READ_BYTES_MIN,
+        admission: Admission::Asked,
+        stall: None,
+    };
+    let closed = converse(&mut link, &shutdown).await;
+    if matches!(closed, Closed::Answered) {
+        match link.conversation.ending() {
+            Some(Ending::Malformed) => linger(&mut stream).await,
+            Some(Ending::Finished | Ending::Shutdown) | None => {
+                // The answers are in the socket: nothing to add if the client is gone.
+                let _ = stream.shutdown().await;
+            }
+        }
+    }
     debug!(reason = %closed, "connection closed");
     closed
 }
 
-async fn converse<S, T>(
-    stream: &mut T,
-    session: &S,
-    mut conversation: Conversation,
-    edge: &Edge,
-    shutdown: &Shutdown,
-) -> Closed
+/// Moves bytes until the connection is to be closed.
+async fn converse<S, T>(link: &mut Link<'_, S, T>, shutdown: &Shutdown) -> Closed
 where
     S: Session,
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    let session = link.session;
     let mut replies = pin!(session.replies());
     let mut admission = pin!(session.ready_for_more());
-    let mut admitted = false;
     let mut stopping = pin!(shutdown.wait());
-    let mut stall = Stall::new(Duration::from_millis(edge.clients.output_stall_ms.into()));
     let mut grace: Option<Pin<Box<Sleep>>> = None;
-    let mut reader = Reader {
-        read_bytes: READ_BYTES_MIN,
-    };
 
-    let closed = poll_fn(|cx| {
+    poll_fn(|cx| {
         while let Poll::Ready(answers) = replies.as_mut().poll(cx) {
             let Some(answers) = answers else {
                 return Poll::Ready(Closed::Abandoned);
             };
-            conversation.answer(answers);
+            link.conversation.answer(answers);
             replies.set(session.replies());
         }
         if grace.is_none() && stopping.as_mut().poll(cx).is_ready() {
-            conversation.end(Ending::Shutdown);
-            let grace_ms = edge.clients.shutdown_grace_ms.into();
+            link.conversation.end(Ending::Shutdown);
+            let grace_ms = link.edge.clients.shutdown_grace_ms.into();
             grace = Some(Box::pin(sleep(Duration::from_millis(grace_ms))));
         }
-        match write(stream, &mut conversation, &mut stall, cx) {
-            Ok(()) => {}
-            Err(closed) => return Poll::Ready(closed),
+        if let Err(closed) = link.write(cx) {
+            return Poll::Ready(closed);
         }
-        // A command that waited for room goes before new input.
         loop {
-            if !admitted {
+            if link.admission == Admission::Asked {
                 if admission.as_mut().poll(cx).is_pending() {
                     break;
                 }
-                admitted = true;
+                link.admission = Admission::Granted;
             }
-            let batch = conversation.take_submissions(edge);
-            if !batch.is_empty() {
-                session.submit(batch);
-                admission.set(session.ready_for_more());
-                admitted = false;
-                continue;
-            }
-            if !conversation.wants_input(edge) {
-                break;
-            }
-            match reader.read(stream, &mut conversation, cx) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => conversation.end(Ending::Finished),
-                Poll::Ready(Ok(_)) => conversation.received(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Closed::Lost(error)),
+            match link.read(cx) {
+                Ok(Progress::Submitted) => {
+                    admission.set(session.ready_for_more());
+                    link.admission = Admission::Asked;
+                }
+                Ok(Progress::None) => break,
+                Err(closed) => return Poll::Ready(closed),
             }
         }
-        if conversation.is_answered() && conversation.output.is_empty() {
+        if link.conversation.is_answered() && link.conversation.output.is_empty() {
             return Poll::Ready(Closed::Answered);
         }
         match &mut grace {
@@ -148,18 +146,7 @@ where
             None => Poll::Pending,
         }
     })
-    .await;
-
-    if matches!(closed, Closed::Answered) {
-        match conversation.ending() {
-            Some(Ending::Malformed) => linger(stream).await,
-            Some(Ending::Finished | Ending::Shutdown) | None => {
-                // The answers are in the socket: nothing to add if the client is gone.
-                let _ = stream.shutdown().await;
-            }
-        }
-    }
-    closed
+    .await
 }
 
 /// Closes a connection whose client may still be sending.
@@ -184,94 +171,107 @@ pub(super) async fn linger<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) {
     let _ = timeout(LINGER, drain).await;
 }
 
-/// Writes as much of the answers as the socket takes.
-fn write<T: AsyncWrite + Unpin>(
-    stream: &mut T,
-    conversation: &mut Conversation,
-    stall: &mut Stall,
-    cx: &mut Context<'_>,
-) -> Result<(), Closed> {
-    let mut wrote = false;
-    loop {
-        conversation.fill_output();
-        if conversation.output.is_empty() {
-            break;
-        }
-        match Pin::new(&mut *stream).poll_write(cx, &conversation.output) {
-            Poll::Ready(Ok(0)) => return Err(Closed::Lost(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(written)) => {
-                conversation.output.advance(written);
-                wrote = true;
-            }
-            Poll::Ready(Err(error)) => return Err(Closed::Lost(error)),
-            Poll::Pending => break,
-        }
-    }
-    let output = &mut conversation.output;
-    if wrote {
-        // TCP sockets have nothing to flush; the simulator's send on flush, and always at once.
-        match Pin::new(stream).poll_flush(cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(error)) => return Err(Closed::Lost(error)),
-        }
-    }
-    if output.is_empty() {
-        stall.none();
-        if output.capacity() > OUTPUT_BYTES_KEPT {
-            *output = BytesMut::new();
-        }
-        Ok(())
-    } else if stall.is_over(wrote, cx) {
-        Err(Closed::Stalled)
-    } else {
-        Ok(())
-    }
-}
-
-/// The patience with a client that does not read: runs while output waits, from the last progress.
-struct Stall {
-    patience: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Stall {
-    fn new(patience: Duration) -> Self {
-        Stall {
-            patience,
-            timer: None,
-        }
-    }
-
-    fn none(&mut self) {
-        self.timer = None;
-    }
-
-    fn is_over(&mut self, progress: bool, cx: &mut Context<'_>) -> bool {
-        let patience = self.patience;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
-        if progress {
-            timer.as_mut().reset(Instant::now() + patience);
-        }
-        timer.as_mut().poll(cx).is_ready()
-    }
-}
-
-/// Reads into a conversation's input, with a buffer that grows with what arrives.
-struct Reader {
+/// One connection's socket and what is at both ends of it.
+struct Link<'a, S, T> {
+    stream: &'a mut T,
+    session: &'a S,
+    edge: &'a Edge,
+    conversation: Conversation,
+    /// The room for the next read: grows while reads fill it.
     read_bytes: usize,
+    admission: Admission,
+    /// Runs while output waits, from the last progress.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
-impl Reader {
-    fn read<T: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut T,
-        conversation: &mut Conversation,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let missing = conversation.missing_bytes().min(READ_BYTES_MAX);
-        conversation.input.reserve(self.read_bytes.max(missing));
-        let room = conversation.input.capacity() - conversation.input.len();
-        let read = pin!(stream.read_buf(&mut conversation.input)).poll(cx);
+/// Whether the session has room for the next batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Asked,
+    Granted,
+}
+
+/// What became of an attempt to read commands.
+enum Progress {
+    /// A batch was handed to the session.
+    Submitted,
+    /// There is none now, or no room for one.
+    None,
+}
+
+impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> Link<'_, S, T> {
+    /// Writes as much of the answers as the socket takes.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        let mut wrote = false;
+        loop {
+            self.conversation.fill_output();
+            if self.conversation.output.is_empty() {
+                break;
+            }
+            match Pin::new(&mut *self.stream).poll_write(cx, &self.conversation.output) {
+                Poll::Ready(Ok(0)) => return Err(Closed::Lost(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.conversation.output.advance(written);
+                    wrote = true;
+                }
+                Poll::Ready(Err(error)) => return Err(Closed::Lost(error)),
+                Poll::Pending => break,
+            }
+        }
+        if wrote {
+            // TCP sockets have nothing to flush; the simulator's send on flush, always at once.
+            match Pin::new(&mut *self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(error)) => return Err(Closed::Lost(error)),
+            }
+        }
+        let output = &mut self.conversation.output;
+        if output.is_empty() {
+            self.stall = None;
+            if output.capacity() > OUTPUT_BYTES_KEPT {
+                *output = BytesMut::new();
+            }
+            return Ok(());
+        }
+        let patience = Duration::from_millis(self.edge.clients.output_stall_ms.into());
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if wrote {
+            stall.as_mut().reset(Instant::now() + patience);
+        }
+        match stall.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(Closed::Stalled),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Submits the commands that have arrived, or reads until some have.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Progress, Closed> {
+        loop {
+            // Commands that waited for room go before new input.
+            let batch = self.conversation.take_submissions(self.edge);
+            if !batch.is_empty() {
+                self.session.submit(batch);
+                return Ok(Progress::Submitted);
+            }
+            if !self.conversation.wants_input(self.edge) {
+                return Ok(Progress::None);
+            }
+            match self.fill_input(cx) {
+                Poll::Pending => return Ok(Progress::None),
+                Poll::Ready(Ok(0)) => self.conversation.end(Ending::Finished),
+                Poll::Ready(Ok(_)) => self.conversation.received(),
+                Poll::Ready(Err(error)) => return Err(Closed::Lost(error)),
+            }
+        }
+    }
+
+    /// One read from the socket.
+    fn fill_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let missing = self.conversation.missing_bytes().min(READ_BYTES_MAX);
+        let input = &mut self.conversation.input;
+        input.reserve(self.read_bytes.max(missing));
+        let room = input.capacity() - input.len();
+        let read = pin!(self.stream.read_buf(input)).poll(cx);
         if let Poll::Ready(Ok(bytes)) = read
             && bytes == room
         {

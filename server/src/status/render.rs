@@ -102,14 +102,14 @@ fn write_members(report: &Report, out: &mut String) -> fmt::Result {
             true => "controller ",
             false => "",
         };
-        writeln!(
-            out,
+        let line = format!(
             "  {}  {:<21} {reached:<11}  leads {}, holds {replicas}  {controls}{}",
             short(&member.id),
             member.client,
             leads.count(),
             labels.join(" ")
-        )?;
+        );
+        writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
 }
@@ -243,8 +243,8 @@ node aaaaaaaa (incarnation 1), version 0.1.0, up 1 min 15 s
   data 0 B, log 0 B, not checkpointed 0 B, disk free 0 B
 
 view 2 (01234567), 2 members
-  aaaaaaaa  127.0.0.1:7601        this node    leads 2, holds 2  
-  bbbbbbbb  127.0.0.1:7602        reachable    leads 0, holds 2  
+  aaaaaaaa  127.0.0.1:7601        this node    leads 2, holds 2
+  bbbbbbbb  127.0.0.1:7602        reachable    leads 0, holds 2
 
 2 shards
      1  [\"\", \"m\")  epoch 1, 1.4 MiB  leader aaaaaaaa  on aaaaaaaa bbbbbbbb
