@@ -1,5 +1,5 @@
 //! The simulated cluster against its faults: a bounded set of seeds for every run of the tests.
-//! `SYNOD_SEEDS=FIRST..LAST` runs others.
+//! `SEEDS=FIRST..LAST` runs others.
 #![cfg(madsim)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,13 +18,16 @@ fn keys() -> Vec<String> {
 }
 
 fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SYNOD_SEEDS") else { return default };
-    let (first, last) = text.split_once("..").expect("SYNOD_SEEDS=FIRST..LAST");
+    let Ok(text) = std::env::var("SEEDS") else { return default };
+    let (first, last) = text.split_once("..").expect("SEEDS=FIRST..LAST");
     first.parse().expect("a number")..last.parse().expect("a number")
 }
 
 /// Runs `test` in a fresh world for each seed; a failure names its seed.
 fn for_seeds(name: &str, default: std::ops::Range<u64>, faults: &[Fault]) {
+    // RUST_LOG=debug shows what the nodes say; by default nothing.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
     for seed in seeds(default) {
         let faults = faults.to_vec();
         let outcome = std::panic::catch_unwind(|| {
@@ -85,7 +88,12 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
         client.await.map_err(|e| e.to_string())?;
     }
     let patience = Duration::from_secs(20);
-    let end = workload::read_end(world.client_addresses(), &keys(), patience).await?;
+    let end = workload::read_end(world.client_addresses(), &keys(), patience).await;
+    let failures = world.failures();
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    let end = end?;
     let history: Vec<Operation> =
         recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match kind {
