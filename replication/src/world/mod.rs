@@ -6,6 +6,7 @@
 //! acknowledged write was lost and no read was stale), and, once all faults are healed, that every
 //! shard serves again.
 
+mod cost;
 mod history;
 mod random;
 mod scenarios;
@@ -195,6 +196,8 @@ struct World {
     failure: Option<String>,
     counts: BTreeMap<&'static str, u64>,
     trace: bool,
+    options: Options,
+    applied_total: u64,
 }
 
 impl World {
@@ -220,6 +223,8 @@ impl World {
             failure: None,
             counts: BTreeMap::new(),
             trace: std::env::var_os("SYNOD_TRACE").is_some(),
+            options: Options::tiny(),
+            applied_total: 0,
             plan,
         };
         for node in 0..nodes {
@@ -339,7 +344,7 @@ impl World {
         let open = OpenConfig {
             disk: Arc::new(machine.disk.clone()),
             index: Box::new(machine.index.clone()),
-            options: Options::tiny(),
+            options: self.options.clone(),
             boot: u128::from(machine.life),
             fresh_store: u128::from(fresh),
         };
@@ -718,6 +723,7 @@ impl World {
                 });
             }
             process.store.apply(shard, entry.id, &writes);
+            self.applied_total += 1;
             if let Some((op, attempt)) = process.writes.remove(&(shard, entry.id)) {
                 self.answer(op, attempt, Answer::Written);
             }
