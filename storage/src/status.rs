@@ -111,6 +111,9 @@ pub struct OpenReport {
     pub batches: u64,
     /// Where the log's torn tail was cut, if it had one.
     pub torn_tail: Option<String>,
+    /// What was bad in one place and taken from another, each place named. A power cut in the middle of
+    /// a write may look like this.
+    pub repaired: Vec<String>,
     /// Damage that was found, each place named.
     pub damage: Vec<String>,
 }
@@ -160,6 +163,8 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Value files rewritten since the store was opened.
     pub reclaims: u64,
+    /// Times that the scrubber has read everything since the store was opened.
+    pub scrub_rounds: u64,
     /// Point reads answered from memory.
     pub memory_reads: u64,
     /// Point reads and scans that went to the reader.
