@@ -67,7 +67,7 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
     let kind = if seed % 2 == 0 { Kind::Register } else { Kind::Append };
     let clients: Vec<_> = (0..5)
         .map(|client| {
-            madsim::task::spawn(workload::run(
+            world.spawn(workload::run(
                 kind,
                 client,
                 seed * 100 + u64::from(client),
@@ -88,7 +88,10 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
         client.await.map_err(|e| e.to_string())?;
     }
     let patience = Duration::from_secs(20);
-    let end = workload::read_end(world.client_addresses(), &keys(), patience).await;
+    let end = world
+        .spawn(workload::read_end(world.client_addresses(), keys(), patience))
+        .await
+        .map_err(|e| e.to_string())?;
     let failures = world.failures();
     if !failures.is_empty() {
         return Err(failures.join("; "));
@@ -100,7 +103,10 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
         Kind::Register => check::register::check(&history).map_err(|v| format!("{v:#?}"))?,
         Kind::Append => check::append::check(&history, &end).map_err(|v| v.to_string())?,
     }
-    workload::probe(world.client_addresses(), &keys(), patience).await?;
+    world
+        .spawn(workload::probe(world.client_addresses(), keys(), patience))
+        .await
+        .map_err(|e| e.to_string())??;
     let failures = world.failures();
     if !failures.is_empty() {
         return Err(failures.join("; "));
