@@ -374,48 +374,7 @@ impl Groups {
                 if known.is_some_and(|known| seq <= known.floor) {
                     return; // An installed snapshot took the place of these.
                 }
-                let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica)
-                else {
-                    return;
-                };
-                let mut delta = 0;
-                for entry in entries {
-                    let id = match &entry {
-                        Ok(entry) => entry.id,
-                        Err((id, _)) => *id,
-                    };
-                    if id.index <= group.start.index {
-                        continue;
-                    }
-                    if id.index > group.last_index() + 1 {
-                        // A batch in between is lost.
-                        group.damage.unknown = true;
-                        delta -= group
-                            .reset_to(EntryId::new(id.term, id.index - 1))
-                            .cast_signed();
-                    }
-                    let run = Run {
-                        first: id.index,
-                        count: 1,
-                        term: id.term,
-                        batch: seq,
-                        ordinal,
-                    };
-                    delta -= group.push_run(run).cast_signed();
-                    match entry {
-                        Ok(entry) => {
-                            delta += entry.data.len().cast_signed();
-                            self.order.push_back((shard, id.index));
-                            group.cached.push_back(entry);
-                        }
-                        Err(damaged) => {
-                            // The cache is a suffix without holes: it starts anew behind this one.
-                            delta -= group.clear_cache().cast_signed();
-                            group.damage.entries.push(damaged);
-                        }
-                    }
-                }
-                self.cached_bytes = self.cached_bytes.saturating_add_signed(delta);
+                self.replay_entries(shard, replica, seq, ordinal, entries);
             }
             RecordHead::HardState {
                 shard,
@@ -479,12 +438,75 @@ impl Groups {
                 from,
                 ..
             } => {
-                let whole = entries.iter().map(Result::is_ok);
-                let copies = (first..).zip(&from).zip(whole).filter(|(_, whole)| *whole);
-                self.rewrite(shard, replica, seq, ordinal, copies.map(|(copy, _)| copy));
+                // A copy whose original went with its segment is the entry now: it was the live one
+                // when it was written, and whatever truncated it since comes later in the log.
+                let orphans = self.groups.get(&shard).map_or(first, GroupLog::last_index) + 1;
+                let mut copies = Vec::new();
+                let mut anew = Vec::new();
+                for ((index, from), entry) in (first..).zip(&from).zip(entries) {
+                    if index >= orphans {
+                        anew.push(entry);
+                    } else if entry.is_ok() {
+                        copies.push((index, from));
+                    }
+                }
+                self.rewrite(shard, replica, seq, ordinal, copies.into_iter());
+                self.replay_entries(shard, replica, seq, ordinal, anew);
             }
         }
         self.evict();
+    }
+
+    /// Appends entries that recovery has read, or notes what is wrong with them.
+    fn replay_entries(
+        &mut self,
+        shard: ShardId,
+        replica: ReplicaId,
+        seq: BatchSeq,
+        ordinal: u32,
+        entries: Vec<Result<Entry, (EntryId, u32)>>,
+    ) {
+        let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica) else {
+            return;
+        };
+        let mut delta = 0;
+        for entry in entries {
+            let id = match &entry {
+                Ok(entry) => entry.id,
+                Err((id, _)) => *id,
+            };
+            if id.index <= group.start.index {
+                continue;
+            }
+            if id.index > group.last_index() + 1 {
+                // A batch in between is lost.
+                group.damage.unknown = true;
+                delta -= group
+                    .reset_to(EntryId::new(id.term, id.index - 1))
+                    .cast_signed();
+            }
+            let run = Run {
+                first: id.index,
+                count: 1,
+                term: id.term,
+                batch: seq,
+                ordinal,
+            };
+            delta -= group.push_run(run).cast_signed();
+            match entry {
+                Ok(entry) => {
+                    delta += entry.data.len().cast_signed();
+                    self.order.push_back((shard, id.index));
+                    group.cached.push_back(entry);
+                }
+                Err(damaged) => {
+                    // The cache is a suffix without holes: it starts anew behind this one.
+                    delta -= group.clear_cache().cast_signed();
+                    group.damage.entries.push(damaged);
+                }
+            }
+        }
+        self.cached_bytes = self.cached_bytes.saturating_add_signed(delta);
     }
 
     /// Lets the oldest durable entries go until the cache is within its bound.
