@@ -18,7 +18,9 @@ fn churn(rig: &mut Rig, seed: u64, rounds: usize) {
     let mut rng = rng(seed);
     for _ in 0..rounds {
         let key = format!("key-{:03}", rng.random_range(0..50));
-        let value: Vec<u8> = (0..rng.random_range(100..900)).map(|_| rng.random()).collect();
+        let value: Vec<u8> = (0..rng.random_range(100..900))
+            .map(|_| rng.random())
+            .collect();
         rig.write(vec![put(key, value)]).unwrap();
         let threshold = Version(rig.version);
         rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
@@ -46,7 +48,10 @@ fn overwritten_data_is_reclaimed_and_the_log_trimmed() {
     assert!(stats.checkpoints > 5);
     // Fifty keys of half a kilobyte, twice over at most, and a footer for each.
     assert!(stats.value_bytes < 120_000, "{stats:?}");
-    assert!(stats.log_bytes <= 4 * rig.options.segment_bytes, "{stats:?}");
+    assert!(
+        stats.log_bytes <= 4 * rig.options.segment_bytes,
+        "{stats:?}"
+    );
     rig.check();
     rig.kill();
     rig.check();
@@ -58,7 +63,8 @@ fn overwritten_data_is_reclaimed_and_the_log_trimmed() {
 fn deletes_go_when_nothing_is_left_to_hide() {
     let mut rig = Rig::sim(2);
     for key in 0..600 {
-        rig.write(vec![put(format!("key-{key:04}"), vec![1; 100])]).unwrap();
+        rig.write(vec![put(format!("key-{key:04}"), vec![1; 100])])
+            .unwrap();
     }
     for key in 0..600 {
         rig.write(vec![delete(format!("key-{key:04}"))]).unwrap();
@@ -90,7 +96,13 @@ fn history_is_kept_above_the_threshold_and_goes_below_it() {
         for (round, version) in (0u8..).zip(&versions) {
             let read = rig.get_at(Space::User, b"k", Version(*version));
             let expected = Bytes::from(vec![round; 50]);
-            assert_eq!(read, ReadResult::Found { version: Version(*version), value: expected });
+            assert_eq!(
+                read,
+                ReadResult::Found {
+                    version: Version(*version),
+                    value: expected
+                }
+            );
         }
         let before = rig.get_at(Space::User, b"k", Version(versions[0] - 1));
         assert_eq!(before, ReadResult::Absent { deleted_at: None });
@@ -100,7 +112,8 @@ fn history_is_kept_above_the_threshold_and_goes_below_it() {
     check(&mut rig);
     rig.power_loss(Survival::Nothing, Rot::Torn);
     check(&mut rig);
-    rig.store.set_threshold(SHARD, KeyRange::all(), Version(versions[20]));
+    rig.store
+        .set_threshold(SHARD, KeyRange::all(), Version(versions[20]));
     rig.write(vec![put("k", "new")]).unwrap();
     rig.store.checkpoint();
     rig.run().unwrap();
@@ -151,13 +164,17 @@ fn a_slow_group_does_not_pin_the_log() {
     rig.create(slow, ReplicaId(22)).unwrap();
     rig.write_to(slow, vec![put("z-applied", "1")]).unwrap();
     // Entries that never commit.
-    let stuck: Vec<_> =
-        (0..3).map(|n| rig.submit(slow, vec![put(format!("z-{n}"), vec![n; 200])])).collect();
+    let stuck: Vec<_> = (0..3)
+        .map(|n| rig.submit(slow, vec![put(format!("z-{n}"), vec![n; 200])]))
+        .collect();
     rig.run().unwrap();
     churn(&mut rig, 8, 2_000);
     rig.pass(500).unwrap();
     let stats = rig.store.stats();
-    assert!(stats.log_bytes <= 6 * rig.options.segment_bytes, "{stats:?}");
+    assert!(
+        stats.log_bytes <= 6 * rig.options.segment_bytes,
+        "{stats:?}"
+    );
     for entry in &stuck {
         let read = rig.entries(slow, entry.id.index, entry.id.index + 1);
         assert_eq!(read[0], *entry);
@@ -182,7 +199,11 @@ fn a_clean_stop_keeps_the_index_and_replays_nothing() {
     rig.reopen().unwrap();
     assert!(rig.report.clean);
     assert_eq!(rig.report.index_rebuilt, None);
-    assert!(rig.replicas.iter().all(|replica| replica.applied == replica.last));
+    assert!(
+        rig.replicas
+            .iter()
+            .all(|replica| replica.applied == replica.last)
+    );
     rig.check();
     rig.kill();
     assert!(!rig.report.clean);
@@ -207,8 +228,12 @@ fn an_index_that_is_torn_empty_behind_or_ahead_is_rebuilt() {
     // An index of later: half of the directory was put back from a copy.
     let mut rig = Rig::sim(11);
     churn(&mut rig, 11, 100);
-    let files: Vec<_> =
-        rig.disk().paths().into_iter().map(|p| (p.clone(), rig.disk().content(&p))).collect();
+    let files: Vec<_> = rig
+        .disk()
+        .paths()
+        .into_iter()
+        .map(|p| (p.clone(), rig.disk().content(&p)))
+        .collect();
     let model = rig.model.clone();
     churn(&mut rig, 12, 300);
     let killed = rig.disk().kill();
@@ -230,9 +255,13 @@ fn an_index_that_is_torn_empty_behind_or_ahead_is_rebuilt() {
 /// Takes a snapshot out of one rig and into another.
 fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, range: KeyRange) {
     let export = from.store.export(shard, range);
-    let ready =
-        wait_for(from, |e| matches!(e, Event::ExportReady { transfer, .. } if *transfer == export));
-    let Event::ExportReady { header, .. } = ready else { unreachable!("just matched") };
+    let ready = wait_for(
+        from,
+        |e| matches!(e, Event::ExportReady { transfer, .. } if *transfer == export),
+    );
+    let Event::ExportReady { header, .. } = ready else {
+        unreachable!("just matched")
+    };
     // What is written from now on is not part of the snapshot.
     from.write_to(shard, vec![put("later", "x")]).unwrap();
     churn(from, 77, 100);
@@ -249,17 +278,22 @@ fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, ra
 fn receive(from: &mut Rig, to: &mut Rig, export: TransferId, import: TransferId) {
     loop {
         let ready = wait_for(to, |e| matches!(e, Event::ImportReady { .. }));
-        let Event::ImportReady { next_chunk, .. } = ready else { unreachable!("just matched") };
+        let Event::ImportReady { next_chunk, .. } = ready else {
+            unreachable!("just matched")
+        };
         from.store.export_chunk(export, next_chunk);
         let sent = wait_for(from, |event| matches!(event, Event::ExportChunk { .. }));
-        let Event::ExportChunk { chunk, .. } = sent else { unreachable!("just matched") };
+        let Event::ExportChunk { chunk, .. } = sent else {
+            unreachable!("just matched")
+        };
         // A chunk that was damaged on its way is asked for again.
         let mut damaged = chunk.clone();
         damaged.checksum ^= 1;
         to.store.import_chunk(import, damaged);
-        wait_for(to, |e| {
-            matches!(e, Event::ImportReady { next_chunk, .. } if *next_chunk == chunk.number)
-        });
+        wait_for(
+            to,
+            |e| matches!(e, Event::ImportReady { next_chunk, .. } if *next_chunk == chunk.number),
+        );
         let last = chunk.last;
         to.store.import_chunk(import, chunk);
         if last {
@@ -270,10 +304,15 @@ fn receive(from: &mut Rig, to: &mut Rig, export: TransferId, import: TransferId)
 
 fn fill(rig: &mut Rig) {
     for n in 0..400u32 {
-        rig.write(vec![put(format!("a-{n:04}"), vec![3; 3_000])]).unwrap();
+        rig.write(vec![put(format!("a-{n:04}"), vec![3; 3_000])])
+            .unwrap();
     }
-    rig.write(vec![put_local(SHARD.0, "lock", "held"), put("a-0001", "new"), delete("a-0002")])
-        .unwrap();
+    rig.write(vec![
+        put_local(SHARD.0, "lock", "held"),
+        put("a-0001", "new"),
+        delete("a-0002"),
+    ])
+    .unwrap();
 }
 
 #[test]
@@ -284,18 +323,24 @@ fn a_snapshot_is_exactly_the_state_of_its_entry() {
     let applied = from.store.applied(SHARD).unwrap();
     let mut to = Rig::sim(21);
     // The receiver has an old state, and rows of another shard that must stay.
-    to.write(vec![put("a-9999", "old"), put_local(SHARD.0, "gone", "old"), put("z", "other")])
-        .unwrap();
+    to.write(vec![
+        put("a-9999", "old"),
+        put_local(SHARD.0, "gone", "old"),
+        put("z", "other"),
+    ])
+    .unwrap();
     to.store.checkpoint();
     to.run().unwrap();
     to.write(vec![put("a-8888", "old")]).unwrap();
     transfer(&mut from, &mut to, SHARD, REPLICA, KeyRange::new("a", "m"));
     assert_eq!(to.store.applied(SHARD), Some(applied));
     to.model = model;
-    to.model.insert((Space::User, b"z".to_vec()), Some(b"other".to_vec()));
+    to.model
+        .insert((Space::User, b"z".to_vec()), Some(b"other".to_vec()));
     to.model.insert((Space::User, b"a-9999".to_vec()), None);
     to.model.insert((Space::User, b"a-8888".to_vec()), None);
-    to.model.insert((Space::Local(SHARD), b"gone".to_vec()), None);
+    to.model
+        .insert((Space::Local(SHARD), b"gone".to_vec()), None);
     to.check();
     to.kill();
     to.check();
@@ -310,21 +355,31 @@ fn a_snapshot_is_exactly_the_state_of_its_entry() {
 fn crash_between_each_two_steps_of_a_snapshot_switch() {
     let mut from = Rig::sim(22);
     for n in 0..40u32 {
-        from.write(vec![put(format!("a-{n:04}"), vec![3; 300])]).unwrap();
+        from.write(vec![put(format!("a-{n:04}"), vec![3; 300])])
+            .unwrap();
     }
     let new = from.model.clone();
     let export = from.store.export(SHARD, KeyRange::all());
     let ready = wait_for(&mut from, |e| matches!(e, Event::ExportReady { .. }));
-    let Event::ExportReady { header, .. } = ready else { unreachable!("just matched") };
+    let Event::ExportReady { header, .. } = ready else {
+        unreachable!("just matched")
+    };
     from.store.export_chunk(export, 0);
-    let sent = wait_for(&mut from, |event| matches!(event, Event::ExportChunk { .. }));
-    let Event::ExportChunk { chunk, .. } = sent else { unreachable!("just matched") };
+    let sent = wait_for(&mut from, |event| {
+        matches!(event, Event::ExportChunk { .. })
+    });
+    let Event::ExportChunk { chunk, .. } = sent else {
+        unreachable!("just matched")
+    };
     assert!(chunk.last);
     for step in 0.. {
         let mut to = Rig::sim(step);
         for n in 0..30u32 {
-            to.write(vec![put(format!("a-{:04}", n * 2), "old"), put(format!("b-{n}"), "old")])
-                .unwrap();
+            to.write(vec![
+                put(format!("a-{:04}", n * 2), "old"),
+                put(format!("b-{n}"), "old"),
+            ])
+            .unwrap();
             if n == 15 {
                 to.store.checkpoint();
             }
@@ -367,19 +422,28 @@ fn a_dropped_replica_is_gone_for_good_and_a_new_one_starts_empty() {
         let other = ShardId(2);
         rig.create(other, ReplicaId(22)).unwrap();
         for n in 0..60u32 {
-            rig.write_to(other, vec![put(format!("m-{n:03}"), vec![1; 200])]).unwrap();
-            rig.write(vec![put(format!("a-{n:03}"), vec![2; 100])]).unwrap();
+            rig.write_to(other, vec![put(format!("m-{n:03}"), vec![1; 200])])
+                .unwrap();
+            rig.write(vec![put(format!("a-{n:03}"), vec![2; 100])])
+                .unwrap();
         }
         rig.write_to(other, vec![put_local(2, "row", "x")]).unwrap();
         rig.disk().inject(Fault::CrashAfter(step));
-        rig.store.drop_replica(other, ReplicaId(22), Some(KeyRange::new("m", "n")));
+        rig.store
+            .drop_replica(other, ReplicaId(22), Some(KeyRange::new("m", "n")));
         let dropped = rig.run().is_ok()
-            && rig.events.iter().any(|event| matches!(event, Event::Dropped { .. }));
+            && rig
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::Dropped { .. }));
         rig.cut_power(Survival::Random, Rot::Old);
         rig.disk().heal();
         rig.reopen().unwrap();
         let still_there = rig.store.replica(other).is_some();
-        assert!(!(dropped && still_there), "step {step}: a drop that was announced must hold");
+        assert!(
+            !(dropped && still_there),
+            "step {step}: a drop that was announced must hold"
+        );
         if !still_there {
             assert!(rig.store.is_dropped(ReplicaId(22)));
             let gone: Vec<_> = rig.model.keys().cloned().collect();
@@ -439,12 +503,17 @@ fn a_full_disk_refuses_writes_loses_nothing_and_recovers_by_itself() {
 fn a_rotten_record_is_never_absent_and_can_be_repaired() {
     let mut rig = Rig::sim(40);
     for n in 0..50u32 {
-        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])]).unwrap();
+        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
+            .unwrap();
     }
     rig.store.checkpoint();
     rig.run().unwrap();
-    let values: Vec<String> =
-        rig.disk().paths().into_iter().filter(|path| path.starts_with("values/")).collect();
+    let values: Vec<String> = rig
+        .disk()
+        .paths()
+        .into_iter()
+        .filter(|path| path.starts_with("values/"))
+        .collect();
     // Somewhere in the middle of the records of the first file.
     rig.disk().flip_bit(&values[0], 3_000, 3);
     rig.kill();
@@ -463,8 +532,12 @@ fn a_rotten_record_is_never_absent_and_can_be_repaired() {
     assert!(Store::is_repairable(&row));
     let value = WriteOp::Put(Bytes::from(vec![n as u8; 200]));
     // Another version repairs nothing.
-    rig.store.repair(Space::User, &row.key, Version(version.0 + 1), value.clone());
-    assert!(matches!(rig.get(Space::User, &row.key), ReadResult::Damaged(_)));
+    rig.store
+        .repair(Space::User, &row.key, Version(version.0 + 1), value.clone());
+    assert!(matches!(
+        rig.get(Space::User, &row.key),
+        ReadResult::Damaged(_)
+    ));
     rig.store.repair(Space::User, &row.key, version, value);
     rig.run().unwrap();
     rig.check();
@@ -476,15 +549,22 @@ fn a_rotten_record_is_never_absent_and_can_be_repaired() {
 fn the_scrubber_finds_what_nobody_reads() {
     let mut rig = Rig::sim(41);
     for n in 0..50u32 {
-        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])]).unwrap();
+        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
+            .unwrap();
     }
     rig.store.checkpoint();
     rig.run().unwrap();
-    let values: Vec<String> =
-        rig.disk().paths().into_iter().filter(|path| path.starts_with("values/")).collect();
+    let values: Vec<String> = rig
+        .disk()
+        .paths()
+        .into_iter()
+        .filter(|path| path.starts_with("values/"))
+        .collect();
     rig.disk().flip_bit(&values[0], 2_000, 1);
     let event = wait_for(&mut rig, |event| matches!(event, Event::Damaged { .. }));
-    let Event::Damaged { row, place } = event else { unreachable!("just matched") };
+    let Event::Damaged { row, place } = event else {
+        unreachable!("just matched")
+    };
     assert!(row.key.starts_with(b"k-"));
     assert!(place.starts_with(&values[0]), "{place}");
 }
@@ -499,16 +579,28 @@ fn a_damaged_entry_waits_for_exactly_this_entry() {
         rig.run().unwrap();
     }
     // Each batch is one block: the body of the fifth.
-    let path = rig.disk().paths().into_iter().find(|path| path.contains("segment-")).unwrap();
+    let path = rig
+        .disk()
+        .paths()
+        .into_iter()
+        .find(|path| path.contains("segment-"))
+        .unwrap();
     let content = rig.disk().content(&path).unwrap();
-    let at = content.windows(300).position(|window| window == [4; 300]).unwrap();
+    let at = content
+        .windows(300)
+        .position(|window| window == [4; 300])
+        .unwrap();
     rig.disk().flip_bit(&path, at as u64 + 100, 0);
     rig.unacknowledged.clear();
     rig.kill();
     let damaged = entries[4].clone();
     let damage = &rig.replicas[0].damage;
     assert_eq!(damage.entries, vec![(damaged.id, entry_checksum(&damaged))]);
-    assert!(rig.report.damage[0].contains(&path), "{:?}", rig.report.damage);
+    assert!(
+        rig.report.damage[0].contains(&path),
+        "{:?}",
+        rig.report.damage
+    );
     // Another entry in its place is not taken.
     let mut other = damaged.clone();
     other.data = Bytes::from_static(b"something else");
@@ -534,11 +626,15 @@ fn a_damaged_entry_waits_for_exactly_this_entry() {
 
 #[test]
 fn every_flipped_bit_and_cut_is_noticed_or_harmless() {
-    let count: u64 =
-        std::env::var("SYNOD_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+    let count: u64 = std::env::var("SYNOD_SEEDS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(300);
     let mut image = Rig::sim(43);
     for n in 0..120u32 {
-        image.write(vec![put(format!("k-{:02}", n % 40), vec![n as u8; 400])]).unwrap();
+        image
+            .write(vec![put(format!("k-{:02}", n % 40), vec![n as u8; 400])])
+            .unwrap();
         if n == 60 {
             image.write(vec![put_local(SHARD.0, "row", "x")]).unwrap();
             image.store.checkpoint();
@@ -575,7 +671,10 @@ fn every_flipped_bit_and_cut_is_noticed_or_harmless() {
         let Ok(opened) = rig::open_on(&ground, &image.options, 1) else {
             continue; // It refused, naming what is wrong.
         };
-        let whole = opened.replicas.iter().all(|replica| replica.damage.is_none());
+        let whole = opened
+            .replicas
+            .iter()
+            .all(|replica| replica.damage.is_none());
         let report = opened.report.clone();
         let mut store = opened.store;
         if !whole {
@@ -586,7 +685,10 @@ fn every_flipped_bit_and_cut_is_noticed_or_harmless() {
         for replica in &opened.replicas {
             let mut next = replica.applied.index + 1;
             while next <= replica.last.index {
-                match store.log().entries(replica.shard, next, replica.last.index + 1, 1 << 20) {
+                match store
+                    .log()
+                    .entries(replica.shard, next, replica.last.index + 1, 1 << 20)
+                {
                     Ok(entries) => {
                         for entry in entries {
                             store.apply(replica.shard, entry.id, &rig::decode(&entry));
@@ -616,7 +718,10 @@ fn every_flipped_bit_and_cut_is_noticed_or_harmless() {
                 }
             };
             // The sealed log has only an empty batch that may pass for a torn tail.
-            assert_eq!(read, *expected, "seed {seed}: {path}, cut {cut}, torn {torn}: {report:?}");
+            assert_eq!(
+                read, *expected,
+                "seed {seed}: {path}, cut {cut}, torn {torn}: {report:?}"
+            );
         }
     }
 }
@@ -636,11 +741,17 @@ fn a_directory_that_is_not_whole_is_refused_and_named() {
             continue;
         }
         rig.disk().lose(&path);
-        let ground = rig::Ground::Sim { disk: rig.disk().kill(), index: rig.index().clone() };
+        let ground = rig::Ground::Sim {
+            disk: rig.disk().kill(),
+            index: rig.index().clone(),
+        };
         match rig::open_on(&ground, &rig.options, 1) {
             Err(error) => {
                 let named = error.to_string();
-                assert!(named.contains(path.as_str()) || path.contains("manifest"), "{path}: {named}");
+                assert!(
+                    named.contains(path.as_str()) || path.contains("manifest"),
+                    "{path}: {named}"
+                );
             }
             // One copy of the manifest is enough; the last segment may be missing without a trace only
             // if the log's durable end says so.

@@ -442,7 +442,11 @@ impl Scan<'_, '_> {
             self.context.report.batches += 1;
             at += frame_bytes;
         }
-        if found.header.is_some_and(|header| found.bytes < header.bytes) && is_last {
+        if found
+            .header
+            .is_some_and(|header| found.bytes < header.bytes)
+            && is_last
+        {
             let what = format!("{path}: cut to {} bytes", found.bytes);
             self.damage_unknown(what, BatchSeq(u64::MAX));
         }

@@ -367,7 +367,10 @@ impl Groups {
         let DecodedRecord { head, entries } = record;
         match head {
             RecordHead::Entries { shard, replica, .. } => {
-                let known = state.replicas.get(&shard).filter(|known| known.replica == replica);
+                let known = state
+                    .replicas
+                    .get(&shard)
+                    .filter(|known| known.replica == replica);
                 if known.is_some_and(|known| seq <= known.floor) {
                     return; // An installed snapshot took the place of these.
                 }
@@ -430,7 +433,13 @@ impl Groups {
                     );
                 }
             }
-            RecordHead::Rewritten { shard, replica, first, from, .. } => {
+            RecordHead::Rewritten {
+                shard,
+                replica,
+                first,
+                from,
+                ..
+            } => {
                 for ((index, from), entry) in (first..).zip(&from).zip(entries) {
                     let group = self.groups.get(&shard).filter(|g| g.replica == replica);
                     if group.is_some_and(|group| group.last_index() + 1 == index) {
@@ -470,7 +479,13 @@ impl Groups {
             group.damage.unknown = true;
             freed += group.reset_to(EntryId::new(id.term, id.index - 1));
         }
-        freed += group.push_run(Run { first: id.index, count: 1, term: id.term, batch: seq, ordinal });
+        freed += group.push_run(Run {
+            first: id.index,
+            count: 1,
+            term: id.term,
+            batch: seq,
+            ordinal,
+        });
         match entry {
             Ok(entry) => {
                 self.cached_bytes += entry.data.len();

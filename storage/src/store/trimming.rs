@@ -142,12 +142,7 @@ impl Store {
 
     /// The entries between `lo` and `hi`, both included, as far as they are at hand; `None` if they
     /// have to be fetched first.
-    fn rest(
-        &self,
-        shard: ShardId,
-        lo: u64,
-        hi: u64,
-    ) -> Result<Option<Rest>, LogError> {
+    fn rest(&self, shard: ShardId, lo: u64, hi: u64) -> Result<Option<Rest>, LogError> {
         let entries = match self.view.entries(shard, lo, hi + 1, u64::MAX) {
             Ok(entries) => entries,
             Err(LogError::Temporarily) => return Ok(None),

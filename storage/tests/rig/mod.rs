@@ -497,7 +497,12 @@ impl Rig {
         let model = self.model.clone();
         for ((space, key), expected) in &model {
             let read = self.get(*space, key);
-            assert_eq!(value_in(&read), *expected, "{space:?} {:?}", String::from_utf8_lossy(key));
+            assert_eq!(
+                value_in(&read),
+                *expected,
+                "{space:?} {:?}",
+                String::from_utf8_lossy(key)
+            );
         }
     }
 
