@@ -212,14 +212,15 @@ pub async fn serve(
                 replicas: settings.cluster.replicas,
             };
             let formation = Formation::new(me, &join, shape, entropy.cluster);
-            let formed = forming::form(
-                formation,
-                &transport,
-                &mut inbound,
-                &mut frames,
+            let formed = forming::Forming {
+                transport: &transport,
+                inbox: &mut inbound,
+                backlog: &mut frames,
+                mailbox: &mailbox,
+                wake: &wake,
                 disk,
-                &shutdown,
-            )
+            }
+            .form(formation, &shutdown)
             .await?;
             let Some(founding) = formed else {
                 return Ok(());
