@@ -93,6 +93,7 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
             total_bytes,
         });
     }
+    scan.context.groups.finish_replay();
     let durable = scan.context.state.log_durable;
     if scan.last < durable {
         // The manifest has seen batches that are not there: not a tail, a loss.
