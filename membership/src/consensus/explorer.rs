@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) rounds: Vec<u8>,
     /// How many restarts there may be, of anybody.
     pub(super) restarts: u8,
+    /// If set, only this voter restarts.
+    pub(super) restartable: Option<usize>,
     /// True if writes take time, false if they are done at once. It makes a difference only with restarts.
     pub(super) slow_disk: bool,
     /// If set, only this voter hears fast votes: enough to see a decision, and far fewer orders.
@@ -292,7 +294,8 @@ impl Explorer {
             {
                 actions.push(Action::StartRound(index));
             }
-            if state.restarts < self.plan.restarts {
+            let restartable = self.plan.restartable.is_none_or(|only| only == index);
+            if restartable && state.restarts < self.plan.restarts {
                 actions.push(Action::Restart(index));
             }
         }

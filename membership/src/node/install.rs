@@ -181,7 +181,11 @@ impl Node {
                 self.begin_rejoining();
             }
             // A restart shows no clean links first: there was a reason for its absence.
-            Phase::Starting | Phase::Restarting => self.begin_joining(out),
+            Phase::Restarting => {
+                out.push(Effect::Removed(self.position()));
+                self.begin_joining(out);
+            }
+            Phase::Starting => self.begin_joining(out),
             Phase::Joining | Phase::Removed | Phase::Left | Phase::Halted => {}
         }
     }
