@@ -70,8 +70,8 @@ pub enum Alarm {
     ConflictingHash {
         /// Who.
         peer: NodeId,
-        /// What it has.
-        theirs: Position,
+        /// The number.
+        seq: u64,
     },
     /// A node of another cluster talks to this one. If it is not a mistake in an address, this node may be a new
     /// cluster that was formed in place of an old member.

@@ -96,21 +96,16 @@ fn a_restart_in_between_changes_nothing() {
     assert_safe("two coordinators, one restart", plan, 2);
 }
 
-/// The second voter votes in the fast round, and may restart while its vote or its promise is on the way to the disk.
+/// The voter on whom it depends may restart while its promise or its vote is on the way to the disk.
 #[test]
 fn a_restart_that_loses_unsynced_writes_changes_nothing() {
     let plan = Plan {
-        voters: 3,
-        proposals: vec![vec![(COMING, Skip)], vec![(GOING, Vote)], vec![]],
-        rounds: vec![1, 0, 1],
         restarts: 1,
         restartable: Some(1),
         slow_disk: true,
-        listener: Some(0),
-        states_max: 3_000_000,
-        ..Plan::default()
+        ..two_coordinators(3)
     };
-    assert_safe("slow disks, one restart", plan, 2);
+    assert_safe("two coordinators, one restart on a slow disk", plan, 2);
 }
 
 #[test]
