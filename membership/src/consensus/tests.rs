@@ -114,6 +114,17 @@ fn a_restart_that_loses_unsynced_writes_changes_nothing() {
 }
 
 #[test]
+fn a_restart_amid_the_fast_round_changes_nothing() {
+    let plan = Plan {
+        restarts: 1,
+        restartable: Some(1),
+        slow_disk: true,
+        ..fast_against_classic()
+    };
+    assert_safe("fast against classic, one restart on a slow disk", plan, 2);
+}
+
+#[test]
 fn the_fast_round_and_a_classic_one_never_decide_differently() {
     assert_safe("fast against classic", fast_against_classic(), 2);
 }
