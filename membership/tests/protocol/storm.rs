@@ -3,6 +3,7 @@
 
 use synod_membership::effect::Alarm;
 use synod_membership::rng::{Rng, Seed};
+use synod_membership::status::Phase;
 
 use crate::world::{World, ms};
 
@@ -25,7 +26,6 @@ fn storm(seed: u64) {
     let mut rng = Rng::new(Seed::from(seed ^ 0x5708));
     let count = 3 + rng.below(7);
     let mut world = World::cluster(seed, count);
-    // Removed nodes come back sooner than they would in earnest, so that the storm sees more of it.
     world.jitter = ms(1 + rng.below(20) as u64);
     for _ in 0..25 {
         let (a, b) = (rng.below(count), rng.below(count));
@@ -59,7 +59,17 @@ fn storm(seed: u64) {
     }
     let all: Vec<usize> = (0..count).collect();
     println!("seed {seed}: {count} nodes, seq {}", world.seq(0));
-    // Thirty seconds, and the wait of those that were removed while alive, which doubles each time.
+    // The last pause may go on for eight seconds, and then there are thirty.
+    world.until(
+        ms(38_000),
+        &format!("agreement of those present after storm {seed}"),
+        |w| {
+            let removed = |host: &usize| w.status(*host).is_none_or(|s| s.phase == Phase::Removed);
+            let present: Vec<usize> = all.iter().copied().filter(|host| !removed(host)).collect();
+            !present.is_empty() && w.agree(&present)
+        },
+    );
+    // And the wait of those that were removed while alive, which doubles each time.
     world.until(ms(700_000), &format!("agreement after storm {seed}"), |w| {
         w.agree(&all)
     });
