@@ -28,6 +28,7 @@ pub mod member;
 pub mod message;
 mod monitor;
 pub mod node;
+pub mod recovery;
 pub mod rng;
 pub mod settings;
 pub mod status;
