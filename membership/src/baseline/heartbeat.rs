@@ -4,6 +4,10 @@
 //! has been silent for five. It keeps sending to those it dropped, so lists heal by themselves. A
 //! joiner asks a seed for the list and makes itself known by its heartbeats. Cost grows with the
 //! square of the cluster, and each node decides alone: a bad link splits opinions for good.
+//!
+//! A simulated hour of 1,000 nodes is 3.6 billion heartbeats. When who was last heard is kept by the
+//! *sender* first, one node's beat to all others touches one stretch of memory; that is why the table
+//! stands in what the nodes share. No node reads another's column.
 
 use std::rc::Rc;
 
@@ -15,7 +19,7 @@ use crate::sim::scenario::Scenario;
 /// Between two heartbeats.
 const PERIOD_US: u64 = 1_000_000;
 /// Silence that takes a member off the list.
-const SILENCE_US: u64 = 5_000_000;
+const SILENCE_MS: u32 = 5_000;
 /// Payload of a heartbeat: who, and which incarnation; also of a request, an entry of a list.
 const BEAT_BYTES: u32 = 8;
 
@@ -37,6 +41,19 @@ pub struct Cluster {
     nodes: u32,
     founders: Vec<u32>,
     seeds: Vec<u32>,
+    /// When, in milliseconds, `receiver` last heard of `sender`: at `sender * nodes + receiver`, while the
+    /// sender is on the receiver's list; else [`NOT_LISTED`].
+    heard_ms: Vec<u32>,
+}
+
+/// See [`Cluster::heard_ms`].
+const NOT_LISTED: u32 = u32::MAX;
+
+impl Cluster {
+    #[inline]
+    fn heard_ms(&mut self, receiver: u32, sender: u32) -> &mut u32 {
+        &mut self.heard_ms[sender as usize * self.nodes as usize + receiver as usize]
+    }
 }
 
 /// A node.
@@ -46,11 +63,14 @@ pub struct Heartbeat {
     /// Everyone ever heard of, without this node.
     known: Rc<[u32]>,
     is_known: Vec<bool>,
-    /// In microseconds, by node.
-    last_heard_us: Vec<u64>,
     /// Until another node was heard of.
     joining: bool,
     rng: Rng,
+}
+
+fn millis(us: u64) -> u32 {
+    // A run of more than 49 days would wrap; no scenario comes near.
+    (us / 1_000) as u32
 }
 
 impl Heartbeat {
@@ -67,9 +87,15 @@ impl Heartbeat {
     }
 
     #[inline]
-    fn heard(&mut self, now_us: u64, node: u32, out: &mut Outbox<Message, ()>) {
-        self.last_heard_us[node as usize] = now_us;
-        if !self.list.contains(node) {
+    fn heard(
+        &mut self,
+        cluster: &mut Cluster,
+        now_us: u64,
+        node: u32,
+        out: &mut Outbox<Message, ()>,
+    ) {
+        let before_ms = std::mem::replace(cluster.heard_ms(self.me, node), millis(now_us));
+        if before_ms == NOT_LISTED {
             self.learn([node]);
             self.list.change(node, Change::Joined, out);
         }
@@ -88,6 +114,7 @@ impl Protocol for Heartbeat {
             nodes: scenario.nodes,
             founders: founders.to_vec(),
             seeds,
+            heard_ms: vec![NOT_LISTED; scenario.nodes as usize * scenario.nodes as usize],
         }
     }
 
@@ -102,13 +129,22 @@ impl Protocol for Heartbeat {
     ) -> Heartbeat {
         let nodes = cluster.nodes as usize;
         let founder = boot.origin == Origin::Founder;
-        let others: &[u32] = if founder { &cluster.founders } else { &[] };
+        for sender in 0..cluster.nodes {
+            *cluster.heard_ms(boot.node, sender) = NOT_LISTED;
+        }
+        let others = if founder {
+            cluster.founders.clone()
+        } else {
+            Vec::new()
+        };
+        for &sender in &others {
+            *cluster.heard_ms(boot.node, sender) = millis(now_us);
+        }
         let mut node = Heartbeat {
             me: boot.node,
             list: MemberList::new(cluster.nodes, boot.node, others.iter().copied()),
             known: Rc::new([]),
             is_known: vec![false; nodes],
-            last_heard_us: vec![now_us; nodes],
             joining: !founder,
             rng: Rng::new(boot.seed, 0),
         };
@@ -129,12 +165,12 @@ impl Protocol for Heartbeat {
             Input::Message {
                 from,
                 message: Message::Beat,
-            } => self.heard(now_us, from, out),
+            } => self.heard(cluster, now_us, from, out),
             Input::Message {
                 from,
                 message: Message::Join,
             } => {
-                self.heard(now_us, from, out);
+                self.heard(cluster, now_us, from, out);
                 let members: Rc<[u32]> = self.list.members().collect();
                 let bytes = BEAT_BYTES * members.len() as u32;
                 out.send(from, Message::Members(members), bytes);
@@ -145,19 +181,21 @@ impl Protocol for Heartbeat {
             } => {
                 self.joining = false;
                 self.learn(members.iter().copied());
-                self.heard(now_us, from, out);
+                self.heard(cluster, now_us, from, out);
                 out.send_all(Rc::clone(&self.known), Message::Beat, BEAT_BYTES);
             }
             Input::Message {
                 from,
                 message: Message::Leave,
             } => {
+                *cluster.heard_ms(self.me, from) = NOT_LISTED;
                 self.list.change(from, Change::Removed, out);
             }
             Input::Wake => {
                 for &node in self.known.iter() {
-                    let silent_us = now_us.saturating_sub(self.last_heard_us[node as usize]);
-                    if silent_us > SILENCE_US && self.list.contains(node) {
+                    let heard_ms = cluster.heard_ms(self.me, node);
+                    if *heard_ms != NOT_LISTED && millis(now_us) - *heard_ms > SILENCE_MS {
+                        *heard_ms = NOT_LISTED;
                         self.list.change(node, Change::Removed, out);
                     }
                 }

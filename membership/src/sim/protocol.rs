@@ -101,6 +101,15 @@ impl<M, R> Outbox<M, R> {
         }
     }
 
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.sends.is_empty()
+            && self.wake_us.is_none()
+            && self.installs.is_empty()
+            && self.writes.is_empty()
+            && !self.stopped
+    }
+
     /// Sends a message of `bytes` bytes of payload to one node.
     #[inline]
     pub fn send(&mut self, to: u32, message: M, bytes: u32) {

@@ -279,6 +279,9 @@ impl<'a, P: Protocol> World<'a, P> {
 
     /// Carries out what a node asked for.
     fn drain(&mut self, index: u32) {
+        if self.outbox.is_empty() {
+            return;
+        }
         let node = &mut self.nodes[index as usize];
         if let Some(wake_us) = self.outbox.wake_us.take()
             && wake_us != node.wake_us
