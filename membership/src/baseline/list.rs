@@ -106,6 +106,7 @@ impl MemberList {
             joined,
             removed,
             restarted,
+            adopted: false,
         }
     }
 }

@@ -15,8 +15,10 @@
 
 pub mod faults;
 pub mod network;
+pub mod notes;
 pub mod protocol;
 pub mod queue;
+pub mod rapid;
 pub mod report;
 pub mod rng;
 pub mod runner;

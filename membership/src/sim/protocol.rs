@@ -63,6 +63,23 @@ pub struct Install {
     pub removed: Vec<u32>,
     /// Members that came back as a new incarnation in the same step.
     pub restarted: Vec<u32>,
+    /// Taken over whole, without the step that led to it: a node's first.
+    pub adopted: bool,
+}
+
+/// Something that a node says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Note {
+    /// It stops serving.
+    Suspended,
+    /// It serves again.
+    Resumed,
+    /// It found itself removed.
+    Removed,
+    /// Something is wrong elsewhere.
+    Alarm,
+    /// It gives up.
+    Halted,
 }
 
 /// The receivers of a message.
@@ -85,7 +102,9 @@ pub struct Outbox<M, R> {
     pub(super) sends: Vec<Sent<M>>,
     pub(super) wake_us: Option<u64>,
     pub(super) writes: Vec<(u64, R)>,
+    pub(super) written: Vec<R>,
     pub(super) installs: Vec<Install>,
+    pub(super) notes: Vec<(Note, String)>,
     pub(super) stopped: bool,
 }
 
@@ -96,7 +115,9 @@ impl<M, R> Outbox<M, R> {
             sends: Vec::new(),
             wake_us: None,
             writes: Vec::new(),
+            written: Vec::new(),
             installs: Vec::new(),
+            notes: Vec::new(),
             stopped: false,
         }
     }
@@ -107,6 +128,8 @@ impl<M, R> Outbox<M, R> {
             && self.wake_us.is_none()
             && self.installs.is_empty()
             && self.writes.is_empty()
+            && self.written.is_empty()
+            && self.notes.is_empty()
             && !self.stopped
     }
 
@@ -130,7 +153,7 @@ impl<M, R> Outbox<M, R> {
         });
     }
 
-    /// Asks for [`Input::Wake`] at that time, in place of any time asked for before.
+    /// Asks for [`Input::Wake`] at that time, in place of any time asked for before; `u64::MAX` means never.
     #[inline]
     pub fn wake_at(&mut self, at_us: u64) {
         self.wake_us = Some(at_us);
@@ -139,6 +162,16 @@ impl<M, R> Outbox<M, R> {
     /// Writes durably; [`Input::Persisted`] with `token` follows unless the node crashes.
     pub fn persist(&mut self, token: u64, record: R) {
         self.writes.push((token, record));
+    }
+
+    /// What a disk holds from the beginning.
+    pub fn persist_at_once(&mut self, record: R) {
+        self.written.push(record);
+    }
+
+    /// Says something. The first few of a kind are kept in words.
+    pub fn note(&mut self, note: Note, words: impl FnOnce() -> String) {
+        self.notes.push((note, words()));
     }
 
     /// Reports a view.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::protocol::Note;
 use super::scenario::Scenario;
 use super::traffic::{Distribution, TrafficReport};
 use super::views::{Health, ViewReport};
@@ -55,8 +56,16 @@ pub struct Report {
     pub settled_ms: Option<f64>,
     /// The distinct views in order of first installation.
     pub views: Vec<ViewReport>,
-    /// Further ones that are not listed.
+    /// Installations of further ones that are not listed.
     pub views_unlisted: u64,
+    /// How often a node suspended itself.
+    pub suspended: u64,
+    /// How often a node raised an alarm.
+    pub alarms: u64,
+    /// How many nodes gave up.
+    pub halted: u64,
+    /// The first few notes of each kind, in words.
+    pub notes: Vec<String>,
     /// Per node and second.
     pub traffic: TrafficReport,
     /// Events that the simulator handled.
@@ -78,6 +87,7 @@ impl Report {
             views,
             traffic,
             faults,
+            notes,
             up,
             events,
         } = finished;
@@ -87,18 +97,14 @@ impl Report {
             .collect();
         let (listed, views_unlisted) = views.report();
 
-        let mut hashes: Vec<u128> = healthy.iter().map(|node| views.hash_at(*node)).collect();
-        hashes.sort_unstable();
-        let most = hashes
-            .chunk_by(|a, b| a == b)
-            .max_by_key(|run| run.len())
-            .map(|run| run[0]);
-        let most = most.map(|hash| format!("{hash:032x}"));
-        let final_view = listed
+        let mut last: Vec<(u128, u32)> = healthy
             .iter()
-            .rev()
-            .find(|view| Some(&view.hash) == most.as_ref());
-        hashes.dedup();
+            .map(|node| (views.hash_at(*node), views.size_at(*node)))
+            .collect();
+        last.sort_unstable();
+        let most = last.chunk_by(|a, b| a == b).max_by_key(|same| same.len());
+        let final_size = most.map_or(0, |same| same[0].1);
+        last.dedup();
 
         let changes = healthy.iter().map(|node| views.changes(*node));
         let faulty = faults.ever_faulty();
@@ -113,8 +119,8 @@ impl Report {
             run_ms: scenario.run_us as f64 / 1e3,
             agreement: views.agreement().is_ok(),
             disagreement: views.agreement().err().map(str::to_owned),
-            converged: hashes.len() <= 1,
-            final_size: final_view.map_or(0, |view| view.size),
+            converged: last.len() <= 1,
+            final_size,
             changes_mean: changes.clone().map(f64::from).sum::<f64>() / healthy.len().max(1) as f64,
             changes_max: changes.max().unwrap_or(0),
             sizes: views.sizes().iter().copied().collect(),
@@ -130,6 +136,10 @@ impl Report {
             settled_ms: since(views.last_install_us()).filter(|ms| *ms > 0.0),
             views: listed,
             views_unlisted,
+            suspended: notes.count(Note::Suspended),
+            alarms: notes.count(Note::Alarm),
+            halted: notes.count(Note::Halted),
+            notes: notes.words().cloned().collect(),
             traffic: traffic.report(),
             events,
             wall_ms,
@@ -176,10 +186,15 @@ impl fmt::Display for Report {
             "at the end       {converged} in one view of {}",
             self.final_size
         )?;
-        let distinct = self.views.len() as u64 + self.views_unlisted;
+        let distinct = self.views.len();
+        let more = if self.views_unlisted > 0 {
+            "more than "
+        } else {
+            ""
+        };
         writeln!(
             f,
-            "views            {distinct} distinct, {} distinct sizes; changes a node: mean {:.1}, max {}",
+            "views            {more}{distinct} distinct, {} distinct sizes; changes a node: mean {:.1}, max {}",
             self.sizes.len(),
             self.changes_mean,
             self.changes_max
@@ -206,8 +221,8 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        if distinct > VIEWS_SHOWN as u64 {
-            writeln!(f, "  ... {} more", distinct - VIEWS_SHOWN as u64)?;
+        if distinct > VIEWS_SHOWN {
+            writeln!(f, "  ... {more}{} more", distinct - VIEWS_SHOWN)?;
         }
         for (label, nodes) in [
             ("removed", &self.removed),
@@ -228,6 +243,9 @@ impl fmt::Display for Report {
             if let Some(ms) = ms {
                 writeln!(f, "{label:<16} after {ms:.1} ms")?;
             }
+        }
+        for words in &self.notes {
+            writeln!(f, "note             {words}")?;
         }
         let line = |f: &mut fmt::Formatter<'_>, label, rx: Distribution, tx: Distribution| {
             let (a, b) = (format!("{:.1}/{}/{}", rx.mean, rx.p99, rx.max), tx);

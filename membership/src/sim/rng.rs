@@ -1,16 +1,18 @@
 //! The simulator's only source of chance.
 //!
 //! One scenario and one seed give one run, on every machine and with every version of every library.
-//! So the generator (xoshiro256++) stands here in full instead of coming from a crate that may change
-//! its algorithm. Each user draws from a stream of its own: a node that asks for one number more
-//! must not change which messages the network loses.
+//! So everything draws from the core's own generator, which no crate can change under us. Each user has a
+//! stream of its own: a node that asks for one number more must not change which messages the
+//! network loses.
 
 use std::convert::Infallible;
 
-/// xoshiro256++, seeded through SplitMix64.
+use crate::rng::Seed;
+
+/// A stream of numbers.
 #[derive(Clone, Debug)]
 pub struct Rng {
-    state: [u64; 4],
+    generator: crate::rng::Rng,
 }
 
 /// One step of SplitMix64, also a good 64-bit mixing function.
@@ -24,27 +26,16 @@ pub fn split_mix(value: u64) -> u64 {
 impl Rng {
     /// The generator of one stream of one seed.
     pub fn new(seed: u64, stream: u64) -> Rng {
-        let mut at = split_mix(seed) ^ split_mix(stream.wrapping_mul(0xa076_1d64_78bd_642f) ^ 1);
-        let state = std::array::from_fn(|_| {
-            at = at.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            split_mix(at)
-        });
-        Rng { state }
+        let start = split_mix(seed) ^ split_mix(stream.wrapping_mul(0xa076_1d64_78bd_642f) ^ 1);
+        Rng {
+            generator: crate::rng::Rng::new(Seed::from(start)),
+        }
     }
 
     /// 64 uniform bits.
     #[inline]
     pub fn next_u64(&mut self) -> u64 {
-        let s = &mut self.state;
-        let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
-        let t = s[1] << 17;
-        s[2] ^= s[0];
-        s[3] ^= s[1];
-        s[1] ^= s[2];
-        s[0] ^= s[3];
-        s[2] ^= t;
-        s[3] = s[3].rotate_left(45);
-        result
+        self.generator.next_u64()
     }
 
     /// A uniform number in `0..bound`; 0 when `bound` is 0.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::protocol::Protocol;
+use super::rapid::Rapid;
 use super::report::Report;
 use super::scenario::{ProtocolKind, Scenario};
 use super::world::World;
@@ -25,7 +26,7 @@ pub enum Progress {
 pub fn run(name: &str, scenario: &Scenario, seed: u64, progress: Progress) -> Report {
     match scenario.protocol {
         ProtocolKind::Rapid | ProtocolKind::RapidC => {
-            run_protocol::<Heartbeat>(name, scenario, seed, progress)
+            run_protocol::<Rapid>(name, scenario, seed, progress)
         }
         ProtocolKind::Swim => run_protocol::<Swim>(name, scenario, seed, progress),
         ProtocolKind::Heartbeat => run_protocol::<Heartbeat>(name, scenario, seed, progress),

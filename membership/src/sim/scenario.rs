@@ -7,7 +7,7 @@
 //! | `nodes` | required | how many nodes there are, up or not: 1 to 100,000 |
 //! | `protocol` | `"rapid"` | `rapid`, `rapid-c` (centralised), `swim`, `heartbeat` |
 //! | `k`, `h`, `l` | 10, 9, 3, scaled down in small clusters | observers a node; watermarks: 1 ≤ l ≤ h ≤ k. All three or none |
-//! | `detector` | `"window"` | the edge failure detector of Rapid: `window` |
+//! | `detector` | `"window"` | the edge failure detector of Rapid: `window`, `paper` |
 //! | `dissemination` | `"unicast"` | of Rapid's alerts and votes: `unicast` (to all), `epidemic` |
 //! | `latency_ms` | 1 | one-way delay of a link: a number, or `[least, most]` for a uniform draw per message |
 //! | `persist_ms` | 1 | delay of a durable write; a crash loses what is not durable yet |
@@ -82,8 +82,10 @@ impl fmt::Display for ProtocolKind {
 /// The edge failure detector of Rapid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetectorKind {
-    /// Fails an edge when 4 of the last 10 probes did.
+    /// Fails an edge when 4 of the last 10 probes did; a probe has two tries, and doubts quicken them.
     Window,
+    /// The paper's: one try a probe, one probe a second, fails when 40% of the last 10 did.
+    Paper,
 }
 
 /// How Rapid spreads alerts and votes.
@@ -298,7 +300,13 @@ impl Scenario {
                 .unwrap_or(ProtocolKind::Rapid),
             watermarks: read_watermarks(root)?,
             detector: root
-                .name("detector", &[("window", DetectorKind::Window)])?
+                .name(
+                    "detector",
+                    &[
+                        ("window", DetectorKind::Window),
+                        ("paper", DetectorKind::Paper),
+                    ],
+                )?
                 .unwrap_or(DetectorKind::Window),
             dissemination: root
                 .name(

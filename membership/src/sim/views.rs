@@ -6,7 +6,7 @@
 //! a node's own list, numbered by the node; they are held to the same test, and fail it.
 //!
 //! SWIM makes millions of distinct lists while 2,000 nodes join. The first [`LISTED_MAX`] are kept
-//! in full, the rest only counted.
+//! in full, of the rest only the installations are counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -44,6 +44,7 @@ pub struct ViewReport {
 struct Last {
     seq: u64,
     hash: u128,
+    size: u32,
     installs: u32,
 }
 
@@ -91,10 +92,15 @@ impl Views {
             return;
         }
         self.check(now_us, node, last, &install);
+        let Install {
+            seq, hash, size, ..
+        } = install;
+        let installs = last.installs + 1;
         self.nodes[node as usize] = Last {
-            seq: install.seq,
-            hash: install.hash,
-            installs: last.installs + 1,
+            seq,
+            hash,
+            size,
+            installs,
         };
         // What a faulty node believes of the others is not held against the others' detector.
         if !health.is_faulty(node) {
@@ -107,13 +113,16 @@ impl Views {
             }
             self.last_install_us = now_us;
         }
-        let key = (install.seq, install.hash);
-        if let Some(&at) = self.index.get(&key) {
-            let (_, _, last_us, installed) = &mut self.listed[at];
+        if let Some(&at) = self.index.get(&(seq, hash)) {
+            let (known, _, last_us, installed) = &mut self.listed[at];
             *last_us = now_us;
             *installed += 1;
+            if known.adopted {
+                // Now the step that led to it is known, too.
+                *known = install;
+            }
         } else if self.listed.len() < LISTED_MAX {
-            self.index.insert(key, self.listed.len());
+            self.index.insert((seq, hash), self.listed.len());
             self.listed.push((install, now_us, now_us, 1));
         } else {
             self.unlisted += 1;
@@ -126,7 +135,14 @@ impl Views {
             return;
         }
         let Install { seq, .. } = *install;
-        let admitted = install.joined.contains(&node) || install.restarted.contains(&node);
+        let step = if install.adopted {
+            self.step_to(install)
+        } else {
+            Some(install)
+        };
+        // Nobody knows the step to an adopted view yet: the benefit of the doubt.
+        let admitted =
+            step.is_none_or(|step| step.joined.contains(&node) || step.restarted.contains(&node));
         let problem = if hash != install.hash {
             format!("{:032x} as view {seq}, others {hash:032x}", install.hash)
         } else if last.installs == 0 || seq == last.seq + 1 {
@@ -142,12 +158,19 @@ impl Views {
         self.disagreement = Some(format!("node {node} installed {problem} at {at_ms} ms"));
     }
 
+    fn step_to(&self, install: &Install) -> Option<&Install> {
+        let at = *self.index.get(&(install.seq, install.hash))?;
+        let known = &self.listed[at].0;
+        (!known.adopted).then_some(known)
+    }
+
     /// Whether all sequences agree; else the first thing that did not.
     pub fn agreement(&self) -> Result<(), &str> {
         self.disagreement.as_deref().map_or(Ok(()), Err)
     }
 
-    /// The distinct views in the order of their first installation, and how many are missing.
+    /// The distinct views in the order of their first installation, and how many installations of
+    /// further ones there were.
     pub fn report(&self) -> (Vec<ViewReport>, u64) {
         let report = |(install, first_us, last_us, installed): &(Install, u64, u64, u32)| {
             let install = install.clone();
@@ -186,6 +209,11 @@ impl Views {
         self.nodes[node as usize].hash
     }
 
+    /// The size of the view that a node is at.
+    pub fn size_at(&self, node: u32) -> u32 {
+        self.nodes[node as usize].size
+    }
+
     /// How often a node changed its view after its first.
     pub fn changes(&self, node: u32) -> u32 {
         self.nodes[node as usize].installs.saturating_sub(1)
@@ -216,6 +244,7 @@ mod tests {
             joined: vec![],
             removed: vec![],
             restarted: vec![],
+            adopted: false,
         }
     }
 
@@ -260,7 +289,27 @@ mod tests {
     fn a_sequence_may_start_again_where_the_view_admits_the_node() {
         let mut readmitted = view(5, 50);
         readmitted.joined = vec![3];
-        assert_eq!(agreement(&[(3, view(1, 10)), (3, readmitted)]), Ok(()));
+        let adopted = Install {
+            adopted: true,
+            ..view(5, 50)
+        };
+        assert_eq!(
+            agreement(&[(3, view(1, 10)), (3, readmitted.clone())]),
+            Ok(())
+        );
+        assert_eq!(
+            agreement(&[
+                (3, view(1, 10)),
+                (0, readmitted.clone()),
+                (3, adopted.clone())
+            ]),
+            Ok(())
+        );
+        let skipped = agreement(&[(2, view(1, 10)), (0, readmitted), (2, adopted)]).unwrap_err();
+        assert!(
+            skipped.starts_with("node 2 installed view 5 right after view 1"),
+            "{skipped}"
+        );
     }
 
     #[test]

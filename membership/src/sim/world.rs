@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use super::faults::{Action, Faults};
 use super::network::Network;
+use super::notes::Notes;
 use super::protocol::{Boot, Input, Origin, Outbox, Protocol, To};
 use super::queue::EventQueue;
 use super::rng::{Rng, split_mix};
@@ -84,6 +85,7 @@ pub struct World<'a, P: Protocol> {
     faults: Faults,
     traffic: Traffic,
     views: Views,
+    notes: Notes,
     outbox: Outbox<P::Message, P::Record>,
     events: u64,
     now_us: u64,
@@ -97,6 +99,8 @@ pub struct Finished {
     pub traffic: Traffic,
     /// The faults.
     pub faults: Faults,
+    /// What nodes said.
+    pub notes: Notes,
     /// Which nodes have a running process.
     pub up: Vec<bool>,
     /// Entries of the queue that were handled.
@@ -152,6 +156,7 @@ impl<'a, P: Protocol> World<'a, P> {
             faults,
             traffic: Traffic::new(scenario.nodes),
             views: Views::new(scenario.nodes),
+            notes: Notes::default(),
             outbox: Outbox::new(),
             events: 0,
             now_us: 0,
@@ -187,6 +192,7 @@ impl<'a, P: Protocol> World<'a, P> {
             views,
             traffic,
             faults,
+            notes,
             events,
             ..
         } = self;
@@ -194,6 +200,7 @@ impl<'a, P: Protocol> World<'a, P> {
             views,
             traffic,
             faults,
+            notes,
             up,
             events,
         }
@@ -360,6 +367,9 @@ impl<'a, P: Protocol> World<'a, P> {
         for install in self.outbox.installs.drain(..) {
             self.views
                 .record(self.now_us, index, install, &self.faults.at(self.now_us));
+        }
+        for (note, words) in self.outbox.notes.drain(..) {
+            self.notes.record(self.now_us, index, note, words);
         }
         if std::mem::take(&mut self.outbox.stopped) {
             self.stop(index);
