@@ -53,8 +53,11 @@ struct Run {
 #[derive(Args)]
 struct Table {
     /// The scenario files.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "from")]
     scenarios: Vec<PathBuf>,
+    /// Adds the runs of a file that --log wrote before; may be repeated.
+    #[arg(long)]
+    from: Vec<PathBuf>,
     /// How many seeds, from 1 on.
     #[arg(long, default_value_t = 20)]
     seeds: u64,
@@ -83,6 +86,8 @@ enum Error {
     Set(String),
     #[error("--protocols: {0:?} is not one of rapid, rapid-c, swim, heartbeat")]
     Protocol(String),
+    #[error("{0}:{1}: {2}")]
+    Log(PathBuf, usize, serde_json::Error),
     #[error("{0}")]
     Seeds(&'static str),
 }
@@ -171,7 +176,15 @@ fn run_table(arguments: &Table) -> Result<(), Error> {
             Some(file.map_err(|error| Error::Io(path.clone(), error))?)
         }
     };
-    let reports = table::run_all(&jobs, arguments.threads, |report| {
+    let mut reports = Vec::new();
+    for path in &arguments.from {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::Io(path.clone(), error))?;
+        for (line, text) in text.lines().enumerate() {
+            let report = serde_json::from_str(text);
+            reports.push(report.map_err(|error| Error::Log(path.clone(), line + 1, error))?);
+        }
+    }
+    reports.extend(table::run_all(&jobs, arguments.threads, |report| {
         eprintln!(
             "{}: {} seed {}: agreement {}, {:.1} changes a node, removed {}, wrongly {}, {} ms",
             report.scenario,
@@ -192,7 +205,7 @@ fn run_table(arguments: &Table) -> Result<(), Error> {
                 eprintln!("rapid-sim: --log: {error}");
             }
         }
-    });
+    }));
     print(&table::markdown(&reports));
     Ok(())
 }

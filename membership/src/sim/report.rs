@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::protocol::Note;
 use super::scenario::Scenario;
@@ -16,7 +16,7 @@ const VIEWS_SHOWN: usize = 12;
 const NODES_SHOWN: usize = 12;
 
 /// The result of one run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The scenario's name.
     pub scenario: String,

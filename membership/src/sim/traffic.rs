@@ -4,7 +4,7 @@
 //! kept per node; a finished one is folded into four histograms whose buckets are at most 1.6% wide.
 //! Mean and maximum are exact, the 99th percentile is its bucket's upper end.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Values below 2^6 have a bucket each; above, each power of two is cut into 64.
 const LINEAR_BITS: u32 = 6;
@@ -75,7 +75,7 @@ impl Histogram {
 }
 
 /// Of one quantity, over the seconds of all nodes that were up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// Mean.
     pub mean: f64,
@@ -86,7 +86,7 @@ pub struct Distribution {
 }
 
 /// What nodes sent and received, per node and second; payload without headers of lower layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct TrafficReport {
     pub rx_bytes: Distribution,

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::protocol::Install;
 
@@ -18,7 +18,7 @@ use super::protocol::Install;
 const LISTED_MAX: usize = 20_000;
 
 /// A distinct view.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ViewReport {
     /// Position in the sequence.
     pub seq: u64,
