@@ -28,3 +28,5 @@ mod toml_reader;
 pub mod traffic;
 pub mod views;
 pub mod world;
+#[cfg(test)]
+mod world_tests;
