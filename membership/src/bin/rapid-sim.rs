@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use synod_membership::sim::report::Report;
 use synod_membership::sim::runner::{self, Progress};
 use synod_membership::sim::scenario::{ProtocolKind, Scenario, ScenarioError};
+use synod_membership::sim::storm;
 use synod_membership::sim::table;
 
 /// Exit code for a scenario or an argument that makes no sense.
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Runs scenarios with several protocols and seeds and prints one Markdown table.
     Table(Table),
+    /// Runs random faults on small clusters, one storm a seed, and prints those that end badly.
+    Storm(Storm),
 }
 
 #[derive(Args)]
@@ -75,6 +78,25 @@ struct Table {
     log: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Storm {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// Nodes of each cluster; 3 to 12, drawn, when not given.
+    #[arg(long)]
+    nodes: Option<u64>,
+    /// Only prints the scenario file of the first seed.
+    #[arg(long)]
+    text: bool,
+    /// As for a single run.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
 /// What keeps a run from starting.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -96,6 +118,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match (cli.command, cli.run) {
         (Some(Command::Table(table)), _) => run_table(&table),
+        (Some(Command::Storm(storm)), _) => run_storms(&storm),
         (None, Some(run)) => run_one(&run),
         (None, None) => {
             eprintln!("rapid-sim: a scenario file is required; see --help");
@@ -113,19 +136,47 @@ fn main() -> ExitCode {
 
 fn load(path: &Path, set: &[String]) -> Result<(String, Scenario), Error> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::Io(path.to_owned(), error))?;
-    let overrides: Vec<(String, String)> = set
-        .iter()
-        .map(|pair| match pair.split_once('=') {
-            Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
-            None => Err(Error::Set(pair.clone())),
-        })
-        .collect::<Result<_, _>>()?;
+    let overrides = overrides(set)?;
     let scenario = Scenario::parse(&text, &overrides)
         .map_err(|error| Error::Scenario(path.to_owned(), error))?;
     let name = path
         .file_stem()
         .map_or_else(String::new, |stem| stem.to_string_lossy().into());
     Ok((name, scenario))
+}
+
+fn overrides(set: &[String]) -> Result<Vec<(String, String)>, Error> {
+    set.iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
+            None => Err(Error::Set(pair.clone())),
+        })
+        .collect()
+}
+
+fn run_storms(arguments: &Storm) -> Result<(), Error> {
+    if arguments.text {
+        print(&storm::text(arguments.first, arguments.nodes));
+        return Ok(());
+    }
+    if arguments
+        .nodes
+        .is_some_and(|nodes| !(3..=100).contains(&nodes))
+    {
+        return Err(Error::Seeds("--nodes: must be in 3..=100"));
+    }
+    let overrides = overrides(&arguments.set)?;
+    let mut wrecks = 0;
+    for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
+        let outcome = storm::run(seed, arguments.nodes, &overrides)
+            .map_err(|error| Error::Scenario(PathBuf::from("storm"), error))?;
+        if let Err(wreck) = outcome {
+            wrecks += 1;
+            print(&format!("seed {}: {}", wreck.seed, wreck.problem));
+        }
+    }
+    print(&format!("{} storms, {wrecks} ended badly", arguments.seeds));
+    Ok(())
 }
 
 fn run_one(run: &Run) -> Result<(), Error> {

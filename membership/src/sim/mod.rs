@@ -23,6 +23,7 @@ pub mod report;
 pub mod rng;
 pub mod runner;
 pub mod scenario;
+pub mod storm;
 pub mod table;
 mod toml_reader;
 pub mod traffic;

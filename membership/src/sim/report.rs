@@ -34,6 +34,10 @@ pub struct Report {
     pub disagreement: Option<String>,
     /// Whether all nodes that were up and without a fault at the end are at the same view.
     pub converged: bool,
+    /// Nodes that run at the end.
+    pub up: u32,
+    /// Whether at the end all running nodes are in one view, with each other and nobody else.
+    pub all_in_one_view: bool,
     /// The size of the view that most of those are at.
     pub final_size: u32,
     /// View changes per such node, beyond its first view: mean.
@@ -95,6 +99,15 @@ impl Report {
         let healthy: Vec<u32> = (0..scenario.nodes)
             .filter(|node| up[*node as usize] && !health.is_faulty(*node))
             .collect();
+        let running: Vec<u32> = (0..scenario.nodes)
+            .filter(|node| up[*node as usize])
+            .collect();
+        let mut everywhere: Vec<(u128, u32)> = running
+            .iter()
+            .map(|node| (views.hash_at(*node), views.size_at(*node)))
+            .collect();
+        everywhere.sort_unstable();
+        everywhere.dedup();
         let (listed, views_unlisted) = views.report();
 
         let mut last: Vec<(u128, u32)> = healthy
@@ -120,6 +133,8 @@ impl Report {
             agreement: views.agreement().is_ok(),
             disagreement: views.agreement().err().map(str::to_owned),
             converged: last.len() <= 1,
+            up: running.len() as u32,
+            all_in_one_view: everywhere.len() == 1 && everywhere[0].1 == running.len() as u32,
             final_size,
             changes_mean: changes.clone().map(f64::from).sum::<f64>() / healthy.len().max(1) as f64,
             changes_max: changes.max().unwrap_or(0),
