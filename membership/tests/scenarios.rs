@@ -1,6 +1,8 @@
 //! The scenario files, on small clusters: what they are there to show must hold, or in the baselines
 //! fail in the way that makes them baselines.
 
+#![cfg(feature = "sim")]
+
 use synod_membership::sim::report::Report;
 use synod_membership::sim::runner::{self, Progress};
 use synod_membership::sim::scenario::Scenario;
