@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::codec::{Decode, DecodeError, Encode, Reader, Sink, strictly_sorted};
 use crate::cut::Cut;
 use crate::hash::{SipHash128, hash_of};
-use crate::id::{ClusterId, ConfigHash, CutHash, NodeId};
+use crate::id::{ClusterId, ConfigHash, CutHash, Destination, NodeId};
 use crate::member::Member;
 use crate::topology::Topology;
 use crate::voters;
@@ -99,6 +99,7 @@ pub struct Configuration {
     voters: Vec<NodeId>,
     absent: Vec<Member>,
     topology: OnceLock<Topology>,
+    voter_destinations: OnceLock<Arc<[Destination]>>,
 }
 
 /// The parts that the voter law decides, handed over to make a configuration.
@@ -114,6 +115,34 @@ impl Configuration {
         let roster = Roster {
             voters: vec![member.node],
             members: vec![member],
+            absent: Vec::new(),
+        };
+        Configuration::assemble(cluster, 1, ConfigHash(0), CutHash(0), mode, overlay, roster)
+    }
+
+    /// The first configuration of a cluster that begins with these members, whose ids and addresses must be distinct.
+    /// All of them vote, unless they are two, of whom the first by id does. Such a cluster is founded by writing the
+    /// same configuration into each member's directory.
+    pub fn founded(
+        cluster: ClusterId,
+        mode: Mode,
+        overlay: Overlay,
+        mut members: Vec<Member>,
+    ) -> Configuration {
+        members.sort_unstable_by_key(|member| member.node);
+        let count = match (mode, members.len()) {
+            (_, 2) => 1,
+            (Mode::Decentralised, count) => count,
+            (Mode::Centralised { ensemble }, count) => count.min(usize::from(ensemble)),
+        };
+        let voters = members
+            .iter()
+            .map(|member| member.node)
+            .take(count)
+            .collect();
+        let roster = Roster {
+            members,
+            voters,
             absent: Vec::new(),
         };
         Configuration::assemble(cluster, 1, ConfigHash(0), CutHash(0), mode, overlay, roster)
@@ -145,6 +174,7 @@ impl Configuration {
             voters,
             absent,
             topology: OnceLock::new(),
+            voter_destinations: OnceLock::new(),
         };
         configuration.hash = configuration.compute_hash();
         configuration.check();
@@ -263,11 +293,32 @@ impl Configuration {
         self.voters.len() / 2 + 1
     }
 
+    /// True if members that can vote should be made to.
+    pub fn wants_voters(&self) -> bool {
+        match self.mode {
+            Mode::Decentralised => {
+                self.voters.len() < self.members.len() || !self.absent.is_empty()
+            }
+            Mode::Centralised { ensemble } => {
+                self.voters.len() - self.absent.len() < usize::from(ensemble)
+            }
+        }
+    }
+
     /// The monitoring overlay, built when first asked for.
     pub fn topology(&self) -> &Topology {
         self.topology.get_or_init(|| {
             Topology::new(self.members.iter().map(|member| member.node), self.overlay)
         })
+    }
+
+    /// Where the voters are, in their order: one list for all messages to all of them.
+    pub fn voter_destinations(&self) -> Arc<[Destination]> {
+        let list = || {
+            let slots = self.voters.iter().filter_map(|voter| self.slot(*voter));
+            slots.map(Member::destination).collect()
+        };
+        self.voter_destinations.get_or_init(list).clone()
     }
 
     fn compute_hash(&self) -> ConfigHash {

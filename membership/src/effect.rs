@@ -25,7 +25,7 @@ pub enum Effect {
     },
     /// Send one message to many.
     SendMany {
-        /// To whom.
+        /// To whom. The list may be shared and may name this node itself, which is to be skipped.
         to: Arc<[Destination]>,
         /// What.
         message: Message,
