@@ -18,8 +18,7 @@ use super::rng::Rng;
 use super::scenario::{DetectorKind, DisseminationKind, ProtocolKind, Scenario};
 use crate::catalog::Catalog;
 use crate::codec::Encode;
-use crate::configuration::{Configuration, Mode, Overlay, SharedConfiguration};
-use crate::cut::Cut;
+use crate::configuration::{Configuration, Mode, Overlay};
 use crate::durable::{Record, Recovered, Registration};
 use crate::effect::{Effect, Effects};
 use crate::event::{Event, Start};
@@ -31,7 +30,6 @@ use crate::rng::Seed;
 use crate::settings::{Detector, Dissemination, Settings};
 use crate::time::Time;
 use crate::view::ViewChange;
-use crate::voters;
 
 const PORT: u16 = 7_000;
 /// 10.0.0.0: node n lives at the n-th address from here.
@@ -71,6 +69,8 @@ pub struct Cluster {
     seeds: Vec<SocketAddr>,
     /// The first configuration; `None` if there are no founders but one, who forms its own.
     founded: Option<Arc<Snapshot>>,
+    /// What a founder's first boot starts from, so that its boot is the one listed.
+    founder_seeds: Vec<u64>,
     /// Every identity that a node has introduced itself with, by node.
     identities: Vec<Vec<Identity>>,
     /// Where a node id lives. Looked up, never iterated.
@@ -83,39 +83,6 @@ pub struct Rapid {
     node: Node,
     effects: Effects,
     wake_us: Option<u64>,
-}
-
-/// The configuration in which all founders are members and, as far as the law allows, voters.
-fn founded(
-    cluster: ClusterId,
-    settings: &Settings,
-    mut members: Vec<Member>,
-) -> SharedConfiguration {
-    members.sort_unstable_by_key(|member| member.node);
-    let mut others = members.split_off(1);
-    let first = members.remove(0);
-    let promote: Vec<NodeId> = others.iter().map(|member| member.node).collect();
-    let genesis = Configuration::genesis(cluster, settings.mode, settings.overlay, first);
-    let add = Cut {
-        add: std::mem::take(&mut others),
-        ..Cut::default()
-    };
-    let apply = |before: Configuration, cut: Cut| match cut.is_empty() {
-        true => before,
-        false => match before.successor(&cut) {
-            Ok(after) => after,
-            Err(rejected) => unreachable!("distinct new members: {rejected}"),
-        },
-    };
-    let joined = apply(genesis, add);
-    let votes = voters::shape(
-        &joined,
-        Cut {
-            promote,
-            ..Cut::default()
-        },
-    );
-    Arc::new(apply(joined, votes))
 }
 
 impl Protocol for Rapid {
@@ -153,6 +120,7 @@ impl Protocol for Rapid {
             seeds: scenario.seeds.iter().map(|seed| address(*seed)).collect(),
             catalog: Catalog::new(),
             founded: None,
+            founder_seeds: vec![0; scenario.nodes as usize],
             identities: vec![Vec::new(); scenario.nodes as usize],
             numbers: HashMap::new(),
             settings,
@@ -163,7 +131,9 @@ impl Protocol for Rapid {
             let mut members = Vec::new();
             for &founder in founders {
                 let node = NodeId(wide());
-                let boot = id::Boot::first(wide() as u64);
+                let seed = wide() as u64;
+                let boot = id::Boot::first(first_nonce(seed));
+                cluster.founder_seeds[founder as usize] = seed;
                 let address = address(founder);
                 members.push(Member {
                     node,
@@ -181,7 +151,9 @@ impl Protocol for Rapid {
                 };
                 cluster.identities[founder as usize].push(identity);
             }
-            let configuration = founded(cluster_id, &cluster.settings, members);
+            let Settings { mode, overlay, .. } = cluster.settings;
+            let configuration =
+                Arc::new(Configuration::founded(cluster_id, mode, overlay, members));
             cluster.founded = Some(Arc::new(Snapshot {
                 configuration,
                 view: None,
@@ -205,15 +177,12 @@ impl Protocol for Rapid {
             address: address(boot.node),
             ..cluster.settings.clone()
         };
-        let node = Node::new(
-            Arc::new(settings),
-            Seed::from(boot.seed),
-            cluster.catalog.clone(),
-        );
+        let mut seed = boot.seed;
         let mut recovered = disk.clone();
         let mut join = cluster.seeds.clone();
         match (boot.origin, &cluster.founded) {
             (Origin::Founder, Some(snapshot)) if boot.count == 1 => {
+                seed = cluster.founder_seeds[boot.node as usize];
                 recovered = founder_disk(cluster, boot.node, snapshot);
                 // What it starts from is on its disk already.
                 out.persist_at_once(Record::Base(Arc::clone(snapshot)));
@@ -225,6 +194,11 @@ impl Protocol for Rapid {
             (Origin::Founder, None) if boot.count == 1 => join.clear(),
             (Origin::Founder | Origin::Joiner, _) => {}
         }
+        let node = Node::new(
+            Arc::new(settings),
+            Seed::from(seed),
+            cluster.catalog.clone(),
+        );
         let mut process = Rapid {
             me: boot.node,
             node,
@@ -256,14 +230,24 @@ impl Protocol for Rapid {
     }
 }
 
-/// What a founder's directory holds before its first start.
+/// The nonce that a node with this seed gives its first boot: its first draw. [`Rapid::carry_out`] checks it.
+fn first_nonce(seed: u64) -> u64 {
+    crate::rng::Rng::new(Seed::from(seed)).next_u64()
+}
+
+/// What a founder's directory holds before its first start: everything but the boot that the first
+/// configuration lists already.
 fn founder_disk(cluster: &Cluster, node: u32, snapshot: &Arc<Snapshot>) -> Recovered {
     let registration = cluster.identities[node as usize]
         .first()
         .map(|identity| Registration {
             cluster: identity.cluster,
             node: identity.node,
-            boot: identity.boot,
+            boot: id::Boot {
+                counter: 0,
+                nonce: 0,
+                previous: 0,
+            },
         });
     Recovered {
         registration,
@@ -292,6 +276,13 @@ impl Rapid {
             Effect::Identity(identity) => {
                 cluster.numbers.insert(identity.node, self.me);
                 let known = &mut cluster.identities[self.me as usize];
+                if let Some(listed) = known.last() {
+                    let raised = identity.boot.counter > listed.boot.counter;
+                    assert!(
+                        raised || identity.boot == listed.boot,
+                        "a founder's boot is not the listed one"
+                    );
+                }
                 if known.last() != Some(&identity) {
                     known.push(identity);
                 }
