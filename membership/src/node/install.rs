@@ -333,12 +333,10 @@ impl Node {
         if progress {
             self.pulled = None;
         }
-        // A removal is pushed until it is acknowledged.
-        let gone = self
-            .ahead
-            .as_ref()
-            .is_some_and(|ahead| ahead.index_of(self.me()).is_none());
-        if let Some(ahead) = self.ahead.as_ref().filter(|_| gone) {
+        // A removal is pushed until it is acknowledged, and so is a departure: to the one that goes, and by it.
+        let Some(ahead) = &self.ahead else { return };
+        let gone = ahead.index_of(self.me()).is_none() || ahead.index_of(from.node).is_none();
+        if gone {
             let at = Position {
                 seq: ahead.seq(),
                 hash: ahead.hash(),
