@@ -45,6 +45,9 @@ struct Run {
     /// Prints the whole report as JSON.
     #[arg(long)]
     json: bool,
+    /// Prints every input, message and view on standard error.
+    #[arg(long)]
+    trace: bool,
     /// Protocol in place of the scenario's.
     #[arg(long)]
     protocol: Option<String>,
@@ -188,7 +191,8 @@ fn run_one(run: &Run) -> Result<(), Error> {
     );
     let (name, scenario) = load(&run.scenario, &set)?;
     let seed = run.seed.unwrap_or(scenario.seed);
-    let report = runner::run(&name, &scenario, seed, Progress::Lines);
+    let progress = if run.trace { Progress::Trace } else { Progress::Lines };
+    let report = runner::run(&name, &scenario, seed, progress);
     print(&if run.json {
         to_json(&report)
     } else {

@@ -4,6 +4,7 @@
 //! [`Outbox`]. The simulator owns the clock, the network and the disk. Rapid, SWIM and the
 //! heartbeats differ in nothing else, so that one scenario compares them.
 
+use std::fmt::Debug;
 use std::rc::Rc;
 
 use super::scenario::Scenario;
@@ -194,7 +195,7 @@ impl<M, R> Default for Outbox<M, R> {
 /// A membership protocol, as one node of it.
 pub trait Protocol: Sized {
     /// What nodes send. Cloned once a receiver: big parts belong behind a shared pointer.
-    type Message: Clone;
+    type Message: Clone + Debug;
     /// One durable write.
     type Record;
     /// What a data directory holds.

@@ -6,7 +6,7 @@ use super::protocol::Protocol;
 use super::rapid::Rapid;
 use super::report::Report;
 use super::scenario::{ProtocolKind, Scenario};
-use super::world::World;
+use super::world::{Trace, World};
 use crate::baseline::heartbeat::Heartbeat;
 use crate::baseline::swim::Swim;
 
@@ -20,6 +20,8 @@ pub enum Progress {
     Silent,
     /// A line every two seconds of real time.
     Lines,
+    /// Everything that happens.
+    Trace,
 }
 
 /// Runs a scenario to its end.
@@ -39,9 +41,13 @@ fn run_protocol<P: Protocol>(
     seed: u64,
     progress: Progress,
 ) -> Report {
+    let trace = match progress {
+        Progress::Trace => Trace::On,
+        Progress::Silent | Progress::Lines => Trace::Off,
+    };
     let began = Instant::now();
     let mut told = began;
-    let finished = World::<P>::new(scenario, seed).run(|now_us, events| {
+    let finished = World::<P>::new(scenario, seed, trace).run(|now_us, events| {
         if progress == Progress::Lines && told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
             let share = 100.0 * now_us as f64 / scenario.run_us as f64;

@@ -89,6 +89,16 @@ pub struct World<'a, P: Protocol> {
     outbox: Outbox<P::Message, P::Record>,
     events: u64,
     now_us: u64,
+    trace: Trace,
+}
+
+/// Whether to print every input and every message on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// No.
+    Off,
+    /// Yes: for small clusters and short runs.
+    On,
 }
 
 /// What is left when a run is over.
@@ -109,7 +119,7 @@ pub struct Finished {
 
 impl<'a, P: Protocol> World<'a, P> {
     /// Sets everything up at time 0.
-    pub fn new(scenario: &'a Scenario, seed: u64) -> World<'a, P> {
+    pub fn new(scenario: &'a Scenario, seed: u64, trace: Trace) -> World<'a, P> {
         let mut order: Vec<u32> = (0..scenario.nodes).collect();
         Rng::new(seed, STREAM_ORDER).shuffle(&mut order);
         // Seeds last, so that a small count spares them.
@@ -160,6 +170,7 @@ impl<'a, P: Protocol> World<'a, P> {
             outbox: Outbox::new(),
             events: 0,
             now_us: 0,
+            trace,
         };
         world.queue.push(SECOND_US, Due::Second);
         for (node, at_us) in (0..scenario.nodes).zip(starts) {
@@ -279,6 +290,9 @@ impl<'a, P: Protocol> World<'a, P> {
 
     fn step(&mut self, index: u32, input: Input<P::Message>) {
         if let Some(process) = &mut self.nodes[index as usize].process {
+            if self.trace == Trace::On {
+                eprintln!("{:>12.3} ms  {index} <- {input:?}", self.now_us as f64 / 1e3);
+            }
             process.step(&mut self.cluster, self.now_us, input, &mut self.outbox);
             self.drain(index);
         }
@@ -295,15 +309,19 @@ impl<'a, P: Protocol> World<'a, P> {
         {
             let wake_us = wake_us.max(self.now_us);
             node.wake_us = wake_us;
-            self.queue.push(
-                wake_us,
-                Due::Wake {
-                    node: index,
-                    boot: node.boots,
-                },
-            );
+            if wake_us <= self.scenario.run_us {
+                let boot = node.boots;
+                self.queue.push(wake_us, Due::Wake { node: index, boot });
+            }
+        }
+        for record in self.outbox.written.drain(..) {
+            P::write(&mut node.disk, record);
         }
         for sent in self.outbox.sends.drain(..) {
+            if self.trace == Trace::On {
+                let (at_ms, to) = (self.now_us as f64 / 1e3, &sent.to);
+                eprintln!("{at_ms:>12.3} ms  {index} -> {to:?} {:?}", sent.message);
+            }
             let (from, bytes, message) = (index, sent.bytes, sent.message);
             match sent.to {
                 To::Node(to) => {
@@ -365,10 +383,16 @@ impl<'a, P: Protocol> World<'a, P> {
             self.queue.push(self.now_us + self.scenario.persist_us, due);
         }
         for install in self.outbox.installs.drain(..) {
+            if self.trace == Trace::On {
+                eprintln!("{:>12.3} ms  {index} == {install:?}", self.now_us as f64 / 1e3);
+            }
             self.views
                 .record(self.now_us, index, install, &self.faults.at(self.now_us));
         }
         for (note, words) in self.outbox.notes.drain(..) {
+            if self.trace == Trace::On {
+                eprintln!("{:>12.3} ms  {index} !! {note:?} {words}", self.now_us as f64 / 1e3);
+            }
             self.notes.record(self.now_us, index, note, words);
         }
         if std::mem::take(&mut self.outbox.stopped) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::protocol::{Boot, Input, Outbox, Protocol};
 use super::scenario::Scenario;
-use super::world::World;
+use super::world::{Trace, World};
 
 /// Each node pings its right neighbour every 10 ms with a rising number and writes that number durably.
 struct Recorder {
@@ -102,7 +102,7 @@ fn run(events: &str) -> Vec<(u64, u32, Seen)> {
     let text = format!("nodes = 3\nrun_ms = 105\npersist_ms = 2\n{events}");
     let scenario = Scenario::parse(&text, &[]).expect("valid");
     LOG.with(|log| log.borrow_mut().clear());
-    World::<Recorder>::new(&scenario, 1).run(|_, _| {});
+    World::<Recorder>::new(&scenario, 1, Trace::Off).run(|_, _| {});
     LOG.with(|log| std::mem::take(&mut *log.borrow_mut()))
 }
 
@@ -156,7 +156,7 @@ fn what_is_not_durable_may_be_lost_and_may_not() {
             [[events]]\nkind = \"restart\"\nnodes = [1]\nat_ms = 45";
         let scenario = Scenario::parse(text, &[]).expect("valid");
         LOG.with(|log| log.borrow_mut().clear());
-        World::<Recorder>::new(&scenario, seed).run(|_, _| {});
+        World::<Recorder>::new(&scenario, seed, Trace::Off).run(|_, _| {});
         LOG.with(|log| boots(&log.borrow(), 1)[1].2)
     };
     let seen: std::collections::BTreeSet<usize> = (0..100).map(survivors).collect();
