@@ -16,7 +16,7 @@ use synod_membership::codec::{Decode, Encode};
 use synod_membership::configuration::Configuration;
 use synod_membership::durable::{Record, Recovered};
 use synod_membership::effect::{Alarm, Effect, Halt};
-use synod_membership::event::{Contact, Event, Start};
+use synod_membership::event::{BootChoice, Contact, Event, Start};
 use synod_membership::id::{ClusterId, Destination, Identity, NodeId, Token};
 use synod_membership::message::Message;
 use synod_membership::node::Node;
@@ -234,6 +234,7 @@ impl World {
             Event::Start(Box::new(Start {
                 recovered,
                 join: addresses,
+                boot: BootChoice::Next,
             })),
         );
     }
