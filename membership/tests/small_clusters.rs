@@ -40,6 +40,12 @@ fn changes(report: &Report) -> Vec<(Vec<u32>, Vec<u32>, Vec<u32>)> {
         .collect()
 }
 
+/// Whether the last view was installed everywhere by this time of the run.
+fn installed_by(report: &Report, at_ms: f64) -> bool {
+    let last = report.views.last();
+    last.is_some_and(|view| view.last_install_ms <= at_ms && view.installed == report.up)
+}
+
 #[test]
 fn one_bad_pair_changes_nothing() {
     for nodes in 3..=12 {
@@ -118,11 +124,13 @@ fn all_nodes_lose_power_and_come_back() {
     for seed in 1..=5 {
         let event = "restart nodes = [\"0-4\"]; at_ms = 5000; until_ms = 8000";
         let report = run(5, 40_000, seed, &[event]);
-        assert!(report.all_in_one_view && report.final_size == 5, "{report}");
-        assert_eq!(report.removed, [], "{report}");
-        assert!(
-            report.settled_ms.is_some_and(|ms| ms < 13_000.0),
-            "{report}"
+        assert!(report.all_in_one_view, "{report}");
+        let everybody = (vec![], vec![], vec![0, 1, 2, 3, 4]);
+        assert_eq!(changes(&report), [everybody], "{report}");
+        assert!(installed_by(&report, 10_000.0), "{report}");
+        assert_eq!(
+            report.suspended, 5,
+            "none serves before its boot is listed: {report}"
         );
     }
 }
@@ -139,8 +147,10 @@ fn three_of_five_come_back_and_go_on() {
                 "restart nodes = [2, 3, 4]; at_ms = 5000; until_ms = 8000",
             ],
         );
-        assert!(report.all_in_one_view && report.final_size == 3, "{report}");
-        assert_eq!(report.removed, [0, 1], "{report}");
+        assert!(report.all_in_one_view, "{report}");
+        let one_cut = (vec![], vec![0, 1], vec![2, 3, 4]);
+        assert_eq!(changes(&report), [one_cut], "{report}");
+        assert!(installed_by(&report, 15_000.0), "{report}");
     }
 }
 

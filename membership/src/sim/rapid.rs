@@ -18,13 +18,13 @@ use super::rng::Rng;
 use super::scenario::{DetectorKind, DisseminationKind, ProtocolKind, Scenario};
 use crate::catalog::Catalog;
 use crate::codec::Encode;
-use crate::configuration::{Configuration, Mode, Overlay};
-use crate::durable::{Record, Recovered, Registration};
+use crate::configuration::{Mode, Overlay};
+use crate::durable::{self, Record, Recovered};
 use crate::effect::{Effect, Effects};
-use crate::event::{Event, Start};
+use crate::event::{BootChoice, Event, Start};
 use crate::id::{self, ClusterId, Destination, Identity, NodeId, Token};
 use crate::member::Member;
-use crate::message::{Message, Snapshot};
+use crate::message::Message;
 use crate::node::Node;
 use crate::rng::Seed;
 use crate::settings::{Detector, Dissemination, Settings};
@@ -67,10 +67,9 @@ pub struct Cluster {
     settings: Settings,
     catalog: Catalog,
     seeds: Vec<SocketAddr>,
-    /// The first configuration; `None` if there are no founders but one, who forms its own.
-    founded: Option<Arc<Snapshot>>,
-    /// What a founder's first boot starts from, so that its boot is the one listed.
-    founder_seeds: Vec<u64>,
+    /// What a founder's directory holds before its first start, by node. A sole founder has none: it
+    /// forms its own cluster.
+    founded: HashMap<u32, Recovered>,
     /// Every identity that a node has introduced itself with, by node.
     identities: Vec<Vec<Identity>>,
     /// Where a node id lives. Looked up, never iterated.
@@ -116,50 +115,35 @@ impl Protocol for Rapid {
             },
         };
         let mut rng = Rng::new(seed, 0);
-        let mut cluster = Cluster {
-            seeds: scenario.seeds.iter().map(|seed| address(*seed)).collect(),
-            catalog: Catalog::new(),
-            founded: None,
-            founder_seeds: vec![0; scenario.nodes as usize],
-            identities: vec![Vec::new(); scenario.nodes as usize],
-            numbers: HashMap::new(),
-            settings,
-        };
+        let mut numbers = HashMap::new();
+        let mut founded = HashMap::new();
         if founders.len() > 1 {
             let mut wide = || (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
-            let cluster_id = ClusterId(wide());
-            let mut members = Vec::new();
-            for &founder in founders {
+            let cluster = ClusterId(wide());
+            let mut member = |founder: &u32| {
                 let node = NodeId(wide());
-                let seed = wide() as u64;
-                let boot = id::Boot::first(first_nonce(seed));
-                cluster.founder_seeds[founder as usize] = seed;
-                let address = address(founder);
-                members.push(Member {
+                numbers.insert(node, *founder);
+                let boot = id::Boot::first(wide() as u64);
+                Member {
                     node,
                     boot,
-                    address,
+                    address: address(*founder),
                     labels: Arc::default(),
-                });
-                cluster.numbers.insert(node, founder);
-                let cluster_id = Some(cluster_id);
-                let identity = Identity {
-                    cluster: cluster_id,
-                    node,
-                    boot,
-                    address,
-                };
-                cluster.identities[founder as usize].push(identity);
-            }
-            let Settings { mode, overlay, .. } = cluster.settings;
-            let configuration =
-                Arc::new(Configuration::founded(cluster_id, mode, overlay, members));
-            cluster.founded = Some(Arc::new(Snapshot {
-                configuration,
-                view: None,
-            }));
+                }
+            };
+            let members = founders.iter().map(&mut member).collect();
+            let directories = durable::found(cluster, settings.mode, settings.overlay, members);
+            let by_number = |(node, directory)| (numbers[&node], directory);
+            founded = directories.into_iter().map(by_number).collect();
         }
-        cluster
+        Cluster {
+            seeds: scenario.seeds.iter().map(|seed| address(*seed)).collect(),
+            catalog: Catalog::new(),
+            founded,
+            identities: vec![Vec::new(); scenario.nodes as usize],
+            numbers,
+            settings,
+        }
     }
 
     fn write(disk: &mut Recovered, record: Record) {
@@ -177,35 +161,37 @@ impl Protocol for Rapid {
             address: address(boot.node),
             ..cluster.settings.clone()
         };
-        let mut seed = boot.seed;
         let mut recovered = disk.clone();
         let mut join = cluster.seeds.clone();
-        match (boot.origin, &cluster.founded) {
-            (Origin::Founder, Some(snapshot)) if boot.count == 1 => {
-                seed = cluster.founder_seeds[boot.node as usize];
-                recovered = founder_disk(cluster, boot.node, snapshot);
-                // What it starts from is on its disk already.
-                out.persist_at_once(Record::Base(Arc::clone(snapshot)));
-                if let Some(registration) = recovered.registration {
-                    out.persist_at_once(Record::Registration(registration));
+        let mut choice = BootChoice::Next;
+        if boot.origin == Origin::Founder {
+            match cluster.founded.get(&boot.node) {
+                Some(directory) if boot.count == 1 => {
+                    recovered = directory.clone();
+                    recovered
+                        .records()
+                        .into_iter()
+                        .for_each(|record| out.persist_at_once(record));
+                    choice = BootChoice::Registered;
                 }
+                Some(_) => {}
+                // A sole founder forms its cluster, again if it crashed too early.
+                None => join.clear(),
             }
-            // A cluster of one forms itself.
-            (Origin::Founder, None) if boot.count == 1 => join.clear(),
-            (Origin::Founder | Origin::Joiner, _) => {}
         }
-        let node = Node::new(
-            Arc::new(settings),
-            Seed::from(seed),
-            cluster.catalog.clone(),
-        );
+        let seed = Seed::from(boot.seed);
+        let node = Node::new(Arc::new(settings), seed, cluster.catalog.clone());
         let mut process = Rapid {
             me: boot.node,
             node,
             effects: Vec::new(),
             wake_us: None,
         };
-        let start = Event::Start(Box::new(Start { recovered, join }));
+        let start = Event::Start(Box::new(Start {
+            recovered,
+            join,
+            boot: choice,
+        }));
         process.run(cluster, now_us, start, out);
         process
     }
@@ -230,32 +216,6 @@ impl Protocol for Rapid {
     }
 }
 
-/// The nonce that a node with this seed gives its first boot: its first draw. [`Rapid::carry_out`] checks it.
-fn first_nonce(seed: u64) -> u64 {
-    crate::rng::Rng::new(Seed::from(seed)).next_u64()
-}
-
-/// What a founder's directory holds before its first start: everything but the boot that the first
-/// configuration lists already.
-fn founder_disk(cluster: &Cluster, node: u32, snapshot: &Arc<Snapshot>) -> Recovered {
-    let registration = cluster.identities[node as usize]
-        .first()
-        .map(|identity| Registration {
-            cluster: identity.cluster,
-            node: identity.node,
-            boot: id::Boot {
-                counter: 0,
-                nonce: 0,
-                previous: 0,
-            },
-        });
-    Recovered {
-        registration,
-        base: Some(Arc::clone(snapshot)),
-        ..Recovered::default()
-    }
-}
-
 impl Rapid {
     fn run(&mut self, cluster: &mut Cluster, now_us: u64, event: Event, out: &mut Out) {
         self.node.step(Time(now_us), event, &mut self.effects);
@@ -276,13 +236,6 @@ impl Rapid {
             Effect::Identity(identity) => {
                 cluster.numbers.insert(identity.node, self.me);
                 let known = &mut cluster.identities[self.me as usize];
-                if let Some(listed) = known.last() {
-                    let raised = identity.boot.counter > listed.boot.counter;
-                    assert!(
-                        raised || identity.boot == listed.boot,
-                        "a founder's boot is not the listed one"
-                    );
-                }
                 if known.last() != Some(&identity) {
                     known.push(identity);
                 }

@@ -291,7 +291,10 @@ impl<'a, P: Protocol> World<'a, P> {
     fn step(&mut self, index: u32, input: Input<P::Message>) {
         if let Some(process) = &mut self.nodes[index as usize].process {
             if self.trace == Trace::On {
-                eprintln!("{:>12.3} ms  {index} <- {input:?}", self.now_us as f64 / 1e3);
+                eprintln!(
+                    "{:>12.3} ms  {index} <- {input:?}",
+                    self.now_us as f64 / 1e3
+                );
             }
             process.step(&mut self.cluster, self.now_us, input, &mut self.outbox);
             self.drain(index);
@@ -384,14 +387,20 @@ impl<'a, P: Protocol> World<'a, P> {
         }
         for install in self.outbox.installs.drain(..) {
             if self.trace == Trace::On {
-                eprintln!("{:>12.3} ms  {index} == {install:?}", self.now_us as f64 / 1e3);
+                eprintln!(
+                    "{:>12.3} ms  {index} == {install:?}",
+                    self.now_us as f64 / 1e3
+                );
             }
             self.views
                 .record(self.now_us, index, install, &self.faults.at(self.now_us));
         }
         for (note, words) in self.outbox.notes.drain(..) {
             if self.trace == Trace::On {
-                eprintln!("{:>12.3} ms  {index} !! {note:?} {words}", self.now_us as f64 / 1e3);
+                eprintln!(
+                    "{:>12.3} ms  {index} !! {note:?} {words}",
+                    self.now_us as f64 / 1e3
+                );
             }
             self.notes.record(self.now_us, index, note, words);
         }
