@@ -30,6 +30,7 @@ pub mod member;
 pub mod message;
 mod monitor;
 pub mod node;
+pub mod recovery;
 pub mod rng;
 pub mod settings;
 #[cfg(feature = "sim")]

@@ -213,7 +213,7 @@ pub struct Promise {
 }
 
 /// A vote that an acceptor has cast.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vote {
     /// The round that it was cast in.
     pub rank: Rank,
@@ -321,6 +321,13 @@ pub struct Installed {
     pub at: Position,
     /// How many durable writes the acceptor has made.
     pub writes: u64,
+}
+
+impl std::hash::Hash for Vote {
+    /// The hash stands for the value.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.rank, self.hash).hash(state);
+    }
 }
 
 impl PartialOrd for Vote {

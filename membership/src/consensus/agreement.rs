@@ -75,8 +75,8 @@ enum Phase {
 
 /// One voter's part in deciding one successor.
 ///
-/// Invariants: `promised` and `vote` only rise, and `vote`'s rank is at most `promised`; nothing in `withheld` was sent;
-/// `round`'s rank is this node's and was durably promised before its first message.
+/// Invariants: `promised` and `vote` only rise, and `vote`'s rank is at most `promised`; nothing in `withheld` was
+/// sent; `round`'s rank is this node's and was durably promised before its first message.
 #[derive(Clone, Debug)]
 pub(crate) struct Agreement {
     config: SharedConfiguration,

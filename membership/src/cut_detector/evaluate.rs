@@ -182,9 +182,15 @@ impl CutDetector {
                 topology.joiner_watermarks(),
             ),
         };
+        // Who leaves on purpose is still to be believed.
+        let gone = |observer: u32| {
+            let node = self.member_at(observer);
+            let leaves = |case: &Case| case.marks.values().any(|mark| mark.kind == Kind::Leave);
+            verdicts.stable.contains(&node) && !self.cases.get(&node).is_some_and(leaves)
+        };
         let live = observers
             .iter()
-            .filter(|observer| !verdicts.stable.contains(&self.member_at(**observer)))
+            .filter(|observer| !gone(**observer))
             .count();
         // All whose word can be had, or H of them at once; a majority after a while.
         let patient = now >= case.since + self.timing.admission;
@@ -199,7 +205,7 @@ impl CutDetector {
             marks
                 .filter(|(ring, _)| {
                     let observer = observers.get(usize::from(**ring));
-                    observer.is_some_and(|o| !verdicts.stable.contains(&self.member_at(*o)))
+                    observer.is_some_and(|o| !gone(*o))
                 })
                 .count()
         };

@@ -223,6 +223,12 @@ impl Monitor {
         }
     }
 
+    /// Forgets all subjects.
+    pub(crate) fn clear(&mut self) {
+        self.edges.clear();
+        self.all_failing_since = None;
+    }
+
     /// The edges, to bring their alerts up to date.
     pub(crate) fn edges_mut(&mut self) -> &mut [Edge] {
         &mut self.edges
@@ -373,9 +379,15 @@ impl Monitor {
     }
 
     /// The subject said that it installed this configuration. `may_vote` tells whether that is worth reporting.
-    pub(crate) fn on_installed(&mut self, node: NodeId, writes: u64, may_vote: bool) {
+    pub(crate) fn on_installed(&mut self, node: NodeId, may_vote: bool) {
         if let Some(edge) = self.edge_to_mut(node) {
             edge.ready = may_vote;
+        }
+    }
+
+    /// The subject's acceptor spoke of so many durable writes.
+    pub(crate) fn on_writes(&mut self, node: NodeId, writes: u64) {
+        if let Some(edge) = self.edge_to_mut(node) {
             edge.writes = edge.writes.max(writes);
         }
     }

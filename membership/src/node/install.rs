@@ -1,8 +1,8 @@
 //! Putting decided views in force, catching up, being removed, leaving.
 //!
 //! A view is checked, made durable, then installed: only then does the node announce it, act on it, or vote on its
-//! successor. Whoever is behind notices it in a probe, an answer, or an announcement, and pulls the views that it lacks;
-//! whoever was removed is told, again and again, until it answers.
+//! successor. Whoever is behind notices it in a probe, an answer, or an announcement, and pulls the views that it
+//! lacks; whoever was removed is told, again and again, until it answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -289,13 +289,7 @@ impl Node {
             return;
         }
         self.pulled = Some(self.now);
-        let from = self.ahead.as_ref().map_or_else(
-            || self.position(),
-            |ahead| Position {
-                seq: ahead.seq(),
-                hash: ahead.hash(),
-            },
-        );
+        let from = self.ahead_position();
         self.send_to(peer, Message::Pull(Pull { from }), out);
     }
 
@@ -331,7 +325,7 @@ impl Node {
             }
         }
         if progress {
-            self.pulled = None;
+            (self.pulled, self.truncated_since) = (None, None);
         }
         // A removal is pushed until it is acknowledged, and so is a departure: to the one that goes, and by it.
         let Some(ahead) = &self.ahead else { return };
@@ -437,8 +431,15 @@ impl Node {
             return;
         }
         match self.phase {
-            // Beyond what the others can lead on from: start afresh, as a new boot with a new sequence.
             Phase::Member | Phase::Leaving | Phase::Restarting | Phase::Removed => {
+                let since = *self.truncated_since.get_or_insert(self.now);
+                if self.now < since + self.settings.timing.suspend {
+                    // A recent joiner's log begins with its admission. Those that were there before may know more.
+                    self.pull_from_old_member(from.node, out);
+                    return;
+                }
+                // Beyond what anybody can lead on from: start afresh, as a new boot with a new sequence.
+                self.truncated_since = None;
                 out.push(Effect::Removed(self.position()));
                 self.drop_chain();
                 self.seeds.push(from.address);
@@ -453,8 +454,40 @@ impl Node {
         }
     }
 
+    /// Asks a random member of the own configuration, but not this one, for what comes next.
+    fn pull_from_old_member(&mut self, not: NodeId, out: &mut Effects) {
+        let Some(view) = self.view().cloned() else {
+            return;
+        };
+        let me = self.me();
+        let member = &view.members()[self.rng.below(view.members().len())];
+        if member.node != me && member.node != not {
+            let message = Message::Pull(Pull {
+                from: self.ahead_position(),
+            });
+            self.pulled = Some(self.now);
+            out.push(Effect::Send {
+                to: member.destination(),
+                message,
+            });
+        }
+    }
+
+    /// Where the views on their way to the platter lead to.
+    fn ahead_position(&self) -> Position {
+        self.ahead.as_ref().map_or_else(
+            || self.position(),
+            |ahead| Position {
+                seq: ahead.seq(),
+                hash: ahead.hash(),
+            },
+        )
+    }
+
     pub(super) fn drop_chain(&mut self) {
         (self.chain, self.ahead, self.consensus, self.detector) = (None, None, None, None);
+        self.monitor.clear();
+        self.relay.clear();
         self.parked.clear();
         self.alerts_at = None;
     }
@@ -481,8 +514,8 @@ impl Node {
             registration.cluster = Some(configuration.cluster());
         }
         self.ahead = Some(configuration.clone());
-        self.persist_registration(Awaited::Nothing, out);
-        self.persist(Record::Base(snapshot.clone()), Awaited::Base(snapshot), out);
+        self.persist(Record::Base(snapshot.clone()), Awaited::Nothing, out);
+        self.persist_registration(Awaited::Base(snapshot), out);
     }
 
     /// The start of the chain is durable.
@@ -514,16 +547,24 @@ impl Node {
         let Installed { at, writes } = installed;
         self.notices
             .retain(|notice| notice.node != from.node || at.seq < notice.seq);
-        let current = at == self.position();
-        if let Some(view) = self.view().filter(|_| current) {
-            let may_vote = !view.is_voter(from.node) && view.wants_voters();
-            self.monitor.on_installed(from.node, writes, may_vote);
-            self.note_alerts();
+        self.monitor.on_writes(from.node, writes);
+        if at == self.position() {
+            self.note_installed(from.node);
         }
         self.compare(from, at.seq, at.hash.tag(), out);
     }
 
-    /// A peer is known to have installed this configuration.
+    /// A subject has installed the configuration that is in force here: if it does not vote, it could.
+    pub(super) fn note_installed(&mut self, node: NodeId) {
+        let Some(view) = self.view().filter(|view| view.wants_voters()) else {
+            return;
+        };
+        let may_vote = !view.is_voter(node);
+        self.monitor.on_installed(node, may_vote);
+        self.note_alerts();
+    }
+
+    /// A peer is known to be at this configuration, or further.
     pub(super) fn note_progress(&mut self, peer: NodeId, seq: u64, out: &mut Effects) {
         let known = self.departing.is_some()
             && self

@@ -98,6 +98,8 @@ pub struct Node {
     member_since: Time,
     contacts: Contacts,
     pulled: Option<Time>,
+    /// Since when peers have been saying that their logs begin after this one ends.
+    truncated_since: Option<Time>,
     notices: Vec<Notice>,
     leaving_at: Option<Time>,
     departing: Option<Departing>,
@@ -145,6 +147,7 @@ impl Node {
             rejoining: None,
             member_since: Time::ZERO,
             pulled: None,
+            truncated_since: None,
             notices: Vec::new(),
             leaving_at: None,
             departing: None,

@@ -41,6 +41,10 @@ impl Node {
         {
             self.note_alerts();
         }
+        let at = self.position();
+        if ack.seq == at.seq && ack.tag == at.hash.tag() {
+            self.note_installed(from.node);
+        }
         self.compare(from, ack.seq, ack.tag, out);
         self.update_serving(out);
     }
