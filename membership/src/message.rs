@@ -135,7 +135,7 @@ pub struct Alert {
     /// The subject.
     pub subject: Subject,
     /// Rises with each repetition, so that a repetition can be told from a late copy.
-    pub refresh: u32,
+    pub refresh: u64,
     /// What is reported.
     pub report: Report,
 }
@@ -488,7 +488,7 @@ impl Encode for Alert {
                 node.encode(out);
             }
         }
-        out.varint(u64::from(self.refresh));
+        out.varint(self.refresh);
         match &self.report {
             Report::Down => out.u8(0),
             Report::Leave => out.u8(1),
@@ -520,7 +520,7 @@ impl Decode for Alert {
                 });
             }
         };
-        let refresh = u32::decode(input)?;
+        let refresh = u64::decode(input)?;
         let report = match input.u8("a report")? {
             0 => Report::Down,
             1 => Report::Leave,

@@ -215,3 +215,6 @@ pub(crate) fn shape(before: &Configuration, mut cut: Cut) -> Cut {
     }
     cut
 }
+
+#[cfg(test)]
+mod tests;

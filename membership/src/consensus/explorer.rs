@@ -35,7 +35,9 @@ pub(super) struct Plan {
     pub(super) rounds: Vec<u8>,
     /// How many restarts there may be, of anybody.
     pub(super) restarts: u8,
-    /// True if writes take time, false if they are done at once. It makes a difference only with restarts.
+    /// If set, only this voter restarts.
+    pub(super) restartable: Option<usize>,
+    /// True if the writes of those that may restart take time, false if they are done at once.
     pub(super) slow_disk: bool,
     /// If set, only this voter hears fast votes: enough to see a decision, and far fewer orders.
     pub(super) listener: Option<usize>,
@@ -292,7 +294,8 @@ impl Explorer {
             {
                 actions.push(Action::StartRound(index));
             }
-            if state.restarts < self.plan.restarts {
+            let restartable = self.plan.restartable.is_none_or(|only| only == index);
+            if restartable && state.restarts < self.plan.restarts {
                 actions.push(Action::Restart(index));
             }
         }
@@ -368,7 +371,7 @@ impl Explorer {
             let mut more = Vec::new();
             for output in outputs {
                 match output {
-                    Output::Persist(written) if self.plan.slow_disk => {
+                    Output::Persist(written) if self.is_slow(index) => {
                         site.unsynced.push_back(written);
                     }
                     Output::Persist(written) => {
@@ -407,6 +410,11 @@ impl Explorer {
             outputs = more;
         }
         outcome
+    }
+
+    /// Where nobody restarts, it makes no difference how long a write takes.
+    fn is_slow(&self, index: usize) -> bool {
+        self.plan.slow_disk && self.plan.restartable.is_none_or(|only| only == index)
     }
 
     fn broadcast(&self, from: usize, message: &Message, outcome: &mut Outcome) {

@@ -136,14 +136,34 @@ impl CutDetector {
                         .marks
                         .get(&(*ring as u8))
                         .is_none_or(|m| !is_accusation(&m.kind));
-                    let node = observer(*ring);
-                    silent && (verdicts.stable.contains(&node) || verdicts.in_flux.contains(&node))
+                    silent && self.cannot_speak(observer(*ring), verdicts)
                 })
                 .count();
             all += implied;
             credible += implied;
         }
         Some(Count { all, credible })
+    }
+
+    /// True for an observer that is itself credibly accused. Of one that does not vote, which may never have come to
+    /// life, a voter's word is enough: else the death of many joiners could not be reported by the few that are left.
+    fn cannot_speak(&self, node: NodeId, verdicts: &Verdicts) -> bool {
+        if verdicts.stable.contains(&node) || verdicts.in_flux.contains(&node) {
+            return true;
+        }
+        let (Some(case), Some(index)) = (self.cases.get(&node), self.config.index_of(node)) else {
+            return false;
+        };
+        let observers = self.config.topology().observers(index as u32);
+        let by_voter = |ring: &u8| {
+            let accuser = self.member_at(observers[usize::from(*ring)]);
+            self.config.is_voter(accuser) && !verdicts.stable.contains(&accuser)
+        };
+        !self.config.is_voter(node)
+            && case
+                .marks
+                .iter()
+                .any(|(ring, mark)| is_accusation(&mark.kind) && by_voter(ring))
     }
 
     /// True for a member that some report as down. One that is reported as restarted holds nothing up.

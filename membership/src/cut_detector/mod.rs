@@ -36,7 +36,7 @@ use crate::time::{Time, earliest};
 #[derive(Clone, Debug)]
 struct Mark {
     kind: Kind,
-    refresh: u32,
+    refresh: u64,
     at: Time,
 }
 

@@ -61,8 +61,6 @@ pub(crate) struct Edge {
 pub(crate) struct Alerted {
     /// The report that stands at the voters.
     pub(crate) standing: Option<Report>,
-    /// Rises with each sending.
-    pub(crate) refresh: u32,
     /// When it was last sent.
     pub(crate) sent: Time,
 }
@@ -74,16 +72,15 @@ impl Alerted {
         now: Time,
         wanted: Option<Report>,
         refresh: Duration,
-    ) -> Option<(u32, Report)> {
+    ) -> Option<Report> {
         let changed = self.standing != wanted;
         let repeats = wanted.is_some() && now >= self.sent + refresh;
         if !changed && !repeats {
             return None;
         }
-        self.refresh += 1;
         self.sent = now;
         self.standing = wanted.clone();
-        Some((self.refresh, wanted.unwrap_or(Report::Withdrawn)))
+        Some(wanted.unwrap_or(Report::Withdrawn))
     }
 
     /// When what stands is to be sent again.
@@ -118,13 +115,8 @@ impl Edge {
         self.standing(now, held) != self.alert.standing
     }
 
-    /// The report to send now, if one is due, with its refresh number.
-    pub(crate) fn due(
-        &mut self,
-        now: Time,
-        held: bool,
-        refresh: Duration,
-    ) -> Option<(u32, Report)> {
+    /// The report to send now, if one is due.
+    pub(crate) fn due(&mut self, now: Time, held: bool, refresh: Duration) -> Option<Report> {
         let wanted = self.standing(now, held);
         self.alert.update(now, wanted, refresh)
     }

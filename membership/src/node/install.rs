@@ -181,7 +181,11 @@ impl Node {
                 self.begin_rejoining();
             }
             // A restart shows no clean links first: there was a reason for its absence.
-            Phase::Starting | Phase::Restarting => self.begin_joining(out),
+            Phase::Restarting => {
+                out.push(Effect::Removed(self.position()));
+                self.begin_joining(out);
+            }
+            Phase::Starting => self.begin_joining(out),
             Phase::Joining | Phase::Removed | Phase::Left | Phase::Halted => {}
         }
     }
@@ -302,7 +306,7 @@ impl Node {
                 Lead::Views(views) => Message::Views(Arc::new(views)),
                 Lead::UpToDate => return,
                 Lead::TooOld(floor) => Message::Truncated(Truncated { floor }),
-                Lead::Conflict => return self.on_conflict(from, at, out),
+                Lead::Conflict => return self.on_conflict(from, at.seq, out),
             }
         };
         self.send_to(from, message, out);
@@ -350,41 +354,31 @@ impl Node {
         match chain.prove_rival(view, &self.catalog) {
             Ok(()) => self.halt(Halt::ConflictingCertificate(view.seq), out),
             Err(_) => {
-                let theirs = Position {
-                    seq: view.seq,
-                    hash: view.hash,
-                };
-                self.quarantine(from, theirs, out);
+                self.quarantine(from, view.seq, out);
             }
         }
     }
 
     /// A peer shows another hash for a sequence number that we hold. It may be the wrong one of us: ask for its proof,
     /// and do not listen to it otherwise.
-    pub(super) fn on_conflict(&mut self, from: &Identity, theirs: Position, out: &mut Effects) {
+    pub(super) fn on_conflict(&mut self, from: &Identity, seq: u64, out: &mut Effects) {
         let Some(chain) = &self.chain else { return };
         let known = self.quarantined.contains(&from.node);
-        if let Some(hash) = chain
-            .hash_at(theirs.seq.saturating_sub(1))
-            .filter(|_| !known)
-        {
-            let from_here = Position {
-                seq: theirs.seq - 1,
-                hash,
-            };
+        if let Some(hash) = chain.hash_at(seq.saturating_sub(1)).filter(|_| !known) {
+            let from_here = Position { seq: seq - 1, hash };
             self.send_to(from, Message::Pull(Pull { from: from_here }), out);
         }
         self.alarm_once(
             from.node,
             Alarm::ConflictingHash {
                 peer: from.node,
-                theirs,
+                seq,
             },
             out,
         );
     }
 
-    fn quarantine(&mut self, from: &Identity, theirs: Position, out: &mut Effects) {
+    fn quarantine(&mut self, from: &Identity, seq: u64, out: &mut Effects) {
         if self.quarantined.len() < QUARANTINED_MAX {
             self.quarantined.insert(from.node);
         }
@@ -392,7 +386,7 @@ impl Node {
             from.node,
             Alarm::ConflictingHash {
                 peer: from.node,
-                theirs,
+                seq,
             },
             out,
         );

@@ -119,7 +119,9 @@ fn same_join_lists_all_empty_one_late_then_one_wiped() {
             "they wait for the third"
         );
         world.start(2, &[0, 1, 2]);
-        world.until(ms(10_000), "a cluster", |w| w.agree(&[0, 1, 2]));
+        world.until(ms(10_000), "a cluster", |w| {
+            w.agree(&[0, 1, 2]) && w.view(0).unwrap().voters().len() == 3
+        });
         let cluster = world.view(0).unwrap().cluster();
         // One loses its directory and starts with the same list: it finds the cluster.
         world.crash(0);

@@ -117,11 +117,8 @@ fn the_sole_installer_of_the_next_dies_and_all_restart_before_it() {
         (1..5).for_each(|host| world.restart(host));
         world.until(ms(20_000), "the next", |w| w.seq(1) > seq);
         // What was decided is what the others must come to, without ever having heard of it.
-        let installed = world.hosts[1].installed.iter().flatten();
-        let next = installed
-            .filter(|c| c.seq() == seq + 1)
-            .next_back()
-            .unwrap();
+        let mut installed = world.hosts[1].installed.iter().flatten();
+        let next = installed.rfind(|c| c.seq() == seq + 1).unwrap();
         assert_eq!(next.hash(), decided, "seed {seed}");
         world.restart(0);
         world.until(ms(20_000), "all", |w| w.agree(&[0, 1, 2, 3, 4]));

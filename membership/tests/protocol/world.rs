@@ -98,6 +98,9 @@ pub struct Host {
     pub bytes_sent: u64,
 }
 
+/// Whether a message from a host to another gets through.
+pub type Filter = Box<dyn FnMut(usize, usize, &Message) -> bool>;
+
 /// All of it.
 pub struct World {
     pub now: Time,
@@ -122,7 +125,7 @@ pub struct World {
     /// What this host sends about agreement takes so much longer.
     pub slow: Option<(usize, Duration)>,
     /// Called on each message: false drops it.
-    pub filter: Option<Box<dyn FnMut(usize, usize, &Message) -> bool>>,
+    pub filter: Option<Filter>,
     pub trace: bool,
 }
 
@@ -508,9 +511,9 @@ impl World {
         let wake = node
             .next_deadline()
             .map(|local| global(local).max(self.now));
-        if wake.is_some() && wake != self.hosts[host].wake {
+        if let Some(at) = wake.filter(|_| wake != self.hosts[host].wake) {
             self.hosts[host].wake = wake;
-            self.schedule(wake.unwrap(), Happening::Wake { at: host, run });
+            self.schedule(at, Happening::Wake { at: host, run });
         }
     }
 
