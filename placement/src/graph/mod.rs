@@ -1,0 +1,37 @@
+//! The expression graph over decisions: what the compiler builds, what both solvers search, what explanations read.
+//!
+//! A policy in SQL becomes, after everything constant has been evaluated by the tables, expressions over *decisions*.
+//! Three shapes carry all of them:
+//!
+//! - scalar expressions ([`Expr`]), hash-consed, three-valued, over columns looked up at a decision's value
+//!   ([`Expr::Lookup`]) and over folds of groups ([`Expr::Agg`]);
+//! - [bags](Row): conditional rows in factored form, each of which falls into the bucket that its key names. A join on a
+//!   decision is never multiplied out: a term is (constant part, column over the decision's domain, cells);
+//! - roots: expressions that must not be FALSE, or that are summed in a tier. A policy over *all* groups of a bag is
+//!   one [lazy template](LazySpec) rather than a root per group, and costs nothing for groups without rows.
+//!
+//! The same [`Model`] is evaluated in three independent ways, held equal by tests: incrementally with undo
+//! (`state`), from scratch by the definitions of SQL ([`reference`](mod@reference)), and, encoded, by the exact solver.
+//!
+//! What the graph does not know: SQL, names, text, time, and what a shard is.
+
+mod bag;
+mod buckets;
+mod expr;
+mod hash;
+mod ids;
+mod model;
+mod node;
+mod read;
+pub mod reference;
+mod root;
+mod seal;
+mod state;
+mod value;
+
+pub use bag::{BagSpec, Cell, Key, LazySpec, Row};
+pub use expr::{Agg, CmpOp, Expr, Fold, Template};
+pub use ids::{BagId, DomainId, ExprId, LazyId, MapId, RootId, RowId, SetId, VarId};
+pub use model::{Model, ModelError, Nullable, VarSpec};
+pub use read::{Probe, RowRef, Violation};
+pub use root::RootKind;
