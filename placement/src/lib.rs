@@ -1,4 +1,16 @@
 //! Declared placement: SQL policies, solved, after DCM (OSDI 2020).
+
+mod answer;
+pub mod command;
+mod compile;
+mod dialect;
+mod error;
 pub mod graph;
 pub mod plan;
+mod problem;
 pub mod solve;
+mod tables;
+
+pub use answer::{Answer, Assignment, Number, PolicyRow, Stats, Status, Tier};
+pub use error::{Error, ErrorKind, Place, Result, Source};
+pub use problem::Problem;

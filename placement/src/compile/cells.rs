@@ -122,7 +122,10 @@ impl Compiler {
         let integers =
             entry.values.iter().map(|&v| integer(v, den, place)).collect::<Result<Vec<_>>>()?;
         let domain = self.domains[entry.domain.0 as usize].graph;
-        let id = self.model.add_map(domain, integers);
+        let id = self
+            .model
+            .add_map(domain, integers)
+            .map_err(|e| Error::at(ErrorKind::Limit, place, e.to_string()))?;
         self.maps.entries[map.0 as usize].twin = Some((id, den));
         Ok((id, den))
     }
@@ -231,7 +234,9 @@ impl Compiler {
                     return Err(Error::at(ErrorKind::Arithmetic, place, message));
                 }
                 let value = u32::try_from(value).unwrap_or(u32::MAX);
-                self.model.set_map(twin, value, number);
+                self.model
+                    .set_map(twin, value, number)
+                    .map_err(|e| Error::at(ErrorKind::Limit, place, e.to_string()))?;
             }
         }
         Ok(())

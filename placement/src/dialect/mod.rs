@@ -18,7 +18,7 @@ mod lower;
 mod script;
 mod split;
 
-pub use script::parse;
+pub use script::{DECISION_PREFIX, parse};
 
 /// Operators in one statement: bounds the depth of a left-deep chain.
 pub const OPERATORS_MAX: usize = 400;
