@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::answer::{Answer, Assignment, Number, PolicyRow, Stats, Status, Tier};
-use crate::compile::Compiler;
+use crate::compile::{Change, Compiler};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{ModelError, RowRef, VarId};
 use crate::solve;
@@ -13,6 +13,32 @@ use crate::tables::Value;
 #[derive(Debug)]
 pub struct Problem {
     pub(crate) compiler: Compiler,
+}
+
+/// The decisions that changes touched.
+#[derive(Clone, Debug, Default)]
+pub struct Touched {
+    /// `None`: all, because everything was compiled again.
+    vars: Option<Vec<VarId>>,
+}
+
+impl Touched {
+    /// Whether changes could be followed by keys.
+    pub fn is_scoped(&self) -> bool {
+        self.vars.is_some()
+    }
+
+    /// Adds what other changes touched.
+    pub fn extend(&mut self, other: Touched) {
+        match (&mut self.vars, other.vars) {
+            (Some(vars), Some(more)) => {
+                vars.extend(more);
+                vars.sort_unstable();
+                vars.dedup();
+            }
+            (vars, _) => *vars = None,
+        }
+    }
 }
 
 pub(crate) fn model_error(e: &ModelError) -> Error {
@@ -32,6 +58,31 @@ impl Problem {
         abort: &mut dyn FnMut() -> bool,
     ) -> Result<Answer> {
         self.solve_in(solve::Scope::All, config, abort)
+    }
+
+    /// Applies changes of rows. What they leave to decide is returned: pass it to [`Problem::solve_scoped`].
+    ///
+    /// On an error the tables may hold some of the changes, and the problem must be loaded again.
+    pub fn apply(&mut self, changes: &[Change]) -> Result<Touched> {
+        let applied = self.compiler.apply_changes(changes)?;
+        let vars = match applied.rebuilt {
+            false => Some(applied.touched.into_iter().collect()),
+            true => None,
+        };
+        Ok(Touched { vars })
+    }
+
+    /// Decides only what changes touched, together with what has no valid place; the rest stays where it is.
+    pub fn solve_scoped(
+        &mut self,
+        touched: &Touched,
+        config: &solve::Config,
+        abort: &mut dyn FnMut() -> bool,
+    ) -> Result<Answer> {
+        match &touched.vars {
+            Some(vars) => self.solve_in(solve::Scope::Vars(vars), config, abort),
+            None => self.solve_in(solve::Scope::All, config, abort),
+        }
     }
 
     pub(crate) fn solve_in(

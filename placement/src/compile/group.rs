@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target, Term};
+use super::joined::{Handle, Joined};
 use super::eval::ConditionalRow;
 use super::join::{Bound, Folded, Frame, Match, Part};
 use super::maps::{Operand, Recipe, denominator, integer};
@@ -35,7 +36,7 @@ impl Dictionary {
         self.numbers.get(tuple).copied()
     }
 
-    fn add(&mut self, tuple: Box<[Value]>) -> u32 {
+    pub(crate) fn add(&mut self, tuple: Box<[Value]>) -> u32 {
         if let Some(number) = self.number(&tuple) {
             return number;
         }
@@ -49,12 +50,12 @@ impl Dictionary {
 /// Sources that constant conditions tie together, and the keys that read them.
 #[derive(Clone, Debug)]
 pub(crate) struct Component {
-    sources: u64,
-    keys: Vec<usize>,
+    pub sources: u64,
+    pub keys: Vec<usize>,
     /// The keys are decision columns themselves: the tuples are those of the whole domain.
     decision: Option<(usize, usize, usize)>,
     /// Whether some row's tuple depends on a decision.
-    keyed: bool,
+    pub keyed: bool,
 }
 
 /// A bag and how its groups are named.
@@ -62,7 +63,7 @@ pub(crate) struct Component {
 pub(crate) struct Grouping {
     pub bag: graph::BagId,
     pub block: usize,
-    components: Vec<Component>,
+    pub components: Vec<Component>,
     keys: usize,
     /// Tuple numbers of the components that are not keyed, by part.
     parts: Vec<Box<[u32]>>,
@@ -73,8 +74,12 @@ pub(crate) struct Grouping {
     cells: Vec<CellShape>,
     /// The bag cell of each aggregate's argument.
     cell_of: Vec<Option<u8>>,
-    /// What the template of the policy reads of parts and keys.
-    pub constants: Vec<KeyConstant>,
+    /// The distinct arguments of the aggregates.
+    pub arguments: Vec<Expr>,
+    /// What the template of the policy reads of parts and keys; `None` if groups have their own expressions.
+    pub constants: Option<Vec<KeyConstant>>,
+    /// Which joined row became which row of the bag.
+    pub joined: Joined,
 }
 
 /// What is known of a bag's cell over all of its rows.
@@ -87,7 +92,9 @@ struct CellShape {
     certain: u32,
 }
 
-struct PreparedRow {
+pub(super) struct PreparedRow {
+    /// The rows joined, by source.
+    bound: Box<[u32]>,
     condition: Option<NodeRef>,
     tuples: Vec<Cell>,
     arguments: Vec<Cell>,
@@ -412,7 +419,9 @@ impl Compiler {
             rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
             cells,
             cell_of,
-            constants: Vec::new(),
+            arguments: Vec::new(),
+            constants: None,
+            joined: Joined::new(block.sources.len()),
         };
         if block.keys.is_empty() {
             grouping.part_of(Box::new([]));
@@ -420,8 +429,12 @@ impl Compiler {
         self.check_key_space(&grouping, block.place)?;
         let places: Vec<Place> = arguments.iter().map(|a| a.place).collect();
         for row in rows {
-            self.add_bag_row(&mut grouping, row, &places, block.place)?;
+            let bound = row.bound.clone();
+            if let Some(id) = self.add_bag_row(&mut grouping, row, &places, block.place)? {
+                grouping.joined.add(&bound, Handle::Bag(id));
+            }
         }
+        grouping.arguments = arguments.into_iter().cloned().collect();
         Ok(Some(grouping))
     }
 
@@ -445,7 +458,7 @@ impl Compiler {
         sizes
     }
 
-    fn prepare_row(
+    pub(super) fn prepare_row(
         &mut self,
         block: &Block,
         parent: Option<&Frame<'_>>,
@@ -466,7 +479,8 @@ impl Compiler {
         for argument in arguments {
             values.push(self.eval(argument, &frame)?);
         }
-        Ok(PreparedRow { condition: found.condition, tuples, arguments: values })
+        let bound = found.rows();
+        Ok(PreparedRow { bound, condition: found.condition, tuples, arguments: values })
     }
 
     /// The number of the tuple of `cells`, as a cell.
@@ -547,7 +561,7 @@ impl Compiler {
         }
     }
 
-    fn add_bag_row(
+    pub(super) fn add_bag_row(
         &mut self,
         grouping: &mut Grouping,
         row: PreparedRow,
@@ -595,6 +609,11 @@ impl Compiler {
         let mut cells = Vec::with_capacity(row.arguments.len());
         for (index, cell) in row.arguments.iter().enumerate() {
             let shape = grouping.cells[index];
+            let own = self.shape(*cell, places[index])?;
+            let null = matches!(cell, Cell::Const(Value::Null));
+            if shape.den % own.den != 0 || (shape.text != own.text && !null) {
+                return Err(Error::at(ErrorKind::Limit, places[index], super::delta::REBUILD));
+            }
             cells.push(match *cell {
                 Cell::Const(value) => graph::Cell::Const(integer(value, shape.den, places[index])?),
                 Cell::Map { var, map } => {
@@ -821,7 +840,18 @@ impl Compiler {
         block: &Block,
         parent: Option<&Frame<'_>>,
     ) -> Result<Vec<ConditionalRow>> {
-        let Some(mut grouping) = self.grouping(block, parent)? else { return Ok(Vec::new()) };
+        self.grouped(block, parent).map(|(rows, _)| rows)
+    }
+
+    /// The rows of a grouped block, and the bag behind them.
+    pub(super) fn grouped(
+        &mut self,
+        block: &Block,
+        parent: Option<&Frame<'_>>,
+    ) -> Result<(Vec<ConditionalRow>, Option<Grouping>)> {
+        let Some(mut grouping) = self.grouping(block, parent)? else {
+            return Ok((Vec::new(), None));
+        };
         let groups = match block.keys.is_empty() {
             true => vec![(grouping.part_base, 0, Box::from([]), false)],
             false => self.groups(&mut grouping, block.place)?,
@@ -843,7 +873,7 @@ impl Compiler {
             }
             rows.push(ConditionalRow { condition, cells: cells.into_boxed_slice() });
         }
-        Ok(rows)
+        Ok((rows, Some(grouping)))
     }
 
     /// The cells of the template: keys are constants of parts and keys, which are handed to the graph.
@@ -952,6 +982,13 @@ impl Grouping {
         self.part_numbers.insert(tuple.clone(), part);
         self.parts.push(tuple);
         part
+    }
+
+    /// Whether the rows that are certain to be there may stop being so when rows change.
+    pub(super) fn is_brittle(&self, block: &Block) -> bool {
+        let average = block.aggregates.iter().any(|a| a.function == Aggregate::Avg);
+        let mixed = self.cells.iter().any(|c| c.certain > 0 && c.certain < self.rows);
+        block.keys.is_empty() && (average || mixed)
     }
 
     /// The number of parts so far.

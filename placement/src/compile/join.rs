@@ -38,6 +38,17 @@ pub(crate) struct Match {
     pub condition: Option<NodeRef>,
 }
 
+impl Match {
+    /// The rows joined, by source; `u32::MAX` for what a decision looks up.
+    pub(crate) fn rows(&self) -> Box<[u32]> {
+        let row = |bound: &Bound| match bound {
+            Bound::Row(row) => *row,
+            Bound::Lookup { .. } | Bound::Unbound => u32::MAX,
+        };
+        self.bound.iter().map(row).collect()
+    }
+}
+
 /// The cells of a group, for expressions behind the fold.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Folded {

@@ -25,8 +25,35 @@ fn error<T>(kind: ErrorKind, place: Place, message: impl Into<String>) -> Result
 impl Compiler {
     /// Loads state and policies, and compiles them.
     pub(crate) fn load(state: &str, policies: &str) -> Result<Compiler> {
-        let mut compiler = Compiler {
-            tables: Tables::new()?,
+        let mut compiler = Compiler::empty(Tables::new()?);
+        for (text, source) in [(state, Source::State), (policies, Source::Policies)] {
+            for statement in parse(text, source)? {
+                compiler.take(statement)?;
+            }
+        }
+        compiler.compile()?;
+        Ok(compiler)
+    }
+
+    /// Compiles over tables that are filled already.
+    pub(super) fn from_tables(
+        tables: Tables,
+        view_statements: BTreeMap<String, ast::View>,
+        decision_tables: BTreeMap<String, Vec<ast::DecisionColumn>>,
+        constraints: Vec<ast::Constraint>,
+    ) -> Result<Compiler> {
+        for view in view_statements.values() {
+            tables.drop_view(&view.name)?;
+        }
+        let mut compiler =
+            Compiler { view_statements, decision_tables, constraints, ..Compiler::empty(tables) };
+        compiler.compile()?;
+        Ok(compiler)
+    }
+
+    fn empty(tables: Tables) -> Compiler {
+        Compiler {
+            tables,
             symbols: Symbols::default(),
             mirrors: Vec::new(),
             by_name: BTreeMap::new(),
@@ -51,14 +78,8 @@ impl Compiler {
             constraints: Vec::new(),
             softs: Vec::new(),
             tier_dens: BTreeMap::new(),
-        };
-        for (text, source) in [(state, Source::State), (policies, Source::Policies)] {
-            for statement in parse(text, source)? {
-                compiler.take(statement)?;
-            }
+            constant_readers: BTreeSet::new(),
         }
-        compiler.compile()?;
-        Ok(compiler)
     }
 
     fn take(&mut self, statement: Statement) -> Result<()> {
@@ -165,6 +186,7 @@ impl Compiler {
             if self.constant_views.get(&key).copied().unwrap_or(false) {
                 let schema = Schema::of_view(&self.tables, &view.name, view.place)?;
                 let sql = format!("SELECT * FROM {}", quoted(&view.name));
+                self.note_readers(&view.query.relations);
                 let id = self.constant_relation(schema, sql, view.query_place)?;
                 self.by_name.insert(key, id);
                 return Ok(id);
@@ -244,8 +266,13 @@ impl Compiler {
             }
         }
         let block = Rc::new(block);
-        let rows = self.block_rows(&block, None)?;
-        self.views.push(ViewOf { block, rows, indexes: RefCell::default() });
+        let (rows, grouping) = if block.grouped {
+            let (rows, grouping) = self.grouped(&block, None)?;
+            (Rc::new(rows), grouping)
+        } else {
+            (self.block_rows(&block, None)?, None)
+        };
+        self.views.push(ViewOf { block, grouping, rows, indexes: RefCell::default() });
         Ok(RelationId::View(self.views.len() - 1))
     }
 
@@ -293,12 +320,28 @@ impl Compiler {
             }
         }
         match self.tables.columns_of(&query.sql, query.place) {
-            Ok(_) => Ok(Some(query.sql.clone())),
+            Ok(_) => {
+                self.note_readers(&query.relations);
+                Ok(Some(query.sql.clone()))
+            }
             // It may read the rows around it; if not, resolving it names what is missing.
             Err(e) if e.kind == ErrorKind::Name && query.select.is_ok() => Ok(None),
             Err(mut e) => {
                 e.place = Some(query.place);
                 Err(e)
+            }
+        }
+    }
+
+    /// Notes the base tables that a constant query reads, through views too.
+    fn note_readers(&mut self, relations: &[String]) {
+        for relation in relations {
+            if !self.constant_readers.insert(relation.clone()) {
+                continue;
+            }
+            if let Some(view) = self.view_statements.get(relation) {
+                let inner = view.query.relations.clone();
+                self.note_readers(&inner);
             }
         }
     }
@@ -630,6 +673,25 @@ impl Compiler {
                 .find(|slot| allowed.as_ref().is_none_or(|a| a.contains(slot))),
         };
         Ok((allowed, present))
+    }
+
+    /// The values that a decision may take.
+    pub(crate) fn values_of(&self, table: usize, decision: usize, slot: u32) -> Vec<u32> {
+        let of = &self.mirrors[table].decisions[decision];
+        let domain = &self.mirrors[of.mirror].mirror;
+        let named = |value: &u32| {
+            let row = domain.row(*value);
+            row.is_some_and(|row| of.columns.iter().all(|c| !row[c.domain_column].is_null()))
+        };
+        match self.choices(table, decision, slot) {
+            Ok((Some(allowed), _)) => allowed.into_iter().filter(named).collect(),
+            Ok((None, _)) | Err(_) => domain.occupied().filter(named).collect(),
+        }
+    }
+
+    /// Whether a decision may be NULL.
+    pub(crate) fn is_nullable(&self, var: graph::VarId) -> bool {
+        self.variables[var.index()].nullable
     }
 
     pub(super) fn add_variable(&mut self, table: usize, decision: usize, slot: u32) -> Result<()> {

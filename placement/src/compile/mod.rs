@@ -17,6 +17,7 @@ mod eval;
 mod fold;
 mod group;
 mod join;
+mod joined;
 mod load;
 mod maps;
 mod policy;
@@ -24,12 +25,13 @@ mod resolve;
 mod resolved;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 pub(crate) use cells::Cell;
-use cells::{NodeRef, Target};
-pub use delta::Change;
+use cells::Target;
+pub(crate) use delta::Applied;
+pub use delta::{Change, Datum};
 use eval::ConditionalRow;
 use fold::Set;
 use group::Dictionary;
@@ -118,6 +120,8 @@ pub(crate) struct VariableOf {
 #[derive(Debug)]
 struct ViewOf {
     block: Rc<Block>,
+    /// The bag behind it, if it is grouped.
+    grouping: Option<group::Grouping>,
     rows: Rc<Vec<ConditionalRow>>,
     /// Rows by the constant in a column; `None` where some row's cell is no constant.
     indexes: RefCell<BTreeMap<usize, Option<HashMap<Value, Vec<u32>>>>>,
@@ -164,6 +168,8 @@ pub(crate) struct Compiler {
     maps: Maps,
     sets: Vec<Set>,
     scalars: Vec<ScalarOf>,
+    /// Base tables that constant queries read, in lower case.
+    constant_readers: BTreeSet<String>,
     tuples: HashMap<(usize, usize), Dictionary>,
     subqueries: HashMap<usize, Rc<Vec<ConditionalRow>>>,
     shared_bags: HashMap<usize, (graph::BagId, u32)>,

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target, Term};
 use super::group::{Grouping, KeyConstant};
-use super::join::{Bound, Frame, Match, Part};
+use super::join::{Frame, Match, Part};
+use super::joined::{Handle, Joined};
 use super::resolve::Wanted;
 use super::resolved::{Block, Expr, Operator, RelationId};
 use crate::dialect::ast::{self, Deferral, Goal, Infix, Sense};
@@ -35,8 +36,14 @@ pub(crate) struct PolicyOf {
     pub deferrable: Deferral,
     pub rows: Vec<RowIdentity>,
     pub grouping: Option<Grouping>,
-    /// Roots by row; for deltas.
+    /// What every group of the bag is judged by, where one template does.
+    pub template: Option<Template>,
+    /// Roots by row.
     pub roots: Vec<Option<graph::RootId>>,
+    /// Rows whose roots were removed, for reuse.
+    pub free_rows: Vec<u32>,
+    /// Which joined row became which row of the policy, where it has no groups.
+    pub joined: Joined,
 }
 
 /// Hard, or soft in a tier.
@@ -108,7 +115,10 @@ impl Compiler {
             deferrable,
             rows: Vec::new(),
             grouping: None,
+            template: None,
             roots: Vec::new(),
+            free_rows: Vec::new(),
+            joined: Joined::new(block.sources.len()),
         });
         if block.grouped {
             self.compile_groups(policy, &block, &goal)
@@ -134,12 +144,12 @@ impl Compiler {
             (None, cell) => cell,
             (Some(_), cell) => self.under(policy, condition, cell, goal.place)?,
         };
-        let bound = found.bound.iter().map(|b| match b {
-            Bound::Row(row) => *row,
-            Bound::Lookup { .. } | Bound::Unbound => u32::MAX,
-        });
-        let identity = RowIdentity::Match(bound.collect());
-        self.add_cell(policy, identity, cell, goal.place)
+        let bound = found.rows();
+        let identity = RowIdentity::Match(bound.clone());
+        if let Some(row) = self.add_cell(policy, identity, cell, goal.place)? {
+            self.policies[policy].joined.add(&bound, Handle::Row(row));
+        }
+        Ok(())
     }
 
     /// The goal's cell where the row exists only under a condition.
@@ -168,7 +178,7 @@ impl Compiler {
         identity: RowIdentity,
         cell: Cell,
         place: Place,
-    ) -> Result<()> {
+    ) -> Result<Option<u32>> {
         let kind = self.policies[policy].kind;
         // A constant that holds, or adds nothing, needs no expression.
         if let Cell::Const(value) = cell {
@@ -177,23 +187,31 @@ impl Compiler {
                 Kind::Soft { .. } => matches!(value, Value::Null | Value::Integer(0)),
             };
             if idle {
-                return Ok(());
+                return Ok(None);
             }
         }
         let term = self.term(cell, place)?;
-        let row = self.policies[policy].rows.len() as u64;
-        self.policies[policy].rows.push(identity);
-        self.policies[policy].roots.push(None);
+        let of = &mut self.policies[policy];
+        let index = match of.free_rows.pop() {
+            Some(index) => {
+                of.rows[index as usize] = identity;
+                index
+            }
+            None => {
+                of.rows.push(identity);
+                of.roots.push(None);
+                u32::try_from(of.rows.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        let row = u64::from(index);
         match kind {
             Kind::Hard => {
                 let number = u32::try_from(policy).unwrap_or(u32::MAX);
                 let root = self
                     .model
                     .add_root(number, row, RootKind::Hard, term.node.expr());
-                if let Some(last) = self.policies[policy].roots.last_mut() {
-                    *last = Some(root);
-                }
-                Ok(())
+                self.policies[policy].roots[index as usize] = Some(root);
+                Ok(Some(index))
             }
             Kind::Soft { tier, weight } => {
                 if term.text {
@@ -202,7 +220,7 @@ impl Compiler {
                 }
                 let cell = SoftCell::Row { row, node: term.node };
                 self.softs.push(Soft { policy, tier, weight, den: term.den, place, cell });
-                Ok(())
+                Ok(Some(index))
             }
         }
     }
@@ -301,6 +319,7 @@ impl Compiler {
                     .map_err(|e| model_error(block.place, &e))?;
             }
         }
+        self.policies[policy].template = Some(template.clone());
         match kind {
             Kind::Hard => {
                 let kind = RootKind::Hard;
@@ -315,7 +334,37 @@ impl Compiler {
                 self.softs.push(Soft { policy, tier, weight, den: term.den, place, cell });
             }
         }
-        grouping.constants = constants;
+        grouping.constants = Some(constants);
+        Ok(true)
+    }
+
+    /// Tells the graph the constants of a part that came with new rows; `false` if the part, empty, would
+    /// not satisfy the template.
+    pub(super) fn introduce_part(&mut self, policy: usize, grouping: &Grouping, part: u32) -> Result<bool> {
+        let (Some(template), Some(constants)) =
+            (self.policies[policy].template.clone(), &grouping.constants)
+        else {
+            return Ok(false);
+        };
+        if !reads(&template, Half::Part) {
+            return Ok(true);
+        }
+        let place = self.policies[policy].goal.place;
+        let row = self.half_constants(grouping, constants, part, 0, false, place)?;
+        let kind = self.policies[policy].kind;
+        let keys = if reads(&template, Half::Key) { self.key_count(grouping) } else { 1 };
+        for key in 0..keys {
+            let key_row = self.half_constants(grouping, constants, part, key, true, place)?;
+            let idle = match (empty_value(&template, &row, &key_row), kind) {
+                (Ok(value), Kind::Hard) => value != Some(0),
+                (Ok(value), Kind::Soft { .. }) => matches!(value, None | Some(0)),
+                (Err(()), _) => false,
+            };
+            if !idle {
+                return Ok(false);
+            }
+        }
+        self.model.set_part(grouping.bag, part, &row).map_err(|e| model_error(place, &e))?;
         Ok(true)
     }
 

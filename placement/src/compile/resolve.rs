@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::Compiler;
 use super::fold::{FUNCTIONS, ResultType, Set};
 use super::resolved::{
-    AggregateOf, Block, Expr, Node, Operator, RelationId, SourceOf, Type,
+    AggregateOf, Block, Expr, Link, Node, Operator, RelationId, SourceOf, Type,
 };
 use crate::dialect::ast::{self, Aggregate, Infix, Literal, Prefix};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -78,6 +78,23 @@ fn aggregates_in(expr: &ast::Expr) -> bool {
     }
 }
 
+/// The equality of a column of a source with a column of the rows around the block.
+fn link_of(block: &Block, source: usize) -> Option<(usize, usize, usize)> {
+    block.conditions.iter().find_map(|condition| {
+        let Node::Apply(Operator::Infix(Infix::Equal), args) = &condition.node else { return None };
+        let [a, b] = args.as_slice() else { return None };
+        [(a, b), (b, a)].into_iter().find_map(|(own, other)| match (&own.node, &other.node) {
+            (
+                Node::Column { level: 0, source: s, column },
+                Node::Column { level: 1, source: outer, column: outer_column },
+            ) if *s == source && !own.decision && !other.decision => {
+                Some((*column, *outer, *outer_column))
+            }
+            _ => None,
+        })
+    })
+}
+
 /// What a block is resolved for, besides its rows.
 pub(super) struct Wanted<'a> {
     /// Resolve the select list.
@@ -125,7 +142,7 @@ impl Compiler {
         scopes: &mut Vec<Scope>,
         wanted: &Wanted<'_>,
         sources: Vec<SourceOf>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<(Block, Option<Expr>)> {
         let mut conditions = Vec::new();
         for condition in &select.conditions {
@@ -255,7 +272,7 @@ impl Compiler {
             outputs,
             correlated,
             decision,
-            inner_relations: std::mem::take(inner),
+            links: std::mem::take(inner),
         };
         Ok((block, goal))
     }
@@ -407,7 +424,7 @@ impl Compiler {
         &mut self,
         expr: &ast::Expr,
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Expr> {
         let place = expr.place;
         // After the fold, an expression that equals a key is that key.
@@ -608,7 +625,7 @@ impl Compiler {
         &mut self,
         expr: &ast::Expr,
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
         op: &str,
     ) -> Result<Expr> {
         let resolved = self.resolve(expr, scopes, inner)?;
@@ -632,7 +649,7 @@ impl Compiler {
         a: &ast::Expr,
         b: &ast::Expr,
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Expr> {
         match op {
             Infix::And | Infix::Or => {
@@ -672,7 +689,7 @@ impl Compiler {
         a: &ast::Expr,
         list: &[ast::Expr],
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Expr> {
         let a = self.resolve(a, scopes, inner)?;
         let mut set = Set::default();
@@ -709,7 +726,7 @@ impl Compiler {
         function: Aggregate,
         argument: Option<&ast::Expr>,
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Expr> {
         let Some(folded) = scopes.last_mut().and_then(|s| s.folded.take()) else {
             return error(ErrorKind::Unsupported, place, "an aggregate inside of an aggregate");
@@ -739,7 +756,7 @@ impl Compiler {
         name: &str,
         args: &[ast::Expr],
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Expr> {
         if name == "contains" {
             return self.resolve_contains(place, args, scopes, inner);
@@ -823,7 +840,7 @@ impl Compiler {
         place: Place,
         args: &[ast::Expr],
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Expr> {
         let [array, element] = args else {
             return error(ErrorKind::Syntax, place, "contains(array, element) takes two arguments");
@@ -851,7 +868,7 @@ impl Compiler {
         &mut self,
         query: &ast::Query,
         scopes: &mut Vec<Scope>,
-        inner: &mut Vec<RelationId>,
+        inner: &mut Vec<Link>,
     ) -> Result<Rc<Block>> {
         let select = query.select.as_ref().map_err(Clone::clone)?;
         let (block, _) =
@@ -860,8 +877,12 @@ impl Compiler {
             let message = "GROUP BY in a subquery that reads the rows around it";
             return error(ErrorKind::Unsupported, query.place, message);
         }
-        inner.extend(block.sources.iter().map(|s| s.relation));
-        inner.extend(block.inner_relations.iter().copied());
+        for (index, source) in block.sources.iter().enumerate() {
+            // A fold's bag does not follow its outer row.
+            let by = if block.grouped { None } else { link_of(&block, index) };
+            inner.push(Link { relation: source.relation, by });
+        }
+        inner.extend(block.links.iter().map(|link| Link { by: None, ..*link }));
         Ok(Rc::new(block))
     }
 }

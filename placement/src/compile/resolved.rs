@@ -118,8 +118,17 @@ pub(crate) struct Block {
     pub correlated: bool,
     /// Whether which rows it has, or what they hold, depends on a decision.
     pub decision: bool,
-    /// Relations that it or its subqueries read, other than as its own sources.
-    pub inner_relations: Vec<RelationId>,
+    /// What its subqueries read.
+    pub links: Vec<Link>,
+}
+
+/// A relation that a subquery reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub relation: RelationId,
+    /// The equality that ties its rows to the rows around them: (its column, the outer source, the outer
+    /// source's column).
+    pub by: Option<(usize, usize, usize)>,
 }
 
 impl Expr {

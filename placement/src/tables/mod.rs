@@ -47,6 +47,17 @@ impl Tables {
             .map_err(|e| sqlite_error(Some(place), sql, &e))
     }
 
+    /// Drops a view if SQLite has it.
+    pub fn drop_view(&self, name: &str) -> Result<()> {
+        let sql = format!("DROP VIEW IF EXISTS {}", quoted(name));
+        self.connection.execute_batch(&sql).map_err(|e| sqlite_error(None, &sql, &e))
+    }
+
+    /// An empty stand-in, while the database moves on.
+    pub fn successor(&self) -> Result<Tables> {
+        Tables::new()
+    }
+
     /// Prepares `sql` and returns the names of its columns: whether SQLite can run it at all.
     pub fn columns_of(&self, sql: &str, place: Place) -> Result<Vec<String>> {
         let statement =
