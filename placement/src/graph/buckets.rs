@@ -424,6 +424,10 @@ impl State {
         slot: u32,
         sign: i64,
     ) {
+        let rows = self.fold(graph, bag, part, key, Fold::CountRows);
+        if rows == 0 {
+            return;
+        }
         let data = &graph.bags.bag[bag as usize];
         for (index, &lazy) in data.lazies.iter().enumerate() {
             let spec = &graph.bags.lazies[lazy.index()];
@@ -433,6 +437,7 @@ impl State {
                 bag,
                 part,
                 key,
+                rows,
             };
             match spec.kind {
                 RootKind::Hard => {
@@ -490,6 +495,8 @@ pub(crate) struct Bucket<'a> {
     pub bag: u32,
     pub part: u32,
     pub key: u32,
+    /// Its rows; templates are evaluated only where there are any.
+    pub rows: Val,
 }
 
 impl Bucket<'_> {

@@ -22,11 +22,15 @@ mod hash;
 mod ids;
 mod model;
 mod node;
+#[cfg(test)]
+pub(crate) mod random;
 mod read;
 pub mod reference;
 mod root;
 mod seal;
 mod state;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use bag::{BagSpec, Cell, Key, LazySpec, Row};

@@ -4,6 +4,10 @@
 //! how far from optimal it can be), *infeasible* (proved by an exhausted exact model or by a cut, with a core of
 //! policy rows), *unknown* (the budget ended first). A time-out is the last, never the third.
 
+mod rng;
+
+pub(crate) use rng::Rng;
+
 use crate::graph::{Model, ModelError, RowRef, VarId};
 
 /// Which method decides.
