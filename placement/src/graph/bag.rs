@@ -185,7 +185,7 @@ impl Bag {
         let stride = if self.keys <= 8 {
             self.keys.max(1)
         } else {
-            self.keys + self.keys / 8
+            self.keys.saturating_add(self.keys / 8)
         };
         let buckets = parts as u64 * u64::from(stride);
         self.layout = if busiest <= SCAN_ROWS_MAX && (mean <= 8 || buckets > DENSE_BUCKETS_MAX) {

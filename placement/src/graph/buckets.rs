@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bag::{Cell, Layout, bucket_name};
+use super::bag::{Cell, Key, Layout, bucket_name};
 use super::expr::{Fold, Template};
 use super::hash::FxMap;
 use super::model::{Graph, UNSET};
@@ -10,6 +10,7 @@ use super::node::NIL;
 use super::root::{Avoid, RootKind, bucket_constant, opaque, scaled};
 use super::state::{Broken, Saved, State, in_set};
 use super::value::{self, NULL, Val, is_special, widen};
+use crate::solve::Rng;
 
 /// Terms from here on count as overflowed. A sum of fewer than a million smaller ones is always exact.
 const TERM_MAX: u128 = 1 << 89;
@@ -251,6 +252,72 @@ impl State {
         }
     }
 
+    /// The row with the greatest cell of a bucket that keeps tournaments.
+    pub(crate) fn tournament_winner(
+        &self,
+        graph: &Graph,
+        bag: u32,
+        part: u32,
+        key: u32,
+        cell: u8,
+    ) -> Option<u32> {
+        let data = &graph.bags.bag[bag as usize];
+        let slot = self.slot(graph, bag, part, key);
+        let tree = 2 * (slot * u32::from(data.cells) + u32::from(cell));
+        let tree = self.bags[bag as usize].trees.get(tree as usize)?;
+        let mut at = 1;
+        while at < tree.width as usize {
+            at *= 2;
+            if tree.nodes[at] < tree.nodes[at + 1] {
+                at += 1;
+            }
+        }
+        self.row_at_leaf(graph, (bag, part, key), at as u32 - tree.width)
+    }
+
+    /// A row with one of the least cells of such a bucket: the walk takes a wrong turn now and then.
+    pub(crate) fn tournament_loser(
+        &self,
+        graph: &Graph,
+        bag: u32,
+        (part, key): (u32, u32),
+        cell: u8,
+        rng: &mut Rng,
+    ) -> Option<u32> {
+        let data = &graph.bags.bag[bag as usize];
+        let slot = self.slot(graph, bag, part, key);
+        let tree = 2 * (slot * u32::from(data.cells) + u32::from(cell)) + 1;
+        let tree = self.bags[bag as usize].trees.get(tree as usize)?;
+        let mut at = 1;
+        while at < tree.width as usize {
+            at *= 2;
+            let right = tree.nodes[at] < tree.nodes[at + 1];
+            let stray = rng.below(6) == 0 && tree.nodes[at ^ 1] != NULL && tree.nodes[at] != NULL;
+            if right != stray {
+                at += 1;
+            }
+        }
+        self.row_at_leaf(graph, (bag, part, key), at as u32 - tree.width)
+    }
+
+    fn row_at_leaf(
+        &self,
+        graph: &Graph,
+        (bag, part, key): (u32, u32, u32),
+        leaf: u32,
+    ) -> Option<u32> {
+        let rows = &graph.bags.bag[bag as usize].parts[part as usize];
+        let is_it = |row: u32| {
+            let data = &graph.bags.rows[row as usize];
+            data.leaf == leaf && data.key == Key::Const(key)
+        };
+        // Leaves were numbered in the order of the part, so the first guess is right where it has one key.
+        match rows.get(leaf as usize) {
+            Some(&row) if is_it(row) => Some(row),
+            Some(_) | None => rows.iter().copied().find(|&row| is_it(row)),
+        }
+    }
+
     /// Adds a row to the bucket that it is in, or takes it out (`sign` −1), at the present values.
     pub(super) fn bump(&mut self, graph: &Graph, row: u32, sign: i128) {
         let Some(key) = self.row_key(graph, row) else {
@@ -424,6 +491,10 @@ impl State {
         slot: u32,
         sign: i64,
     ) {
+        let rows = self.fold(graph, bag, part, key, Fold::CountRows);
+        if rows == 0 {
+            return;
+        }
         let data = &graph.bags.bag[bag as usize];
         for (index, &lazy) in data.lazies.iter().enumerate() {
             let spec = &graph.bags.lazies[lazy.index()];
@@ -433,6 +504,7 @@ impl State {
                 bag,
                 part,
                 key,
+                rows,
             };
             match spec.kind {
                 RootKind::Hard => {
@@ -490,6 +562,8 @@ pub(crate) struct Bucket<'a> {
     pub bag: u32,
     pub part: u32,
     pub key: u32,
+    /// Its rows; templates are evaluated only where there are any.
+    pub rows: Val,
 }
 
 impl Bucket<'_> {
@@ -497,6 +571,7 @@ impl Bucket<'_> {
     pub(crate) fn value(&self, template: &Template) -> Val {
         let data = &self.graph.bags.bag[self.bag as usize];
         match template {
+            Template::Fold(Fold::CountRows) => self.rows,
             Template::Fold(fold) => self
                 .state
                 .fold(self.graph, self.bag, self.part, self.key, *fold),

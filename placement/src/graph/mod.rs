@@ -22,12 +22,16 @@ mod hash;
 mod ids;
 mod model;
 mod node;
+#[cfg(test)]
+pub(crate) mod random;
 mod read;
 pub mod reference;
 mod root;
 mod seal;
 mod state;
-mod value;
+#[cfg(test)]
+mod tests;
+pub(crate) mod value;
 
 pub use bag::{BagSpec, Cell, Key, LazySpec, Row};
 pub use expr::{Agg, CmpOp, Expr, Fold, Template};
@@ -35,3 +39,16 @@ pub use ids::{BagId, DomainId, ExprId, LazyId, MapId, RootId, RowId, SetId, VarI
 pub use model::{Model, ModelError, Nullable, VarSpec};
 pub use read::{Probe, RowRef, Violation};
 pub use root::RootKind;
+
+/// What the solvers see of the graph.
+pub(crate) mod internal {
+    pub(crate) use super::bag::{Bag, Key, Layout};
+    pub(crate) use super::buckets::Bucket;
+    pub(crate) use super::expr::Fold;
+    pub(crate) use super::hash::FxMap;
+    pub(crate) use super::model::{Graph, UNSET};
+    pub(crate) use super::node::{Dependent, NIL, Op};
+    pub(crate) use super::root::{RootKind, bucket_constant};
+    pub(crate) use super::state::{Broken, Mark, State, Totals, in_set, soft_term};
+    pub(crate) use super::value::{NULL, OVERFLOW, Val, is_special, is_true, widen};
+}

@@ -42,6 +42,31 @@ pub(crate) enum Op {
     Free,
 }
 
+impl Op {
+    /// A number for each operator.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Op::Const => 0,
+            Op::Lookup => 1,
+            Op::Neg => 2,
+            Op::Add => 3,
+            Op::Sub => 4,
+            Op::Mul => 5,
+            Op::Div => 6,
+            Op::Rem => 7,
+            Op::And => 8,
+            Op::Or => 9,
+            Op::Not => 10,
+            Op::IsNull => 11,
+            Op::Ite => 12,
+            Op::InSet => 13,
+            Op::Agg => 14,
+            Op::Free => 15,
+            Op::Cmp(op) => 16 + op as u32,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node {
     pub op: Op,

@@ -2,6 +2,7 @@
 
 use super::bag::Layout;
 use super::buckets::Bucket;
+use super::expr::Fold;
 use super::hash::FxMap;
 use super::ids::{ExprId, VarId};
 use super::model::{Model, ModelError, UNSET};
@@ -97,7 +98,12 @@ impl Model {
                     }
                 };
                 for (part, key) in buckets {
+                    let rows = state.fold(graph, bag, part, key, Fold::CountRows);
+                    if rows == 0 {
+                        continue;
+                    }
                     let bucket = Bucket {
+                        rows,
                         state,
                         graph,
                         bag,
