@@ -5,8 +5,10 @@
 
 use std::fmt::Write as _;
 
+use crate::admission::Verdict;
 use crate::answer::Answer;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ordered::Plan;
 use crate::problem::Problem;
 use crate::solve::{Config, Solver};
 
@@ -47,7 +49,28 @@ struct Arguments {
     policies: Vec<String>,
     time_limit_us: Option<u64>,
     config: Config,
-    json: bool,
+    json: Format,
+    table: Option<String>,
+    key: Option<String>,
+    column: Option<String>,
+    changes: Vec<String>,
+    new_policies: Option<String>,
+    candidate: Option<String>,
+    force: Force,
+}
+
+/// How the answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Whether what is not proved may be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Force {
+    No,
+    Yes,
 }
 
 fn usage<T>(message: impl Into<String>) -> Result<T> {
@@ -66,11 +89,21 @@ fn arguments(args: &[String]) -> Result<Arguments> {
         policies: Vec::new(),
         time_limit_us: None,
         config: Config::default(),
-        json: false,
+        json: Format::Text,
+        table: None,
+        key: None,
+        column: None,
+        changes: Vec::new(),
+        new_policies: None,
+        candidate: None,
+        force: Force::No,
     };
     while let Some((flag, tail)) = rest.split_first() {
-        if flag == "--json" {
-            parsed.json = true;
+        if flag == "--json" || flag == "--force" {
+            match flag.as_str() {
+                "--json" => parsed.json = Format::Json,
+                _ => parsed.force = Force::Yes,
+            }
             rest = tail;
             continue;
         }
@@ -94,6 +127,12 @@ fn arguments(args: &[String]) -> Result<Arguments> {
                     other => return usage(format!("no solver is called {other:?}")),
                 }
             }
+            "--table" => parsed.table = Some(value.clone()),
+            "--key" => parsed.key = Some(value.clone()),
+            "--column" => parsed.column = Some(value.clone()),
+            "--change" => parsed.changes.push(value.clone()),
+            "--new-policies" => parsed.new_policies = Some(value.clone()),
+            "--candidate" => parsed.candidate = Some(value.clone()),
             "--seed" => parsed.config.seed = number(flag, value)?,
             "--threads" => parsed.config.threads = number::<u32>(flag, value)?.max(1),
             "--solutions" => parsed.config.solutions = number(flag, value)?,
@@ -156,24 +195,114 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
         [one] => read(edge, one)?,
         many => read_all(edge, many)?,
     };
+    let now_us = edge.now_us;
+    let deadline = arguments.time_limit_us.map(|limit| started.saturating_add(limit));
+    let mut abort = || deadline.is_some_and(|d| now_us() >= d);
+    let config = &arguments.config;
     match arguments.verb.as_str() {
         "solve" => {
-            let mut problem = Problem::load(&state, &policies)?;
-            let compiled = (edge.now_us)();
-            let deadline = arguments.time_limit_us.map(|limit| started.saturating_add(limit));
-            let now_us = edge.now_us;
-            let mut abort = || deadline.is_some_and(|d| now_us() >= d);
-            let mut answer = problem.solve(&arguments.config, &mut abort)?;
-            answer.stats.compile_ms = compiled.saturating_sub(started) as f64 / 1000.0;
-            answer.stats.solve_ms = now_us().saturating_sub(compiled) as f64 / 1000.0;
+            let answer = solved(&state, &policies, config, started, now_us, &mut abort)?;
             let stdout = match arguments.json {
-                true => json(&answer)?,
-                false => text(&answer),
+                Format::Json => json(&answer)?,
+                Format::Text => text(&answer),
             };
             Ok(Output { exit_code: answer.status.exit_code(), stdout, stderr: String::new() })
         }
+        "plan" => {
+            let mut problem = Problem::load(&state, &policies)?;
+            let plan = problem.plan(config, &crate::plan::Config::default(), &mut abort)?;
+            let stdout = match arguments.json {
+                Format::Json => json(&plan)?,
+                Format::Text => plan_text(&plan),
+            };
+            Ok(Output { exit_code: plan.status.exit_code(), stdout, stderr: String::new() })
+        }
+        "explain" => {
+            let (Some(table), Some(key)) = (&arguments.table, &arguments.key) else {
+                return usage("explain needs --table and --key");
+            };
+            let Ok(serde_json::Value::Object(key)) = serde_json::from_str(key) else {
+                return usage(format!("--key needs a JSON object, not {key:?}"));
+            };
+            let mut problem = Problem::load(&state, &policies)?;
+            let explanation = problem.explain(table, &key, arguments.column.as_deref())?;
+            Ok(Output { exit_code: 0, stdout: pretty(&explanation)?, stderr: String::new() })
+        }
+        "whatif" => {
+            let before = solved(&state, &policies, config, started, now_us, &mut abort)?;
+            let state = format!("{state}\n;\n{}", arguments.changes.join("\n;\n"));
+            let policies = match &arguments.new_policies {
+                Some(path) => format!("{policies}\n;\n{}", read(edge, path)?),
+                None => policies,
+            };
+            let after = solved(&state, &policies, config, now_us(), now_us, &mut abort)?;
+            let exit_code = after.status.exit_code();
+            let stdout = match arguments.json {
+                Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
+                Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
+            };
+            Ok(Output { exit_code, stdout, stderr: String::new() })
+        }
+        "check" => {
+            let (accepted, candidate) = match &arguments.candidate {
+                Some(path) => (policies, read(edge, path)?),
+                // Without a candidate all policies are new.
+                None => (String::new(), policies),
+            };
+            let admission = crate::admission::admit(&state, &accepted, &candidate, config, &mut abort)?;
+            let exit_code = match (admission.verdict, arguments.force) {
+                (Verdict::Accepted, _) | (Verdict::Unproven, Force::Yes) => 0,
+                (Verdict::Refused, _) => 3,
+                (Verdict::Unproven, Force::No) => 4,
+            };
+            let stdout = match arguments.json {
+                Format::Json => json(&admission)?,
+                Format::Text => pretty(&admission)?,
+            };
+            Ok(Output { exit_code, stdout, stderr: String::new() })
+        }
         other => usage(format!("unknown verb {other:?}")),
     }
+}
+
+fn solved(
+    state: &str,
+    policies: &str,
+    config: &Config,
+    started: u64,
+    now_us: &dyn Fn() -> u64,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Answer> {
+    let mut problem = Problem::load(state, policies)?;
+    let compiled = now_us();
+    let mut answer = problem.solve(config, abort)?;
+    answer.stats.compile_ms = compiled.saturating_sub(started) as f64 / 1000.0;
+    answer.stats.solve_ms = now_us().saturating_sub(compiled) as f64 / 1000.0;
+    Ok(answer)
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => Ok(text + "\n"),
+        Err(e) => usage(e.to_string()),
+    }
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let status = serde_json::to_value(plan.status).unwrap_or_default();
+    let mut out = format!("{}\n", status.as_str().unwrap_or_default());
+    for (number, step) in plan.steps.iter().enumerate() {
+        let _ = writeln!(out, "step {}:", number + 1);
+        for s in step {
+            let key: Vec<String> = s.key.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let _ = writeln!(out, "  {}[{}].{}: {} -> {}", s.table, key.join(","), s.column, s.from, s.to);
+        }
+    }
+    for row in &plan.blocked_by {
+        let key: Vec<String> = row.row.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let _ = writeln!(out, "blocked by: {}[{}]", row.policy, key.join(","));
+    }
+    out
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {

@@ -35,6 +35,22 @@ impl Compiler {
         Ok(compiler)
     }
 
+    /// Loads state and policies without their objectives: for questions of feasibility.
+    pub(crate) fn load_hard(state: &str, policies: &str) -> Result<Compiler> {
+        let mut compiler = Compiler::empty(Tables::new()?);
+        for (text, source) in [(state, Source::State), (policies, Source::Policies)] {
+            for statement in parse(text, source)? {
+                compiler.take(statement)?;
+            }
+        }
+        compiler.constraints.retain(|c| match c.goal {
+            ast::Goal::Check { .. } => true,
+            ast::Goal::Objective { .. } => false,
+        });
+        compiler.compile()?;
+        Ok(compiler)
+    }
+
     /// Compiles over tables that are filled already.
     pub(super) fn from_tables(
         tables: Tables,
