@@ -72,20 +72,31 @@ pub fn build(spec: Spec) -> Result<Instance, ModelError> {
     let zones = 5;
     let domain = model.add_domain(nodes);
     let identity = model.add_map(domain, (0..nodes).map(|n| Some(i64::from(n))).collect())?;
-    let zone = model.add_map(domain, (0..nodes).map(|n| Some(i64::from(n % zones))).collect())?;
-    let region =
-        model.add_map(domain, (0..nodes).map(|n| Some(i64::from(n < nodes / 3))).collect())?;
+    let zone = model.add_map(
+        domain,
+        (0..nodes).map(|n| Some(i64::from(n % zones))).collect(),
+    )?;
+    let region = model.add_map(
+        domain,
+        (0..nodes).map(|n| Some(i64::from(n < nodes / 3))).collect(),
+    )?;
 
     let distinct = model.add_bag(BagSpec { cells: 0 });
     let spread = model.add_bag(BagSpec { cells: 0 });
     let load = model.add_bag(BagSpec { cells: 2 });
     let over = model.add_bag(BagSpec { cells: 1 });
     let one = || Box::new(Template::Const(Some(1)));
-    let at_most_one =
-        Template::Cmp(CmpOp::Le, Box::new(Template::Fold(Fold::CountRows)), one());
+    let at_most_one = Template::Cmp(CmpOp::Le, Box::new(Template::Fold(Fold::CountRows)), one());
     for (policy, bag) in [(0, distinct), (1, spread)] {
         let template = at_most_one.clone();
-        model.add_lazy(bag, LazySpec { policy, kind: RootKind::Hard, template })?;
+        model.add_lazy(
+            bag,
+            LazySpec {
+                policy,
+                kind: RootKind::Hard,
+                template,
+            },
+        )?;
     }
 
     let mut vars = Vec::new();
@@ -114,7 +125,12 @@ pub fn build(spec: Spec) -> Result<Instance, ModelError> {
                 current: (spec.start != Start::Unplaced).then_some(current),
                 block: shard,
             });
-            let row = |part, map, cells| Row { part, key: Key::Of(var, map), cond: None, cells };
+            let row = |part, map, cells| Row {
+                part,
+                key: Key::Of(var, map),
+                cond: None,
+                cells,
+            };
             model.add_row(distinct, row(shard, identity, vec![]))?;
             model.add_row(spread, row(shard, zone, vec![]))?;
             let cells = vec![Cell::Const(Some(weight)), Cell::Const(Some(opposed))];
@@ -132,13 +148,31 @@ pub fn build(spec: Spec) -> Result<Instance, ModelError> {
     }
     for node in 0..nodes {
         let fold = Fold::Sum(0);
-        let sum = model.expr(Expr::Agg(Agg { bag: load, part: 0, key: node, fold }))?;
+        let sum = model.expr(Expr::Agg(Agg {
+            bag: load,
+            part: 0,
+            key: node,
+            fold,
+        }))?;
         let cells = vec![Cell::Expr(sum)];
-        model.add_row(over, Row { part: 0, key: Key::Const(0), cond: None, cells })?;
+        model.add_row(
+            over,
+            Row {
+                part: 0,
+                key: Key::Const(0),
+                cond: None,
+                cells,
+            },
+        )?;
         if let Shape::Tight(free) = spec.shape {
             for (resource, total) in totals.into_iter().enumerate() {
                 let fold = Fold::Sum(resource as u8);
-                let sum = model.expr(Expr::Agg(Agg { bag: load, part: 0, key: node, fold }))?;
+                let sum = model.expr(Expr::Agg(Agg {
+                    bag: load,
+                    part: 0,
+                    key: node,
+                    fold,
+                }))?;
                 let capacity = total * (1000 + i64::from(free)) / 1000 / i64::from(nodes) + 1;
                 let capacity = model.expr(Expr::Const(Some(capacity)))?;
                 let fits = model.expr(Expr::Cmp(CmpOp::Le, sum, capacity))?;
@@ -146,7 +180,12 @@ pub fn build(spec: Spec) -> Result<Instance, ModelError> {
             }
         }
     }
-    let most = model.expr(Expr::Agg(Agg { bag: over, part: 0, key: 0, fold: Fold::Max(0) }))?;
+    let most = model.expr(Expr::Agg(Agg {
+        bag: over,
+        part: 0,
+        key: 0,
+        fold: Fold::Max(0),
+    }))?;
     model.add_root(9, 0, RootKind::Soft { tier: 0, weight: 1 }, most);
     Ok(Instance { model, vars })
 }

@@ -121,6 +121,8 @@ pub(crate) struct Bag {
     /// Rows of each part.
     pub parts: Vec<Vec<u32>>,
     pub row_count: u32,
+    /// Rows that read expressions.
+    pub expr_rows: u32,
     /// One more than the greatest key that any row may have had.
     pub keys: u32,
     /// Every row's key is a constant.
@@ -398,6 +400,7 @@ impl Model {
         bags.rows[id as usize].position = entry.parts[part].len() as u32;
         entry.parts[part].push(id);
         entry.row_count += 1;
+        entry.expr_rows += u32::from(!exprs.is_empty());
         entry.keys = entry.keys.max(key_bound);
         let key_fixed = matches!(row.key, Key::Const(_));
         let refit = !entry.fits(row.part, key_bound)
@@ -446,6 +449,7 @@ impl Model {
                 named.push(expr.0);
             }
         }
+        let reads = u32::from(!named.is_empty());
         named
             .into_iter()
             .for_each(|expr| self.graph.nodes.release(expr));
@@ -458,6 +462,7 @@ impl Model {
             bags.rows[moved as usize].position = data.position;
         }
         entry.row_count -= 1;
+        entry.expr_rows -= reads;
         bags.rows[row.index()].alive = false;
         bags.free_rows.push(id);
         self.graph.version += 1;

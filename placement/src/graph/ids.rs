@@ -14,6 +14,12 @@ macro_rules! id {
             pub fn index(self) -> usize {
                 self.0 as usize
             }
+
+            /// The identifier at a position.
+            #[allow(dead_code, reason = "not every kind is numbered from outside the graph")]
+            pub(crate) fn at(index: u32) -> $name {
+                $name(index)
+            }
         }
     };
 }

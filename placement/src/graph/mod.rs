@@ -37,12 +37,13 @@ pub use bag::{BagSpec, Cell, Key, LazySpec, Row};
 pub use expr::{Agg, CmpOp, Expr, Fold, Template};
 pub use ids::{BagId, DomainId, ExprId, LazyId, MapId, RootId, RowId, SetId, VarId};
 pub use model::{Model, ModelError, Nullable, VarSpec};
+pub(crate) use read::violations;
 pub use read::{Probe, RowRef, Violation};
 pub use root::RootKind;
 
 /// What the solvers see of the graph.
 pub(crate) mod internal {
-    pub(crate) use super::bag::{Bag, Key, Layout};
+    pub(crate) use super::bag::{Key, Layout, LazyData};
     pub(crate) use super::buckets::Bucket;
     pub(crate) use super::expr::Fold;
     pub(crate) use super::hash::FxMap;

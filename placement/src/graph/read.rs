@@ -5,7 +5,7 @@ use super::buckets::Bucket;
 use super::expr::Fold;
 use super::hash::FxMap;
 use super::ids::{ExprId, VarId};
-use super::model::{Model, ModelError, UNSET};
+use super::model::{Graph, Model, ModelError, UNSET};
 use super::node::Op;
 use super::root::{Avoid, hinge};
 use super::state::{Broken, Saved, State, in_set};
@@ -65,63 +65,11 @@ impl Model {
 
     /// The hard rows that do not hold at the present values, in the order of their names.
     pub fn violations(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        for broken in self.state.broken.iter() {
-            self.violations_of(broken, &mut found);
-        }
-        found.sort_unstable();
-        found
+        violations(&self.graph, &self.state)
     }
 
     fn violations_of(&self, broken: Broken, found: &mut Vec<Violation>) {
-        let (graph, state) = (&self.graph, &self.state);
-        match broken {
-            Broken::Root(root) => {
-                let data = graph.roots.root[root as usize];
-                let amount = hinge(graph, &state.values, data.expr.0, Avoid::False);
-                if amount > 0 {
-                    let source = RowRef::Root {
-                        policy: data.policy,
-                        row: data.row,
-                    };
-                    found.push(Violation { source, amount });
-                }
-            }
-            Broken::Lazy(lazy, slot) => {
-                let spec = &graph.bags.lazies[lazy as usize];
-                let bag = spec.bag.0;
-                let buckets = match (graph.bags.bag[bag as usize].layout, slot) {
-                    (Layout::Scan, part) => state.occupied(graph, bag, Some(part), None),
-                    (Layout::Dense { .. } | Layout::Sparse, slot) => {
-                        let (part, key) = state.slot_bucket(graph, bag, slot);
-                        key.map(|key| (part, key)).into_iter().collect()
-                    }
-                };
-                for (part, key) in buckets {
-                    let rows = state.fold(graph, bag, part, key, Fold::CountRows);
-                    if rows == 0 {
-                        continue;
-                    }
-                    let bucket = Bucket {
-                        rows,
-                        state,
-                        graph,
-                        bag,
-                        part,
-                        key,
-                    };
-                    let amount = bucket.hinge(&spec.template, Avoid::False);
-                    if amount > 0 {
-                        let source = RowRef::Lazy {
-                            policy: spec.policy,
-                            part,
-                            key,
-                        };
-                        found.push(Violation { source, amount });
-                    }
-                }
-            }
-        }
+        violations_of(&self.graph, &self.state, broken, found);
     }
 
     /// The sum of each declared tier at the present values.
@@ -200,6 +148,66 @@ impl Model {
             repaired,
             tiers,
         })
+    }
+}
+
+/// The hard rows that do not hold, in the order of their names.
+pub(crate) fn violations(graph: &Graph, state: &State) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for broken in state.broken.iter() {
+        violations_of(graph, state, broken, &mut found);
+    }
+    found.sort_unstable();
+    found
+}
+
+fn violations_of(graph: &Graph, state: &State, broken: Broken, found: &mut Vec<Violation>) {
+    match broken {
+        Broken::Root(root) => {
+            let data = graph.roots.root[root as usize];
+            let amount = hinge(graph, &state.values, data.expr.0, Avoid::False);
+            if amount > 0 {
+                let source = RowRef::Root {
+                    policy: data.policy,
+                    row: data.row,
+                };
+                found.push(Violation { source, amount });
+            }
+        }
+        Broken::Lazy(lazy, slot) => {
+            let spec = &graph.bags.lazies[lazy as usize];
+            let bag = spec.bag.0;
+            let buckets = match (graph.bags.bag[bag as usize].layout, slot) {
+                (Layout::Scan, part) => state.occupied(graph, bag, Some(part), None),
+                (Layout::Dense { .. } | Layout::Sparse, slot) => {
+                    let (part, key) = state.slot_bucket(graph, bag, slot);
+                    key.map(|key| (part, key)).into_iter().collect()
+                }
+            };
+            for (part, key) in buckets {
+                let rows = state.fold(graph, bag, part, key, Fold::CountRows);
+                if rows == 0 {
+                    continue;
+                }
+                let bucket = Bucket {
+                    rows,
+                    state,
+                    graph,
+                    bag,
+                    part,
+                    key,
+                };
+                let amount = bucket.hinge(&spec.template, Avoid::False);
+                if amount > 0 {
+                    let source = RowRef::Lazy {
+                        policy: spec.policy,
+                        part,
+                        key,
+                    };
+                    found.push(Violation { source, amount });
+                }
+            }
+        }
     }
 }
 

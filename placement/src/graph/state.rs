@@ -457,6 +457,22 @@ impl State {
         }
     }
 
+    /// Whether any policy's value overflowed.
+    pub(crate) fn overflowed(&self, graph: &Graph) -> bool {
+        graph.roots.root.iter().any(|root| {
+            root.alive
+                && match root.kind {
+                    RootKind::Soft { weight, .. } => {
+                        let value = self.values[root.expr.index()];
+                        value == value::OVERFLOW
+                            || (!is_special(value)
+                                && value.checked_mul(i128::from(weight)).is_none())
+                    }
+                    RootKind::Hard => false,
+                }
+        })
+    }
+
     /// The key of the bucket that a row is in; `None` when it is in none.
     #[inline]
     pub(crate) fn row_key(&self, graph: &Graph, row: u32) -> Option<u32> {

@@ -23,9 +23,18 @@ pub(crate) struct Candidates {
     unary: Vec<Vec<u32>>,
 }
 
+/// What becomes of hard rows over one decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unary {
+    /// They shrink the candidate set.
+    Folded,
+    /// They stay rows: a core must be able to name them.
+    Kept,
+}
+
 impl Candidates {
     /// Folds the unary hard roots of each variable in scope into its candidate set.
-    pub(crate) fn new(graph: &Graph, vars: Vec<VarId>) -> Candidates {
+    pub(crate) fn new(graph: &Graph, vars: Vec<VarId>, fold: Unary) -> Candidates {
         let mut local = vec![NIL; graph.vars.alive.len()];
         for (position, var) in vars.iter().enumerate() {
             local[var.index()] = position as u32;
@@ -39,7 +48,10 @@ impl Candidates {
         };
         let mut known: FxMap<Vec<u32>, u32> = FxMap::default();
         for &var in &vars {
-            let roots = unary_roots(graph, var);
+            let roots = match fold {
+                Unary::Folded => unary_roots(graph, var),
+                Unary::Kept => Vec::new(),
+            };
             let mut signature = vec![
                 graph.vars.domain[var.index()].index() as u32,
                 graph.vars.allowed[var.index()],
@@ -85,6 +97,11 @@ impl Candidates {
     #[inline]
     pub(crate) fn is_free(&self, var: VarId) -> bool {
         self.local[var.index()] != NIL
+    }
+
+    /// The values of a candidate set.
+    pub(crate) fn set(&self, id: u32) -> &[u32] {
+        &self.sets[id as usize]
     }
 
     /// Position of a variable in scope.

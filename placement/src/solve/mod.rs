@@ -5,8 +5,12 @@
 //! policy rows), *unknown* (the budget ended first). A time-out is the last, never the third.
 
 mod aim;
+mod bound;
 mod candidates;
 mod construct;
+mod decide;
+mod exact;
+mod flow;
 mod holders;
 mod improve;
 mod repair;
@@ -14,11 +18,10 @@ mod revert;
 mod rng;
 mod run;
 mod search;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use rng::Rng;
-
-use candidates::Candidates;
-use search::{Limits, Search};
 
 use crate::graph::{Model, ModelError, RowRef, VarId};
 
@@ -155,62 +158,5 @@ pub fn solve(
     config: &Config,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Outcome, ModelError> {
-    model.refresh()?;
-    let vars: Vec<VarId> = match scope {
-        Scope::All => model.vars().collect(),
-        Scope::Vars(vars) => vars.to_vec(),
-    };
-    let candidates = Candidates::new(&model.graph, vars);
-    let limits = Limits {
-        evaluations_max: config.evaluations_max,
-        patience: 20_000,
-        abort,
-    };
-    let mut search = Search::new(
-        &model.graph,
-        &mut model.state,
-        &candidates,
-        config.seed,
-        limits,
-    );
-    search.run(config.seed, &mut |totals| vec![None; totals.tiers.len()]);
-    let evaluations = search.evaluations;
-    drop(search);
-    let values: Assignment = candidates
-        .vars
-        .iter()
-        .map(|&var| match model.state.assignment[var.index()] {
-            crate::graph::internal::UNSET => (var, None),
-            value => (var, Some(value)),
-        })
-        .collect();
-    let tiers = model
-        .tiers()
-        .into_iter()
-        .map(|(tier, value)| TierOutcome {
-            tier,
-            value,
-            bound: i128::MIN,
-        })
-        .collect();
-    let broken: Vec<RowRef> = model.violations().into_iter().map(|v| v.source).collect();
-    for &var in &candidates.vars {
-        let current = model.graph.vars.current[var.index()];
-        model.state.assign(&model.graph, var, current);
-    }
-    model.refresh()?;
-    Ok(Outcome {
-        status: if broken.is_empty() {
-            Status::Feasible
-        } else {
-            Status::Unknown
-        },
-        tiers,
-        values,
-        broken,
-        core: None,
-        solutions: Vec::new(),
-        solutions_complete: false,
-        evaluations,
-    })
+    decide::decide(model, scope, config, abort)
 }

@@ -4,15 +4,14 @@ use std::cmp::Ordering;
 
 use super::Rng;
 use super::aim::Targets;
+use super::bound::lower_bounds;
 use super::construct::Choice;
 use super::search::{Goal, Search, compare_declared};
-use crate::graph::internal::{Fold, Graph, Op, RootKind, Totals};
+use crate::graph::internal::{Fold, Graph, Op, RootKind};
 
 impl Search<'_> {
     /// Runs to the end of the budget, or until a whole stage finds nothing better.
-    ///
-    /// `bounds` holds a lower bound for each tier at the totals given: a tier that meets its bound is done.
-    pub(crate) fn run(&mut self, seed: u64, bounds: &mut dyn FnMut(&Totals) -> Vec<Option<i128>>) {
+    pub(crate) fn run(&mut self, seed: u64) {
         let tiers = self.base.tiers.len();
         self.set_goal(0);
         self.construct(Choice::Sampled);
@@ -27,7 +26,7 @@ impl Search<'_> {
                 self.repair();
             }
             if self.base.hinge == 0 {
-                self.improve_tiers(&targets, bounds);
+                self.improve_tiers(&targets);
             }
             self.revert();
             stage += 1;
@@ -41,13 +40,10 @@ impl Search<'_> {
         }
     }
 
-    fn improve_tiers(
-        &mut self,
-        targets: &[Targets],
-        bounds: &mut dyn FnMut(&Totals) -> Vec<Option<i128>>,
-    ) {
+    fn improve_tiers(&mut self, targets: &[Targets]) {
+        let bounds = lower_bounds(self.graph, self.state, self.candidates);
         for tier in 0..targets.len() {
-            let bound = bounds(&self.base).get(tier).copied().flatten();
+            let bound = Some(bounds[tier]);
             if bound == Some(self.base.tiers[tier]) {
                 continue;
             }
