@@ -201,12 +201,14 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
     let config = &arguments.config;
     match arguments.verb.as_str() {
         "solve" => {
-            let answer = solved(&state, &policies, config, started, now_us, &mut abort)?;
+            let mut warnings = String::new();
+            let answer =
+                solved(&state, &policies, config, started, now_us, &mut abort, &mut warnings)?;
             let stdout = match arguments.json {
                 Format::Json => json(&answer)?,
                 Format::Text => text(&answer),
             };
-            Ok(Output { exit_code: answer.status.exit_code(), stdout, stderr: String::new() })
+            Ok(Output { exit_code: answer.status.exit_code(), stdout, stderr: warnings })
         }
         "plan" => {
             let mut problem = Problem::load(&state, &policies)?;
@@ -229,19 +231,22 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             Ok(Output { exit_code: 0, stdout: pretty(&explanation)?, stderr: String::new() })
         }
         "whatif" => {
-            let before = solved(&state, &policies, config, started, now_us, &mut abort)?;
+            let mut warnings = String::new();
+            let before =
+                solved(&state, &policies, config, started, now_us, &mut abort, &mut warnings)?;
             let state = format!("{state}\n;\n{}", arguments.changes.join("\n;\n"));
             let policies = match &arguments.new_policies {
                 Some(path) => format!("{policies}\n;\n{}", read(edge, path)?),
                 None => policies,
             };
-            let after = solved(&state, &policies, config, now_us(), now_us, &mut abort)?;
+            let after =
+                solved(&state, &policies, config, now_us(), now_us, &mut abort, &mut warnings)?;
             let exit_code = after.status.exit_code();
             let stdout = match arguments.json {
                 Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
                 Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
             };
-            Ok(Output { exit_code, stdout, stderr: String::new() })
+            Ok(Output { exit_code, stdout, stderr: warnings })
         }
         "check" => {
             let (accepted, candidate) = match &arguments.candidate {
@@ -272,8 +277,12 @@ fn solved(
     started: u64,
     now_us: &dyn Fn() -> u64,
     abort: &mut dyn FnMut() -> bool,
+    warnings: &mut String,
 ) -> Result<Answer> {
     let mut problem = Problem::load(state, policies)?;
+    for warning in problem.warnings() {
+        let _ = writeln!(warnings, "{}: warning: {}", warning.place, warning.message);
+    }
     let compiled = now_us();
     let mut answer = problem.solve(config, abort)?;
     answer.stats.compile_ms = compiled.saturating_sub(started) as f64 / 1000.0;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::answer::{Answer, Assignment, Number, PolicyRow, Stats, Status, Tier};
-use crate::compile::{Change, Compiler};
+use crate::compile::{Change, Compiler, Warning};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{ModelError, RowRef, VarId};
 use crate::solve;
@@ -58,6 +58,11 @@ impl Problem {
         abort: &mut dyn FnMut() -> bool,
     ) -> Result<Answer> {
         self.solve_in(solve::Scope::All, config, abort)
+    }
+
+    /// Hints on policies that were accepted.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.compiler.warnings
     }
 
     /// Applies changes of rows. What they leave to decide is returned: pass it to [`Problem::solve_scoped`].

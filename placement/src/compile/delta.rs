@@ -245,7 +245,7 @@ impl Compiler {
             self.mirrors[table].mirror.replace(slot, new.clone());
             return self.redecide(table, slot, false);
         }
-        if entry.decisions.is_empty() || self.reads_as_constant(table) {
+        if self.reads_as_constant(table) {
             return rebuild();
         }
         let emptied = new.is_none() && entry.mirror.occupied().nth(1).is_none();
@@ -440,6 +440,12 @@ impl Compiler {
             return Ok(());
         }
         let Some(mut grouping) = self.grouping_of(of).take() else { return rebuild() };
+        let named = grouping.components.iter().any(|c| c.sources >> source & 1 == 1 && !c.keys.is_empty());
+        if found.is_empty() && named && grouping.constants.is_none() {
+            // A group may have come without a row of its own.
+            *self.grouping_of(of) = Some(grouping);
+            return rebuild();
+        }
         let result = self.bring_to_bag(of, &block, &mut grouping, &found);
         *self.grouping_of(of) = Some(grouping);
         result

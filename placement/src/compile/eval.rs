@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target};
+use super::fold::Set;
 use super::join::{Bound, Frame, Part};
 use super::maps::Recipe;
 use super::resolved::{Block, Expr, Node, Operator, RelationId};
@@ -62,6 +63,10 @@ impl Compiler {
             Node::InBlock(needle, block) => {
                 let needle = self.eval(needle, frame)?;
                 let rows = self.block_rows(block, Some(frame))?;
+                if let Some(set) = constant_set(&rows) {
+                    let set = self.intern_set(set);
+                    return self.apply(Operator::InSet(set), &[needle], expr.place);
+                }
                 let mut result = Cell::FALSE;
                 for row in rows.iter() {
                     let mut hit = self.apply(
@@ -216,6 +221,19 @@ impl Compiler {
         }
         Ok(rows)
     }
+}
+
+/// The set of rows that are all there and all constant.
+fn constant_set(rows: &[ConditionalRow]) -> Option<Set> {
+    let mut set = Set::default();
+    for row in rows {
+        match (row.condition, row.cells[0]) {
+            (None, Cell::Const(Value::Null)) => set.has_null = true,
+            (None, Cell::Const(value)) => set.values.push(value.key()),
+            _ => return None,
+        }
+    }
+    Some(set)
 }
 
 /// The `x` of `CASE WHEN x = 0 THEN NULL ELSE x END`.

@@ -83,6 +83,7 @@ impl Compiler {
             blocks_of: BTreeMap::new(),
             maps: Maps::default(),
             sets: Vec::new(),
+            set_numbers: BTreeMap::new(),
             scalars: Vec::new(),
             tuples: HashMap::new(),
             subqueries: HashMap::new(),
@@ -93,6 +94,7 @@ impl Compiler {
             policies: Vec::new(),
             constraints: Vec::new(),
             softs: Vec::new(),
+            warnings: Vec::new(),
             tier_dens: BTreeMap::new(),
             constant_readers: BTreeSet::new(),
         }
@@ -406,11 +408,13 @@ impl Compiler {
     pub(super) fn intern_set(&mut self, mut set: Set) -> u32 {
         set.values.sort_unstable();
         set.values.dedup();
-        let number = self.sets.iter().position(|s| *s == set).unwrap_or_else(|| {
-            self.sets.push(set);
-            self.sets.len() - 1
-        });
-        u32::try_from(number).unwrap_or(u32::MAX)
+        if let Some(&number) = self.set_numbers.get(&set) {
+            return number;
+        }
+        let number = u32::try_from(self.sets.len()).unwrap_or(u32::MAX);
+        self.set_numbers.insert(set.clone(), number);
+        self.sets.push(set);
+        number
     }
 
     /// The set of a JSON array's elements.

@@ -23,6 +23,7 @@ mod maps;
 mod policy;
 mod resolve;
 mod resolved;
+mod warnings;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -37,6 +38,7 @@ use fold::Set;
 use group::Dictionary;
 use maps::{DomainRef, MapRef, Maps};
 pub(crate) use policy::PolicyOf;
+pub use warnings::Warning;
 use resolved::{Block, RelationId};
 
 use crate::dialect::ast;
@@ -167,6 +169,7 @@ pub(crate) struct Compiler {
     blocks_of: BTreeMap<(String, Value), u32>,
     maps: Maps,
     sets: Vec<Set>,
+    set_numbers: BTreeMap<Set, u32>,
     scalars: Vec<ScalarOf>,
     /// Base tables that constant queries read, in lower case.
     constant_readers: BTreeSet<String>,
@@ -179,6 +182,7 @@ pub(crate) struct Compiler {
     pub policies: Vec<PolicyOf>,
     constraints: Vec<ast::Constraint>,
     softs: Vec<policy::Soft>,
+    pub warnings: Vec<Warning>,
     /// What the sums of each tier are multiples of: `1 / den`.
     pub tier_dens: BTreeMap<u32, i64>,
 }

@@ -105,6 +105,9 @@ impl Compiler {
                 goal
             }
         };
+        if kind == Kind::Hard || !block.aggregates.is_empty() {
+            self.warn(&block, &goal);
+        }
         let policy = self.policies.len();
         let (block, goal) = (Rc::new(block), Rc::new(goal));
         self.policies.push(PolicyOf {

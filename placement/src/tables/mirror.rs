@@ -9,7 +9,31 @@ use std::rc::Rc;
 
 use super::{Schema, Value};
 
-type Index = HashMap<Box<[Value]>, Vec<u32>>;
+/// Slots by key, and how many keys have more than one.
+#[derive(Debug, Default)]
+struct Index {
+    slots: HashMap<Box<[Value]>, Vec<u32>>,
+    shared: usize,
+}
+
+impl Index {
+    fn add(&mut self, key: Box<[Value]>, slot: u32) {
+        let list = self.slots.entry(key).or_default();
+        list.push(slot);
+        self.shared += usize::from(list.len() == 2);
+    }
+
+    fn take(&mut self, key: &[Value], slot: u32) {
+        if let Some(list) = self.slots.get_mut(key) {
+            let before = list.len();
+            list.retain(|&s| s != slot);
+            self.shared -= usize::from(before == 2 && list.len() == 1);
+            if list.is_empty() {
+                self.slots.remove(key);
+            }
+        }
+    }
+}
 
 /// The rows of one table or of one query over constants.
 #[derive(Debug)]
@@ -60,7 +84,7 @@ impl Mirror {
         };
         for (columns, index) in self.indexes.get_mut() {
             if let Some(key) = key_of(&row, columns) {
-                index.entry(key).or_default().push(slot);
+                index.add(key, slot);
             }
         }
         self.slots[slot as usize] = Some(row);
@@ -71,10 +95,8 @@ impl Mirror {
     pub fn remove(&mut self, slot: u32) -> Option<Box<[Value]>> {
         let row = self.slots.get_mut(slot as usize)?.take()?;
         for (columns, index) in self.indexes.get_mut() {
-            if let Some(key) = key_of(&row, columns)
-                && let Some(list) = index.get_mut(&key)
-            {
-                list.retain(|&s| s != slot);
+            if let Some(key) = key_of(&row, columns) {
+                index.take(&key, slot);
             }
         }
         self.free.push(slot);
@@ -87,7 +109,7 @@ impl Mirror {
             self.free.pop();
             for (columns, index) in self.indexes.get_mut() {
                 if let Some(key) = key_of(&row, columns) {
-                    index.entry(key).or_default().push(slot);
+                    index.add(key, slot);
                 }
             }
             self.slots[slot as usize] = Some(row);
@@ -97,12 +119,12 @@ impl Mirror {
     /// The slots whose `columns` equal `key` (no NULL is equal to anything), in slot order.
     pub fn find(&self, columns: &[usize], key: &[Value]) -> Vec<u32> {
         let key: Box<[Value]> = key.iter().map(|v| v.key()).collect();
-        self.with_index(columns, |index| index.get(&key).cloned().unwrap_or_default())
+        self.with_index(columns, |index| index.slots.get(&key).cloned().unwrap_or_default())
     }
 
     /// Whether no two rows agree on `columns`.
     pub fn is_unique(&self, columns: &[usize]) -> bool {
-        self.with_index(columns, |index| index.values().all(|slots| slots.len() <= 1))
+        self.with_index(columns, |index| index.shared == 0)
     }
 
     fn with_index<T>(&self, columns: &[usize], read: impl FnOnce(&Index) -> T) -> T {
@@ -110,12 +132,12 @@ impl Mirror {
         if let Some((_, index)) = indexes.iter().find(|(c, _)| **c == *columns) {
             return read(index);
         }
-        let mut index = Index::new();
+        let mut index = Index::default();
         for slot in self.occupied() {
             if let Some(row) = self.row(slot)
                 && let Some(key) = key_of(row, columns)
             {
-                index.entry(key).or_default().push(slot);
+                index.add(key, slot);
             }
         }
         let result = read(&index);
