@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bag::Bags;
 use super::hash::FxMap;
-use super::ids::{DomainId, MapId, SetId, VarId};
+use super::ids::{DomainId, ExprId, MapId, SetId, VarId};
 use super::node::Nodes;
 use super::root::Roots;
 use super::state::State;
@@ -109,6 +109,8 @@ pub(crate) struct Graph {
     pub nodes: Nodes,
     pub bags: Bags,
     pub roots: Roots,
+    /// Policies that plans may break on the way, sorted.
+    pub deferrable: Vec<u32>,
     /// Raised by each change of a constant, so that whoever caches something derived from constants notices.
     pub version: u64,
 }
@@ -337,6 +339,28 @@ impl Model {
         match self.graph.vars.current[var.index()] {
             UNSET => None,
             value => Some(value),
+        }
+    }
+
+    /// Keeps an expression that nothing uses yet across refreshes, until [`release`](Model::release).
+    pub fn keep(&mut self, expr: ExprId) {
+        self.graph.nodes.acquire(expr.0);
+    }
+
+    /// Undoes one [`keep`](Model::keep).
+    pub fn release(&mut self, expr: ExprId) {
+        self.graph.nodes.release(expr.0);
+    }
+
+    /// Expressions that exist now.
+    pub fn expression_count(&self) -> u64 {
+        self.graph.nodes.count()
+    }
+
+    /// Hard rows of this policy need to hold at the end of a plan only, not in its middle.
+    pub fn set_deferrable(&mut self, policy: u32) {
+        if let Err(index) = self.graph.deferrable.binary_search(&policy) {
+            self.graph.deferrable.insert(index, policy);
         }
     }
 

@@ -215,6 +215,11 @@ impl Nodes {
         self.node.len()
     }
 
+    /// Nodes that are in use.
+    pub(crate) fn count(&self) -> u64 {
+        (self.node.len() - self.free.len()) as u64
+    }
+
     pub(crate) fn operands(&self, list: u32) -> &[u32] {
         &self.lists[list as usize]
     }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 
 use super::bound::{Cuts, lower_bounds};
-use super::candidates::{Candidates, Unary};
+use super::candidates::{Candidates, Unary, value_at};
 use super::construct::Choice;
 use super::exact::{self, Budget, Verdict};
 use super::search::{Limits, Search, compare_declared};
@@ -328,23 +328,57 @@ impl Case<'_> {
             .iter()
             .copied()
             .find(|&var| self.candidates.of(var).is_empty());
-        let narrowed = blocked.map(|var| Candidates::new(self.graph, vec![var], Unary::Kept));
+        if let Some(var) = blocked {
+            return self.core_of_one(var, &declared);
+        }
         let mut budget = Budget {
             rounds_max: self.config.conflicts_max,
             seed: self.config.seed,
             abort: self.abort,
         };
-        if let Some(only) = narrowed
-            && let Some(core) = exact::core(self.graph, self.state, &only, &mut budget)
-        {
-            return core;
-        }
         exact::core(self.graph, self.state, &declared, &mut budget).unwrap_or_else(|| Core {
             // The proof stands, its reason was not found: everything that may have to do with it.
             rows: self.broken(),
             minimal: false,
             shortage: None,
         })
+    }
+
+    /// The rows over one decision that leave it nothing to choose, none of them in vain.
+    fn core_of_one(&self, var: VarId, declared: &Candidates) -> Core {
+        let mut roots = self.candidates.unary_roots(var).to_vec();
+        let blocked = |roots: &[u32]| {
+            declared.of(var).iter().all(|&value| {
+                roots.iter().any(|&root| {
+                    let expr = self.graph.roots.root[root as usize].expr;
+                    value_at(self.graph, expr.index() as u32, value) == 0
+                })
+            })
+        };
+        let mut index = 0;
+        while index < roots.len() {
+            let root = roots.remove(index);
+            if !blocked(&roots) {
+                roots.insert(index, root);
+                index += 1;
+            }
+        }
+        let mut rows: Vec<RowRef> = roots
+            .into_iter()
+            .map(|root| {
+                let root = self.graph.roots.root[root as usize];
+                RowRef::Root {
+                    policy: root.policy,
+                    row: root.row,
+                }
+            })
+            .collect();
+        rows.sort_unstable();
+        Core {
+            rows,
+            minimal: true,
+            shortage: None,
+        }
     }
 
     fn broken(&self) -> Vec<RowRef> {

@@ -6,7 +6,12 @@ use super::{Assignment, Config, Outcome, Rng, Scope, Solver, Status, solve};
 use crate::graph::random::{Made, Size, model};
 use crate::graph::{Model, RowRef, VarId, reference};
 
-const SIZE: Size = Size { vars: 4, domain: 3, hard: 3, soft: 3 };
+const SIZE: Size = Size {
+    vars: 4,
+    domain: 3,
+    hard: 3,
+    soft: 3,
+};
 
 /// Every assignment that the declarations permit, with what it breaks and costs.
 struct Brute {
@@ -38,7 +43,9 @@ impl Brute {
 
     /// Whether no assignment satisfies all of these rows.
     fn conflict(&self, rows: &BTreeSet<RowRef>) -> bool {
-        self.all.iter().all(|(_, broken, _)| broken.iter().any(|row| rows.contains(row)))
+        self.all
+            .iter()
+            .all(|(_, broken, _)| broken.iter().any(|row| rows.contains(row)))
     }
 }
 
@@ -52,7 +59,9 @@ fn enumerate(
     if at == vars.len() {
         let result = reference::evaluate(model, assignment).expect("small numbers");
         all.push((
-            vars.iter().map(|&var| (var, assignment[var.index()])).collect(),
+            vars.iter()
+                .map(|&var| (var, assignment[var.index()]))
+                .collect(),
             result.violations.into_iter().collect(),
             result.tiers.into_iter().map(|(_, value)| value).collect(),
         ));
@@ -96,14 +105,24 @@ fn assert_honest(made: &Made, brute: &Brute, outcome: &Outcome, what: &str) {
         Status::Optimal => {
             assert_eq!(brute.best(), Some(&values), "{what}: optimal");
             assert_eq!(tiers(outcome), values, "{what}: reported tiers");
-            assert!(outcome.tiers.iter().all(|tier| tier.bound == tier.value), "{what}");
+            assert!(
+                outcome.tiers.iter().all(|tier| tier.bound == tier.value),
+                "{what}"
+            );
         }
         Status::Feasible => {
-            assert!(result.violations.is_empty(), "{what}: feasible breaks nothing");
+            assert!(
+                result.violations.is_empty(),
+                "{what}: feasible breaks nothing"
+            );
             assert_eq!(tiers(outcome), values, "{what}: reported tiers");
             let best = brute.best().expect("feasible");
             if let (Some(tier), Some(&optimum)) = (outcome.tiers.first(), best.first()) {
-                assert!(tier.bound <= optimum, "{what}: bound {} > {optimum}", tier.bound);
+                assert!(
+                    tier.bound <= optimum,
+                    "{what}: bound {} > {optimum}",
+                    tier.bound
+                );
             }
         }
         Status::Infeasible => assert_eq!(brute.best(), None, "{what}: infeasible"),
@@ -112,14 +131,22 @@ fn assert_honest(made: &Made, brute: &Brute, outcome: &Outcome, what: &str) {
 }
 
 fn assert_core(brute: &Brute, outcome: &Outcome, what: &str) {
-    let Some(core) = &outcome.core else { panic!("{what}: infeasible without a core") };
+    let Some(core) = &outcome.core else {
+        panic!("{what}: infeasible without a core")
+    };
     let rows: BTreeSet<RowRef> = core.rows.iter().copied().collect();
-    assert!(brute.conflict(&rows), "{what}: the core {rows:?} is no conflict");
+    assert!(
+        brute.conflict(&rows),
+        "{what}: the core {rows:?} is no conflict"
+    );
     if core.minimal {
         for row in &rows {
             let mut rest = rows.clone();
             rest.remove(row);
-            assert!(!brute.conflict(&rest), "{what}: {row:?} can be dropped from {rows:?}");
+            assert!(
+                !brute.conflict(&rest),
+                "{what}: {row:?} can be dropped from {rows:?}"
+            );
         }
     }
 }
@@ -134,13 +161,17 @@ fn brute_force_exact_and_search_agree() {
         let crowd = if seed % 5 == 0 { 12 } else { 1 };
         let mut made = model(&mut rng, SIZE, crowd);
         let brute = Brute::new(&made.model);
-        for (name, solver) in
-            [("exact", Solver::Exact), ("auto", Solver::Auto), ("search", Solver::Search)]
-        {
+        for (name, solver) in [
+            ("exact", Solver::Exact),
+            ("auto", Solver::Auto),
+            ("search", Solver::Search),
+        ] {
             let outcome = run(&mut made.model, solver, 0);
             let what = format!("seed {seed}, {name}");
             assert_honest(&made, &brute, &outcome, &what);
-            *seen.entry((name, format!("{:?}", outcome.status))).or_insert(0) += 1;
+            *seen
+                .entry((name, format!("{:?}", outcome.status)))
+                .or_insert(0) += 1;
             if outcome.status == Status::Infeasible {
                 assert_core(&brute, &outcome, &what);
             }
@@ -148,16 +179,24 @@ fn brute_force_exact_and_search_agree() {
                 && let Some(best) = brute.best()
             {
                 feasible += 1;
-                search_optimal += u32::from(
-                    outcome.status != Status::Unknown && tiers(&outcome) == *best,
-                );
+                search_optimal +=
+                    u32::from(outcome.status != Status::Unknown && tiers(&outcome) == *best);
             }
         }
     }
     println!("{seen:?}; search found {search_optimal} of {feasible} optima");
-    let unknown = seen.get(&("auto", "Unknown".to_owned())).copied().unwrap_or(0);
-    assert!(unknown < 25, "auto gave up on {unknown} of 2500 small models");
-    assert!(search_optimal * 100 >= feasible * 97, "{search_optimal} of {feasible}");
+    let unknown = seen
+        .get(&("auto", "Unknown".to_owned()))
+        .copied()
+        .unwrap_or(0);
+    assert!(
+        unknown < 25,
+        "auto gave up on {unknown} of 2500 small models"
+    );
+    assert!(
+        search_optimal * 100 >= feasible * 97,
+        "{search_optimal} of {feasible}"
+    );
 }
 
 #[test]
@@ -169,11 +208,18 @@ fn solutions_are_exactly_the_best_ones() {
         let expected = brute.solutions();
         let outcome = run(&mut made.model, Solver::Auto, 400);
         if outcome.status != Status::Optimal {
-            assert!(outcome.status != Status::Infeasible || expected.is_empty(), "seed {seed}");
+            assert!(
+                outcome.status != Status::Infeasible || expected.is_empty(),
+                "seed {seed}"
+            );
             continue;
         }
         let found: BTreeSet<Assignment> = outcome.solutions.iter().cloned().collect();
-        assert_eq!(found.len(), outcome.solutions.len(), "seed {seed}: distinct");
+        assert_eq!(
+            found.len(),
+            outcome.solutions.len(),
+            "seed {seed}: distinct"
+        );
         if outcome.solutions_complete {
             assert_eq!(found, expected, "seed {seed}");
         } else {
@@ -181,7 +227,11 @@ fn solutions_are_exactly_the_best_ones() {
             assert!(found.is_subset(&expected), "seed {seed}");
         }
         let few = run(&mut made.model, Solver::Auto, 2);
-        assert_eq!(few.solutions.len(), expected.len().min(2), "seed {seed}: none missed");
+        assert_eq!(
+            few.solutions.len(),
+            expected.len().min(2),
+            "seed {seed}: none missed"
+        );
         assert_eq!(few.solutions_complete, expected.len() <= 2, "seed {seed}");
     }
 }
@@ -190,7 +240,16 @@ fn solutions_are_exactly_the_best_ones() {
 fn the_same_seed_gives_the_same_answer() {
     for seed in 0..60 {
         let mut rng = Rng::new(seed);
-        let mut made = model(&mut rng, Size { vars: 6, domain: 4, hard: 4, soft: 4 }, 1);
+        let mut made = model(
+            &mut rng,
+            Size {
+                vars: 6,
+                domain: 4,
+                hard: 4,
+                soft: 4,
+            },
+            1,
+        );
         let first = run(&mut made.model, Solver::Search, 0);
         let second = run(&mut made.model, Solver::Search, 0);
         assert_eq!(first, second, "seed {seed}");
@@ -201,7 +260,16 @@ fn the_same_seed_gives_the_same_answer() {
 fn solving_the_answer_again_moves_nothing() {
     for seed in 0..300 {
         let mut rng = Rng::new(seed);
-        let mut made = model(&mut rng, Size { vars: 6, domain: 4, hard: 2, soft: 4 }, 1);
+        let mut made = model(
+            &mut rng,
+            Size {
+                vars: 6,
+                domain: 4,
+                hard: 2,
+                soft: 4,
+            },
+            1,
+        );
         let first = run(&mut made.model, Solver::Search, 0);
         if !matches!(first.status, Status::Optimal | Status::Feasible) {
             continue;

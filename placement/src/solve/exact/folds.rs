@@ -413,6 +413,8 @@ impl Encoder<'_> {
         let (_, free) = self.split(bag, part, u32::MAX);
         let mut keys = BTreeSet::new();
         for row in free {
+            // A value that is not allowed any more still names a bucket, which others may share.
+            keys.extend(self.state.row_key(self.graph, row));
             match possible_keys(self.graph, self.candidates, row) {
                 Some(possible) => keys.extend(possible),
                 None => match self.graph.bags.rows[row as usize].key {
