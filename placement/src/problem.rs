@@ -129,7 +129,7 @@ impl Problem {
             solutions_complete: outcome.solutions_complete,
             stats: Stats {
                 variables: self.compiler.model.vars().count() as u64,
-                expressions: 0,
+                expressions: self.compiler.model.expression_count(),
                 evaluations: outcome.evaluations,
                 compile_ms: 0.0,
                 solve_ms: 0.0,

@@ -366,15 +366,13 @@ impl Compiler {
         if sources.is_empty() {
             return Reach::No;
         }
-        // Cells of views that nothing else uses are not kept.
-        let over_views = block.sources.iter().any(|s| matches!(s.relation, RelationId::View(_)));
         let (grouping, template) = match of {
             Of::Policy(policy) => {
                 (&self.policies[policy].grouping, self.policies[policy].template.is_some())
             }
             Of::View(view) => (&self.views[view].grouping, false),
         };
-        if over_views || (matches!(of, Of::View(_)) && !block.grouped) {
+        if matches!(of, Of::View(_)) && !block.grouped {
             return Reach::Rebuild;
         }
         if block.grouped {

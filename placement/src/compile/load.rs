@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::cells::Target;
+use super::cells::{Cell, Target};
 use super::fold::Set;
 use super::maps::{DomainRef, Maps, Recipe};
 use super::resolve::Wanted;
@@ -290,6 +290,17 @@ impl Compiler {
         } else {
             (self.block_rows(&block, None)?, None)
         };
+        // Later deltas join against cells that nothing may use yet.
+        for row in rows.iter() {
+            for cell in &row.cells {
+                if let Cell::Node(term) = cell {
+                    self.model.keep(term.node.expr());
+                }
+            }
+            if let Some(condition) = row.condition {
+                self.model.keep(condition.expr());
+            }
+        }
         self.views.push(ViewOf { block, grouping, rows, indexes: RefCell::default() });
         Ok(RelationId::View(self.views.len() - 1))
     }

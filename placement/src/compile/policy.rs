@@ -110,6 +110,9 @@ impl Compiler {
         }
         let policy = self.policies.len();
         let (block, goal) = (Rc::new(block), Rc::new(goal));
+        if deferrable == Deferral::AtEnd {
+            self.model.set_deferrable(u32::try_from(policy).unwrap_or(u32::MAX));
+        }
         self.policies.push(PolicyOf {
             name: constraint.name.clone(),
             block: Rc::clone(&block),
