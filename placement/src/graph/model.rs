@@ -364,6 +364,24 @@ impl Model {
         }
     }
 
+    /// The domain of a variable.
+    pub fn domain_of(&self, var: VarId) -> DomainId {
+        self.graph.vars.domain[var.index()]
+    }
+
+    /// The variables of a variable's block.
+    pub fn block_of(&self, var: VarId) -> &[VarId] {
+        &self.graph.blocks[self.graph.vars.block[var.index()] as usize]
+    }
+
+    /// The values that a variable's declaration and its domain allow, policies aside.
+    pub fn permitted_values(&self, var: VarId) -> Vec<u32> {
+        let len = self.graph.domains[self.domain_of(var).index()].len;
+        (0..len)
+            .filter(|&value| self.graph.permits(var, value))
+            .collect()
+    }
+
     /// Live variables, in the order of their creation.
     pub fn vars(&self) -> impl Iterator<Item = VarId> + '_ {
         let alive = &self.graph.vars.alive;

@@ -6,7 +6,7 @@ use super::expr::Fold;
 use super::hash::FxMap;
 use super::ids::{ExprId, VarId};
 use super::model::{Graph, Model, ModelError, UNSET};
-use super::node::Op;
+use super::node::{Dependent, Op};
 use super::root::{Avoid, hinge};
 use super::state::{Broken, Saved, State, in_set};
 use super::value::{self, NULL, OVERFLOW, Val};
@@ -76,6 +76,53 @@ impl Model {
     pub fn tiers(&self) -> Vec<(u32, i128)> {
         let tiers = self.graph.roots.tiers.iter().copied();
         tiers.zip(self.state.totals.tiers.iter().copied()).collect()
+    }
+
+    /// Whether a row's policy needs to hold at the end of a plan only.
+    pub fn is_deferrable(&self, row: RowRef) -> bool {
+        let (RowRef::Root { policy, .. } | RowRef::Lazy { policy, .. }) = row;
+        self.graph.deferrable.binary_search(&policy).is_ok()
+    }
+
+    /// Names of the hard rows (and parts of lazy policies) whose value a change has to do with. Two changes whose
+    /// names are disjoint cannot disturb each other.
+    pub(crate) fn touches(&mut self, changes: &[(VarId, Option<u32>)]) -> Vec<u64> {
+        let mark = self.state.mark();
+        let start = self.state.trail.len();
+        for &(var, value) in changes {
+            self.state.assign(&self.graph, var, value.unwrap_or(UNSET));
+        }
+        self.state.propagate(&self.graph);
+        let mut names = Vec::new();
+        for &(saved, _) in &self.state.trail[start..] {
+            if let Saved::Node(node) = saved {
+                for dependent in self.graph.nodes.dependents(node) {
+                    if let Dependent::Root(root) = dependent {
+                        names.push(u64::from(root));
+                    }
+                }
+            }
+            if let Saved::Num { bag, index } = saved {
+                let data = &self.graph.bags.bag[bag as usize];
+                if !data.lazies.is_empty() {
+                    let slot = index / self.state.bags[bag as usize].width;
+                    names.push(1 << 62 | u64::from(bag) << 32 | u64::from(slot));
+                }
+            }
+        }
+        self.state.undo(mark);
+        for &(var, _) in changes {
+            for row in self.graph.bags.rows_of(var) {
+                let data = &self.graph.bags.rows[row as usize];
+                let bag = &self.graph.bags.bag[data.bag as usize];
+                if bag.layout == Layout::Scan && !bag.lazies.is_empty() {
+                    names.push(1 << 63 | u64::from(data.bag) << 32 | u64::from(data.part));
+                }
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// What a change of values would do; the model stays as it is.
