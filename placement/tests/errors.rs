@@ -76,7 +76,7 @@ fn names() {
 #[test]
 fn syntax() {
     use ErrorKind::Syntax;
-    check("create constraint c as select * from replicas", Syntax, 1, 38, "expected CHECK");
+    check("create constraint c as select * from replicas", Syntax, 1, 46, "expected CHECK");
     check("create constraint c as select * from replicas check slot +", Syntax, 1, 53, "");
     check("create constraint c as select * from replicas check slot = 1 tier 2", Syntax, 1, 62, "tier");
     check(
@@ -121,7 +121,7 @@ fn unsupported_constructs_are_named() {
     of(
         "select * from replicas r check (select controllable__node from replicas q where q.slot = r.slot) = 'n1'",
         1,
-        55,
+        56,
         "no aggregate",
     );
     of("select * from replicas check sum(sum(bytes)) = 1", 1, 57, "aggregate inside");

@@ -96,22 +96,22 @@ impl Compiler {
                 Err(e) if e.message == REBUILD => again = true,
                 Err(e) => return Err(e),
             }
+            // Soft cells that wait must be there when a later change of the list takes them away.
+            again |= !again && self.add_softs().is_err();
         }
         if again {
             self.rebuild()?;
             return Ok(Applied { touched: BTreeSet::new(), rebuilt: true });
         }
-        self.add_softs_or_rebuild(applied)
-    }
-
-    fn add_softs_or_rebuild(&mut self, applied: Applied) -> Result<Applied> {
-        match self.add_softs() {
-            Ok(()) => Ok(applied),
-            Err(_) => {
-                self.rebuild()?;
-                Ok(Applied { touched: BTreeSet::new(), rebuilt: true })
-            }
-        }
+        let variables = &self.variables;
+        let mirrors = &self.mirrors;
+        // A row may have come and gone within the list.
+        applied.touched.retain(|var| {
+            let of = variables[var.index()];
+            let vars = &mirrors[of.mirror].decisions[of.decision].vars;
+            vars.get(of.slot as usize).copied().flatten() == Some(*var)
+        });
+        Ok(applied)
     }
 
     fn value(&mut self, datum: &Datum) -> Result<Value> {

@@ -654,7 +654,7 @@ impl Compiler {
                 certain: 0,
             });
             let one_group = block.keys.is_empty();
-            let mut fold = |this: &mut Compiler, fold: Fold| -> Result<NodeRef> {
+            let fold = |this: &mut Compiler, fold: Fold| -> Result<NodeRef> {
                 match (&mut this.target, group) {
                     (Target::Template(arena), _) => {
                         arena.push(Template::Fold(fold));

@@ -31,7 +31,6 @@ use std::rc::Rc;
 
 pub(crate) use cells::Cell;
 use cells::Target;
-pub(crate) use delta::Applied;
 pub use delta::{Change, Datum};
 use eval::ConditionalRow;
 use fold::Set;

@@ -59,23 +59,34 @@ fn constant(place: Place, ty: Type, value: Value) -> Expr {
     Expr { place, ty, decision: false, sources: 0, outer: false, node: Node::Const(value) }
 }
 
-/// Whether aggregates stand in an expression, outside of its subqueries.
-fn aggregates_in(expr: &ast::Expr) -> bool {
+/// Whether an expression, outside of its subqueries, has a node that `is`.
+fn any_node(expr: &ast::Expr, is: &impl Fn(&ast::Node) -> bool) -> bool {
     use ast::Node;
-    match &expr.node {
-        Node::Aggregate(..) => true,
-        Node::Literal(_) | Node::Column { .. } | Node::Exists(_) | Node::Scalar(_) => false,
-        Node::Prefix(_, a) | Node::IsNull(a) | Node::IsTrue(a) | Node::InQuery(a, _) => {
-            aggregates_in(a)
-        }
-        Node::Infix(_, a, b) | Node::Same(a, b) => aggregates_in(a) || aggregates_in(b),
-        Node::InList(a, list) => aggregates_in(a) || list.iter().any(aggregates_in),
-        Node::Case(arms, otherwise) => {
-            arms.iter().any(|(c, v)| aggregates_in(c) || aggregates_in(v))
-                || otherwise.as_deref().is_some_and(aggregates_in)
-        }
-        Node::Call(_, args) => args.iter().any(aggregates_in),
+    if is(&expr.node) {
+        return true;
     }
+    let any = |e: &ast::Expr| any_node(e, is);
+    match &expr.node {
+        Node::Literal(_) | Node::Column { .. } | Node::Exists(_) | Node::Scalar(_) => false,
+        Node::Aggregate(_, argument) => argument.as_deref().is_some_and(any),
+        Node::Prefix(_, a) | Node::IsNull(a) | Node::IsTrue(a) | Node::InQuery(a, _) => any(a),
+        Node::Infix(_, a, b) | Node::Same(a, b) => any(a) || any(b),
+        Node::InList(a, list) => any(a) || list.iter().any(any),
+        Node::Case(arms, otherwise) => {
+            arms.iter().any(|(c, v)| any(c) || any(v)) || otherwise.as_deref().is_some_and(any)
+        }
+        Node::Call(_, args) => args.iter().any(any),
+    }
+}
+
+fn aggregates_in(expr: &ast::Expr) -> bool {
+    any_node(expr, &|node| matches!(node, ast::Node::Aggregate(..)))
+}
+
+fn subqueries_in(expr: &ast::Expr) -> bool {
+    any_node(expr, &|node| {
+        matches!(node, ast::Node::Exists(_) | ast::Node::Scalar(_) | ast::Node::InQuery(..))
+    })
 }
 
 /// The equality of a column of a source with a column of the rows around the block.
@@ -429,7 +440,11 @@ impl Compiler {
         let place = expr.place;
         // After the fold, an expression that equals a key is that key.
         let keys = match scopes.last() {
-            Some(Scope { folded: Some(folded), .. }) if !aggregates_in(expr) => folded.keys.clone(),
+            Some(Scope { folded: Some(folded), .. })
+                if !aggregates_in(expr) && !subqueries_in(expr) =>
+            {
+                folded.keys.clone()
+            }
             _ => Vec::new(),
         };
         if !keys.is_empty()
@@ -572,13 +587,7 @@ impl Compiler {
     /// Resolves as if rows had not been folded, to compare with the keys.
     fn resolve_as_row(&mut self, expr: &ast::Expr, scopes: &mut Vec<Scope>) -> Result<Expr> {
         let folded = scopes.last_mut().and_then(|s| s.folded.take());
-        // A subquery can only be part of a key's equal when written in GROUP BY itself.
-        let result = match &expr.node {
-            ast::Node::Exists(_) | ast::Node::InQuery(..) => {
-                error(ErrorKind::Name, expr.place, "not a key")
-            }
-            _ => self.resolve(expr, scopes, &mut Vec::new()),
-        };
+        let result = self.resolve(expr, scopes, &mut Vec::new());
         if let Some(scope) = scopes.last_mut() {
             scope.folded = folded;
         }

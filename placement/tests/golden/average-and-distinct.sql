@@ -17,3 +17,9 @@ CREATE CONSTRAINT zones_used AS
 SELECT * FROM replicas r JOIN nodes n ON n.node_id = r.controllable__node
 MAXIMIZE count(DISTINCT n.zone);
 ---- answer
+optimal
+tier 0 -2
+replicas 1,0 controllable__node "n3"
+replicas 1,1 controllable__node "n1"
+replicas 2,0 controllable__node "n2"
+replicas 2,1 controllable__node "n3"
