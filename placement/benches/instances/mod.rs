@@ -4,6 +4,8 @@
 //! in distinct zones; the greatest load of a node is minimised. Variants: a third of the shards domiciled in one
 //! region; two opposed resources with hardly any free space.
 
+pub mod scoped;
+
 use synod_placement::graph::{
     Agg, BagSpec, Cell, CmpOp, Expr, Fold, Key, LazySpec, Model, ModelError, Nullable, RootKind,
     Row, Template, VarId, VarSpec,

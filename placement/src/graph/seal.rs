@@ -12,7 +12,7 @@ use super::ids::{BagId, MapId, VarId};
 use super::model::{Graph, Model, ModelError, UNSET, key_bound_of};
 use super::node::{Lists, NIL, Op};
 use super::root::RootKind;
-use super::state::{Broken, State, Totals};
+use super::state::{Broken, OVERFLOW_WATCH, State, Totals};
 use super::value::{self, NULL};
 
 impl Graph {
@@ -190,6 +190,12 @@ impl State {
                 self.values[id as usize] = self.evaluate(graph, id);
             }
         }
+        self.overflow_seen = (0..graph.nodes.len()).any(|id| {
+            let value = self.values[id];
+            graph.nodes.get(id as u32).live > 0
+                && value != NULL
+                && value.unsigned_abs() >= OVERFLOW_WATCH
+        });
         // Bags above every node have only roots' templates above them.
         for bag in 0..graph.bags.bag.len() {
             if graph.bags.bag[bag].level > graph.nodes.level_max + 1 {

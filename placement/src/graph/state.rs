@@ -84,6 +84,8 @@ pub(crate) struct State {
     pub(super) root_dirty: Vec<bool>,
     pub(super) trail: Vec<(Saved, Val)>,
     pub(super) marks: u32,
+    /// Whether any value has overflowed since the state was sealed; most never do, and need no look at every root.
+    pub(super) overflow_seen: bool,
     pub(super) touched: Vec<(u32, u32, u32)>,
     pub(super) scan_rows: Vec<u32>,
 }
@@ -152,6 +154,9 @@ impl BrokenSet {
 /// A point to return to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(usize);
+
+/// Values from here on may overflow when a weight of 64 bits multiplies them; so may the reserved ones.
+pub(super) const OVERFLOW_WATCH: u128 = 1 << 63;
 
 impl State {
     /// From here on changes are recorded, until the mark is undone or kept.
@@ -306,6 +311,7 @@ impl State {
                 let new = self.evaluate(graph, id);
                 let old = self.values[id as usize];
                 if new != old {
+                    self.overflow_seen |= new != NULL && new.unsigned_abs() >= OVERFLOW_WATCH;
                     self.write(graph, id, old, new);
                 }
             }
@@ -459,18 +465,19 @@ impl State {
 
     /// Whether any policy's value overflowed.
     pub(crate) fn overflowed(&self, graph: &Graph) -> bool {
-        graph.roots.root.iter().any(|root| {
-            root.alive
-                && match root.kind {
-                    RootKind::Soft { weight, .. } => {
-                        let value = self.values[root.expr.index()];
-                        value == value::OVERFLOW
-                            || (!is_special(value)
-                                && value.checked_mul(i128::from(weight)).is_none())
+        self.overflow_seen
+            && graph.roots.root.iter().any(|root| {
+                root.alive
+                    && match root.kind {
+                        RootKind::Soft { weight, .. } => {
+                            let value = self.values[root.expr.index()];
+                            value == value::OVERFLOW
+                                || (!is_special(value)
+                                    && value.checked_mul(i128::from(weight)).is_none())
+                        }
+                        RootKind::Hard => false,
                     }
-                    RootKind::Hard => false,
-                }
-        })
+            })
     }
 
     /// The key of the bucket that a row is in; `None` when it is in none.

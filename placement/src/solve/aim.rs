@@ -5,7 +5,7 @@
 //! maximum it takes the winner, below a sum of excesses one of the larger ones.
 
 use super::search::Search;
-use crate::graph::internal::{Broken, Key, Layout, NIL, Op, RootKind, UNSET, Val, is_special};
+use crate::graph::internal::{Broken, Graph, Key, Layout, NIL, Op, RootKind, Val, is_special};
 use crate::graph::{Cell, Fold, VarId};
 
 /// How deep a walk may go: policies are not deeper, and a walk that loops through bags must end.
@@ -18,28 +18,45 @@ const SAMPLE: usize = 6;
 pub(crate) struct Targets {
     pub roots: Vec<u32>,
     pub lazies: Vec<u32>,
+    /// Whether one of them is a maximum or a minimum over expressions.
+    pub guided: bool,
+}
+
+fn has_extremum(graph: &Graph, id: u32) -> bool {
+    let node = graph.nodes.get(id);
+    if node.op == Op::Agg {
+        let agg = graph.nodes.aggs[node.a as usize];
+        return matches!(agg.fold, Fold::Max(_) | Fold::Min(_))
+            && graph.bags.bag[agg.bag.index()].tournaments;
+    }
+    let mut found = false;
+    graph
+        .nodes
+        .for_operands(id, |operand| found = found || has_extremum(graph, operand));
+    found
 }
 
 impl Search<'_> {
-    /// The soft policies of one tier.
-    pub(crate) fn targets(&self, tier: usize) -> Targets {
+    /// The soft policies of each tier that the scope can change.
+    pub(crate) fn targets(&self, tiers: usize) -> Vec<Targets> {
         let graph = self.graph;
-        let of_tier = |kind: RootKind| match kind {
-            RootKind::Hard => false,
-            RootKind::Soft { tier: declared, .. } => graph.roots.tier_index(declared) == tier,
-        };
-        let roots = graph.roots.root.iter().enumerate();
-        let lazies = graph.bags.lazies.iter().enumerate();
-        Targets {
-            roots: roots
-                .filter(|(_, root)| root.alive && of_tier(root.kind))
-                .map(|(index, _)| index as u32)
-                .collect(),
-            lazies: lazies
-                .filter(|(_, lazy)| lazy.alive && of_tier(lazy.kind))
-                .map(|(index, _)| index as u32)
-                .collect(),
+        let mut targets = vec![Targets::default(); tiers];
+        for &root in self.soft {
+            let data = &graph.roots.root[root as usize];
+            if let RootKind::Soft { tier, .. } = data.kind {
+                let targets = &mut targets[graph.roots.tier_index(tier)];
+                targets.roots.push(root);
+                targets.guided = targets.guided || has_extremum(graph, data.expr.index() as u32);
+            }
         }
+        for (index, lazy) in graph.bags.lazies.iter().enumerate() {
+            if let (true, RootKind::Soft { tier, .. }) = (lazy.alive, lazy.kind) {
+                targets[graph.roots.tier_index(tier)]
+                    .lazies
+                    .push(index as u32);
+            }
+        }
+        targets
     }
 
     /// A variable whose change can lower a tier.
@@ -343,11 +360,6 @@ impl Search<'_> {
             }
         }
         None
-    }
-
-    /// Whether a variable has no value yet.
-    pub(crate) fn is_unset(&self, var: VarId) -> bool {
-        self.value(var) == UNSET
     }
 }
 

@@ -3,13 +3,14 @@
 //! Largest first is most of what packing needs: small ones fill the gaps. Each goes to the best of a sample of its
 //! candidates; the sample grows to all of them only while every sampled one breaks something.
 
+use super::aim::Targets;
 use super::candidates::Candidates;
 use super::search::Search;
 use crate::graph::internal::{Graph, Totals};
 use crate::graph::{Cell, VarId};
 
 /// Candidates tried for each decision before the others are asked too.
-const SAMPLE: usize = 14;
+const SAMPLE: usize = 8;
 
 /// Order of placement: how much of everything a decision carries, relative to its like.
 pub(crate) fn demands(graph: &Graph, vars: &[VarId]) -> Vec<f64> {
@@ -74,19 +75,19 @@ pub(crate) enum Choice {
 
 impl Search<'_> {
     /// Decides what is undecided.
-    pub(crate) fn construct(&mut self, choice: Choice) {
+    pub(crate) fn construct(&mut self, choice: Choice, cold: Option<&Targets>) {
         for var in undecided(self.graph, self.candidates, &self.state.assignment) {
             if self.exhausted() {
                 // Without a budget any value is better than none.
                 let value = self.candidates.of(var)[0];
                 self.force(&[(var, value)]);
             } else {
-                self.place(var, choice);
+                self.place(var, choice, cold);
             }
         }
     }
 
-    fn place(&mut self, var: VarId, choice: Choice) {
+    fn place(&mut self, var: VarId, choice: Choice, cold: Option<&Targets>) {
         let values = self.candidates.of(var);
         let mut best: Option<Totals> = None;
         let mut chosen = values[0];
@@ -100,7 +101,10 @@ impl Search<'_> {
             return;
         }
         for _ in 0..SAMPLE {
-            let value = values[self.rng.below(values.len())];
+            let value = match cold {
+                Some(targets) => self.target_value(var, targets).unwrap_or(values[0]),
+                None => values[self.rng.below(values.len())],
+            };
             if self.measure(&[(var, value)], &mut best) {
                 chosen = value;
             }

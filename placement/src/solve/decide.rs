@@ -7,6 +7,7 @@ use super::bound::{Cuts, lower_bounds};
 use super::candidates::{Candidates, Unary, value_at};
 use super::construct::Choice;
 use super::exact::{self, Budget, Verdict};
+use super::reach::soft_roots;
 use super::search::{Limits, Search, compare_declared};
 use super::{Assignment, Config, Core, Outcome, Scope, Shortage, Solver, Status, TierOutcome};
 use crate::graph::internal::{Graph, State, UNSET};
@@ -15,9 +16,9 @@ use crate::graph::{Model, ModelError, RowRef, VarId};
 /// The exact solver is asked without being told to up to this many pairs of a decision and a value.
 const EXACT_PAIRS_MAX: usize = 20_000;
 /// Tries without improvement that end a stage: a base, and some for each decision.
-const PATIENCE: u64 = 4_000;
-const PATIENCE_PER_VAR: u64 = 4;
-const PATIENCE_MAX: u64 = 60_000;
+const PATIENCE: u64 = 1_000;
+const PATIENCE_PER_VAR: u64 = 12;
+const PATIENCE_MAX: u64 = 50_000;
 
 pub(super) fn decide(
     model: &mut Model,
@@ -36,13 +37,16 @@ pub(super) fn decide(
         }
     };
     let candidates = Candidates::new(&model.graph, vars, Unary::Folded);
+    let soft = soft_roots(&model.graph, &candidates);
     let mut case = Case {
         graph: &model.graph,
         state: &mut model.state,
         candidates: &candidates,
+        soft: &soft,
         config,
         abort,
         evaluations: 0,
+        searched: Vec::new(),
     };
     let outcome = case.decide();
     for &var in &candidates.vars {
@@ -57,9 +61,12 @@ struct Case<'a> {
     graph: &'a Graph,
     state: &'a mut State,
     candidates: &'a Candidates,
+    soft: &'a [u32],
     config: &'a Config,
     abort: &'a mut dyn FnMut() -> bool,
     evaluations: u64,
+    /// The best bounds that searches came by.
+    searched: Vec<i128>,
 }
 
 impl Case<'_> {
@@ -113,8 +120,16 @@ impl Case<'_> {
         })
     }
 
+    /// The best bounds known: the search's, and those at the answer.
     fn bounds(&self) -> Vec<i128> {
-        lower_bounds(self.graph, self.state, self.candidates)
+        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft);
+        let mut bounds = self.searched.clone();
+        bounds.resize(here.len(), i128::MIN);
+        bounds
+            .into_iter()
+            .zip(here)
+            .map(|(a, b)| a.max(b))
+            .collect()
     }
 
     fn patience(&self) -> u64 {
@@ -132,10 +147,11 @@ impl Case<'_> {
             self.graph,
             self.state,
             self.candidates,
+            self.soft,
             self.config.seed,
             limits,
         );
-        search.construct(Choice::Full);
+        search.construct(Choice::Full, None);
         self.evaluations += search.evaluations;
     }
 
@@ -146,10 +162,11 @@ impl Case<'_> {
             let seed = self.config.seed;
             let patience = self.patience();
             let max = self.config.evaluations_max;
-            self.evaluations += search_once(
+            let tried = search_once(
                 self.graph,
                 self.state,
                 self.candidates,
+                self.soft,
                 seed,
                 Limits {
                     evaluations_max: max,
@@ -157,17 +174,19 @@ impl Case<'_> {
                     abort: self.abort,
                 },
             );
+            self.evaluations += tried.evaluations;
+            self.searched = tried.bounds;
             return;
         }
         let stop = AtomicBool::new(false);
-        let (graph, candidates) = (self.graph, self.candidates);
+        let (graph, candidates, soft) = (self.graph, self.candidates, self.soft);
         let (seed, patience, max) = (
             self.config.seed,
             self.patience(),
             self.config.evaluations_max,
         );
         let start: &State = self.state;
-        let mut answers: Vec<(State, u64)> = Vec::new();
+        let mut answers: Vec<(State, Tried)> = Vec::new();
         let abort = &mut *self.abort;
         std::thread::scope(|scope| {
             let stop = &stop;
@@ -182,7 +201,7 @@ impl Case<'_> {
                             abort: &mut abort,
                         };
                         let seed = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9));
-                        let tried = search_once(graph, &mut state, candidates, seed, limits);
+                        let tried = search_once(graph, &mut state, candidates, soft, seed, limits);
                         (state, tried)
                     })
                 })
@@ -200,7 +219,7 @@ impl Case<'_> {
                 patience,
                 abort: &mut both,
             };
-            let tried = search_once(graph, &mut state, candidates, seed, limits);
+            let tried = search_once(graph, &mut state, candidates, soft, seed, limits);
             answers.push((state, tried));
             for other in others {
                 // A search that panicked has no answer; the others do.
@@ -209,7 +228,13 @@ impl Case<'_> {
                 }
             }
         });
-        self.evaluations += answers.iter().map(|(_, tried)| tried).sum::<u64>();
+        for (_, tried) in &answers {
+            self.evaluations += tried.evaluations;
+            self.searched.resize(tried.bounds.len(), i128::MIN);
+            for (best, &bound) in self.searched.iter_mut().zip(&tried.bounds) {
+                *best = (*best).max(bound);
+            }
+        }
         let best = answers.into_iter().reduce(|best, other| {
             match compare_declared(&other.0.totals, &best.0.totals) {
                 Ordering::Less => other,
@@ -306,6 +331,7 @@ impl Case<'_> {
             self.graph,
             self.state,
             self.candidates,
+            self.soft,
             self.config.seed,
             limits,
         );
@@ -439,10 +465,20 @@ fn search_once<'a>(
     graph: &'a Graph,
     state: &'a mut State,
     candidates: &'a Candidates,
+    soft: &'a [u32],
     seed: u64,
     limits: Limits<'a>,
-) -> u64 {
-    let mut search = Search::new(graph, state, candidates, seed, limits);
+) -> Tried {
+    let mut search = Search::new(graph, state, candidates, soft, seed, limits);
     search.run(seed);
-    search.evaluations
+    Tried {
+        evaluations: search.evaluations,
+        bounds: search.bounds,
+    }
+}
+
+/// What a search leaves besides its assignment.
+struct Tried {
+    evaluations: u64,
+    bounds: Vec<i128>,
 }

@@ -3,23 +3,25 @@
 use std::cmp::Ordering;
 
 use super::aim::Targets;
+use super::bound::lower_bounds;
 use super::search::Search;
 use crate::graph::VarId;
 
+/// Tries between two computations of the lower bounds.
+const BOUND_EVERY: u64 = 4_000;
+
 impl Search<'_> {
-    /// Works on the goal's tier until `patience` tries in a row found nothing, or the tier meets `bound`.
+    /// Works on the goal's tier until `patience` tries in a row found nothing, or the tier meets its bound.
     /// Leaves the best assignment found. True when it is better than the one at the start.
-    pub(crate) fn improve(&mut self, targets: &Targets, bound: Option<i128>) -> bool {
+    pub(crate) fn improve(&mut self, targets: &Targets) -> bool {
         self.remember();
         let mut better = false;
         let mut last = self.evaluations;
         let mut changes: Vec<(VarId, u32)> = Vec::new();
         let tier = self.goal.tier;
+        let mut bound_due = self.evaluations + BOUND_EVERY;
         while self.evaluations - last < self.limits.patience && !self.exhausted() {
-            if self.base.tiers.get(tier).copied() == bound && bound.is_some() {
-                break;
-            }
-            if self.candidates.vars.is_empty() {
+            if self.base.tiers[tier] == self.bounds[tier] || self.candidates.vars.is_empty() {
                 break;
             }
             if self.improve_step(targets, &mut changes) {
@@ -28,9 +30,23 @@ impl Search<'_> {
                 better = true;
                 last = self.evaluations;
             }
+            if self.evaluations >= bound_due {
+                // Cuts follow the order of the loads, so a better assignment gives a better bound.
+                self.raise_bounds();
+                bound_due = self.evaluations + BOUND_EVERY.max(self.candidates.vars.len() as u64);
+            }
         }
         self.return_to_best();
+        self.raise_bounds();
         better
+    }
+
+    /// Computes lower bounds at the present assignment and keeps the best that were ever found.
+    pub(crate) fn raise_bounds(&mut self) {
+        let bounds = lower_bounds(self.graph, self.state, self.candidates, self.soft);
+        for (best, bound) in self.bounds.iter_mut().zip(bounds) {
+            *best = (*best).max(bound);
+        }
     }
 
     /// One neighbourhood of one decision. True when the best assignment was beaten.
@@ -57,7 +73,7 @@ impl Search<'_> {
         }
     }
 
-    fn target_value(&mut self, var: VarId, targets: &Targets) -> Option<u32> {
+    pub(crate) fn target_value(&mut self, var: VarId, targets: &Targets) -> Option<u32> {
         if self.goal.guided
             && self.rng.below(2) == 0
             && let Some(value) = self.cold_value(targets)

@@ -13,6 +13,7 @@ mod exact;
 mod flow;
 mod holders;
 mod improve;
+mod reach;
 mod repair;
 mod revert;
 mod rng;

@@ -41,12 +41,16 @@ pub(crate) struct Search<'a> {
     pub graph: &'a Graph,
     pub state: &'a mut State,
     pub candidates: &'a Candidates,
+    /// The soft roots that the scope can change.
+    pub soft: &'a [u32],
     pub holders: Holders,
     pub rng: Rng,
     pub evaluations: u64,
     pub limits: Limits<'a>,
     pub aborted: bool,
     pub goal: Goal,
+    /// The best lower bound known for each tier. Bounds hold for every assignment.
+    pub bounds: Vec<i128>,
     /// Totals of the assignment that stands.
     pub base: Totals,
     /// Steps since the best assignment: variable and the value it had.
@@ -84,6 +88,7 @@ impl<'a> Search<'a> {
         graph: &'a Graph,
         state: &'a mut State,
         candidates: &'a Candidates,
+        soft: &'a [u32],
         seed: u64,
         limits: Limits<'a>,
     ) -> Search<'a> {
@@ -92,6 +97,7 @@ impl<'a> Search<'a> {
         Search {
             graph,
             candidates,
+            soft,
             holders,
             rng: Rng::new(seed),
             evaluations: 0,
@@ -101,6 +107,7 @@ impl<'a> Search<'a> {
                 tier: 0,
                 guided: false,
             },
+            bounds: vec![i128::MIN; base.tiers.len()],
             best: base.clone(),
             base,
             state,

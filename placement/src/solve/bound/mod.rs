@@ -11,26 +11,36 @@ pub(crate) use cut::{Cuts, Shortfall};
 use interval::Intervals;
 
 use super::candidates::{Candidates, value_at};
-use crate::graph::internal::{FxMap, Graph, Op, RootKind, State, soft_term};
+use crate::graph::Fold;
+use crate::graph::internal::{Bucket, FxMap, Graph, LazyData, Op, RootKind, State, soft_term};
 
 /// A lower bound for each tier, at the state's incumbent assignment.
-pub(crate) fn lower_bounds(graph: &Graph, state: &State, candidates: &Candidates) -> Vec<i128> {
-    let tiers = graph.roots.tiers.len();
-    let mut bounds = vec![Some(0_i128); tiers];
+///
+/// `roots` are the soft roots that the scope can change; all others stay what they are.
+pub(crate) fn lower_bounds(
+    graph: &Graph,
+    state: &State,
+    candidates: &Candidates,
+    roots: &[u32],
+) -> Vec<i128> {
+    let mut bounds: Vec<Option<i128>> = state.totals.tiers.iter().copied().map(Some).collect();
     let mut intervals = Intervals::new(graph, state, candidates);
     let mut cuts = Cuts::new(graph, state, candidates);
     // What rows over a single decision cost together, by decision: their minima may conflict.
     let mut unary: FxMap<(usize, u32), Vec<(u32, i64)>> = FxMap::default();
     let mut order: Vec<(usize, u32)> = Vec::new();
-    for root in &graph.roots.root {
+    for &root in roots {
+        let root = &graph.roots.root[root as usize];
         let RootKind::Soft { tier, weight } = root.kind else {
             continue;
         };
-        if !root.alive {
-            continue;
-        }
         let tier = graph.roots.tier_index(tier);
-        let id = root.expr.0;
+        let id = root.expr.index() as u32;
+        // What it costs now makes way for the least that it can cost.
+        raise(
+            &mut bounds[tier],
+            -soft_term(weight, state.values[id as usize]),
+        );
         if let Some(var) = only_variable(graph, id) {
             if candidates.is_free(crate::graph::VarId::at(var)) {
                 let list = unary.entry((tier, var)).or_insert_with(|| {
@@ -68,6 +78,7 @@ pub(crate) fn lower_bounds(graph: &Graph, state: &State, candidates: &Candidates
     for lazy in graph.bags.lazies.iter().filter(|lazy| lazy.alive) {
         if let RootKind::Soft { tier, weight } = lazy.kind {
             let tier = graph.roots.tier_index(tier);
+            raise(&mut bounds[tier], -present_of(graph, state, lazy, weight));
             match intervals.least_lazy(lazy, weight) {
                 Some(least) => raise(&mut bounds[tier], least),
                 None => bounds[tier] = None,
@@ -78,6 +89,27 @@ pub(crate) fn lower_bounds(graph: &Graph, state: &State, candidates: &Candidates
         .into_iter()
         .map(|bound| bound.unwrap_or(i128::MIN))
         .collect()
+}
+
+/// What a soft policy over buckets costs now.
+fn present_of(graph: &Graph, state: &State, lazy: &LazyData, weight: i64) -> i128 {
+    let bag = lazy.bag.index() as u32;
+    state
+        .occupied(graph, bag, None, None)
+        .into_iter()
+        .map(|(part, key)| {
+            let rows = state.fold(graph, bag, part, key, Fold::CountRows);
+            let bucket = Bucket {
+                state,
+                graph,
+                bag,
+                part,
+                key,
+                rows,
+            };
+            soft_term(weight, bucket.value(&lazy.template))
+        })
+        .sum()
 }
 
 fn raise(bound: &mut Option<i128>, by: i128) {
