@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::answer::{PolicyRow, Status};
-use crate::compile::Compiler;
-use crate::error::Result;
+use crate::compile::{Compiler, Goals};
+use crate::error::{Result, Source};
 use crate::problem::Problem;
 use crate::solve;
 use crate::tables::quoted;
@@ -65,20 +65,25 @@ pub fn admit(
     config: &solve::Config,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Admission> {
-    let with = format!("{policies}\n;\n{candidate}");
-    // Errors of the candidate are errors of the input, whatever the scenario; places count in `policies` first.
-    let full = Problem::load(state, &with)?;
-    let scenarios = scenarios(&full);
+    let before = [(state, Source::State), (policies, Source::Policies)];
+    let with = [before[0], before[1], (candidate, Source::Policies)];
+    // Errors of the candidate are errors of the input, whatever the scenario.
+    let scenarios = scenarios(&Problem::load_scripts(&with)?);
     let mut findings = Vec::new();
     let mut verdict = Verdict::Accepted;
     let count = scenarios.len();
     for (scenario, loss) in scenarios {
-        let state = format!("{state}\n;\n{loss}");
-        let after = judge(&state, &with, config, abort)?;
+        let lost = |scripts: &[(&str, Source)]| {
+            let mut scripts: Vec<(String, Source)> =
+                scripts.iter().map(|(text, source)| ((*text).to_owned(), *source)).collect();
+            scripts.insert(1, (loss.clone(), Source::State));
+            scripts
+        };
+        let after = judge(&lost(&with), config, abort)?;
         if matches!(after.0, Status::Optimal | Status::Feasible) {
             continue;
         }
-        let before = judge(&state, policies, config, abort)?;
+        let before = judge(&lost(&before), config, abort)?;
         // What was infeasible before is not the candidate's doing.
         if before.0 == Status::Infeasible {
             continue;
@@ -147,12 +152,12 @@ fn scenarios(problem: &Problem) -> Vec<(String, String)> {
 
 /// Feasibility alone: objectives are left out.
 fn judge(
-    state: &str,
-    policies: &str,
+    scripts: &[(String, Source)],
     config: &solve::Config,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<(Status, Vec<PolicyRow>, Vec<PolicyRow>)> {
-    let mut problem = Problem { compiler: Compiler::load_hard(state, policies)? };
+    let scripts: Vec<(&str, Source)> = scripts.iter().map(|(t, s)| (t.as_str(), *s)).collect();
+    let mut problem = Problem { compiler: Compiler::load(&scripts, Goals::Hard)? };
     let model = &mut problem.compiler.model;
     let outcome = solve::solve(model, solve::Scope::All, config, abort)
         .map_err(|e| crate::problem::model_error(&e))?;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::admission::Verdict;
 use crate::answer::Answer;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Source};
 use crate::ordered::Plan;
 use crate::problem::Problem;
 use crate::solve::{Config, Solver};
@@ -177,24 +177,16 @@ fn read(edge: &mut Edge<'_>, path: &str) -> Result<String> {
     (edge.read)(path).or_else(|e| usage(format!("{path}: {e}")))
 }
 
-fn read_all(edge: &mut Edge<'_>, paths: &[String]) -> Result<String> {
-    let mut text = String::new();
-    for path in paths {
-        text.push_str(&read(edge, path)?);
-        // Files end their own last statement.
-        text.push_str("\n;\n");
-    }
-    Ok(text)
-}
-
 fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
     let arguments = arguments(args)?;
     let started = (edge.now_us)();
     let state = read(edge, &arguments.state)?;
-    let policies = match arguments.policies.as_slice() {
-        [one] => read(edge, one)?,
-        many => read_all(edge, many)?,
-    };
+    let mut policies = Vec::new();
+    for path in &arguments.policies {
+        policies.push(read(edge, path)?);
+    }
+    let mut scripts: Vec<(&str, Source)> = vec![(&state, Source::State)];
+    scripts.extend(policies.iter().map(|text| (text.as_str(), Source::Policies)));
     let now_us = edge.now_us;
     let deadline = arguments.time_limit_us.map(|limit| started.saturating_add(limit));
     let mut abort = || deadline.is_some_and(|d| now_us() >= d);
@@ -203,7 +195,7 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
         "solve" => {
             let mut warnings = String::new();
             let answer =
-                solved(&state, &policies, config, started, now_us, &mut abort, &mut warnings)?;
+                solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
             let stdout = match arguments.json {
                 Format::Json => json(&answer)?,
                 Format::Text => text(&answer),
@@ -211,7 +203,7 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             Ok(Output { exit_code: answer.status.exit_code(), stdout, stderr: warnings })
         }
         "plan" => {
-            let mut problem = Problem::load(&state, &policies)?;
+            let mut problem = Problem::load_scripts(&scripts)?;
             let plan = problem.plan(config, &crate::plan::Config::default(), &mut abort)?;
             let stdout = match arguments.json {
                 Format::Json => json(&plan)?,
@@ -226,21 +218,23 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             let Ok(serde_json::Value::Object(key)) = serde_json::from_str(key) else {
                 return usage(format!("--key needs a JSON object, not {key:?}"));
             };
-            let mut problem = Problem::load(&state, &policies)?;
+            let mut problem = Problem::load_scripts(&scripts)?;
             let explanation = problem.explain(table, &key, arguments.column.as_deref())?;
             Ok(Output { exit_code: 0, stdout: pretty(&explanation)?, stderr: String::new() })
         }
         "whatif" => {
             let mut warnings = String::new();
             let before =
-                solved(&state, &policies, config, started, now_us, &mut abort, &mut warnings)?;
-            let state = format!("{state}\n;\n{}", arguments.changes.join("\n;\n"));
-            let policies = match &arguments.new_policies {
-                Some(path) => format!("{policies}\n;\n{}", read(edge, path)?),
-                None => policies,
+                solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
+            let new = match &arguments.new_policies {
+                Some(path) => read(edge, path)?,
+                None => String::new(),
             };
+            let changes = arguments.changes.iter().map(|text| (text.as_str(), Source::State));
+            scripts.splice(1..1, changes);
+            scripts.push((&new, Source::Policies));
             let after =
-                solved(&state, &policies, config, now_us(), now_us, &mut abort, &mut warnings)?;
+                solved(&scripts, config, now_us(), now_us, &mut abort, &mut warnings)?;
             let exit_code = after.status.exit_code();
             let stdout = match arguments.json {
                 Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
@@ -249,10 +243,11 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             Ok(Output { exit_code, stdout, stderr: warnings })
         }
         "check" => {
+            let accepted = policies.join("\n;\n");
             let (accepted, candidate) = match &arguments.candidate {
-                Some(path) => (policies, read(edge, path)?),
+                Some(path) => (accepted, read(edge, path)?),
                 // Without a candidate all policies are new.
-                None => (String::new(), policies),
+                None => (String::new(), accepted),
             };
             let admission = crate::admission::admit(&state, &accepted, &candidate, config, &mut abort)?;
             let exit_code = match (admission.verdict, arguments.force) {
@@ -271,15 +266,14 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
 }
 
 fn solved(
-    state: &str,
-    policies: &str,
+    scripts: &[(&str, Source)],
     config: &Config,
     started: u64,
     now_us: &dyn Fn() -> u64,
     abort: &mut dyn FnMut() -> bool,
     warnings: &mut String,
 ) -> Result<Answer> {
-    let mut problem = Problem::load(state, policies)?;
+    let mut problem = Problem::load_scripts(scripts)?;
     for warning in problem.warnings() {
         let _ = writeln!(warnings, "{}: warning: {}", warning.place, warning.message);
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::answer::{Answer, Assignment, Number, PolicyRow, Stats, Status, Tier};
-use crate::compile::{Change, Compiler, Warning};
-use crate::error::{Error, ErrorKind, Result};
+use crate::compile::{Change, Compiler, Goals, Warning};
+use crate::error::{Error, ErrorKind, Result, Source};
 use crate::graph::{ModelError, RowRef, VarId};
 use crate::solve;
 use crate::tables::Value;
@@ -48,7 +48,12 @@ pub(crate) fn model_error(e: &ModelError) -> Error {
 impl Problem {
     /// Compiles `policies` over `state`; both are scripts of the dialect.
     pub fn load(state: &str, policies: &str) -> Result<Problem> {
-        Ok(Problem { compiler: Compiler::load(state, policies)? })
+        Problem::load_scripts(&[(state, Source::State), (policies, Source::Policies)])
+    }
+
+    /// Compiles several scripts, taken in their order; the places of errors count in each script by itself.
+    pub fn load_scripts(scripts: &[(&str, Source)]) -> Result<Problem> {
+        Ok(Problem { compiler: Compiler::load(scripts, Goals::All)? })
     }
 
     /// Decides all decisions. `abort` is asked now and then whether time is up.

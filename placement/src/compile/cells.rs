@@ -202,46 +202,6 @@ impl Compiler {
         }
     }
 
-    /// Recomputes entry `value` of every map over `domain`, after a row of its mirror changed.
-    pub(super) fn refresh_value(&mut self, domain: DomainRef, value: usize) -> Result<()> {
-        for index in 0..self.maps.entries.len() {
-            let entry = &self.maps.entries[index];
-            if entry.domain != domain {
-                continue;
-            }
-            let (recipe, place) = (entry.recipe.clone(), entry.place);
-            let new = match &recipe {
-                Recipe::Apply(op, operands) => {
-                    let args: Vec<Value> =
-                        operands.iter().map(|&o| self.maps.operand(o, value)).collect();
-                    self.fold(*op, &args, place)?
-                }
-                _ => self.map_value(domain, &recipe, value),
-            };
-            let entry = &mut self.maps.entries[index];
-            if value >= entry.values.len() {
-                entry.values.resize(value + 1, Value::Null);
-            }
-            if entry.values[value] == new {
-                continue;
-            }
-            entry.values[value] = new;
-            entry.has_null |= new.is_null();
-            if let Some((twin, den)) = entry.twin {
-                let number = integer(new, den, place)?;
-                if denominator(&[new]) > den {
-                    let message = "a decimal finer than those before it";
-                    return Err(Error::at(ErrorKind::Arithmetic, place, message));
-                }
-                let value = u32::try_from(value).unwrap_or(u32::MAX);
-                self.model
-                    .set_map(twin, value, number)
-                    .map_err(|e| Error::at(ErrorKind::Limit, place, e.to_string()))?;
-            }
-        }
-        Ok(())
-    }
-
     /// The cell as a node.
     pub(super) fn term(&mut self, cell: Cell, place: Place) -> Result<Term> {
         match cell {

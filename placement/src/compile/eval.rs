@@ -42,7 +42,7 @@ impl Compiler {
                 .folded
                 .and_then(|f| f.aggregates.get(*index).copied())
                 .ok_or_else(|| lost(expr.place, "an aggregate")),
-            Node::ConstantScalar(number) => Ok(Cell::Const(self.scalars[*number].value)),
+            Node::ConstantScalar(number) => Ok(Cell::Const(self.scalars[*number])),
             Node::Apply(op, args) => self.eval_apply(*op, args, frame, expr.place),
             Node::Exists(block) => {
                 let rows = self.block_rows(block, Some(frame))?;

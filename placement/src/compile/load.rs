@@ -10,7 +10,7 @@ use super::maps::{DomainRef, Maps, Recipe};
 use super::resolve::Wanted;
 use super::resolved::RelationId;
 use super::{
-    Compiler, DecisionColumnOf, DecisionOf, DomainOf, Kinds, MirrorOf, ScalarOf, VariableOf, ViewOf,
+    Compiler, DecisionColumnOf, DecisionOf, DomainOf, Kinds, MirrorOf, VariableOf, ViewOf,
 };
 use crate::dialect::ast::{self, Literal, Statement};
 use crate::dialect::parse;
@@ -22,30 +22,27 @@ fn error<T>(kind: ErrorKind, place: Place, message: impl Into<String>) -> Result
     Err(Error::at(kind, place, message))
 }
 
-impl Compiler {
-    /// Loads state and policies, and compiles them.
-    pub(crate) fn load(state: &str, policies: &str) -> Result<Compiler> {
-        let mut compiler = Compiler::empty(Tables::new()?);
-        for (text, source) in [(state, Source::State), (policies, Source::Policies)] {
-            for statement in parse(text, source)? {
-                compiler.take(statement)?;
-            }
-        }
-        compiler.compile()?;
-        Ok(compiler)
-    }
+/// Which constraints are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goals {
+    /// All.
+    All,
+    /// Without objectives: for questions of feasibility.
+    Hard,
+}
 
-    /// Loads state and policies without their objectives: for questions of feasibility.
-    pub(crate) fn load_hard(state: &str, policies: &str) -> Result<Compiler> {
+impl Compiler {
+    /// Loads scripts in their order, and compiles what they say. Places count in each script by itself.
+    pub(crate) fn load(scripts: &[(&str, Source)], goals: Goals) -> Result<Compiler> {
         let mut compiler = Compiler::empty(Tables::new()?);
-        for (text, source) in [(state, Source::State), (policies, Source::Policies)] {
+        for &(text, source) in scripts {
             for statement in parse(text, source)? {
                 compiler.take(statement)?;
             }
         }
-        compiler.constraints.retain(|c| match c.goal {
-            ast::Goal::Check { .. } => true,
-            ast::Goal::Objective { .. } => false,
+        compiler.constraints.retain(|c| match (&c.goal, goals) {
+            (ast::Goal::Check { .. }, _) | (_, Goals::All) => true,
+            (ast::Goal::Objective { .. }, Goals::Hard) => false,
         });
         compiler.compile()?;
         Ok(compiler)
@@ -230,7 +227,7 @@ impl Compiler {
         };
         let sql = format!("SELECT * FROM {} ORDER BY {order}", quoted(&schema.name));
         let rows = self.tables.rows(&sql, Some(place), &mut self.symbols)?;
-        let id = self.add_mirror(schema, rows, None);
+        let id = self.add_mirror(schema, rows);
         self.by_name.insert(key, RelationId::Mirror(id));
         Ok(RelationId::Mirror(id))
     }
@@ -242,14 +239,13 @@ impl Compiler {
         place: Place,
     ) -> Result<RelationId> {
         let rows = self.tables.rows(&sql, Some(place), &mut self.symbols)?;
-        Ok(RelationId::Mirror(self.add_mirror(schema, rows, Some(sql))))
+        Ok(RelationId::Mirror(self.add_mirror(schema, rows)))
     }
 
     fn add_mirror(
         &mut self,
         schema: Schema,
         rows: Vec<Box<[Value]>>,
-        query: Option<String>,
     ) -> usize {
         let mut kinds = vec![Kinds::default(); schema.columns.len()];
         for row in &rows {
@@ -258,7 +254,7 @@ impl Compiler {
             }
         }
         let mirror = Mirror::new(Rc::new(schema), rows);
-        self.mirrors.push(MirrorOf { mirror, kinds, decisions: Vec::new(), query });
+        self.mirrors.push(MirrorOf { mirror, kinds, decisions: Vec::new() });
         self.mirrors.len() - 1
     }
 
@@ -382,7 +378,7 @@ impl Compiler {
             return error(ErrorKind::Syntax, query.place, message);
         }
         let value = rows.first().map_or(Value::Null, |row| row[0]);
-        self.scalars.push(ScalarOf { sql, value });
+        self.scalars.push(value);
         Ok(self.scalars.len() - 1)
     }
 
@@ -557,7 +553,7 @@ impl Compiler {
             primary_key: vec![0],
             foreign_keys: Vec::new(),
         };
-        let mirror = self.add_mirror(schema, rows, None);
+        let mirror = self.add_mirror(schema, rows);
         self.decision(mirror, &[(own, 0)], Vec::new(), column)
     }
 

@@ -32,6 +32,7 @@ use std::rc::Rc;
 pub(crate) use cells::Cell;
 use cells::Target;
 pub use delta::{Change, Datum};
+pub(crate) use load::Goals;
 use eval::ConditionalRow;
 use fold::Set;
 use group::Dictionary;
@@ -86,8 +87,6 @@ pub(crate) struct MirrorOf {
     pub mirror: Mirror,
     kinds: Vec<Kinds>,
     pub decisions: Vec<DecisionOf>,
-    /// The query that fills it; `None` for a base table.
-    query: Option<String>,
 }
 
 impl MirrorOf {
@@ -143,13 +142,6 @@ impl ViewOf {
     }
 }
 
-/// A constant scalar subquery.
-#[derive(Debug)]
-struct ScalarOf {
-    sql: String,
-    value: Value,
-}
-
 /// A compiled problem.
 #[derive(Debug)]
 pub(crate) struct Compiler {
@@ -169,7 +161,8 @@ pub(crate) struct Compiler {
     maps: Maps,
     sets: Vec<Set>,
     set_numbers: BTreeMap<Set, u32>,
-    scalars: Vec<ScalarOf>,
+    /// Values of constant scalar subqueries.
+    scalars: Vec<Value>,
     /// Base tables that constant queries read, in lower case.
     constant_readers: BTreeSet<String>,
     tuples: HashMap<(usize, usize), Dictionary>,

@@ -33,7 +33,6 @@ pub(crate) struct PolicyOf {
     pub block: Rc<Block>,
     pub goal: Rc<Expr>,
     pub kind: Kind,
-    pub deferrable: Deferral,
     pub rows: Vec<RowIdentity>,
     pub grouping: Option<Grouping>,
     /// What every group of the bag is judged by, where one template does.
@@ -118,7 +117,6 @@ impl Compiler {
             block: Rc::clone(&block),
             goal: Rc::clone(&goal),
             kind,
-            deferrable,
             rows: Vec::new(),
             grouping: None,
             template: None,

@@ -534,7 +534,7 @@ impl Compiler {
             ast::Node::Scalar(query) => {
                 if let Some(sql) = self.constant_sql(query, false)? {
                     let number = self.constant_scalar(sql, query)?;
-                    let ty = match self.scalars[number].value {
+                    let ty = match self.scalars[number] {
                         Value::Null => Type::Any,
                         Value::Text(_) => Type::Text,
                         Value::Integer(_) | Value::Decimal(_) => Type::Number,

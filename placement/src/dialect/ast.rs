@@ -254,8 +254,6 @@ pub struct Constraint {
     pub query: Query,
     /// The judgement.
     pub goal: Goal,
-    /// The statement as written.
-    pub sql: String,
 }
 
 /// `CREATE VIEW`.

@@ -451,9 +451,8 @@ impl<'a> Tokens<'a> {
             }
         };
         self.exhausted(&mut parser, self.tokens.len())?;
-        let sql = self.piece.text.to_owned();
         let place = self.piece.place;
-        Ok(Statement::Constraint(Box::new(Constraint { name, place, or_replace, query, goal, sql })))
+        Ok(Statement::Constraint(Box::new(Constraint { name, place, or_replace, query, goal })))
     }
 
     fn parser_place(&self, parser: &Parser<'_>) -> Place {

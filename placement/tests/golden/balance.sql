@@ -17,3 +17,10 @@ GROUP BY n.node_id, n.cap_bytes;
 CREATE CONSTRAINT balance AS SELECT * FROM node_load l MINIMIZE max(l.load) TIER 0;
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node TIER 1;
 ---- answer
+optimal
+tier 0 4
+tier 1 1
+replicas 1,0 controllable__node "n3"
+replicas 1,1 controllable__node "n5"
+replicas 2,0 controllable__node "n2"
+replicas 2,1 controllable__node "n1"

@@ -17,3 +17,9 @@ SELECT n.node_id, coalesce(sum(s.bytes), 0) AS load FROM replicas r
 JOIN shards s ON s.shard_id = r.shard_id JOIN nodes n ON n.node_id = r.controllable__node GROUP BY n.node_id;
 CREATE CONSTRAINT balance AS SELECT * FROM node_load l MINIMIZE max(l.load);
 ---- answer
+optimal
+tier 0 6
+replicas 1,0 controllable__node "n2"
+replicas 1,1 controllable__node "n3"
+replicas 2,0 controllable__node "n1"
+replicas 2,1 controllable__node "n1"

@@ -122,6 +122,39 @@ fn is_aggregate(sql: &str) -> bool {
     finder.0
 }
 
+/// Replaces keys, outside of aggregates, by the columns of the group.
+struct Keys<'a> {
+    keys: &'a [String],
+    inside: u32,
+}
+
+fn is_aggregate_call(expr: &Expr) -> bool {
+    matches!(expr, Expr::Function(f) if {
+        let name = f.name.to_string().to_lowercase();
+        ["count", "sum", "avg", "min", "max"].contains(&&*name)
+    })
+}
+
+impl VisitorMut for Keys<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.inside += u32::from(is_aggregate_call(expr));
+        let text = expr.to_string();
+        if self.inside == 0
+            && let Some(i) = self.keys.iter().position(|k| *k == text)
+        {
+            *expr = Expr::CompoundIdentifier(vec![Ident::new("g"), Ident::new(format!("k{i}"))]);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.inside -= u32::from(is_aggregate_call(expr));
+        ControlFlow::Continue(())
+    }
+}
+
 impl Oracle {
     pub fn new(state: &str, policies: &str) -> Oracle {
         let connection = Connection::open_in_memory().unwrap();
@@ -245,16 +278,7 @@ impl Oracle {
         }
         let scalar = |e: &str| {
             let mut expr = parse_expr(&plain(e));
-            let _ = visit_expressions_mut(&mut expr, |node: &mut Expr| {
-                let text = node.to_string();
-                if let Some(i) = keys.iter().position(|k| *k == text) {
-                    *node = Expr::CompoundIdentifier(vec![
-                        Ident::new("g"),
-                        Ident::new(format!("k{i}")),
-                    ]);
-                }
-                ControlFlow::<()>::Continue(())
-            });
+            let _ = expr.visit(&mut Keys { keys: &keys, inside: 0 });
             // count(*) makes it an aggregate even where only keys are read.
             format!(
                 "(SELECT v FROM (SELECT {expr} AS v, count(*) FROM {sources}{}))",
