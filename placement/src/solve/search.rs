@@ -1,0 +1,328 @@
+//! Local search: from a complete assignment to better ones, by moves, swaps, chains and whole-block moves.
+//!
+//! Everything is compared as one vector: first by how much hard rows are missed, then tier by tier. A step is taken
+//! when the vector does not get worse, so equal steps drift along plateaus; that is how a later tier improves under a
+//! frozen earlier one, and how a full cluster finds its swaps. Where a tier is a maximum, most steps leave it as it
+//! is, so a sum of squares breaks ties while that tier is worked on, and is forgotten afterwards.
+//!
+//! A run is a sequence of *stages*. A stage starts from the best assignment with a fresh random stream and ends when
+//! nothing better was found for `patience` tries; the run ends with the first stage that finds nothing at all. That
+//! last stage is exactly what a second solve of the answer would do, so a second solve moves nothing.
+
+use std::cmp::Ordering;
+
+use super::Rng;
+use super::candidates::Candidates;
+use super::holders::Holders;
+use crate::graph::VarId;
+use crate::graph::internal::{Broken, Graph, State, Totals, UNSET};
+
+/// How many tries pass between two looks at the abort callback.
+const ABORT_EVERY: u64 = 256;
+
+/// Limits of a run.
+pub(crate) struct Limits<'a> {
+    pub evaluations_max: u64,
+    /// Tries without improvement that end a stage.
+    pub patience: u64,
+    pub abort: &'a mut dyn FnMut() -> bool,
+}
+
+/// What is compared, and what is aimed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Goal {
+    /// The tier that is worked on.
+    pub tier: usize,
+    /// Whether evenness breaks ties after that tier.
+    pub guided: bool,
+}
+
+pub(crate) struct Search<'a> {
+    pub graph: &'a Graph,
+    pub state: &'a mut State,
+    pub candidates: &'a Candidates,
+    /// The soft roots that the scope can change.
+    pub soft: &'a [u32],
+    pub holders: Holders,
+    pub rng: Rng,
+    pub evaluations: u64,
+    pub limits: Limits<'a>,
+    pub aborted: bool,
+    pub goal: Goal,
+    /// The best lower bound known for each tier. Bounds hold for every assignment.
+    pub bounds: Vec<i128>,
+    /// Totals of the assignment that stands.
+    pub base: Totals,
+    /// Steps since the best assignment: variable and the value it had.
+    log: Vec<(VarId, u32)>,
+    best: Totals,
+    /// Steps since the stage began.
+    history: Vec<(VarId, u32)>,
+    /// Until which try a variable may not return to a value it was moved away from.
+    pub(super) tabu: Vec<u64>,
+}
+
+/// Which of two assignments is better, hard rows first.
+pub(crate) fn compare(a: &Totals, b: &Totals, goal: Goal) -> Ordering {
+    let split = (goal.tier + 1).min(a.tiers.len());
+    a.hinge
+        .cmp(&b.hinge)
+        .then_with(|| a.tiers[..split].cmp(&b.tiers[..split]))
+        .then_with(|| {
+            if goal.guided {
+                a.guide.cmp(&b.guide)
+            } else {
+                Ordering::Equal
+            }
+        })
+        .then_with(|| a.tiers[split..].cmp(&b.tiers[split..]))
+}
+
+/// The same by what was declared alone.
+pub(crate) fn compare_declared(a: &Totals, b: &Totals) -> Ordering {
+    a.hinge.cmp(&b.hinge).then_with(|| a.tiers.cmp(&b.tiers))
+}
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        state: &'a mut State,
+        candidates: &'a Candidates,
+        soft: &'a [u32],
+        seed: u64,
+        limits: Limits<'a>,
+    ) -> Search<'a> {
+        let holders = Holders::new(graph, candidates, &state.assignment);
+        let base = state.totals.clone();
+        Search {
+            graph,
+            candidates,
+            soft,
+            holders,
+            rng: Rng::new(seed),
+            evaluations: 0,
+            limits,
+            aborted: false,
+            goal: Goal {
+                tier: 0,
+                guided: false,
+            },
+            bounds: vec![i128::MIN; base.tiers.len()],
+            best: base.clone(),
+            base,
+            state,
+            log: Vec::new(),
+            history: Vec::new(),
+            tabu: vec![0; candidates.vars.len()],
+        }
+    }
+
+    /// Whether the budget is used up or the caller wants an answer now.
+    pub(crate) fn exhausted(&mut self) -> bool {
+        if self.aborted || self.evaluations >= self.limits.evaluations_max {
+            return true;
+        }
+        if self.evaluations.is_multiple_of(ABORT_EVERY) && (self.limits.abort)() {
+            self.aborted = true;
+        }
+        self.aborted
+    }
+
+    #[inline]
+    pub(crate) fn value(&self, var: VarId) -> u32 {
+        self.state.assignment[var.index()]
+    }
+
+    /// Tries a change; returns how it compares with what stands. The caller takes it or drops it.
+    #[inline]
+    fn attempt(&mut self, changes: &[(VarId, u32)]) -> (crate::graph::internal::Mark, Ordering) {
+        self.evaluations += 1;
+        let mark = self.state.mark();
+        for &(var, value) in changes {
+            self.state.assign(self.graph, var, value);
+        }
+        self.state.propagate(self.graph);
+        (mark, compare(&self.state.totals, &self.base, self.goal))
+    }
+
+    /// Tries a change and takes it if it compares as `accept` says.
+    pub(crate) fn step(
+        &mut self,
+        changes: &[(VarId, u32)],
+        accept: impl Fn(Ordering) -> bool,
+    ) -> Option<Ordering> {
+        let before: [u32; 4] = std::array::from_fn(|index| {
+            changes
+                .get(index)
+                .map_or(UNSET, |&(var, _)| self.value(var))
+        });
+        let long: Vec<u32> = if changes.len() > 4 {
+            changes.iter().map(|&(var, _)| self.value(var)).collect()
+        } else {
+            Vec::new()
+        };
+        let (mark, order) = self.attempt(changes);
+        if !accept(order) {
+            self.state.undo(mark);
+            return None;
+        }
+        self.state.keep(mark);
+        for (index, &(var, value)) in changes.iter().enumerate() {
+            let from = if changes.len() > 4 {
+                long[index]
+            } else {
+                before[index]
+            };
+            self.settle(var, from, value);
+        }
+        self.base.clone_from(&self.state.totals);
+        Some(order)
+    }
+
+    /// Tries a change, leaves everything as it is, and says what the totals would be compared with `other`.
+    pub(crate) fn measure(&mut self, changes: &[(VarId, u32)], best: &mut Option<Totals>) -> bool {
+        let (mark, _) = self.attempt(changes);
+        let better = match best {
+            None => true,
+            Some(best) => compare(&self.state.totals, best, self.goal) == Ordering::Less,
+        };
+        if better {
+            match best {
+                Some(best) => best.clone_from(&self.state.totals),
+                None => *best = Some(self.state.totals.clone()),
+            }
+        }
+        self.state.undo(mark);
+        better
+    }
+
+    /// Makes a change whatever it does to the totals.
+    pub(crate) fn force(&mut self, changes: &[(VarId, u32)]) {
+        for &(var, value) in changes {
+            let from = self.value(var);
+            self.state.assign(self.graph, var, value);
+            self.settle(var, from, value);
+        }
+        self.state.propagate(self.graph);
+        self.base.clone_from(&self.state.totals);
+    }
+
+    fn settle(&mut self, var: VarId, from: u32, to: u32) {
+        self.holders
+            .moved(self.graph, self.candidates, var, from, to);
+        self.log.push((var, from));
+        self.history.push((var, from));
+    }
+
+    /// Remembers the present assignment as the best.
+    pub(crate) fn remember(&mut self) {
+        self.log.clear();
+        self.best.clone_from(&self.base);
+    }
+
+    /// Whether the present assignment beats the remembered one.
+    pub(crate) fn improved(&self) -> bool {
+        compare(&self.base, &self.best, self.goal) == Ordering::Less
+    }
+
+    /// Totals of the remembered assignment.
+    pub(crate) fn best_totals(&self) -> &Totals {
+        &self.best
+    }
+
+    /// Returns to the remembered assignment.
+    pub(crate) fn return_to_best(&mut self) {
+        let mut log = std::mem::take(&mut self.log);
+        while let Some((var, from)) = log.pop() {
+            let value = self.value(var);
+            self.state.assign(self.graph, var, from);
+            self.holders
+                .moved(self.graph, self.candidates, var, value, from);
+            self.history.push((var, value));
+        }
+        self.log = log;
+        self.state.propagate(self.graph);
+        self.base.clone_from(&self.state.totals);
+        debug_assert_eq!(compare(&self.base, &self.best, self.goal), Ordering::Equal);
+    }
+
+    /// Begins a stage: the present assignment is the one to beat.
+    pub(crate) fn begin_stage(&mut self) {
+        self.history.clear();
+        self.remember();
+    }
+
+    /// Returns to the assignment at which the stage began.
+    pub(crate) fn abandon_stage(&mut self) {
+        let mut history = std::mem::take(&mut self.history);
+        while let Some((var, from)) = history.pop() {
+            let value = self.value(var);
+            if value != from {
+                self.state.assign(self.graph, var, from);
+                self.holders
+                    .moved(self.graph, self.candidates, var, value, from);
+            }
+        }
+        self.history = history;
+        self.state.propagate(self.graph);
+        self.base.clone_from(&self.state.totals);
+        self.remember();
+    }
+
+    pub(crate) fn random_candidate(&mut self, var: VarId) -> Option<u32> {
+        let values = self.candidates.of(var);
+        if values.is_empty() {
+            return None;
+        }
+        Some(values[self.rng.below(values.len())])
+    }
+
+    /// A variable in scope that another has to do with when it takes `value`: a random one that is there already.
+    pub(crate) fn random_holder(&mut self, var: VarId, value: u32) -> Option<VarId> {
+        if value == UNSET {
+            return None;
+        }
+        let domain = self.graph.vars.domain[var.index()].index();
+        let list = self.holders.of(domain, value);
+        if list.is_empty() {
+            return None;
+        }
+        Some(list[self.rng.below(list.len())])
+    }
+
+    /// The swap of two variables, where both may take the other's value.
+    pub(crate) fn swap(&self, x: VarId, y: VarId) -> Option<[(VarId, u32); 2]> {
+        let (a, b) = (self.value(x), self.value(y));
+        let fits = x != y
+            && a != b
+            && self.graph.vars.domain[x.index()] == self.graph.vars.domain[y.index()]
+            && self.candidates.permits(x, b)
+            && self.candidates.permits(y, a);
+        fits.then_some([(x, b), (y, a)])
+    }
+
+    /// A move of everything in a block that stands where `var` stands: a replica takes its shard's leader along.
+    pub(crate) fn follow(&self, var: VarId, to: u32, changes: &mut Vec<(VarId, u32)>) -> bool {
+        let from = self.value(var);
+        changes.clear();
+        let block = self.graph.vars.block[var.index()] as usize;
+        for &other in &self.graph.blocks[block] {
+            if self.value(other) == from
+                && self.graph.vars.domain[other.index()] == self.graph.vars.domain[var.index()]
+                && self.candidates.is_free(other)
+            {
+                if !self.candidates.permits(other, to) {
+                    return false;
+                }
+                changes.push((other, to));
+            }
+        }
+        changes.len() > 1
+    }
+
+    /// Broken things, for repair.
+    pub(crate) fn random_broken(&mut self) -> Option<Broken> {
+        let count = self.state.broken.len();
+        (count > 0).then(|| self.state.broken.get(self.rng.below(count)))
+    }
+}
