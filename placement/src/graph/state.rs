@@ -278,7 +278,10 @@ impl State {
         let mut scanned = std::mem::take(&mut self.scan_rows);
         scanned.clear();
         for row in graph.bags.rows_of(var) {
-            if graph.bags.bag[graph.bags.rows[row as usize].bag as usize].layout == Layout::Scan {
+            let bag = &graph.bags.bag[graph.bags.rows[row as usize].bag as usize];
+            if bag.counts_only {
+                self.recount(graph, row, old, value);
+            } else if bag.layout == Layout::Scan {
                 scanned.push(row);
             } else {
                 self.bump(graph, row, -1);

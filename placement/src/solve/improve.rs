@@ -21,7 +21,7 @@ impl Search<'_> {
         let tier = self.goal.tier;
         let mut bound_due = self.evaluations + BOUND_EVERY;
         while self.evaluations - last < self.limits.patience && !self.exhausted() {
-            if self.base.tiers[tier] == self.bounds[tier] || self.candidates.vars.is_empty() {
+            if self.is_settled(tier) || self.candidates.vars.is_empty() {
                 break;
             }
             if self.improve_step(targets, &mut changes) {

@@ -1,11 +1,9 @@
 //! One run of the search: construct, repair, improve tier by tier, revert; in stages, until a stage finds nothing.
 
-use std::cmp::Ordering;
-
 use super::Rng;
 use super::aim::Targets;
 use super::construct::Choice;
-use super::search::{Goal, Search, compare_declared};
+use super::search::{Goal, Search, worthwhile};
 
 impl Search<'_> {
     /// Runs to the end of the budget, or until a whole stage finds nothing better.
@@ -30,7 +28,7 @@ impl Search<'_> {
             }
             self.revert();
             stage += 1;
-            let better = compare_declared(&self.base, &start) == Ordering::Less;
+            let better = worthwhile(&self.base, &start, self.limits.gap_ppm);
             if !better {
                 self.abandon_stage();
             }
@@ -42,7 +40,7 @@ impl Search<'_> {
 
     fn improve_tiers(&mut self, targets: &[Targets]) {
         for tier in 0..targets.len() {
-            if self.base.tiers[tier] == self.bounds[tier] {
+            if self.is_settled(tier) {
                 continue;
             }
             self.set_goal(tier, targets[tier].guided);

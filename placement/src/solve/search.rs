@@ -15,8 +15,10 @@ use super::Rng;
 use super::candidates::Candidates;
 use super::holders::Holders;
 use crate::graph::VarId;
-use crate::graph::internal::{Broken, Graph, State, Totals, UNSET};
+use crate::graph::internal::{Broken, Graph, Key, Layout, State, Totals, UNSET};
 
+/// A larger block is not a unit that moves together.
+const FOLLOWERS_MAX: usize = 64;
 /// How many tries pass between two looks at the abort callback.
 const ABORT_EVERY: u64 = 256;
 
@@ -25,6 +27,8 @@ pub(crate) struct Limits<'a> {
     pub evaluations_max: u64,
     /// Tries without improvement that end a stage.
     pub patience: u64,
+    /// See [`Config::gap_ppm`](super::Config::gap_ppm).
+    pub gap_ppm: u32,
     pub abort: &'a mut dyn FnMut() -> bool,
 }
 
@@ -83,7 +87,33 @@ pub(crate) fn compare_declared(a: &Totals, b: &Totals) -> Ordering {
     a.hinge.cmp(&b.hinge).then_with(|| a.tiers.cmp(&b.tiers))
 }
 
+/// How much of a tier's value is not worth anything.
+fn tolerance(value: i128, gap_ppm: u32) -> i128 {
+    let parts = value.unsigned_abs() / 1_000 * u128::from(gap_ppm) / 1_000;
+    i128::try_from(parts).unwrap_or(i128::MAX)
+}
+
+/// Whether `a` is better than `b` by something worth moving for: by more than the tolerance in the first tier that
+/// differs by more than that.
+pub(crate) fn worthwhile(a: &Totals, b: &Totals, gap_ppm: u32) -> bool {
+    if a.hinge != b.hinge {
+        return a.hinge < b.hinge;
+    }
+    for (a, b) in a.tiers.iter().zip(&b.tiers) {
+        if (a - b).abs() > tolerance(*b, gap_ppm) {
+            return a < b;
+        }
+    }
+    false
+}
+
 impl<'a> Search<'a> {
+    /// Whether a tier is as good as its bound, or close enough.
+    pub(crate) fn is_settled(&self, tier: usize) -> bool {
+        let (value, bound) = (self.base.tiers[tier], self.bounds[tier]);
+        bound != i128::MIN && value - bound <= tolerance(bound, self.limits.gap_ppm)
+    }
+
     pub(crate) fn new(
         graph: &'a Graph,
         state: &'a mut State,
@@ -301,23 +331,65 @@ impl<'a> Search<'a> {
         fits.then_some([(x, b), (y, a)])
     }
 
-    /// A move of everything in a block that stands where `var` stands: a replica takes its shard's leader along.
-    pub(crate) fn follow(&self, var: VarId, to: u32, changes: &mut Vec<(VarId, u32)>) -> bool {
-        let from = self.value(var);
+    /// A move of everything that belongs to `var` and stands where it stands: a replica takes its shard's leader
+    /// along, a shard its whole co-location group. Which of the two is chosen at random.
+    pub(crate) fn follow(&mut self, var: VarId, to: u32, changes: &mut Vec<(VarId, u32)>) -> bool {
         changes.clear();
-        let block = self.graph.vars.block[var.index()] as usize;
-        for &other in &self.graph.blocks[block] {
-            if self.value(other) == from
-                && self.graph.vars.domain[other.index()] == self.graph.vars.domain[var.index()]
-                && self.candidates.is_free(other)
-            {
-                if !self.candidates.permits(other, to) {
-                    return false;
-                }
+        let graph = self.graph;
+        let block = graph.vars.block[var.index()] as usize;
+        if self.rng.below(2) == 0 {
+            let members = &graph.blocks[block];
+            if members.len() > FOLLOWERS_MAX {
+                return false;
+            }
+            return self.gather(var, to, members.iter().copied(), changes);
+        }
+        // A group is a scanned part of some bag with rows of several decisions.
+        let rows = graph.bags.rows_of(var).count();
+        if rows == 0 {
+            return false;
+        }
+        let chosen = self.rng.below(rows);
+        let Some(row) = graph.bags.rows_of(var).nth(chosen) else {
+            return false;
+        };
+        let data = &graph.bags.rows[row as usize];
+        let bag = &graph.bags.bag[data.bag as usize];
+        if bag.layout != Layout::Scan {
+            return false;
+        }
+        let members = bag.parts[data.part as usize].iter().filter_map(|&row| {
+            match graph.bags.rows[row as usize].key {
+                Key::Of(var, _) => Some(var),
+                Key::Const(_) | Key::Expr(_) => None,
+            }
+        });
+        self.gather(var, to, members, changes)
+    }
+
+    /// The members that stand where `var` stands, all to `to`. False where that is `var` alone, or not permitted.
+    fn gather(
+        &self,
+        var: VarId,
+        to: u32,
+        members: impl Iterator<Item = VarId>,
+        changes: &mut Vec<(VarId, u32)>,
+    ) -> bool {
+        let from = self.value(var);
+        let domain = self.graph.vars.domain[var.index()];
+        for other in members {
+            let same = self.value(other) == from && self.graph.vars.domain[other.index()] == domain;
+            if !same || !self.candidates.is_free(other) {
+                continue;
+            }
+            if !self.candidates.permits(other, to) {
+                return false;
+            }
+            if !changes.contains(&(other, to)) {
                 changes.push((other, to));
             }
         }
-        changes.len() > 1
+        changes.len() > 1 && changes.iter().any(|&(member, _)| member == var)
     }
 
     /// Broken things, for repair.

@@ -25,7 +25,7 @@ use encode::{Encoder, encoded};
 use linear::{Linear, TooWide, View};
 use touched::Touched;
 
-pub(crate) use cores::core;
+pub(crate) use cores::{Rows, core};
 
 /// Limits of one run of the constraint solver.
 pub(crate) struct Budget<'a> {
