@@ -10,6 +10,7 @@ use super::node::NIL;
 use super::root::{Avoid, RootKind, bucket_constant, opaque, scaled};
 use super::state::{Broken, Saved, State, in_set};
 use super::value::{self, NULL, Val, is_special, widen};
+use super::{Plant, planted};
 use crate::solve::Rng;
 
 /// Terms from here on count as overflowed. A sum of fewer than a million smaller ones is always exact.
@@ -342,7 +343,7 @@ impl State {
             if value == NULL && !needs.order {
                 continue;
             }
-            if needs.sum && value != NULL {
+            if needs.sum && value != NULL && !(sign < 0 && planted(Plant::StaleSum)) {
                 let at = base + self.bags[data.bag as usize].sum_at[index];
                 let term = if value.unsigned_abs() < TERM_MAX {
                     value

@@ -1,9 +1,11 @@
 //! One run of the search: construct, repair, improve tier by tier, revert; in stages, until a stage finds nothing.
 
+use std::cmp::Ordering;
+
 use super::Rng;
 use super::aim::Targets;
 use super::construct::Choice;
-use super::search::{Goal, Search, worthwhile};
+use super::search::{Goal, Search, compare_declared, worthwhile};
 
 impl Search<'_> {
     /// Runs to the end of the budget, or until a whole stage finds nothing better.
@@ -12,8 +14,13 @@ impl Search<'_> {
         let targets = self.targets(tiers);
         let first_guided = targets.iter().position(|targets| targets.guided);
         self.set_goal(first_guided.unwrap_or(0), first_guided.is_some());
+        self.was_decided = self.candidates.vars.iter().all(|&var| {
+            self.candidates.permits(var, self.value(var))
+                && self.value(var) == self.graph.vars.current[var.index()]
+        });
         self.construct(Choice::Sampled, first_guided.map(|tier| &targets[tier]));
         self.raise_bounds();
+        let origin = self.was_decided.then(|| self.base.clone());
         let mut stage = 0;
         loop {
             let start = self.base.clone();
@@ -26,15 +33,27 @@ impl Search<'_> {
             if self.base.hinge == 0 {
                 self.improve_tiers(&targets);
             }
-            self.revert();
+            if stage == 0 || self.has_history() {
+                self.revert();
+            }
             stage += 1;
-            let better = worthwhile(&self.base, &start, self.limits.gap_ppm);
+            let better = compare_declared(&self.base, &start) == Ordering::Less;
             if !better {
                 self.abandon_stage();
             }
             if !better || self.exhausted() || stage >= STAGES_MAX {
                 break;
             }
+        }
+        // What stands now stays, unless something is gained that is worth moving for.
+        if let Some(origin) = origin
+            && !worthwhile(&self.base, &origin, self.limits.gap_ppm)
+        {
+            let vars = self.candidates.vars.iter();
+            let home: Vec<_> = vars
+                .map(|&var| (var, self.graph.vars.current[var.index()]))
+                .collect();
+            self.force(&home);
         }
     }
 

@@ -62,8 +62,52 @@ pub(crate) struct Search<'a> {
     best: Totals,
     /// Steps since the stage began.
     history: Vec<(VarId, u32)>,
+    /// Whether every decision in scope had a permitted value at the start.
+    pub(super) was_decided: bool,
+    /// How well each neighbourhood has done lately.
+    pub(super) merit: Merit,
     /// Until which try a variable may not return to a value it was moved away from.
     pub(super) tabu: Vec<u64>,
+}
+
+/// Successes and tries of the neighbourhoods, old ones fading: moves win far from an optimum, swaps close to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Merit {
+    pub taken: [u64; 4],
+    pub tried: [u64; 4],
+}
+
+impl Default for Merit {
+    fn default() -> Merit {
+        Merit {
+            taken: [8, 1, 8, 1],
+            tried: [16, 16, 16, 16],
+        }
+    }
+}
+
+impl Merit {
+    pub(super) fn choose(&self, rng: &mut Rng) -> usize {
+        let rate = |index: usize| 16 + self.taken[index] * 1_024 / self.tried[index];
+        let rates: [u64; 4] = std::array::from_fn(rate);
+        let mut at = rng.below(rates.iter().sum::<u64>() as usize) as u64;
+        for (index, rate) in rates.into_iter().enumerate() {
+            if at < rate {
+                return index;
+            }
+            at -= rate;
+        }
+        0
+    }
+
+    pub(super) fn note(&mut self, index: usize, tries: u64, taken: bool) {
+        self.tried[index] += tries.max(1);
+        self.taken[index] += u64::from(taken);
+        if self.tried[index] > 512 {
+            self.tried[index] /= 2;
+            self.taken[index] /= 2;
+        }
+    }
 }
 
 /// Which of two assignments is better, hard rows first.
@@ -143,6 +187,8 @@ impl<'a> Search<'a> {
             state,
             log: Vec::new(),
             history: Vec::new(),
+            was_decided: false,
+            merit: Merit::default(),
             tabu: vec![0; candidates.vars.len()],
         }
     }
@@ -276,9 +322,15 @@ impl<'a> Search<'a> {
         debug_assert_eq!(compare(&self.base, &self.best, self.goal), Ordering::Equal);
     }
 
+    /// Whether anything has changed since the stage began.
+    pub(crate) fn has_history(&self) -> bool {
+        !self.history.is_empty()
+    }
+
     /// Begins a stage: the present assignment is the one to beat.
     pub(crate) fn begin_stage(&mut self) {
         self.history.clear();
+        self.merit = Merit::default();
         self.remember();
     }
 
