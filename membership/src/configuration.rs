@@ -198,7 +198,7 @@ impl Configuration {
 
     /// The hash that stands for a cut in votes on this configuration's successor.
     pub fn cut_hash(&self, cut: &Cut) -> CutHash {
-        let mut hash = SipHash128::keyed(0x43_75_74, self.hash.0 as u64);
+        let mut hash = SipHash128::keyed(0x0043_7574, self.hash.0 as u64);
         self.hash.encode(&mut hash);
         cut.encode(&mut hash);
         CutHash(hash.finish())
@@ -322,7 +322,7 @@ impl Configuration {
     }
 
     fn compute_hash(&self) -> ConfigHash {
-        ConfigHash(hash_of(0x43_6f_6e_66, &Hashed(self)))
+        ConfigHash(hash_of(0x436f_6e66, &Hashed(self)))
     }
 
     fn check(&self) {

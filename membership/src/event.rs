@@ -43,12 +43,25 @@ pub enum Event {
 }
 
 /// What a node starts from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Start {
     /// What its directory holds.
     pub recovered: Recovered,
     /// The addresses to join, if its directory is empty; none of them means: form a cluster.
     pub join: Vec<SocketAddr>,
+    /// Which boot this run is.
+    pub boot: BootChoice,
+}
+
+/// Which boot a run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootChoice {
+    /// The one after the registered one. The node makes it durable before it speaks.
+    #[default]
+    Next,
+    /// The registered one itself. Only for a directory whose registered boot never ran, as after
+    /// [`crate::durable::found`]: a boot that runs twice is two processes of one name.
+    Registered,
 }
 
 /// What a failed contact found out.

@@ -104,7 +104,7 @@ impl Sink for SipHash128 {
 
 /// The 128-bit hash of a value's canonical bytes, in the domain that `purpose` names.
 pub(crate) fn hash_of(purpose: u64, value: &impl Encode) -> u128 {
-    let mut hash = SipHash128::keyed(0x53_79_6e_6f_64, purpose);
+    let mut hash = SipHash128::keyed(0x0053_796e_6f64, purpose);
     value.encode(&mut hash);
     hash.finish()
 }

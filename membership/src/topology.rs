@@ -165,7 +165,7 @@ fn predecessor(order: &[(u64, u32)], at: usize, excluded: impl Fn(u32) -> bool) 
 }
 
 fn ring_hash(ring: u8, node: NodeId) -> u64 {
-    order_of(0x52_69_6e_67, u128::from(ring), node.0)
+    order_of(0x5269_6e67, u128::from(ring), node.0)
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ fn apply_voters(
         .copied()
         .filter(|voter| is_member(*voter) && !is_demoted(*voter))
         .collect();
-    let rank = |node: NodeId| order_of(0x56_6f_74_65, before.hash().0, node.0);
+    let rank = |node: NodeId| order_of(0x566f_7465, before.hash().0, node.0);
     if let Mode::Centralised { ensemble } = mode {
         let room = usize::from(ensemble);
         voters.sort_by_key(|voter| (rank(*voter), *voter));

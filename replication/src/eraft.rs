@@ -88,8 +88,11 @@ pub(crate) fn raft_change(record: &ChangeRecord) -> ConfChangeV2 {
         .changes
         .iter()
         .map(|item| {
-            let mut single = ConfChangeSingle::default();
-            single.node_id = item.replica().0;
+            let node_id = item.replica().0;
+            let mut single = ConfChangeSingle {
+                node_id,
+                ..ConfChangeSingle::default()
+            };
             single.set_change_type(match item {
                 ChangeItem::Voter { .. } => ConfChangeType::AddNode,
                 ChangeItem::Learner { .. } => ConfChangeType::AddLearnerNode,

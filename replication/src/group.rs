@@ -126,10 +126,12 @@ impl Group {
             commit: hard_state.commit.max(applied),
             ..hard_state
         };
-        let mut initial = raft::eraftpb::HardState::default();
-        initial.term = hard_state.term;
-        initial.vote = hard_state.vote.0;
-        initial.commit = hard_state.commit;
+        let initial = raft::eraftpb::HardState {
+            term: hard_state.term,
+            vote: hard_state.vote.0,
+            commit: hard_state.commit,
+            ..raft::eraftpb::HardState::default()
+        };
         let election_ticks = config.election_ticks as usize;
         let settings = raft::Config {
             id: replica.0,

@@ -18,8 +18,10 @@ pub(crate) enum Bug {
     ServesBeforeOwnTerm,
     /// Followers acknowledge and vote before the fsync.
     AcknowledgesBeforeSync,
-    /// A repair takes whatever entry a peer sends.
-    TrustsRepairs,
+    /// A vote is not written to the log.
+    ForgetsVotes,
+    /// A commit index is not written with the entries that follow it.
+    LeavesCommitBehind,
     /// A read counts on a round that was sent before it arrived.
     JoinsEarlierRound,
     /// A quiet follower answers a vote without waking.

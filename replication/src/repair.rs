@@ -263,7 +263,7 @@ impl Replication {
                     let exact = wanted
                         .get(&id)
                         .is_some_and(|sum| *sum == entry_checksum(&entry));
-                    if exact || crate::planted::planted!(TrustsRepairs) {
+                    if exact {
                         batch.repair(shard, replica, entry);
                         count += 1;
                     }

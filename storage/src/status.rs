@@ -111,6 +111,9 @@ pub struct OpenReport {
     pub batches: u64,
     /// Where the log's torn tail was cut, if it had one.
     pub torn_tail: Option<String>,
+    /// What was bad in one place and taken from another, each place named. A power cut in the middle of
+    /// a write may look like this.
+    pub repaired: Vec<String>,
     /// Damage that was found, each place named.
     pub damage: Vec<String>,
 }

@@ -156,11 +156,6 @@ impl Agreement {
         self.slot.is_some()
     }
 
-    /// Durable writes of the acceptor so far.
-    pub(crate) fn writes(&self) -> u64 {
-        self.durable_writes
-    }
-
     /// The decision, once known.
     pub(crate) fn decided(&self) -> Option<&Arc<View>> {
         self.decided.as_ref()

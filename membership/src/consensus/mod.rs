@@ -82,11 +82,6 @@ impl Consensus {
         self.own.is_some()
     }
 
-    /// Durable writes of the acceptor so far.
-    pub(crate) fn writes(&self) -> u64 {
-        self.agreement.writes()
-    }
-
     /// When [`Consensus::tick`] is due.
     pub(crate) fn deadline(&self) -> Option<Time> {
         if self.agreement.decided().is_some() {
@@ -335,7 +330,7 @@ impl Consensus {
     /// How long this node leaves to the coordinators before it.
     fn turn(&self) -> Duration {
         let context = self.config().hash().0;
-        let order = |voter: NodeId| (order_of(0x54_75_72_6e, context, voter.0), voter);
+        let order = |voter: NodeId| (order_of(0x5475_726e, context, voter.0), voter);
         let mine = order(self.me);
         let before = self
             .config()

@@ -162,7 +162,7 @@ impl CutDetector {
     }
 
     fn tie(&self, node: NodeId) -> (u64, NodeId) {
-        (order_of(0x54_69_65, self.config.hash().0, node.0), node)
+        (order_of(0x0054_6965, self.config.hash().0, node.0), node)
     }
 
     fn member_at(&self, index: u32) -> NodeId {

@@ -15,7 +15,9 @@ pub mod slots;
 use std::sync::Arc;
 
 use crate::codec::{Decode, DecodeError, Encode, Reader, Sink};
+use crate::configuration::{Configuration, Mode, Overlay};
 use crate::id::{Boot, ClusterId, ConfigHash, NodeId};
+use crate::member::Member;
 use crate::message::{Snapshot, Vote};
 use crate::view::{Rank, View};
 
@@ -71,7 +73,58 @@ pub struct Recovered {
     pub views: Vec<Arc<View>>,
 }
 
+/// What each of some founders writes into its empty directory, to begin a cluster together without a join: all of them
+/// in one first configuration, the same everywhere. The registered boots are the listed ones, so each founder's first
+/// run starts with [`crate::event::BootChoice::Registered`], later ones as usual. Who the founders are must have been
+/// agreed upon before: two lists that overlap make two clusters.
+pub fn found(
+    cluster: ClusterId,
+    mode: Mode,
+    overlay: Overlay,
+    founders: Vec<Member>,
+) -> Vec<(NodeId, Recovered)> {
+    let registrations: Vec<(NodeId, Boot)> = founders
+        .iter()
+        .map(|member| (member.node, member.boot))
+        .collect();
+    let configuration = Arc::new(Configuration::founded(cluster, mode, overlay, founders));
+    let base = Arc::new(Snapshot {
+        configuration,
+        view: None,
+    });
+    let directory = |(node, boot)| {
+        let registration = Some(Registration {
+            cluster: Some(cluster),
+            node,
+            boot,
+        });
+        (
+            node,
+            Recovered {
+                registration,
+                base: Some(base.clone()),
+                ..Recovered::default()
+            },
+        )
+    };
+    registrations.into_iter().map(directory).collect()
+}
+
 impl Recovered {
+    /// The writes that bring an empty directory to this state.
+    pub fn records(&self) -> Vec<Record> {
+        let registration = self.registration.map(Record::Registration);
+        let acceptor = self.acceptor.clone().map(Record::Acceptor);
+        let base = self.base.clone().map(Record::Base);
+        let views = self.views.iter().cloned().map(Record::View);
+        registration
+            .into_iter()
+            .chain(acceptor)
+            .chain(base)
+            .chain(views)
+            .collect()
+    }
+
     /// What the directory holds after another write.
     pub fn apply(&mut self, record: &Record) {
         match record {

@@ -360,7 +360,7 @@ const KNOWN_MAX: usize = 32;
 /// A hash of the addresses, in whichever order they were given.
 fn list_hash(addresses: &[SocketAddr]) -> u64 {
     let sorted: BTreeSet<SocketAddr> = addresses.iter().copied().collect();
-    let mut hash = SipHash128::keyed(0x4c_69_73_74, sorted.len() as u64);
+    let mut hash = SipHash128::keyed(0x4c69_7374, sorted.len() as u64);
     sorted.iter().for_each(|address| address.encode(&mut hash));
     hash.finish() as u64
 }

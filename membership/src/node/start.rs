@@ -11,7 +11,7 @@ use crate::chain::Chain;
 use crate::configuration::Configuration;
 use crate::durable::{Record, Recovered, Registration};
 use crate::effect::{Effect, Effects, Halt};
-use crate::event::Start;
+use crate::event::{BootChoice, Start};
 use crate::id::{Boot, ClusterId, NodeId};
 use crate::message::Snapshot;
 use crate::status::Phase;
@@ -32,6 +32,7 @@ impl Node {
         self.acceptor = acceptor;
         let nonce = self.rng.next_u64();
         self.registration = Some(match registration {
+            Some(founder) if start.boot == BootChoice::Registered => founder,
             Some(old) => Registration {
                 boot: old.boot.next(nonce),
                 ..old

@@ -16,7 +16,7 @@ use synod_membership::codec::{Decode, Encode};
 use synod_membership::configuration::Configuration;
 use synod_membership::durable::{Record, Recovered};
 use synod_membership::effect::{Alarm, Effect, Halt};
-use synod_membership::event::{Contact, Event, Start};
+use synod_membership::event::{BootChoice, Contact, Event, Start};
 use synod_membership::id::{ClusterId, Destination, Identity, NodeId, Token};
 use synod_membership::message::Message;
 use synod_membership::node::Node;
@@ -129,6 +129,15 @@ pub fn address(host: usize) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(10, b, c, d), 7000))
 }
 
+/// The host at an address.
+fn host_at(address: SocketAddr) -> Option<usize> {
+    let SocketAddr::V4(v4) = address else {
+        return None;
+    };
+    let [_, b, c, d] = v4.ip().octets();
+    (u32::from_be_bytes([0, b, c, d]) as usize).checked_sub(1)
+}
+
 impl World {
     pub fn new(seed: u64) -> World {
         World {
@@ -225,6 +234,7 @@ impl World {
             Event::Start(Box::new(Start {
                 recovered,
                 join: addresses,
+                boot: BootChoice::Next,
             })),
         );
     }
@@ -533,7 +543,7 @@ impl World {
         let Some(identity) = self.hosts[from].identity else {
             panic!("host {from} speaks before it has an identity: {message:?}")
         };
-        let Some(target) = self.hosts.iter().position(|h| h.address == to.address) else {
+        let Some(target) = host_at(to.address).filter(|host| *host < self.hosts.len()) else {
             return;
         };
         if target == from {

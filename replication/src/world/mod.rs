@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
-use synod_storage::disk::SimDisk;
+use synod_storage::disk::{SimDisk, Survival};
 use synod_storage::index::MemoryIndexFactory;
 use synod_storage::{
     Entry, EntryId, Job, JobStep, KeyRange, Lane, Lookup, Micros, OpenConfig, Options, ReplicaId,
@@ -158,6 +158,8 @@ struct Machine {
     life: u64,
     process: Option<Process>,
     paused_until: u64,
+    /// Instead of the plan's.
+    disk_us: Option<(u64, u64)>,
     /// The clock's rate in millionths, and where it started.
     rate_ppm: u64,
     clock: (u64, u64),
@@ -229,6 +231,7 @@ impl World {
                 life: 0,
                 process: None,
                 paused_until: 0,
+                disk_us: None,
                 rate_ppm: 1_000_000,
                 clock: (0, 0),
                 fatal: None,
@@ -392,11 +395,13 @@ impl World {
     }
 
     fn power_loss(&mut self, node: usize) {
+        self.power_loss_leaving(node, Survival::Random);
+    }
+
+    fn power_loss_leaving(&mut self, node: usize, survival: Survival) {
         self.machines[node].process = None;
         self.say(|| format!("node {node} loses power"));
-        let disk = self.machines[node]
-            .disk
-            .power_loss(synod_storage::disk::Survival::Random);
+        let disk = self.machines[node].disk.power_loss(survival);
         self.machines[node].disk = disk;
     }
 
@@ -463,10 +468,15 @@ impl World {
             };
             process.lanes[lane].push_back(job);
             if process.lanes[lane].len() == 1 {
-                let delay = self.between(self.plan.disk_us);
+                let delay = self.disk_delay(node);
                 self.after(delay, Happening::Disk { node, life, lane });
             }
         }
+    }
+
+    fn disk_delay(&mut self, node: usize) -> u64 {
+        let range = self.machines[node].disk_us.unwrap_or(self.plan.disk_us);
+        self.between(range)
     }
 
     fn disk(&mut self, node: usize, lane: usize) {
@@ -479,7 +489,7 @@ impl World {
         };
         match job.step() {
             JobStep::Again => {
-                let delay = self.between(self.plan.disk_us);
+                let delay = self.disk_delay(node);
                 self.after(delay, Happening::Disk { node, life, lane });
             }
             JobStep::Done => {
@@ -491,7 +501,7 @@ impl World {
                     return;
                 }
                 if !process.lanes[lane].is_empty() {
-                    let delay = self.between(self.plan.disk_us);
+                    let delay = self.disk_delay(node);
                     self.after(delay, Happening::Disk { node, life, lane });
                 }
                 self.settle(node);

@@ -186,7 +186,7 @@ fn one_seed(seed: u64, severity: Severity) -> Result<World, String> {
     let mut plan = Plan::new(seed);
     match severity {
         Severity::Network | Severity::Crashes => {
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 plan.nodes = 5;
                 plan.replicas = 5;
             }
@@ -201,14 +201,14 @@ fn one_seed(seed: u64, severity: Severity) -> Result<World, String> {
     } else {
         Reads::Lease
     };
-    plan.quiet_after_ms = if seed % 5 == 0 { 300 } else { 3_000 };
-    if seed % 7 == 0 {
+    plan.quiet_after_ms = if seed.is_multiple_of(5) { 300 } else { 3_000 };
+    if seed.is_multiple_of(7) {
         plan.disk_us = (1_000, 30_000);
     }
     if seed % 7 == 1 {
         plan.disk_us = (0, 0);
     }
-    if seed % 5 == 0 {
+    if seed.is_multiple_of(5) {
         plan.think_us = (100_000, 1_500_000);
     }
     let mut world = World::new(plan);
@@ -263,4 +263,14 @@ fn sweep(few: u64, severity: Severity) {
 #[test]
 fn seeds_of_network_faults() {
     sweep(40, Severity::Network);
+}
+
+#[test]
+fn seeds_of_crashes() {
+    sweep(40, Severity::Crashes);
+}
+
+#[test]
+fn seeds_of_changes_of_the_members() {
+    sweep(40, Severity::Changes);
 }

@@ -57,7 +57,7 @@ impl Store {
         let mut report = OpenReport::default();
         for what in &read.repaired {
             tracing::warn!("{what}: repaired from the other copy");
-            report.damage.push(what.clone());
+            report.repaired.push(what.clone());
         }
         let mut state = match read.state.clone() {
             Some(state) => state,
