@@ -84,13 +84,13 @@ pub async fn run(
 /// which no healed world excuses.
 pub async fn read_end(
     addresses: Vec<String>,
-    keys: &[String],
+    keys: Vec<String>,
     patience: Duration,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut end = BTreeMap::new();
     let mut client = connect(addresses, u32::MAX);
     let give_up_us = world_us() + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
-    for key in keys {
+    for key in &keys {
         loop {
             match client.get(key).await {
                 Ok(Some(bytes)) => {
@@ -111,12 +111,12 @@ pub async fn read_end(
 /// One write and one read of every key succeed: the healed world serves.
 pub async fn probe(
     addresses: Vec<String>,
-    keys: &[String],
+    keys: Vec<String>,
     patience: Duration,
 ) -> Result<(), String> {
     let mut client = connect(addresses, u32::MAX - 1);
     let give_up_us = world_us() + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
-    for key in keys {
+    for key in &keys {
         while let Err(error) = client.call_once(&Command::new("SET").arg(key).arg("alive")).await {
             if world_us() > give_up_us {
                 return Err(format!("{key} takes no write after the world healed: {error}"));

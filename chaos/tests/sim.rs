@@ -1,5 +1,5 @@
 //! The simulated cluster against its faults: a bounded set of seeds for every run of the tests.
-//! `SYNOD_SEEDS=FIRST..LAST` runs others.
+//! `SEEDS=FIRST..LAST` runs others.
 #![cfg(madsim)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,13 +18,16 @@ fn keys() -> Vec<String> {
 }
 
 fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SYNOD_SEEDS") else { return default };
-    let (first, last) = text.split_once("..").expect("SYNOD_SEEDS=FIRST..LAST");
+    let Ok(text) = std::env::var("SEEDS") else { return default };
+    let (first, last) = text.split_once("..").expect("SEEDS=FIRST..LAST");
     first.parse().expect("a number")..last.parse().expect("a number")
 }
 
 /// Runs `test` in a fresh world for each seed; a failure names its seed.
 fn for_seeds(name: &str, default: std::ops::Range<u64>, faults: &[Fault]) {
+    // RUST_LOG=debug shows what the nodes say; by default nothing.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
     for seed in seeds(default) {
         let faults = faults.to_vec();
         let outcome = std::panic::catch_unwind(|| {
@@ -64,7 +67,7 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
     let kind = if seed % 2 == 0 { Kind::Register } else { Kind::Append };
     let clients: Vec<_> = (0..5)
         .map(|client| {
-            madsim::task::spawn(workload::run(
+            world.spawn(workload::run(
                 kind,
                 client,
                 seed * 100 + u64::from(client),
@@ -85,14 +88,25 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
         client.await.map_err(|e| e.to_string())?;
     }
     let patience = Duration::from_secs(20);
-    let end = workload::read_end(world.client_addresses(), &keys(), patience).await?;
+    let end = world
+        .spawn(workload::read_end(world.client_addresses(), keys(), patience))
+        .await
+        .map_err(|e| e.to_string())?;
+    let failures = world.failures();
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    let end = end?;
     let history: Vec<Operation> =
         recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match kind {
         Kind::Register => check::register::check(&history).map_err(|v| format!("{v:#?}"))?,
         Kind::Append => check::append::check(&history, &end).map_err(|v| v.to_string())?,
     }
-    workload::probe(world.client_addresses(), &keys(), patience).await?;
+    world
+        .spawn(workload::probe(world.client_addresses(), keys(), patience))
+        .await
+        .map_err(|e| e.to_string())??;
     let failures = world.failures();
     if !failures.is_empty() {
         return Err(failures.join("; "));

@@ -88,6 +88,8 @@ pub(crate) struct Group {
     queued: Vec<RaftEntry>,
     pub(crate) proposed: VecDeque<Proposed>,
     pub(crate) proposed_bytes: u64,
+    /// Of these, bytes that the node's sum has.
+    pub(crate) counted_bytes: u64,
     pub(crate) sleep: Sleep,
     pub(crate) hold: Hold,
     pub(crate) active_at: Micros,
@@ -179,6 +181,7 @@ impl Group {
             queued: Vec::new(),
             proposed: VecDeque::new(),
             proposed_bytes: 0,
+            counted_bytes: 0,
             sleep: Sleep::Awake,
             hold: Hold::Released,
             active_at: now,

@@ -69,8 +69,9 @@ pub struct Heartbeat {
     pub incarnation: Incarnation,
     /// Counts up within an incarnation.
     pub round: u64,
-    /// Digest of the quiet groups that the sender leads and the receiver follows.
-    pub quiet: QuietDigest,
+    /// Digest of the quiet groups that the sender leads and the receiver follows. Only with the
+    /// regular heartbeat; rounds in between, for reads, have none.
+    pub quiet: Option<QuietDigest>,
     /// The awake groups of this round.
     pub groups: Vec<GroupHeartbeat>,
 }

@@ -23,6 +23,8 @@ struct Mailbox {
     consensus: Vec<GroupMessage>,
     bytes: usize,
     heartbeat: Option<Vec<GroupHeartbeat>>,
+    /// The heartbeat is the regular one between two nodes.
+    regular: bool,
     replies: Vec<HeartbeatReply>,
 }
 
@@ -67,7 +69,7 @@ impl Outbox {
             .push(group);
     }
 
-    /// A heartbeat to a node even if no group has a part in it.
+    /// The regular heartbeat to a node, even if no group has a part in it.
     pub(crate) fn node_heartbeat(&mut self, to: NodeId) {
         self.boxes
             .entry(to)
@@ -116,7 +118,7 @@ impl Outbox {
             let heartbeat = out.heartbeat.map(|groups| Heartbeat {
                 incarnation,
                 round: round.0,
-                quiet: digest(to),
+                quiet: out.regular.then(|| digest(to)),
                 groups,
             });
             if heartbeat.is_none() && out.replies.is_empty() && out.consensus.is_empty() {

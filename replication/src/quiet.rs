@@ -18,7 +18,7 @@
 
 use std::collections::BTreeSet;
 
-use synod_storage::{EntryId, ReplicaId, ShardId};
+use synod_storage::{EntryId, ReplicaId};
 
 use crate::group::Group;
 use crate::message::QuietDigest;
@@ -98,9 +98,4 @@ impl QuietDigest {
         self.count += 1;
         self.sum = self.sum.wrapping_add(group.quiet_hash());
     }
-}
-
-/// Groups of a heartbeat: named there, so not in its digest.
-pub(crate) fn named(groups: &[crate::message::GroupHeartbeat]) -> BTreeSet<ShardId> {
-    groups.iter().map(|group| group.shard).collect()
 }

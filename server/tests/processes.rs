@@ -1,5 +1,5 @@
 //! Real processes on loopback: formation, failover, kills, restarts, and everything that a careless
-//! world does to a port or a directory. `SYNOD_KILLS=20` makes the kill test as long as it should be
+//! world does to a port or a directory. `KILLS=20` makes the kill test as long as it should be
 //! before a release.
 #![cfg(not(madsim))]
 
@@ -48,7 +48,7 @@ async fn any_node_answers_any_command_and_a_clean_stop_keeps_everything() {
 
 #[tokio::test]
 async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
-    let kills = std::env::var("SYNOD_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let kills = std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
     let mut cluster = Cluster::start(3);
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..6)

@@ -72,7 +72,15 @@ impl ValueCache {
         self.next_stamp += 1;
         let stamp = self.next_stamp;
         self.clock.push_back((key.clone(), stamp));
-        self.slots.insert(key, Slot { version, value, stamp, referenced: false });
+        self.slots.insert(
+            key,
+            Slot {
+                version,
+                value,
+                stamp,
+                referenced: false,
+            },
+        );
         self.bytes += added;
         while self.bytes > self.bytes_max {
             self.evict_one();
@@ -80,7 +88,9 @@ impl ValueCache {
     }
 
     fn evict_one(&mut self) {
-        let Some((key, stamp)) = self.clock.pop_front() else { return };
+        let Some((key, stamp)) = self.clock.pop_front() else {
+            return;
+        };
         match self.slots.get_mut(&key) {
             Some(slot) if slot.stamp == stamp && slot.referenced => {
                 slot.referenced = false;
@@ -101,9 +111,8 @@ impl ValueCache {
         }
         if self.clock.len() > 64 + 2 * self.slots.len() {
             let slots = &self.slots;
-            self.clock.retain(|(key, stamp)| {
-                slots.get(key).is_some_and(|slot| slot.stamp == *stamp)
-            });
+            self.clock
+                .retain(|(key, stamp)| slots.get(key).is_some_and(|slot| slot.stamp == *stamp));
         }
     }
 

@@ -21,8 +21,8 @@ where
 pub(crate) fn decode<T>(bytes: &AlignedVec) -> Option<T>
 where
     T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, Error>>
-        + Deserialize<T, HighDeserializer<Error>>,
+    T::Archived:
+        for<'a> CheckBytes<HighValidator<'a, Error>> + Deserialize<T, HighDeserializer<Error>>,
 {
     rkyv::from_bytes::<T, Error>(bytes).ok()
 }
@@ -31,8 +31,8 @@ where
 pub(crate) fn decode_unaligned<T>(bytes: &[u8]) -> Option<T>
 where
     T: Archive,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, Error>>
-        + Deserialize<T, HighDeserializer<Error>>,
+    T::Archived:
+        for<'a> CheckBytes<HighValidator<'a, Error>> + Deserialize<T, HighDeserializer<Error>>,
 {
     let mut aligned = AlignedVec::with_capacity(bytes.len());
     aligned.extend_from_slice(bytes);

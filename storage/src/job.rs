@@ -5,6 +5,9 @@
 //! thread of its lane ([`driver`](crate::driver)); a simulated one is a task that sleeps between two
 //! steps, so that a crash can fall between any two disk operations.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::store::Work;
 
 /// Which of the node's few I/O threads a job belongs to. Jobs of one lane are run one after another,
@@ -34,6 +37,7 @@ pub enum JobStep {
 pub struct Job {
     pub(crate) lane: Lane,
     pub(crate) work: Work,
+    pub(crate) urgent: Arc<AtomicBool>,
 }
 
 impl Job {
@@ -41,6 +45,12 @@ impl Job {
     #[must_use]
     pub const fn lane(&self) -> Lane {
         self.lane
+    }
+
+    /// Whether memory waits for the background work: then it is run without pauses.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed)
     }
 
     /// Does a little of the work: a write, a sync, a chunk. Blocks on a real disk. Never panics on

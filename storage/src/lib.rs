@@ -4,6 +4,8 @@ mod background;
 mod cache;
 mod codec;
 pub mod disk;
+#[cfg(not(madsim))]
+pub mod driver;
 mod error;
 mod event;
 mod ids;
@@ -17,6 +19,7 @@ mod options;
 mod raft_state;
 mod read;
 mod reader;
+mod snapshot;
 mod status;
 mod store;
 mod threshold;

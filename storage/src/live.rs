@@ -44,9 +44,15 @@ impl LiveMap {
 
     /// The index no longer points to this record.
     pub fn clear(&mut self, pointer: &Pointer) {
-        let Some(file) = self.files.get_mut(&pointer.file) else { return };
+        let Some(file) = self.files.get_mut(&pointer.file) else {
+            return;
+        };
         let (word, bit) = (pointer.ordinal as usize / 64, pointer.ordinal % 64);
-        if file.bits.get(word).is_some_and(|bits| bits & (1 << bit) != 0) {
+        if file
+            .bits
+            .get(word)
+            .is_some_and(|bits| bits & (1 << bit) != 0)
+        {
             file.bits[word] &= !(1 << bit);
             file.records -= 1;
             file.deletes -= u32::from(pointer.is_delete);

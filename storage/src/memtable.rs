@@ -39,13 +39,6 @@ impl Chain {
             }
         }
     }
-
-    pub fn newest(&self) -> Version {
-        match self {
-            Self::One(version, _) => *version,
-            Self::Many(versions) => versions.last().map_or(Version::ZERO, |(v, _)| *v),
-        }
-    }
 }
 
 /// Versions of a chain, oldest first.

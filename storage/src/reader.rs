@@ -12,22 +12,33 @@ use bytes::Bytes;
 
 use crate::index::{Index, IndexError, IndexKey, Pointer, Tree, pointer};
 use crate::log::{FetchQuery, Fetched, fetch};
+use crate::snapshot::{ChunkError, Pinned};
 use crate::value::{FileTable, ReadError, read_record};
 use crate::{
-    Direction, JobStep, KeyRange, ReadId, ScanRequest, ScanWhat, Space, Version,
+    Direction, JobStep, KeyRange, ReadId, ScanRequest, ScanWhat, SnapshotChunk, TransferId, Version,
 };
 
 /// A question that needs the disk.
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
     /// A user row at a version.
-    Get { read: ReadId, key: Bytes, at: Version },
+    Get {
+        read: ReadId,
+        key: Bytes,
+        at: Version,
+    },
     /// When a user row last changed.
     Newest { read: ReadId, key: Bytes },
     /// A page of user rows.
     Scan { read: ReadId, request: ScanRequest },
     /// Log entries.
     Fetch(FetchQuery),
+    /// A chunk of an export.
+    Chunk {
+        transfer: TransferId,
+        pinned: Arc<Pinned>,
+        number: u32,
+    },
 }
 
 /// What index and value files say of a row.
@@ -60,6 +71,7 @@ pub(crate) enum Answer {
     Page(DiskPage),
     PageFailed,
     Fetched(Fetched),
+    Chunk(Result<SnapshotChunk, ChunkError>),
     /// The index is broken.
     Broken(IndexError),
 }
@@ -86,11 +98,17 @@ impl ReadWork {
     pub fn step(&mut self) -> JobStep {
         // Several to a step: each is a few microseconds.
         for _ in 0..16 {
-            let Some(query) = self.queries.pop_front() else { return JobStep::Done };
+            let Some(query) = self.queries.pop_front() else {
+                return JobStep::Done;
+            };
             let answer = self.answer(&query).unwrap_or_else(Answer::Broken);
             self.answers.push((query, answer));
         }
-        if self.queries.is_empty() { JobStep::Done } else { JobStep::Again }
+        if self.queries.is_empty() {
+            JobStep::Done
+        } else {
+            JobStep::Again
+        }
     }
 
     fn answer(&self, query: &Query) -> Result<Answer, IndexError> {
@@ -104,6 +122,7 @@ impl ReadWork {
                 self.row(&key, Version::MAX, false)
             }
             Query::Scan { request, .. } => self.page(request),
+            Query::Chunk { pinned, number, .. } => Ok(Answer::Chunk(pinned.chunk(*number))),
             Query::Fetch(wanted) => Ok(Answer::Fetched(fetch(wanted))),
         }
     }
@@ -111,17 +130,29 @@ impl ReadWork {
     fn row(&self, key: &[u8], at: Version, with_value: bool) -> Result<Answer, IndexError> {
         for _ in 0..TRIES {
             let Some(entry) = pointer::get(&*self.index, key)? else {
-                return Ok(Answer::Row { row: OnDisk::Nothing, is_newest: true });
+                return Ok(Answer::Row {
+                    row: OnDisk::Nothing,
+                    is_newest: true,
+                });
             };
             let Some(pointer) = pointer::lookup_in(&*self.index, key, &entry, at)? else {
-                return Ok(Answer::Row { row: OnDisk::Nothing, is_newest: false });
+                return Ok(Answer::Row {
+                    row: OnDisk::Nothing,
+                    is_newest: false,
+                });
             };
             if let Some(row) = self.resolve(key, &pointer, with_value) {
                 let newest = entry.list.first().map(|newest| newest.version);
-                return Ok(Answer::Row { row, is_newest: newest == Some(pointer.version) });
+                return Ok(Answer::Row {
+                    row,
+                    is_newest: newest == Some(pointer.version),
+                });
             }
         }
-        Ok(Answer::Row { row: OnDisk::Damaged(None), is_newest: false })
+        Ok(Answer::Row {
+            row: OnDisk::Damaged(None),
+            is_newest: false,
+        })
     }
 
     /// Follows a pointer; `None` if its file is gone: look the pointer up again.
@@ -175,6 +206,7 @@ impl ReadWork {
                             Answer::Page(_)
                             | Answer::PageFailed
                             | Answer::Fetched(_)
+                            | Answer::Chunk(_)
                             | Answer::Broken(_) => OnDisk::Failed,
                         },
                     };
@@ -203,7 +235,10 @@ impl ReadWork {
                 break;
             }
         }
-        Ok(Answer::Page(DiskPage { rows, rest: rest.filter(|rest| !rest.is_empty()) }))
+        Ok(Answer::Page(DiskPage {
+            rows,
+            rest: rest.filter(|rest| !rest.is_empty()),
+        }))
     }
 
     fn walk(
@@ -214,17 +249,18 @@ impl ReadWork {
         let mut entries = Vec::new();
         let mut bad = None;
         let (start, end) = (&range.start, range.end.as_deref());
-        self.index.range(Tree::Newest, start, end, direction, &mut |key, value| {
-            match pointer::Pointers::decode(value) {
-                Ok(pointers) => entries.push((key.to_vec(), pointers)),
-                Err(error) => bad = Some(error),
-            }
-            if bad.is_some() || entries.len() == VISITS_PER_WALK {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        })?;
+        self.index
+            .range(Tree::Newest, start, end, direction, &mut |key, value| {
+                match pointer::Pointers::decode(value) {
+                    Ok(pointers) => entries.push((key.to_vec(), pointers)),
+                    Err(error) => bad = Some(error),
+                }
+                if bad.is_some() || entries.len() == VISITS_PER_WALK {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
         bad.map_or(Ok(entries), Err)
     }
 }
@@ -246,7 +282,10 @@ fn user_rest(left: &KeyRange, request: &ScanRequest) -> KeyRange {
     match request.direction {
         Direction::Forward => rest.start = left.start.get(1..).unwrap_or_default().to_vec(),
         Direction::Reverse => {
-            rest.end = left.end.as_ref().map(|end| end.get(1..).unwrap_or_default().to_vec());
+            rest.end = left
+                .end
+                .as_ref()
+                .map(|end| end.get(1..).unwrap_or_default().to_vec());
         }
     }
     rest

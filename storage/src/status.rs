@@ -163,6 +163,8 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Value files rewritten since the store was opened.
     pub reclaims: u64,
+    /// Times that the scrubber has read everything since the store was opened.
+    pub scrub_rounds: u64,
     /// Point reads answered from memory.
     pub memory_reads: u64,
     /// Point reads and scans that went to the reader.

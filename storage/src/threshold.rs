@@ -23,14 +23,18 @@ impl Thresholds {
 
     /// The threshold of a key in its index form. Of local rows only the newest ever counts.
     pub fn of(&self, index_key: &[u8]) -> Version {
-        let Some(IndexKey::User { key }) = IndexKey::decode(index_key) else { return Version::MAX };
+        let Some(IndexKey::User { key }) = IndexKey::decode(index_key) else {
+            return Version::MAX;
+        };
         self.of_user(key)
     }
 
     /// The threshold of a user key: that of the shard whose range it is in; nothing is forgotten of a
     /// key that no shard has spoken for.
     pub fn of_user(&self, key: &[u8]) -> Version {
-        let end = self.ranges.partition_point(|known| known.range.start.as_slice() <= key);
+        let end = self
+            .ranges
+            .partition_point(|known| known.range.start.as_slice() <= key);
         let covering = self.ranges[..end].iter().rev().take(4);
         covering
             .filter(|known| known.range.contains(key))

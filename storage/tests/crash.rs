@@ -10,7 +10,9 @@ use synod_storage::index::Rot;
 use synod_storage::{Options, Space};
 
 fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("SYNOD_SEEDS").ok().and_then(|count| count.parse().ok());
+    let count = std::env::var("SYNOD_SEEDS")
+        .ok()
+        .and_then(|count| count.parse().ok());
     0..count.unwrap_or(150)
 }
 
@@ -58,7 +60,8 @@ fn nothing_acknowledged_is_lost_by_crashes_at_random_operations() {
                 2 => {
                     rig.cut_power(Survival::Random, random_rot(&mut rng));
                     // And once more, while it is recovering.
-                    rig.disk().inject(Fault::CrashAfter(rng.random_range(0..40)));
+                    rig.disk()
+                        .inject(Fault::CrashAfter(rng.random_range(0..40)));
                     if rig.reopen().is_err() {
                         rig.power_loss(Survival::Random, random_rot(&mut rng));
                     }
@@ -68,7 +71,11 @@ fn nothing_acknowledged_is_lost_by_crashes_at_random_operations() {
                 _ => rig.power_loss(Survival::Random, random_rot(&mut rng)),
             }
             rig.disk().heal();
-            assert!(rig.report.damage.is_empty(), "seed {seed}: {:?}", rig.report.damage);
+            assert!(
+                rig.report.damage.is_empty(),
+                "seed {seed}: {:?}",
+                rig.report.damage
+            );
             rig.check();
         }
     }
@@ -114,7 +121,10 @@ fn two_crashes_around_a_cut_tail_do_not_revive_a_dropped_batch() {
     for seed in seeds() {
         let mut rig = Rig::sim(seed);
         rig.write(vec![put("a", "old")]).unwrap();
-        rig.submit(rig::SHARD, vec![put("a", "dropped"), put("c", vec![7; 9_000])]);
+        rig.submit(
+            rig::SHARD,
+            vec![put("a", "dropped"), put("c", vec![7; 9_000])],
+        );
         rig.disk().inject(Fault::CrashAfter(1));
         assert!(rig.run().is_err());
         rig.power_loss(Survival::Random, Rot::Gone);
@@ -134,7 +144,8 @@ fn a_failed_sync_is_fatal_and_its_batch_never_half_there() {
         let mut rng = rng(seed);
         let mut rig = Rig::sim(seed);
         for round in 0..rng.random_range(1..20) {
-            rig.write(vec![put(format!("k{round}"), vec![round; 300])]).unwrap();
+            rig.write(vec![put(format!("k{round}"), vec![round; 300])])
+                .unwrap();
         }
         rig.disk().inject(Fault::FailSync(0));
         rig.submit(rig::SHARD, vec![put("x", "1"), put("y", "1")]);
@@ -169,7 +180,10 @@ fn crash_between_each_two_steps_of_a_checkpoint() {
         rig.store.checkpoint();
         rig.disk().inject(Fault::CrashAfter(step));
         let crashed = rig.run().is_err();
-        rig.power_loss(Survival::Random, if step % 2 == 0 { Rot::Old } else { Rot::Torn });
+        rig.power_loss(
+            Survival::Random,
+            if step % 2 == 0 { Rot::Old } else { Rot::Torn },
+        );
         rig.check();
         // And again, so that what recovery did is durable, too.
         rig.power_loss(Survival::Nothing, Rot::Gone);

@@ -18,6 +18,7 @@
 //! [`Event`]s and goes out as [`Effect`]s.
 
 mod command;
+pub mod coordinator;
 mod execute;
 pub mod glob;
 pub mod hlc;
@@ -27,6 +28,7 @@ mod reply;
 mod shard_map;
 mod split;
 mod state;
+mod transaction;
 mod value;
 mod wire;
 
@@ -37,11 +39,15 @@ pub use command::{
     table,
 };
 pub use participant::{
-    Batch, Effect, Event, Leadership, Now, Participant, Refusal, Round, Settings, Token,
+    Batch, Call, Effect, Event, Leadership, Now, Participant, Refusal, Round, Settings, Token,
 };
 pub use reply::{ErrorCode, Reply};
 pub use shard_map::{Replica, ReplicaRole, SYSTEM_SHARD, ShardDescriptor, ShardMap, even_ranges};
 pub use split::{Merge, Part, Split};
 pub use state::State;
+pub use transaction::{
+    AttemptId, Intent, KeyRead, KeyWrite, RangeRead, ReadValue, TxnAnswer, TxnId, TxnRequest,
+    Verdict,
+};
 pub use value::Value;
-pub use wire::{DEPTH_MAX, Outcome, Request, Response, Stream};
+pub use wire::{Body, DEPTH_MAX, Outcome, Request, Response, Stream};

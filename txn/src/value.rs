@@ -9,12 +9,13 @@
 //! value's version: changing one is a write of the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use rkyv::{Archive, Deserialize, Serialize};
 
 const PLAIN: u8 = 0;
 const WITH_DEADLINE: u8 = 1;
 
 /// A string with its deadline.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Value {
     /// The string.
     pub data: Bytes,

@@ -15,11 +15,12 @@ use synod_storage::{ShardId, Version};
 use crate::command::Command;
 use crate::reply::Reply;
 use crate::shard_map::ShardDescriptor;
+use crate::transaction::{TxnAnswer, TxnRequest};
 
 /// The deepest nesting that a valid frame has, with room to spare.
 pub const DEPTH_MAX: usize = 32;
 
-/// One command for one shard.
+/// One question to one shard.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Request {
     /// The sender's name for it; the response repeats it.
@@ -33,7 +34,28 @@ pub struct Request {
     /// Which stream it belongs to.
     pub stream: Stream,
     /// What to do.
-    pub command: Command,
+    pub body: Body,
+}
+
+/// What a request asks for.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A command on this shard's keys alone.
+    Command(Command),
+    /// A part of a transaction.
+    Txn(TxnRequest),
+}
+
+impl From<Command> for Body {
+    fn from(command: Command) -> Body {
+        Body::Command(command)
+    }
+}
+
+impl From<TxnRequest> for Body {
+    fn from(request: TxnRequest) -> Body {
+        Body::Txn(request)
+    }
 }
 
 /// The order that a client's pipeline keeps.
@@ -75,6 +97,8 @@ pub enum Outcome {
     /// It was carried out; this is its answer (which may be an error of the command's own, and then
     /// nothing was changed).
     Reply(Reply),
+    /// The answer to a part of a transaction.
+    Txn(TxnAnswer),
     /// Certainly not carried out: this node does not lead the shard, or lost the lead in a way that
     /// proves the command was not committed. Ask the hinted node, or any.
     NotLeader {
@@ -102,7 +126,7 @@ impl Outcome {
             | Outcome::StaleEpoch { .. }
             | Outcome::StreamBroken
             | Outcome::Overloaded => true,
-            Outcome::Reply(_) | Outcome::Unknown => false,
+            Outcome::Reply(_) | Outcome::Txn(_) | Outcome::Unknown => false,
         }
     }
 }

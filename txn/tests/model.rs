@@ -66,12 +66,16 @@ impl Model {
                 bulk(value)
             }
             ["INCRBY", _, by] => match value.as_deref().unwrap_or("0").parse::<i64>() {
-                Ok(number) => {
+                Ok(number)
+                    if value
+                        .as_ref()
+                        .is_none_or(|text| *text == number.to_string()) =>
+                {
                     let sum = number + by.parse::<i64>().unwrap();
                     self.rows.insert(key.into(), (sum.to_string(), until));
                     Reply::Integer(sum)
                 }
-                Err(_) => Reply::err("value is not an integer or out of range"),
+                _ => Reply::err("value is not an integer or out of range"),
             },
             ["APPEND", _, tail] => {
                 let value = value.unwrap_or_default() + tail;

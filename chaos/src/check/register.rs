@@ -101,21 +101,28 @@ fn linearizable(operations: &[&Operation]) -> bool {
         // What is answered first must come before all that started later.
         let horizon_us =
             (0..operations.len()).filter(|i| !done.has(*i)).map(end_us).min().unwrap_or(u64::MAX);
-        let choice = (next..operations.len())
-            .take_while(|i| operations[*i].start_us <= horizon_us)
-            .filter(|i| !done.has(*i))
-            .find_map(|i| {
-                let operation = operations[i];
-                let after = match operation.call {
-                    Call::Read if operation.value.as_deref() != value => return None,
-                    Call::Read => value,
-                    Call::Write | Call::Append => operation.value.as_deref(),
-                };
-                done.flip(i);
-                let fresh = seen.insert((done.clone(), after));
-                done.flip(i);
-                fresh.then_some((i, after))
-            });
+        let mut choice = None;
+        for i in next..operations.len() {
+            let operation = operations[i];
+            if operation.start_us > horizon_us {
+                break;
+            }
+            let after = match operation.call {
+                Call::Read if operation.value.as_deref() != value => continue,
+                Call::Read => value,
+                Call::Write | Call::Append => operation.value.as_deref(),
+            };
+            if done.has(i) {
+                continue;
+            }
+            done.flip(i);
+            let fresh = seen.insert((done.clone(), after));
+            done.flip(i);
+            if fresh {
+                choice = Some((i, after));
+                break;
+            }
+        }
         match choice {
             Some((i, after)) => {
                 path.push((i, value));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use madsim::runtime::{Handle, NodeHandle};
+use madsim::task::JoinHandle;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod::config::{Layers, Settings};
@@ -39,6 +40,7 @@ pub enum End {
 /// A cluster under test.
 pub struct World {
     machines: Vec<Machine>,
+    clients: NodeHandle,
     /// What may happen on the links.
     pub links: Arc<Links>,
     rng: SmallRng,
@@ -67,7 +69,12 @@ impl World {
         let machines = (0..nodes)
             .map(|i| Machine::new(i, nodes, SmallRng::seed_from_u64(rng.random()), links.clone()))
             .collect();
-        Self { machines, links, rng }
+        let clients = Handle::current()
+            .create_node()
+            .name("clients")
+            .ip(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)))
+            .build();
+        Self { machines, clients, links, rng }
     }
 
     /// How many machines there are.
@@ -80,6 +87,15 @@ impl World {
         (0..self.machines.len() as u16)
             .map(|i| SocketAddr::new(ip(i), CLIENT_PORT).to_string())
             .collect()
+    }
+
+    /// Runs a client, on a machine of its own that no fault strikes.
+    pub fn spawn<F>(&self, client: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.clients.spawn(client)
     }
 
     /// Whether a node's process runs.

@@ -42,10 +42,13 @@ impl Replication {
             || !group.configuration.contains(group.replica)
             || (group.proposed_bytes > 0
                 && group.proposed_bytes + bytes > self.config.uncommitted_bytes_max)
+            || (self.proposed_bytes > 0
+                && self.proposed_bytes + bytes > self.config.uncommitted_node_bytes_max)
         {
             return Err(ProposeError::Throttled);
         }
         let id = group.queue(eraft::proposal(data));
+        self.recount(shard);
         self.touch(now, shard);
         Ok(id)
     }
@@ -219,6 +222,14 @@ impl Replication {
     /// Whether [`Self::flush`] has something to do.
     pub fn needs_flush(&self) -> bool {
         self.flush_wanted || !self.dirty.is_empty()
+    }
+
+    /// Brings the node's sum of bytes without an outcome in line with a group's.
+    pub(super) fn recount(&mut self, shard: ShardId) {
+        if let Some(group) = self.groups.get_mut(&shard) {
+            self.proposed_bytes = self.proposed_bytes + group.proposed_bytes - group.counted_bytes;
+            group.counted_bytes = group.proposed_bytes;
+        }
     }
 
     /// A command came for the group: it is awake, and has something for the next flush.

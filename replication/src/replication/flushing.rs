@@ -145,10 +145,10 @@ impl Replication {
             .is_multiple_of(u64::from(self.config.heartbeat_ticks));
         if !batch.is_empty() || lone_due {
             for shard in std::mem::take(&mut self.deferred) {
-                if let Some(group) = self.groups.get(&shard) {
-                    if !planted!(LeavesCommitBehind) {
-                        batch.hard_state(shard, group.replica, group.recorded);
-                    }
+                if let Some(group) = self.groups.get(&shard)
+                    && !planted!(LeavesCommitBehind)
+                {
+                    batch.hard_state(shard, group.replica, group.recorded);
                 }
             }
         }
@@ -262,6 +262,7 @@ impl Replication {
         if let Some((to, least)) = wanted.snapshot {
             self.snapshot_wanted(now, shard, to, least, store);
         }
+        self.recount(shard);
         self.announce(shard, fx);
         self.serve_reads(now, shard, fx);
     }
@@ -409,6 +410,7 @@ impl Replication {
         }
         group.leave_joint();
         self.mark(shard);
+        self.recount(shard);
         self.announce(shard, fx);
         self.serve_reads(now, shard, fx);
     }

@@ -146,6 +146,8 @@ pub struct Replication {
     pub(crate) peers: Peers,
     pub(crate) transfers: Transfers,
     missing: BTreeMap<(ShardId, ReplicaId), Micros>,
+    /// Bytes of proposals without an outcome, over all groups.
+    proposed_bytes: u64,
     ticks: u64,
     ticked_at: Micros,
     flush_wanted: bool,
@@ -177,6 +179,7 @@ impl Replication {
             peers: Peers::default(),
             transfers: Transfers::default(),
             missing: BTreeMap::new(),
+            proposed_bytes: 0,
             ticks: 0,
             ticked_at: now,
             flush_wanted: true,
@@ -219,6 +222,10 @@ impl Replication {
             guard,
         };
         let alone = start.configuration.is_sole_voter(replica);
+        if !start.configuration.nodes.is_empty() && !start.configuration.contains(replica) {
+            // It applied its own removal, and the process died before it was destroyed.
+            fx.push(Effect::Removed { shard, replica });
+        }
         self.begin(now, start, fx);
         if alone && let Some(group) = self.groups.get_mut(&shard) {
             // Nobody else can lead, and nobody waits for a promise.
@@ -388,6 +395,7 @@ impl Replication {
         self.awake.remove(&shard);
         self.deferred.remove(&shard);
         if let Some(mut group) = self.groups.remove(&shard) {
+            self.proposed_bytes -= group.counted_bytes;
             if let Some(leading) = group.leading.take() {
                 group
                     .abandoned

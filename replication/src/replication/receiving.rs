@@ -15,6 +15,9 @@ use crate::message::{
 use crate::planted::planted;
 use crate::quiet::Sleep;
 
+/// Replicas remembered that leaders count on and that are not here.
+const MISSING_MAX: usize = 1_024;
+
 impl Replication {
     pub(super) fn unreachable(&mut self, node: NodeId) {
         for group in self.groups.values_mut() {
@@ -43,7 +46,9 @@ impl Replication {
             if self.peers.started(from, heartbeat.incarnation, now) {
                 self.wake_for_peer(now, from);
             }
-            self.compare_digest(now, from, &heartbeat);
+            if let Some(theirs) = heartbeat.quiet {
+                self.compare_digest(now, from, theirs, &heartbeat.groups);
+            }
             for group in &heartbeat.groups {
                 self.receive_heartbeat(now, from, &heartbeat, group, store, fx);
             }
@@ -77,6 +82,9 @@ impl Replication {
             let patience_us = self.config.guard_us();
             let said = self.missing.get(&(shard, to)).copied();
             if said.is_none_or(|at| now.0 >= at.0 + patience_us) {
+                if self.missing.len() >= MISSING_MAX {
+                    self.missing.clear();
+                }
                 self.missing.insert((shard, to), now);
                 fx.push(Effect::Missing {
                     shard,

@@ -8,7 +8,7 @@ use super::Replication;
 use crate::effect::Effects;
 use crate::group::Group;
 use crate::identity::NodeId;
-use crate::message::{Ask, GroupBody, GroupHeartbeat, GroupMessage, Heartbeat, QuietDigest};
+use crate::message::{Ask, GroupBody, GroupHeartbeat, GroupMessage, QuietDigest};
 use crate::planted::planted;
 use crate::quiet::Sleep;
 
@@ -234,8 +234,15 @@ impl Replication {
     }
 
     /// Compares what sleeps under a node with what it says.
-    pub(super) fn compare_digest(&mut self, now: Micros, from: NodeId, heartbeat: &Heartbeat) {
-        let named = crate::quiet::named(&heartbeat.groups);
+    pub(super) fn compare_digest(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        theirs: QuietDigest,
+        groups: &[GroupHeartbeat],
+    ) {
+        // What a heartbeat names is awake there, so it is not in the digest.
+        let named: BTreeSet<ShardId> = groups.iter().map(|group| group.shard).collect();
         let mut mine = QuietDigest::default();
         let mut under: Vec<ShardId> = Vec::new();
         for (shard, group) in &self.groups {
@@ -248,7 +255,7 @@ impl Replication {
                 under.push(*shard);
             }
         }
-        if self.peers.digest(from, mine == heartbeat.quiet) {
+        if self.peers.digest(from, mine == theirs) {
             for shard in under {
                 self.wake(now, shard);
             }

@@ -6,6 +6,7 @@
 //! acknowledged write was lost and no read was stale), and, once all faults are healed, that every
 //! shard serves again.
 
+mod cost;
 mod history;
 mod random;
 mod scenarios;
@@ -195,6 +196,10 @@ struct World {
     failure: Option<String>,
     counts: BTreeMap<&'static str, u64>,
     trace: bool,
+    options: Options,
+    applied_total: u64,
+    /// So many of the next snapshot chunks are spoiled on their way.
+    spoiled_chunks: u32,
 }
 
 impl World {
@@ -220,6 +225,9 @@ impl World {
             failure: None,
             counts: BTreeMap::new(),
             trace: std::env::var_os("SYNOD_TRACE").is_some(),
+            options: Options::tiny(),
+            applied_total: 0,
+            spoiled_chunks: 0,
             plan,
         };
         for node in 0..nodes {
@@ -339,7 +347,7 @@ impl World {
         let open = OpenConfig {
             disk: Arc::new(machine.disk.clone()),
             index: Box::new(machine.index.clone()),
-            options: Options::tiny(),
+            options: self.options.clone(),
             boot: u128::from(machine.life),
             fresh_store: u128::from(fresh),
         };
@@ -714,10 +722,11 @@ impl World {
                     space: Space::Local(shard),
                     key: entry.data.slice(..1),
                     version: Version(index),
-                    op: WriteOp::Put(entry.data.slice(1..9)),
+                    op: WriteOp::Put(entry.data.slice(1..)),
                 });
             }
             process.store.apply(shard, entry.id, &writes);
+            self.applied_total += 1;
             if let Some((op, attempt)) = process.writes.remove(&(shard, entry.id)) {
                 self.answer(op, attempt, Answer::Written);
             }
@@ -732,9 +741,10 @@ impl World {
             .store
             .get(Space::Local(key.0), &[key.1], Version::MAX)
         {
-            Lookup::Found { version: _, value } => {
-                value.as_ref().try_into().map_or(0, u64::from_le_bytes)
-            }
+            Lookup::Found { version: _, value } => value
+                .get(..8)
+                .and_then(|v| v.try_into().ok())
+                .map_or(0, u64::from_le_bytes),
             Lookup::Absent { .. } => 0,
             Lookup::Pending(_) => panic!("local rows are resident"),
         }
@@ -758,6 +768,21 @@ impl World {
         self.count("messages");
         if from == to {
             self.fail(format!("node {from} wrote to itself"));
+        }
+        let mut message = message.clone();
+        if let Message::Snapshot(snapshot) = &mut message {
+            self.count("snapshot messages");
+            if let crate::message::SnapshotBody::Chunk { payload, .. } = &mut snapshot.body {
+                self.count("chunks");
+                let spoil = self.spoiled_chunks > 0 && !payload.is_empty();
+                if spoil {
+                    self.spoiled_chunks -= 1;
+                    let mut bytes = payload.to_vec();
+                    let at = self.random.next() as usize % bytes.len();
+                    bytes[at] ^= 4;
+                    *payload = bytes.into();
+                }
+            }
         }
         let frame = Bytes::from_owner(message.encode(AlignedVec::new()));
         let link = self.links[from][to];

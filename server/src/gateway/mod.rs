@@ -297,7 +297,7 @@ impl Gateway {
             epoch: operation.parts[part].epoch,
             hlc: self.hlc,
             stream: operation.stream,
-            command: operation.parts[part].command.clone(),
+            body: operation.parts[part].command.clone().into(),
         };
         self.requests.insert(id, Pending { operation: number, part, node });
         effects.push(Effect::Request(node, request));
@@ -322,7 +322,8 @@ impl Gateway {
                 operation.parts[part].state = PartState::Answered(reply);
                 self.conclude(number);
             }
-            Outcome::Unknown => {
+            // The answer to another kind of question: only a defect could send it here.
+            Outcome::Unknown | Outcome::Txn(_) => {
                 operation.parts[part].state = PartState::Answered(unknown());
                 self.conclude(number);
             }

@@ -109,11 +109,11 @@ fn a_refused_command_and_all_behind_it_start_again_in_order() {
     assert!(feed(&mut gateway, 0, Event::Response(HERE, refused)).0.is_empty());
     let broken = answer(requests[1].1.id, Outcome::StreamBroken);
     let (again, _) = feed(&mut gateway, 0, Event::Response(HERE, broken));
-    let keys: Vec<_> = again.iter().map(|(node, request)| (*node, &request.command)).collect();
+    let keys: Vec<_> = again.iter().map(|(node, request)| (*node, &request.body)).collect();
     assert_eq!(again.len(), 2);
     assert_eq!(keys[0].0, THERE);
-    assert_eq!(*keys[0].1, requests[0].1.command);
-    assert_eq!(*keys[1].1, requests[1].1.command);
+    assert_eq!(*keys[0].1, requests[0].1.body);
+    assert_eq!(*keys[1].1, requests[1].1.body);
     assert!(again[0].1.stream.generation > requests[0].1.stream.generation);
 }
 

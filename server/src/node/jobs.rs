@@ -33,17 +33,19 @@ impl Tasks {
         Self { lanes, done }
     }
 
-    pub(super) fn submit(&self, job: Job) {
-        let lane = match job.lane() {
-            Lane::Log => 0,
-            Lane::Background => 1,
-            Lane::Read => 2,
-        };
-        // The receiver ends with the process only.
-        let _ = self.lanes[lane].send(job);
+    pub(super) fn submit(&self, jobs: &mut Vec<Job>) {
+        for job in jobs.drain(..) {
+            let lane = match job.lane() {
+                Lane::Log => 0,
+                Lane::Background => 1,
+                Lane::Read => 2,
+            };
+            // The receiver ends with the process only.
+            let _ = self.lanes[lane].send(job);
+        }
     }
 
-    pub(super) fn take_done(&self, into: &mut Vec<Job>) {
+    pub(super) fn finished(&self, into: &mut Vec<Job>) {
         into.append(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -1,8 +1,11 @@
 //! The store's I/O lanes, whichever way they are driven.
 
+use std::io;
 use std::sync::Arc;
 
 use synod_storage::Job;
+#[cfg(not(madsim))]
+use synod_storage::driver::Driver;
 use tokio::sync::Notify;
 
 use super::DiskWork;
@@ -11,41 +14,38 @@ use super::jobs::Tasks;
 /// Takes jobs, gives them back when they are over.
 pub(super) enum Lanes {
     /// A thread a lane.
-    #[cfg(any())]
-    Threads(synod_storage::driver::Driver),
+    #[cfg(not(madsim))]
+    Threads(Driver),
     /// A task a lane.
     Tasks(Tasks),
 }
 
 impl Lanes {
-    pub(super) fn start(work: &DiskWork, wake: &Arc<Notify>) -> Self {
+    pub(super) fn start(work: &DiskWork, wake: &Arc<Notify>) -> io::Result<Self> {
         match work {
-            DiskWork::Threads => {
-                let step_time: super::StepTime = Arc::new(|_| std::time::Duration::ZERO);
-                Self::Tasks(Tasks::start(&step_time, wake))
-            }
-            #[cfg(any())]
+            #[cfg(not(madsim))]
             DiskWork::Threads => {
                 let wake = wake.clone();
-                Self::Threads(synod_storage::driver::Driver::start(move || wake.notify_one()))
+                let driver = Driver::start(move || wake.notify_one())?;
+                Ok(Self::Threads(driver))
             }
-            DiskWork::Tasks(step_time) => Self::Tasks(Tasks::start(step_time, wake)),
+            DiskWork::Tasks(step_time) => Ok(Self::Tasks(Tasks::start(step_time, wake))),
         }
     }
 
-    pub(super) fn submit(&mut self, job: Job) {
+    pub(super) fn submit(&self, jobs: &mut Vec<Job>) {
         match self {
-            #[cfg(any())]
-            Self::Threads(driver) => driver.submit(job),
-            Self::Tasks(tasks) => tasks.submit(job),
+            #[cfg(not(madsim))]
+            Self::Threads(driver) => driver.submit(jobs),
+            Self::Tasks(tasks) => tasks.submit(jobs),
         }
     }
 
-    pub(super) fn take_done(&mut self, into: &mut Vec<Job>) {
+    pub(super) fn finished(&self, into: &mut Vec<Job>) {
         match self {
-            #[cfg(any())]
-            Self::Threads(driver) => driver.take_done(into),
-            Self::Tasks(tasks) => tasks.take_done(into),
+            #[cfg(not(madsim))]
+            Self::Threads(driver) => driver.finished(into),
+            Self::Tasks(tasks) => tasks.finished(into),
         }
     }
 }

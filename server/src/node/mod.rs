@@ -80,6 +80,7 @@ pub struct Environment {
 /// Who steps the store's jobs.
 pub enum DiskWork {
     /// A thread a lane.
+    #[cfg(not(madsim))]
     Threads,
     /// A task a lane, which takes this long for each step.
     Tasks(StepTime),
@@ -203,7 +204,8 @@ pub async fn serve(
         started: tokio::time::Instant::now(),
         registry: Arc::new(Registry::default()),
     });
-    let lanes = Lanes::start(&environment.disk_work, &wake);
+    let lanes = Lanes::start(&environment.disk_work, &wake)
+        .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
     let node = assemble(environment, &settings, identity, founding, transport, &mailbox, lanes)?;
     let serving = Shutdown::default();
     let mut clients_done = tokio::spawn(edge::serve(

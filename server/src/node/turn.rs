@@ -213,7 +213,7 @@ impl Node {
 
     fn take_disk_work(&mut self, now: Now, effects: &mut Effects) -> Result<(), NodeError> {
         let mut done: Vec<Job> = Vec::new();
-        self.lanes.take_done(&mut done);
+        self.lanes.finished(&mut done);
         for job in done {
             self.store.complete(job)?;
         }
@@ -249,9 +249,7 @@ impl Node {
     fn give_disk_work(&mut self) {
         let mut jobs = Vec::new();
         self.store.take_jobs(&mut jobs);
-        for job in jobs {
-            self.lanes.submit(job);
-        }
+        self.lanes.submit(&mut jobs);
     }
 
     fn take_submissions(&mut self, now: Now, effects: &mut Effects) {
@@ -503,6 +501,8 @@ impl Node {
                     self.outgoing.responses.entry(node).or_default().push(response);
                 }
             }
+            // No transaction spans shards yet, so no shard has a question for another one.
+            ShardEffect::Call { .. } => {}
             ShardEffect::Described { descriptor } => self.gateway.install(descriptor),
             ShardEffect::Damaged { shard, row } => {
                 error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");

@@ -1,7 +1,7 @@
 //! A cluster of real processes on loopback, for tests. Ends with the test.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,7 +107,19 @@ impl Cluster {
         for i in 0..cluster.nodes.len() {
             cluster.run(i);
         }
+        for i in 0..cluster.nodes.len() {
+            cluster.wait_until_up(i);
+        }
         cluster
+    }
+
+    /// Waits until a node accepts clients.
+    pub fn wait_until_up(&mut self, i: usize) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(self.client(i)).is_err() {
+            assert!(Instant::now() < patience, "node {i} is not up: {}", self.nodes[i].log());
+            std::thread::yield_now();
+        }
     }
 
     /// Starts a node's process.

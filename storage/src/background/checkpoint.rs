@@ -122,8 +122,11 @@ impl Checkpoint {
                 self.phase = Phase::Commit;
             }
             Phase::Commit => {
-                let files =
-                    self.finished.iter().map(|file| (file.number, file.state.clone())).collect();
+                let files = self
+                    .finished
+                    .iter()
+                    .map(|file| (file.number, file.state.clone()))
+                    .collect();
                 desk.manifest.append(vec![
                     Edit::Checkpoint {
                         files,
@@ -159,9 +162,16 @@ impl Checkpoint {
         let start = from.map_or(Bound::Unbounded, Bound::Excluded);
         let mut index_key = Vec::new();
         for ((shard, key), (version, op)) in frozen.local.range((start, Bound::Unbounded)) {
-            let Some(replica) = self.replica_of(*shard) else { continue };
+            let Some(replica) = self.replica_of(*shard) else {
+                continue;
+            };
             let writer = open_writer(&mut self.writer, &self.finished, desk)?;
-            IndexKey::Local { shard: *shard, replica, key }.encode_into(&mut index_key);
+            IndexKey::Local {
+                shard: *shard,
+                replica,
+                key,
+            }
+            .encode_into(&mut index_key);
             writer.push(&index_key, *version, value_of(op));
             if self.chunk_is_full(desk)? {
                 return Ok(Some((*shard, key.clone())));
@@ -171,7 +181,10 @@ impl Checkpoint {
     }
 
     fn replica_of(&self, shard: ShardId) -> Option<ReplicaId> {
-        let at = self.replicas.binary_search_by_key(&shard, |(shard, _)| *shard).ok()?;
+        let at = self
+            .replicas
+            .binary_search_by_key(&shard, |(shard, _)| *shard)
+            .ok()?;
         Some(self.replicas[at].1.replica)
     }
 
@@ -202,11 +215,15 @@ impl Checkpoint {
 
     /// Writes what waits, if it is enough for one step; closes the file if it is long enough.
     fn chunk_is_full(&mut self, desk: &mut Desk) -> Result<bool, Trouble> {
-        let Some(writer) = &mut self.writer else { return Ok(false) };
+        let Some(writer) = &mut self.writer else {
+            return Ok(false);
+        };
         if writer.pending_bytes() < desk.options.chunk_bytes {
             return Ok(false);
         }
-        writer.flush().map_err(disk_trouble("cannot write a value file"))?;
+        writer
+            .flush()
+            .map_err(disk_trouble("cannot write a value file"))?;
         if writer.bytes() >= desk.options.value_file_bytes {
             self.finish_file(desk)?;
         }
@@ -214,7 +231,9 @@ impl Checkpoint {
     }
 
     fn finish_file(&mut self, _desk: &mut Desk) -> Result<(), Trouble> {
-        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        let Some(mut writer) = self.writer.take() else {
+            return Ok(());
+        };
         let finished = writer.finish().and_then(|state| {
             writer.file().sync_data()?;
             Ok(state)
@@ -251,7 +270,9 @@ fn open_writer<'a>(
 ) -> Result<&'a mut ValueWriter, Trouble> {
     if writer.is_none() {
         let state = &desk.manifest.state;
-        let number = finished.last().map_or(state.next_file, |file| FileNumber(file.number.0 + 1));
+        let number = finished
+            .last()
+            .map_or(state.next_file, |file| FileNumber(file.number.0 + 1));
         let created = ValueWriter::create(&*desk.disk, value_path(number), number, state.store);
         *writer = Some(created.map_err(disk_trouble("cannot create a value file"))?);
     }

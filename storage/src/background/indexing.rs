@@ -44,8 +44,12 @@ impl Stamp {
     }
 
     pub fn read(index: &dyn Index) -> Result<Option<Self>, IndexError> {
-        let Some(value) = index.get(Tree::Stamp, STAMP_KEY)? else { return Ok(None) };
-        let Ok(value) = <[u8; 36]>::try_from(value.as_slice()) else { return Ok(None) };
+        let Some(value) = index.get(Tree::Stamp, STAMP_KEY)? else {
+            return Ok(None);
+        };
+        let Ok(value) = <[u8; 36]>::try_from(value.as_slice()) else {
+            return Ok(None);
+        };
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&value[at..at + 8]);
@@ -98,7 +102,13 @@ pub(crate) fn pointer_to(file: FileNumber, ordinal: usize, entry: &FooterEntry) 
 
 impl Indexing {
     pub fn new(files: Vec<FinishedFile>, thresholds: Thresholds) -> Self {
-        Self { files, thresholds, file: 0, record: 0, phase: Phase::Insert }
+        Self {
+            files,
+            thresholds,
+            file: 0,
+            record: 0,
+            phase: Phase::Insert,
+        }
     }
 
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, Trouble> {
@@ -161,7 +171,13 @@ impl Indexing {
                 continue;
             }
             let threshold = self.thresholds.of(&first.key);
-            pointer::merge(&*desk.index, &first.key, &pointers, threshold, &mut displaced)?;
+            pointer::merge(
+                &*desk.index,
+                &first.key,
+                &pointers,
+                threshold,
+                &mut displaced,
+            )?;
             for pointer in &pointers {
                 desk.live.set(pointer);
             }

@@ -7,18 +7,24 @@
 mod checkpoint;
 mod indexing;
 pub(crate) mod rebuild;
+mod reclaim;
+mod upkeep;
 
 use std::io;
 use std::sync::Arc;
 
 pub(crate) use checkpoint::{Checkpoint, Repaired};
 pub(crate) use indexing::{FinishedFile, Indexing, Stamp};
+pub(crate) use reclaim::{Depth, Reclaim};
+pub(crate) use upkeep::{Count, Drop, Forget, Scrub, Space, Stop, Trim};
 
 use crate::disk::Disk;
 use crate::index::{Index, IndexError, IndexFactory};
 use crate::live::LiveMap;
+use crate::log::segment::Fill;
 use crate::manifest::{Edit, IndexState, Manifest, ManifestError};
 use crate::memtable::Memtable;
+use crate::snapshot::{Import, ImportChunk, Pin};
 use crate::value::FileTable;
 use crate::{Fatal, JobStep, Options};
 
@@ -72,8 +78,12 @@ pub(crate) fn disk_trouble(what: &str) -> impl FnOnce(io::Error) -> Trouble + us
 
 impl Desk {
     /// Makes sure that the next start rebuilds the index.
-    fn distrust_index(&mut self) {
-        let state = IndexState { boot: 0, clean: false, ..self.manifest.state.index.clone() };
+    pub fn distrust_index(&mut self) {
+        let state = IndexState {
+            boot: 0,
+            clean: false,
+            ..self.manifest.state.index.clone()
+        };
         if self.manifest.append(vec![Edit::Index(state)]).is_err() {
             // Then the next start has to find out by itself.
             tracing::error!("cannot note that the index is broken");
@@ -85,6 +95,20 @@ impl Desk {
 #[derive(Debug)]
 pub(crate) enum Task {
     Checkpoint(Checkpoint),
+    /// Fills a spare segment.
+    Fill(Option<Fill>),
+    Trim(Trim),
+    Space(Space),
+    Pin(Pin),
+    ImportChunk(Box<ImportChunk>),
+    /// Removes what an import that was given up has written.
+    Abort(Box<Import>),
+    Drop(Drop),
+    Forget(Forget),
+    Reclaim(Reclaim),
+    Count(Count),
+    Scrub(Scrub),
+    Stop(Stop),
     /// Frees a memtable off the loop: thirty thousand rows take milliseconds.
     Discard(Option<Arc<Memtable>>),
 }
@@ -102,6 +126,24 @@ impl BackgroundWork {
         let desk = &mut self.desk;
         let step = match &mut self.task {
             Task::Checkpoint(checkpoint) => checkpoint.step(desk),
+            Task::Fill(Some(fill)) => fill
+                .step()
+                .map_err(disk_trouble("cannot fill a spare segment")),
+            Task::Fill(None) => Ok(JobStep::Done),
+            Task::Trim(trim) => trim.step(desk),
+            Task::Space(space) => space.step(desk),
+            Task::Pin(pin) => pin.step(desk),
+            Task::ImportChunk(import) => import.step(desk),
+            Task::Abort(import) => {
+                import.remove_files(desk);
+                Ok(JobStep::Done)
+            }
+            Task::Drop(drop) => drop.step(desk),
+            Task::Forget(forget) => forget.step(desk),
+            Task::Reclaim(reclaim) => reclaim.step(desk),
+            Task::Count(count) => count.step(desk),
+            Task::Scrub(scrub) => scrub.step(desk),
+            Task::Stop(stop) => stop.step(desk),
             Task::Discard(memtable) => {
                 *memtable = None;
                 Ok(JobStep::Done)

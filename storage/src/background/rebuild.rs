@@ -29,11 +29,17 @@ const KEYS_PER_STEP: usize = 256;
 
 fn open_error(what: &str, trouble: Trouble) -> OpenError {
     let (what, source) = match trouble {
-        Trouble::Full => (what.to_owned(), std::io::Error::from(std::io::ErrorKind::StorageFull)),
+        Trouble::Full => (
+            what.to_owned(),
+            std::io::Error::from(std::io::ErrorKind::StorageFull),
+        ),
         Trouble::Index(error) => (what.to_owned(), std::io::Error::other(error)),
-        Trouble::Fatal(fatal) => {
-            (fatal.what, fatal.source.unwrap_or_else(|| std::io::Error::other("unknown")))
-        }
+        Trouble::Fatal(fatal) => (
+            fatal.what,
+            fatal
+                .source
+                .unwrap_or_else(|| std::io::Error::other("unknown")),
+        ),
     };
     OpenError::Disk { what, source }
 }
@@ -55,7 +61,9 @@ pub(crate) fn open_index(
         return Ok(Err("there is none yet".to_owned()));
     }
     if !known.clean && known.boot != boot {
-        return Ok(Err("the machine was restarted without a clean stop".to_owned()));
+        return Ok(Err(
+            "the machine was restarted without a clean stop".to_owned()
+        ));
     }
     let index = match desk.factory.open() {
         Ok(index) => index,
@@ -77,7 +85,14 @@ pub(crate) fn open_index(
         return Ok(Err("it is ahead of the value files".to_owned()));
     }
     // From here on it is being changed.
-    append(desk, vec![Edit::Index(IndexState { clean: false, boot, ..known.clone() })])?;
+    append(
+        desk,
+        vec![Edit::Index(IndexState {
+            clean: false,
+            boot,
+            ..known.clone()
+        })],
+    )?;
     desk.index = index;
     match catch_up(desk, known.complete_to, report)? {
         Ok(()) => Ok(Ok(())),
@@ -91,11 +106,19 @@ fn catch_up(
     complete_to: FileNumber,
     report: &mut OpenReport,
 ) -> Result<Result<(), IndexError>, OpenError> {
-    let late: Vec<FileNumber> =
-        desk.manifest.state.files.keys().copied().filter(|file| *file > complete_to).collect();
+    let late: Vec<FileNumber> = desk
+        .manifest
+        .state
+        .files
+        .keys()
+        .copied()
+        .filter(|file| *file > complete_to)
+        .collect();
     let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
     for number in late {
-        let Some(file) = finished_file(desk, number, report)? else { continue };
+        let Some(file) = finished_file(desk, number, report)? else {
+            continue;
+        };
         let mut indexing = Indexing::new(vec![file], thresholds.clone());
         loop {
             match indexing.step(desk) {
@@ -127,8 +150,12 @@ fn finished_file(
     number: FileNumber,
     report: &mut OpenReport,
 ) -> Result<Option<FinishedFile>, OpenError> {
-    let Some(state) = desk.manifest.state.files.get(&number).cloned() else { return Ok(None) };
-    let Some(file) = desk.files.get(number) else { return Ok(None) };
+    let Some(state) = desk.manifest.state.files.get(&number).cloned() else {
+        return Ok(None);
+    };
+    let Some(file) = desk.files.get(number) else {
+        return Ok(None);
+    };
     let path = value_path(number);
     let footer = read_footer(&*file, &state, desk.manifest.state.store)
         .map_err(OpenError::disk(format!("cannot read {path}")))?;
@@ -146,12 +173,21 @@ fn finished_file(
         tracing::error!("{what}");
         report.damage.push(what);
         // Behind the last record that can be told, anything up to the file's last key may be missing.
-        let start = footer.entries.last().map_or(&state.first_key, |entry| &entry.key).clone();
+        let start = footer
+            .entries
+            .last()
+            .map_or(&state.first_key, |entry| &entry.key)
+            .clone();
         let mut end = state.last_key.clone();
         end.push(0);
         append(desk, vec![Edit::LostRows(KeyRange::new(start, end))])?;
     }
-    Ok(Some(FinishedFile { number, state, file, footer: footer.entries }))
+    Ok(Some(FinishedFile {
+        number,
+        state,
+        file,
+        footer: footer.entries,
+    }))
 }
 
 /// Moves the index aside and makes a new one out of the value files.
@@ -162,17 +198,29 @@ pub(crate) fn rebuild_index(
     report: &mut OpenReport,
     progress: &mut dyn FnMut(OpenProgress),
 ) -> Result<(), OpenError> {
-    let damaged =
-        |what: String| OpenError::Damaged { file: "the index".to_owned(), what };
+    let damaged = |what: String| OpenError::Damaged {
+        file: "the index".to_owned(),
+        what,
+    };
     if desk.manifest.state.index.generation > 0 {
         tracing::warn!("the index is rebuilt: {why}");
         report.index_rebuilt = Some(why.to_owned());
     }
-    desk.factory.discard().map_err(|error| damaged(error.to_string()))?;
-    desk.index = desk.factory.open().map_err(|error| damaged(error.to_string()))?;
+    desk.factory
+        .discard()
+        .map_err(|error| damaged(error.to_string()))?;
+    desk.index = desk
+        .factory
+        .open()
+        .map_err(|error| damaged(error.to_string()))?;
     desk.live = crate::live::LiveMap::default();
-    let files: Vec<(FileNumber, u32)> =
-        desk.manifest.state.files.iter().map(|(number, file)| (*number, file.records)).collect();
+    let files: Vec<(FileNumber, u32)> = desk
+        .manifest
+        .state
+        .files
+        .iter()
+        .map(|(number, file)| (*number, file.records))
+        .collect();
     let total_files = files.len() as u64;
     let mut done_files = 0;
     let mut rest = files.as_slice();
@@ -189,7 +237,10 @@ pub(crate) fn rebuild_index(
         for (number, _) in &rest[..some] {
             group.extend(finished_file(desk, *number, report)?);
             done_files += 1;
-            progress(OpenProgress::Index { done_files, total_files });
+            progress(OpenProgress::Index {
+                done_files,
+                total_files,
+            });
         }
         merge_group(desk, &group, first).map_err(|error| damaged(error.to_string()))?;
         first = false;
@@ -198,13 +249,25 @@ pub(crate) fn rebuild_index(
     let state = &desk.manifest.state;
     let complete_to = FileNumber(state.next_file.0.saturating_sub(1));
     let generation = state.index.generation + 1;
-    Stamp { store: state.store, generation, complete_to }
-        .write(&*desk.index)
-        .and_then(|()| desk.index.sync())
-        .map_err(|error| damaged(error.to_string()))?;
-    let index = IndexState { generation, complete_to, clean: false, boot };
+    Stamp {
+        store: state.store,
+        generation,
+        complete_to,
+    }
+    .write(&*desk.index)
+    .and_then(|()| desk.index.sync())
+    .map_err(|error| damaged(error.to_string()))?;
+    let index = IndexState {
+        generation,
+        complete_to,
+        clean: false,
+        boot,
+    };
     let next_file = state.next_file;
-    append(desk, vec![Edit::Index(index), Edit::DropsIndexed(next_file)])?;
+    append(
+        desk,
+        vec![Edit::Index(index), Edit::DropsIndexed(next_file)],
+    )?;
     desk.live_complete = true;
     Ok(())
 }
@@ -217,10 +280,14 @@ fn merge_group(
 ) -> Result<(), IndexError> {
     let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
     let key_at = |file: usize, record: usize| {
-        files[file].footer.get(record).map(|entry| Reverse((entry.key.as_slice(), file, record)))
+        files[file]
+            .footer
+            .get(record)
+            .map(|entry| Reverse((entry.key.as_slice(), file, record)))
     };
-    let mut heap: BinaryHeap<Reverse<(&[u8], usize, usize)>> =
-        (0..files.len()).filter_map(|file| key_at(file, 0)).collect();
+    let mut heap: BinaryHeap<Reverse<(&[u8], usize, usize)>> = (0..files.len())
+        .filter_map(|file| key_at(file, 0))
+        .collect();
     let mut list: Vec<Pointer> = Vec::new();
     let mut displaced = Vec::new();
     let mut next = heap.pop();
@@ -233,15 +300,16 @@ fn merge_group(
         }
         heap.extend(key_at(file, record + 1));
         next = heap.pop();
-        let same = next.as_ref().is_some_and(|Reverse((next_key, _, _))| *next_key == key);
+        let same = next
+            .as_ref()
+            .is_some_and(|Reverse((next_key, _, _))| *next_key == key);
         if same || list.is_empty() {
             continue;
         }
         let threshold = thresholds.of(key);
         let merged = std::mem::take(&mut list);
         if index_is_empty {
-            for pointer in
-                pointer::put_fresh(&*desk.index, key, merged, threshold, &mut displaced)?
+            for pointer in pointer::put_fresh(&*desk.index, key, merged, threshold, &mut displaced)?
             {
                 desk.live.set(&pointer);
             }
@@ -268,8 +336,15 @@ pub(crate) struct Forgetting {
 
 impl Forgetting {
     pub fn new(desk: &Desk) -> Self {
-        let drops = desk.manifest.state.drops.iter().filter(|drop| !drop.indexed);
-        let left: Vec<_> = drops.map(|drop| (drop.range.clone(), drop.before)).collect();
+        let drops = desk
+            .manifest
+            .state
+            .drops
+            .iter()
+            .filter(|drop| !drop.indexed);
+        let left: Vec<_> = drops
+            .map(|drop| (drop.range.clone(), drop.before))
+            .collect();
         let before = left.iter().map(|(_, before)| *before).max();
         Self { left, before }
     }
@@ -284,7 +359,9 @@ impl Forgetting {
     }
 
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, IndexError> {
-        let Some((range, before)) = self.left.last_mut() else { return Ok(JobStep::Done) };
+        let Some((range, before)) = self.left.last_mut() else {
+            return Ok(JobStep::Done);
+        };
         let mut keys = Vec::new();
         desk.index.range(
             Tree::Newest,
@@ -316,7 +393,11 @@ impl Forgetting {
                 self.left.pop();
             }
         }
-        Ok(if self.left.is_empty() { JobStep::Done } else { JobStep::Again })
+        Ok(if self.left.is_empty() {
+            JobStep::Done
+        } else {
+            JobStep::Again
+        })
     }
 }
 
@@ -336,7 +417,10 @@ pub(crate) fn load_locals(
             if pointer.is_delete {
                 continue;
             }
-            let record = desk.files.get(pointer.file).map(|file| read_record(&*file, &key, &pointer));
+            let record = desk
+                .files
+                .get(pointer.file)
+                .map(|file| read_record(&*file, &key, &pointer));
             let value = match record {
                 Some(Ok(record)) => record.value,
                 Some(Err(_)) | None => {
@@ -347,7 +431,8 @@ pub(crate) fn load_locals(
                     continue;
                 }
             };
-            if let (Some(IndexKey::Local { key, .. }), Some(value)) = (IndexKey::decode(&key), value)
+            if let (Some(IndexKey::Local { key, .. }), Some(value)) =
+                (IndexKey::decode(&key), value)
             {
                 rows.insert(Bytes::copy_from_slice(key), (pointer.version, value));
             }
@@ -374,16 +459,19 @@ fn newest_pointers(desk: &Desk, range: &KeyRange) -> Result<NewestPointers, Open
         &range.start,
         range.end.as_deref(),
         Direction::Forward,
-        &mut |key, value| {
-            match pointer::Pointers::decode(value) {
-                Ok(pointers) => {
-                    found.extend(pointers.list.first().map(|pointer| (key.to_vec(), *pointer)));
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    bad = Some(error);
-                    ControlFlow::Break(())
-                }
+        &mut |key, value| match pointer::Pointers::decode(value) {
+            Ok(pointers) => {
+                found.extend(
+                    pointers
+                        .list
+                        .first()
+                        .map(|pointer| (key.to_vec(), *pointer)),
+                );
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
             }
         },
     );

@@ -542,7 +542,11 @@ impl State {
     }
 
     fn write(&mut self, id: u64, bytes: &[u8], offset: usize) -> io::Result<()> {
-        let used = if self.capacity == u64::MAX { 0 } else { self.used() };
+        let used = if self.capacity == u64::MAX {
+            0
+        } else {
+            self.used()
+        };
         let capacity = self.capacity;
         let file = self.file(id)?;
         let end = offset + bytes.len();

@@ -1,10 +1,10 @@
 //! The index of the simulation: a `BTreeMap` that outlives its node, and can be damaged.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Index, IndexError, IndexFactory, Tree};
+use super::{Index, IndexError, IndexFactory, Tree, Visit};
 use crate::Direction;
 
 type Map = BTreeMap<(Tree, Vec<u8>), Vec<u8>>;
@@ -112,7 +112,9 @@ impl IndexFactory for MemoryIndexFactory {
 
 /// An index of its own that nobody opens again.
 pub(super) fn empty() -> Arc<dyn Index> {
-    Arc::new(MemoryIndex { state: Arc::default() })
+    Arc::new(MemoryIndex {
+        state: Arc::default(),
+    })
 }
 
 #[derive(Debug)]
@@ -149,7 +151,7 @@ impl Index for MemoryIndex {
         start: &[u8],
         end: Option<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), IndexError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(());

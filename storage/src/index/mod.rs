@@ -35,6 +35,9 @@ pub enum Tree {
 #[error("index: {0}")]
 pub struct IndexError(pub String);
 
+/// What a walk calls with each key and value; it breaks off when told to.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// An ordered map of bytes. All calls block, and none of them comes from the loop.
 pub trait Index: Debug + Send + Sync {
     /// The value of a key.
@@ -66,7 +69,7 @@ pub trait Index: Debug + Send + Sync {
         start: &[u8],
         end: Option<&[u8]>,
         direction: crate::Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), IndexError>;
 
     /// Makes everything so far survive the death of the process (not of the machine).

@@ -12,8 +12,14 @@ use crate::{Direction, FileNumber, ReplicaId, ShardId, Version};
 /// The form of a row's key in index and value files: local rows first, by replica; then user rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IndexKey<'a> {
-    Local { shard: ShardId, replica: ReplicaId, key: &'a [u8] },
-    User { key: &'a [u8] },
+    Local {
+        shard: ShardId,
+        replica: ReplicaId,
+        key: &'a [u8],
+    },
+    User {
+        key: &'a [u8],
+    },
 }
 
 const LOCAL: u8 = 0;
@@ -23,7 +29,11 @@ impl<'a> IndexKey<'a> {
     pub fn encode_into(self, out: &mut Vec<u8>) {
         out.clear();
         match self {
-            Self::Local { shard, replica, key } => {
+            Self::Local {
+                shard,
+                replica,
+                key,
+            } => {
                 out.push(LOCAL);
                 out.extend(shard.0.to_be_bytes());
                 out.extend(replica.0.to_be_bytes());
@@ -60,9 +70,19 @@ impl<'a> IndexKey<'a> {
 
     /// The index keys of all rows of one replica's own.
     pub fn local_range(shard: ShardId, replica: ReplicaId) -> crate::KeyRange {
-        let start = Self::Local { shard, replica, key: &[] }.encode();
+        let start = Self::Local {
+            shard,
+            replica,
+            key: &[],
+        }
+        .encode();
         let end = match replica.0.checked_add(1) {
-            Some(next) => Self::Local { shard, replica: ReplicaId(next), key: &[] }.encode(),
+            Some(next) => Self::Local {
+                shard,
+                replica: ReplicaId(next),
+                key: &[],
+            }
+            .encode(),
             None => vec![USER],
         };
         crate::KeyRange::new(start, end)
@@ -114,6 +134,11 @@ impl Pointer {
         out.push(u8::from(self.is_delete));
     }
 
+    /// A value of the history tree.
+    pub fn from_history(bytes: &[u8]) -> Result<Self, IndexError> {
+        Self::decode(bytes).ok_or_else(|| broken("a pointer of the history"))
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first_chunk::<8>()?;
         let (file, rest) = rest.split_first_chunk::<8>()?;
@@ -145,13 +170,20 @@ fn history_key(key: &[u8], version: Version) -> Vec<u8> {
 
 impl Pointers {
     pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
-        let (flags, rest) = bytes.split_first().ok_or_else(|| broken("an empty entry"))?;
+        let (flags, rest) = bytes
+            .split_first()
+            .ok_or_else(|| broken("an empty entry"))?;
         if rest.len() % POINTER_BYTES != 0 {
             return Err(broken("an entry"));
         }
-        let list: Option<Vec<Pointer>> =
-            rest.chunks_exact(POINTER_BYTES).map(Pointer::decode).collect();
-        Ok(Self { list: list.ok_or_else(|| broken("a pointer"))?, has_history: *flags != 0 })
+        let list: Option<Vec<Pointer>> = rest
+            .chunks_exact(POINTER_BYTES)
+            .map(Pointer::decode)
+            .collect();
+        Ok(Self {
+            list: list.ok_or_else(|| broken("a pointer"))?,
+            has_history: *flags != 0,
+        })
     }
 
     /// The newest version at or below `at`, of those in the entry itself.
@@ -162,20 +194,14 @@ impl Pointers {
 
 /// The entry of a key.
 pub(crate) fn get(index: &dyn Index, key: &[u8]) -> Result<Option<Pointers>, IndexError> {
-    index.get(Tree::Newest, key)?.as_deref().map(Pointers::decode).transpose()
+    index
+        .get(Tree::Newest, key)?
+        .as_deref()
+        .map(Pointers::decode)
+        .transpose()
 }
 
-/// The pointer to the newest version at or below `at`.
-pub(crate) fn lookup(
-    index: &dyn Index,
-    key: &[u8],
-    at: Version,
-) -> Result<Option<Pointer>, IndexError> {
-    let Some(pointers) = get(index, key)? else { return Ok(None) };
-    lookup_in(index, key, &pointers, at)
-}
-
-/// As [`lookup`], with the entry at hand.
+/// The pointer to the newest version of a key at or below `at`; its entry is at hand.
 pub(crate) fn lookup_in(
     index: &dyn Index,
     key: &[u8],
@@ -203,24 +229,42 @@ fn history(
     let start = history_key(key, at);
     let mut end = history_key(key, Version::ZERO);
     end.push(0);
-    index.range(Tree::History, &start, Some(&end), Direction::Forward, &mut |at_key, value| {
-        // A longer key with this one as its beginning lies in between.
-        if at_key.len() == key.len() + 8 {
-            match Pointer::decode(value) {
-                Some(pointer) => found.push(pointer),
-                None => bad = true,
+    index.range(
+        Tree::History,
+        &start,
+        Some(&end),
+        Direction::Forward,
+        &mut |at_key, value| {
+            // A longer key with this one as its beginning lies in between.
+            if at_key.len() == key.len() + 8 {
+                match Pointer::decode(value) {
+                    Some(pointer) => found.push(pointer),
+                    None => bad = true,
+                }
             }
-        }
-        if found.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    if bad { Err(broken("a pointer of the history")) } else { Ok(found) }
+            if found.len() >= limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    )?;
+    if bad {
+        Err(broken("a pointer of the history"))
+    } else {
+        Ok(found)
+    }
 }
 
 /// All versions of a key, newest first.
 pub(crate) fn all(index: &dyn Index, key: &[u8]) -> Result<Vec<Pointer>, IndexError> {
-    let Some(mut pointers) = get(index, key)? else { return Ok(Vec::new()) };
+    let Some(mut pointers) = get(index, key)? else {
+        return Ok(Vec::new());
+    };
     if pointers.has_history {
-        pointers.list.extend(history(index, key, Version::MAX, usize::MAX)?);
+        pointers
+            .list
+            .extend(history(index, key, Version::MAX, usize::MAX)?);
     }
     Ok(pointers.list)
 }
@@ -261,7 +305,10 @@ fn store(
 /// Keeps what can still be asked for: everything above the threshold, and the newest at or below it.
 /// What is let go is appended to `displaced`.
 fn retain(pointers: &mut Vec<Pointer>, threshold: Version, displaced: &mut Vec<Pointer>) {
-    let above = pointers.iter().take_while(|pointer| pointer.version > threshold).count();
+    let above = pointers
+        .iter()
+        .take_while(|pointer| pointer.version > threshold)
+        .count();
     if pointers.len() > above + 1 {
         displaced.extend(pointers.drain(above + 1..));
     }
@@ -291,11 +338,7 @@ pub(crate) fn merge(
 }
 
 /// Merges two lists, newest first; of equal versions the later file counts.
-pub(crate) fn merge_lists(
-    list: &mut Vec<Pointer>,
-    new: &[Pointer],
-    displaced: &mut Vec<Pointer>,
-) {
+pub(crate) fn merge_lists(list: &mut Vec<Pointer>, new: &[Pointer], displaced: &mut Vec<Pointer>) {
     for pointer in new {
         match list.binary_search_by(|known| pointer.version.cmp(&known.version)) {
             Ok(at) if list[at].file < pointer.file => {
@@ -330,12 +373,17 @@ pub(crate) fn relocate(
     from: (FileNumber, u32),
     to: Option<Pointer>,
 ) -> Result<bool, IndexError> {
-    let Some(entry) = get(index, key)? else { return Ok(false) };
+    let Some(entry) = get(index, key)? else {
+        return Ok(false);
+    };
     let mut old = entry.list;
     if entry.has_history {
         old.extend(history(index, key, Version::MAX, usize::MAX)?);
     }
-    let Some(at) = old.iter().position(|known| (known.file, known.ordinal) == from) else {
+    let Some(at) = old
+        .iter()
+        .position(|known| (known.file, known.ordinal) == from)
+    else {
         return Ok(false);
     };
     let mut new = old.clone();
@@ -356,7 +404,9 @@ pub(crate) fn forget_before(
     before: FileNumber,
     displaced: &mut Vec<Pointer>,
 ) -> Result<(), IndexError> {
-    let Some(entry) = get(index, key)? else { return Ok(()) };
+    let Some(entry) = get(index, key)? else {
+        return Ok(());
+    };
     let mut old = entry.list;
     if entry.has_history {
         old.extend(history(index, key, Version::MAX, usize::MAX)?);

@@ -7,12 +7,11 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Index, IndexError, IndexFactory, Tree};
+use super::{Index, IndexError, IndexFactory, Tree, Visit};
 use crate::Direction;
 
 /// Opens sled in a directory of its own.
@@ -26,7 +25,10 @@ impl SledIndexFactory {
     /// The index in the directory `path`, with a page cache of about `cache_bytes`.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, cache_bytes: u64) -> Self {
-        Self { path: path.into(), cache_bytes }
+        Self {
+            path: path.into(),
+            cache_bytes,
+        }
     }
 
     /// Where a damaged index is kept until the next one is.
@@ -58,13 +60,21 @@ impl IndexFactory for SledIndexFactory {
             let newest = db.open_tree("newest")?;
             let history = db.open_tree("history")?;
             let stamp = db.open_tree("stamp")?;
-            Ok(Arc::new(SledIndex { db, newest, history, stamp }) as Arc<dyn Index>)
+            Ok(Arc::new(SledIndex {
+                db,
+                newest,
+                history,
+                stamp,
+            }) as Arc<dyn Index>)
         })
     }
 
     fn discard(&mut self) -> Result<(), IndexError> {
         let failed = |error: io::Error| {
-            IndexError(format!("cannot move {} aside: {error}", self.path.display()))
+            IndexError(format!(
+                "cannot move {} aside: {error}",
+                self.path.display()
+            ))
         };
         if !self.path.exists() {
             return Ok(());
@@ -141,7 +151,7 @@ impl Index for SledIndex {
         start: &[u8],
         end: Option<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), IndexError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(());

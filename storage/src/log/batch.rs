@@ -17,15 +17,37 @@ pub struct LogBatch {
 #[derive(Clone, Debug)]
 pub(crate) enum Record {
     /// Entries with consecutive indexes. Drops all the group has from the first of them on.
-    Entries { shard: ShardId, replica: ReplicaId, entries: Vec<Entry> },
+    Entries {
+        shard: ShardId,
+        replica: ReplicaId,
+        entries: Vec<Entry>,
+    },
     /// The group's hard state from here on.
-    HardState { shard: ShardId, replica: ReplicaId, state: HardState },
+    HardState {
+        shard: ShardId,
+        replica: ReplicaId,
+        state: HardState,
+    },
     /// The group's log is empty at `id`; its applied state is that of `id`, with `conf`.
-    Marker { shard: ShardId, replica: ReplicaId, id: EntryId, conf: ConfState },
+    Marker {
+        shard: ShardId,
+        replica: ReplicaId,
+        id: EntryId,
+        conf: ConfState,
+    },
     /// The very entry that was damaged, brought back by a peer. Takes its place, truncates nothing.
-    Repair { shard: ShardId, replica: ReplicaId, entry: Entry },
+    Repair {
+        shard: ShardId,
+        replica: ReplicaId,
+        entry: Entry,
+    },
     /// Copies of entries whose segment is about to go, each with the batch that has the live copy.
-    Rewritten { shard: ShardId, replica: ReplicaId, entries: Vec<Entry>, from: Vec<BatchSeq> },
+    Rewritten {
+        shard: ShardId,
+        replica: ReplicaId,
+        entries: Vec<Entry>,
+        from: Vec<BatchSeq>,
+    },
 }
 
 /// What a record, or an entry of one, costs in a frame besides its data, at most.

@@ -45,7 +45,10 @@ impl FetchQuery {
     ) -> Option<Self> {
         let groups = view.lock();
         let group = groups.groups.get(&shard)?;
-        let cached_first = group.cached.front().map_or(u64::MAX, |entry| entry.id.index);
+        let cached_first = group
+            .cached
+            .front()
+            .map_or(u64::MAX, |entry| entry.id.index);
         let mut runs = Vec::new();
         let mut bytes = 0;
         let mut batch = None;
@@ -54,7 +57,9 @@ impl FetchQuery {
                 break;
             }
             // Not placed yet means not synced yet, and then it is in the cache.
-            let Some(placement) = placements.get(&run.batch) else { break };
+            let Some(placement) = placements.get(&run.batch) else {
+                break;
+            };
             if batch != Some(run.batch) {
                 bytes += placement.bytes;
                 batch = Some(run.batch);
@@ -62,7 +67,12 @@ impl FetchQuery {
             runs.push((*run, *placement));
         }
         let replica = group.replica;
-        (!runs.is_empty()).then(|| Self { disk: Arc::clone(disk), shard, replica, runs })
+        (!runs.is_empty()).then(|| Self {
+            disk: Arc::clone(disk),
+            shard,
+            replica,
+            runs,
+        })
     }
 }
 
@@ -76,7 +86,10 @@ pub(crate) fn fetch(query: &FetchQuery) -> Fetched {
     };
     let mut batch: Option<(BatchSeq, DecodedBatch)> = None;
     for (run, placement) in &query.runs {
-        if batch.as_ref().is_none_or(|(sequence, _)| *sequence != run.batch) {
+        if batch
+            .as_ref()
+            .is_none_or(|(sequence, _)| *sequence != run.batch)
+        {
             match read_batch(&*query.disk, run.batch, placement) {
                 Ok(Some(read)) => batch = Some((run.batch, read)),
                 Ok(None) => {
@@ -91,7 +104,9 @@ pub(crate) fn fetch(query: &FetchQuery) -> Fetched {
                 }
             }
         }
-        let record = batch.as_ref().and_then(|(_, read)| read.records.get(run.ordinal as usize));
+        let record = batch
+            .as_ref()
+            .and_then(|(_, read)| read.records.get(run.ordinal as usize));
         let Some(record) = record else { return fetched };
         for entry in &record.entries {
             match entry {
@@ -141,8 +156,14 @@ impl GroupLog {
             }
         }
         if let Some((run, id, checksum)) = fetched.damaged
-            && self.run_at(id.index).is_some_and(|now| now.batch == run.batch)
-            && !self.damage.entries.iter().any(|(known, _)| known.index == id.index)
+            && self
+                .run_at(id.index)
+                .is_some_and(|now| now.batch == run.batch)
+            && !self
+                .damage
+                .entries
+                .iter()
+                .any(|(known, _)| known.index == id.index)
         {
             self.damage.entries.push((id, checksum));
             self.damage.entries.sort_by_key(|(id, _)| id.index);

@@ -103,9 +103,7 @@ pub(crate) enum RecordHead {
 }
 
 /// What the table says of an entry's body.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) struct EntryHead {
     pub term: u64,
     pub bytes: u32,
@@ -254,7 +252,9 @@ impl BatchHeader {
     /// Bytes of the frame, padding included; `None` if that is absurd.
     pub fn frame_bytes(&self) -> Option<usize> {
         let body = usize::try_from(self.body_bytes).ok()?;
-        let bytes = HEADER.checked_add(self.table_bytes as usize)?.checked_add(body)?;
+        let bytes = HEADER
+            .checked_add(self.table_bytes as usize)?
+            .checked_add(body)?;
         bytes.checked_next_multiple_of(BLOCK)
     }
 }
@@ -296,7 +296,11 @@ impl EncodedBatch {
         let mut table = Vec::with_capacity(records.len());
         for record in records {
             table.push(match record {
-                Record::Entries { shard, replica, entries } => {
+                Record::Entries {
+                    shard,
+                    replica,
+                    entries,
+                } => {
                     bodies.extend(entries.iter().map(|entry| &entry.data));
                     RecordHead::Entries {
                         shard: *shard,
@@ -305,16 +309,31 @@ impl EncodedBatch {
                         entries: entries.iter().map(head_of).collect(),
                     }
                 }
-                Record::HardState { shard, replica, state } => {
-                    RecordHead::HardState { shard: *shard, replica: *replica, state: *state }
-                }
-                Record::Marker { shard, replica, id, conf } => RecordHead::Marker {
+                Record::HardState {
+                    shard,
+                    replica,
+                    state,
+                } => RecordHead::HardState {
+                    shard: *shard,
+                    replica: *replica,
+                    state: *state,
+                },
+                Record::Marker {
+                    shard,
+                    replica,
+                    id,
+                    conf,
+                } => RecordHead::Marker {
                     shard: *shard,
                     replica: *replica,
                     id: *id,
                     conf: conf.clone(),
                 },
-                Record::Repair { shard, replica, entry } => {
+                Record::Repair {
+                    shard,
+                    replica,
+                    entry,
+                } => {
                     bodies.push(&entry.data);
                     RecordHead::Repair {
                         shard: *shard,
@@ -323,7 +342,12 @@ impl EncodedBatch {
                         entry: head_of(entry),
                     }
                 }
-                Record::Rewritten { shard, replica, entries, from } => {
+                Record::Rewritten {
+                    shard,
+                    replica,
+                    entries,
+                    from,
+                } => {
                     bodies.extend(entries.iter().map(|entry| &entry.data));
                     RecordHead::Rewritten {
                         shard: *shard,
@@ -415,7 +439,10 @@ impl DecodedBatch {
             let (first, entry_heads) = head.entries();
             let mut entries = Vec::with_capacity(entry_heads.len());
             for (index, entry) in (first..).zip(entry_heads) {
-                let id = EntryId { term: entry.term, index };
+                let id = EntryId {
+                    term: entry.term,
+                    index,
+                };
                 let end = at.checked_add(entry.bytes as usize)?;
                 let read = frame.get(at..end).map(|data| Entry {
                     id,

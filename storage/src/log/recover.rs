@@ -10,9 +10,7 @@ use std::sync::Arc;
 use super::frame::{
     BLOCK, BatchHeader, DecodedBatch, EncodedBatch, HEADER, HeaderError, Link, SegmentHeader,
 };
-use super::segment::{
-    LOG_DIR, LogName, Roll, RollError, parse_name, segment_path, spare_path,
-};
+use super::segment::{LOG_DIR, LogName, Roll, RollError, parse_name, segment_path, spare_path};
 use super::view::Groups;
 use super::writer::{LogWriter, Placement};
 use crate::disk::{Disk, read_exact_at};
@@ -90,36 +88,68 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
     for (at, segment) in found.iter().enumerate() {
         end = scan.segment(segment, found.get(at + 1))?;
         done_bytes += segment.bytes;
-        (scan.context.progress)(OpenProgress::Log { done_bytes, total_bytes });
+        (scan.context.progress)(OpenProgress::Log {
+            done_bytes,
+            total_bytes,
+        });
     }
     let durable = scan.context.state.log_durable;
     if scan.last < durable {
         // The manifest has seen batches that are not there: not a tail, a loss.
-        let what =
-            format!("log: batches {} to {durable} were durable and are gone", scan.last.0 + 1);
+        let what = format!(
+            "log: batches {} to {durable} were durable and are gone",
+            scan.last.0 + 1
+        );
         scan.damage_unknown(what, BatchSeq(u64::MAX));
         scan.last = durable;
         scan.ambiguous = None;
         scan.chain = Some(0);
     }
-    let Scan { mut placements, mut segments, last, chain, ambiguous, .. } = scan;
-    let previous = found.last().map(|segment| segment.number).unwrap_or_default();
+    let Scan {
+        mut placements,
+        mut segments,
+        last,
+        chain,
+        ambiguous,
+        ..
+    } = scan;
+    let previous = found
+        .last()
+        .map(|segment| segment.number)
+        .unwrap_or_default();
     let number = SegmentNumber(previous.0 + 1);
     let store = context.state.store;
     let incarnation = context.state.incarnation;
     let (first, chain, previous_end) = match &ambiguous {
-        Some(batch) => (batch.header.sequence, batch.header.chain, batch.placement.offset),
+        Some(batch) => (
+            batch.header.sequence,
+            batch.header.chain,
+            batch.placement.offset,
+        ),
         None => (BatchSeq(last.0 + 1), chain.unwrap_or(0), end),
     };
     let mut next_chain = chain;
     let copy = ambiguous.map(|batch| {
         let mut copy = EncodedBatch::from_frame(&batch.header, batch.frame);
-        next_chain = copy.link(Link { store, segment: number, incarnation, sequence: first, chain });
+        next_chain = copy.link(Link {
+            store,
+            segment: number,
+            incarnation,
+            sequence: first,
+            chain,
+        });
         copy.frame
     });
     let copy_bytes = copy.as_ref().map_or(0, |frame| frame.len() as u64);
-    let header =
-        SegmentHeader { store, segment: number, incarnation, previous, previous_end, first, chain };
+    let header = SegmentHeader {
+        store,
+        segment: number,
+        incarnation,
+        previous,
+        previous_end,
+        first,
+        chain,
+    };
     let bytes = context.options.segment_bytes;
     let mut roll = Roll::new(Arc::clone(&disk), header, copy, spares.pop(), bytes);
     let file = loop {
@@ -138,12 +168,19 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
             }
             Err(RollError::Fatal(fatal)) => {
                 let source = fatal.source.unwrap_or_else(|| io::Error::other("unknown"));
-                return Err(OpenError::Disk { what: fatal.what, source });
+                return Err(OpenError::Disk {
+                    what: fatal.what,
+                    source,
+                });
             }
         }
     };
     if copy_bytes > 0 {
-        let placement = Placement { segment: number, offset: BLOCK as u64, bytes: copy_bytes };
+        let placement = Placement {
+            segment: number,
+            offset: BLOCK as u64,
+            bytes: copy_bytes,
+        };
         placements.insert(first, placement);
         if let Some(segment) = segments.get_mut(&previous) {
             segment.last = BatchSeq(first.0 - 1);
@@ -172,7 +209,10 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
 
 /// The segments in order, their headers read; older ones and spares made ready to be used again.
 fn list(context: &mut LogContext<'_>) -> Result<(Vec<Found>, Vec<String>, u64), OpenError> {
-    let names = context.disk.list(LOG_DIR).map_err(OpenError::disk("cannot list the log"))?;
+    let names = context
+        .disk
+        .list(LOG_DIR)
+        .map_err(OpenError::disk("cannot list the log"))?;
     let mut found = Vec::new();
     let mut spares = Vec::new();
     let mut next_spare = 0;
@@ -221,13 +261,13 @@ fn list(context: &mut LogContext<'_>) -> Result<(Vec<Found>, Vec<String>, u64), 
     Ok((found, spares, next_spare))
 }
 
-fn read_header(
-    context: &mut LogContext<'_>,
-    number: SegmentNumber,
-) -> Result<Found, OpenError> {
+fn read_header(context: &mut LogContext<'_>, number: SegmentNumber) -> Result<Found, OpenError> {
     let path = segment_path(number);
     let cannot = || OpenError::disk(format!("cannot read {path}"));
-    let file = context.disk.open(&path, crate::disk::OpenMode::Existing).map_err(cannot())?;
+    let file = context
+        .disk
+        .open(&path, crate::disk::OpenMode::Existing)
+        .map_err(cannot())?;
     let bytes = file.len().map_err(cannot())?;
     let mut block = vec![0; BLOCK];
     let read = file.read_at(&mut block, 0).map_err(cannot())?;
@@ -242,10 +282,18 @@ fn read_header(
         Ok(header) if header.segment == number => Some(header),
         Ok(_) | Err(HeaderError::Invalid) => None,
         Err(HeaderError::Format(found)) => {
-            return Err(OpenError::Format { file: path, found, known: super::frame::FORMAT });
+            return Err(OpenError::Format {
+                file: path,
+                found,
+                known: super::frame::FORMAT,
+            });
         }
     };
-    Ok(Found { number, header, bytes })
+    Ok(Found {
+        number,
+        header,
+        bytes,
+    })
 }
 
 impl Scan<'_, '_> {
@@ -285,7 +333,10 @@ impl Scan<'_, '_> {
     fn segment(&mut self, found: &Found, next: Option<&Found>) -> Result<u64, OpenError> {
         let path = segment_path(found.number);
         let cannot = || OpenError::disk(format!("cannot read {path}"));
-        let file = self.context.disk.open(&path, crate::disk::OpenMode::Existing);
+        let file = self
+            .context
+            .disk
+            .open(&path, crate::disk::OpenMode::Existing);
         let file = file.map_err(cannot())?;
         let mut bytes = vec![0; usize::try_from(found.bytes).unwrap_or(0)];
         read_exact_at(&*file, &mut bytes, 0).map_err(cannot())?;
@@ -330,7 +381,8 @@ impl Scan<'_, '_> {
                             format!("{path}: no valid batch from byte {at} on"),
                             until.unwrap_or(BatchSeq(u64::MAX)),
                         );
-                    } else if is_last && bytes[at..limit].iter().take(BLOCK).any(|byte| *byte != 0) {
+                    } else if is_last && bytes[at..limit].iter().take(BLOCK).any(|byte| *byte != 0)
+                    {
                         self.torn(&path, at, "bad header");
                     }
                     break;
@@ -344,7 +396,9 @@ impl Scan<'_, '_> {
             if decoded.as_ref().is_none_or(|batch| !batch.whole) {
                 let proven = proven_end.is_some()
                     || header.sequence <= self.context.state.log_durable
-                    || self.successor(&bytes[..limit], at + frame_bytes, found).is_some();
+                    || self
+                        .successor(&bytes[..limit], at + frame_bytes, found)
+                        .is_some();
                 if !proven && is_last {
                     self.torn(&path, at, "bad body");
                     break;
@@ -365,10 +419,16 @@ impl Scan<'_, '_> {
                     self.context.groups.synced = header.sequence;
                     let state = self.context.state;
                     for (ordinal, record) in (0..).zip(batch.records) {
-                        self.context.groups.replay(header.sequence, ordinal, record, state);
+                        self.context
+                            .groups
+                            .replay(header.sequence, ordinal, record, state);
                     }
                     let whole = is_last.then(|| frame.to_vec());
-                    self.ambiguous = whole.map(|frame| Ambiguous { header, frame, placement });
+                    self.ambiguous = whole.map(|frame| Ambiguous {
+                        header,
+                        frame,
+                        placement,
+                    });
                 }
                 None => {
                     let what = format!("{path}: bad table in batch {}", header.sequence);
@@ -381,7 +441,13 @@ impl Scan<'_, '_> {
             self.context.report.batches += 1;
             at += frame_bytes;
         }
-        self.segments.insert(found.number, Segment { bytes: found.bytes, last: self.last });
+        self.segments.insert(
+            found.number,
+            Segment {
+                bytes: found.bytes,
+                last: self.last,
+            },
+        );
         Ok(at.min(limit) as u64)
     }
 
@@ -393,7 +459,11 @@ impl Scan<'_, '_> {
 
     fn note_bad_bodies(&mut self, path: &str, at: usize, batch: &DecodedBatch) {
         for record in &batch.records {
-            for (id, _) in record.entries.iter().filter_map(|entry| entry.as_ref().err()) {
+            for (id, _) in record
+                .entries
+                .iter()
+                .filter_map(|entry| entry.as_ref().err())
+            {
                 let what = format!("{path}: entry {id} in the batch at byte {at} is damaged");
                 tracing::error!("{what}");
                 self.context.report.damage.push(what);
@@ -412,21 +482,26 @@ impl Scan<'_, '_> {
         let header = BatchHeader::decode(bytes.get(at..at.checked_add(HEADER)?)?)?;
         let ours = header.store == self.context.state.store
             && header.segment == found.number
-            && found.header.is_none_or(|segment| segment.incarnation == header.incarnation);
+            && found
+                .header
+                .is_none_or(|segment| segment.incarnation == header.incarnation);
         let in_turn = match self.chain {
             Some(chain) if !behind_damage => {
                 header.sequence.0 == self.last.0 + 1 && header.chain == chain
             }
             Some(_) | None => header.sequence > self.last,
         };
-        let frame_bytes = header.frame_bytes().filter(|length| *length <= bytes.len() - at)?;
+        let frame_bytes = header
+            .frame_bytes()
+            .filter(|length| *length <= bytes.len() - at)?;
         (ours && in_turn).then_some((header, frame_bytes))
     }
 
     /// Looks for a batch of this segment beyond `from`: a torn length must not hide one.
     fn successor(&self, bytes: &[u8], from: usize, found: &Found) -> Option<(usize, BatchSeq)> {
         (from..bytes.len()).step_by(BLOCK).find_map(|at| {
-            self.header_at(bytes, at, found, true).map(|(header, _)| (at, header.sequence))
+            self.header_at(bytes, at, found, true)
+                .map(|(header, _)| (at, header.sequence))
         })
     }
 }

@@ -37,7 +37,9 @@ pub(crate) fn parse_name(name: &str) -> Option<LogName> {
     if let Some(number) = name.strip_prefix("segment-") {
         return number.parse().ok().map(SegmentNumber).map(LogName::Segment);
     }
-    name.strip_prefix("spare-").and_then(|number| number.parse().ok()).map(LogName::Spare)
+    name.strip_prefix("spare-")
+        .and_then(|number| number.parse().ok())
+        .map(LogName::Spare)
 }
 
 /// A zero-filled file that becomes a segment later.
@@ -54,7 +56,13 @@ pub(crate) struct Fill {
 
 impl Fill {
     pub fn new(disk: Arc<dyn Disk>, path: String, bytes: u64) -> Self {
-        Self { disk, path, bytes, file: None, at: 0 }
+        Self {
+            disk,
+            path,
+            bytes,
+            file: None,
+            at: 0,
+        }
     }
 
     /// Writes the next piece; the last step syncs. The file does not stay behind when it fails.
@@ -133,10 +141,23 @@ impl Roll {
         spare: Option<String>,
         segment_bytes: u64,
     ) -> Self {
-        let phase = if spare.is_some() { Phase::Open } else { Phase::Fill };
+        let phase = if spare.is_some() {
+            Phase::Open
+        } else {
+            Phase::Fill
+        };
         let spare = spare.unwrap_or_else(|| spare_path(header.segment.0));
         let fill = Some(Fill::new(Arc::clone(&disk), spare.clone(), segment_bytes));
-        Self { disk, header, first, spare, fill, file: None, reserve_used: false, phase }
+        Self {
+            disk,
+            header,
+            first,
+            spare,
+            fill,
+            file: None,
+            reserve_used: false,
+            phase,
+        }
     }
 
     pub fn header(&self) -> SegmentHeader {
@@ -172,8 +193,11 @@ impl Roll {
             Phase::Open => {
                 let file = self.disk.open(&self.spare, OpenMode::Existing);
                 self.file = Some(file.map_err(|error| self.fatal("cannot open", error))?);
-                self.phase =
-                    if self.first.is_some() { Phase::WriteFirst } else { Phase::WriteHeader };
+                self.phase = if self.first.is_some() {
+                    Phase::WriteFirst
+                } else {
+                    Phase::WriteHeader
+                };
             }
             Phase::WriteFirst => {
                 let first = self.first.take().unwrap_or_default();
@@ -187,7 +211,8 @@ impl Roll {
             }
             Phase::Sync => {
                 if let Some(file) = &self.file {
-                    file.sync_data().map_err(|error| self.fatal("cannot sync", error))?;
+                    file.sync_data()
+                        .map_err(|error| self.fatal("cannot sync", error))?;
                 }
                 self.phase = Phase::Rename;
             }
@@ -205,11 +230,18 @@ impl Roll {
             }
             Phase::Done => {}
         }
-        Ok(if self.phase == Phase::Done { JobStep::Done } else { JobStep::Again })
+        Ok(if self.phase == Phase::Done {
+            JobStep::Done
+        } else {
+            JobStep::Again
+        })
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), RollError> {
-        let Some(file) = &self.file else { return Ok(()) };
-        file.write_at(bytes, offset).map_err(|error| self.fatal("cannot write", error))
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        file.write_at(bytes, offset)
+            .map_err(|error| self.fatal("cannot write", error))
     }
 }

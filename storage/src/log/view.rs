@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::batch::Record;
 use super::frame::{DecodedRecord, RecordHead};
 use crate::manifest::State;
-use crate::{BatchSeq, ConfState, Damage, Entry, EntryId, HardState, ReplicaId, ShardId, entry_checksum};
+use crate::{
+    BatchSeq, ConfState, Damage, Entry, EntryId, HardState, ReplicaId, ShardId, entry_checksum,
+};
 
 /// Why the log cannot answer right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -292,7 +294,12 @@ impl Groups {
                     group.hard_state_batch = seq;
                 }
             }
-            Record::Marker { shard, replica, id, conf } => {
+            Record::Marker {
+                shard,
+                replica,
+                id,
+                conf,
+            } => {
                 let group = self
                     .groups
                     .entry(*shard)
@@ -321,7 +328,12 @@ impl Groups {
                     group.replace(entry.id.index, seq, ordinal);
                 }
             }
-            Record::Rewritten { shard, replica, entries, from } => {
+            Record::Rewritten {
+                shard,
+                replica,
+                entries,
+                from,
+            } => {
                 let heads = entries.iter().map(|entry| entry.id.index).zip(from);
                 self.rewrite(*shard, *replica, seq, ordinal, heads);
             }
@@ -355,7 +367,10 @@ impl Groups {
         let DecodedRecord { head, entries } = record;
         match head {
             RecordHead::Entries { shard, replica, .. } => {
-                let known = state.replicas.get(&shard).filter(|known| known.replica == replica);
+                let known = state
+                    .replicas
+                    .get(&shard)
+                    .filter(|known| known.replica == replica);
                 if known.is_some_and(|known| seq <= known.floor) {
                     return; // An installed snapshot took the place of these.
                 }
@@ -375,10 +390,17 @@ impl Groups {
                     if id.index > group.last_index() + 1 {
                         // A batch in between is lost.
                         group.damage.unknown = true;
-                        delta -= group.reset_to(EntryId::new(id.term, id.index - 1)).cast_signed();
+                        delta -= group
+                            .reset_to(EntryId::new(id.term, id.index - 1))
+                            .cast_signed();
                     }
-                    let run =
-                        Run { first: id.index, count: 1, term: id.term, batch: seq, ordinal };
+                    let run = Run {
+                        first: id.index,
+                        count: 1,
+                        term: id.term,
+                        batch: seq,
+                        ordinal,
+                    };
                     delta -= group.push_run(run).cast_signed();
                     match entry {
                         Ok(entry) => {
@@ -395,10 +417,27 @@ impl Groups {
                 }
                 self.cached_bytes = self.cached_bytes.saturating_add_signed(delta);
             }
-            RecordHead::HardState { shard, replica, state } => {
-                self.take(seq, ordinal, &Record::HardState { shard, replica, state });
+            RecordHead::HardState {
+                shard,
+                replica,
+                state,
+            } => {
+                self.take(
+                    seq,
+                    ordinal,
+                    &Record::HardState {
+                        shard,
+                        replica,
+                        state,
+                    },
+                );
             }
-            RecordHead::Marker { shard, replica, id, conf } => {
+            RecordHead::Marker {
+                shard,
+                replica,
+                id,
+                conf,
+            } => {
                 if state.dropped.contains(&replica) {
                     return;
                 }
@@ -407,16 +446,39 @@ impl Groups {
                     Some(group) if group.replica == replica && id.index < group.start.index => {}
                     Some(group) if group.replica != replica => {}
                     Some(_) | None => {
-                        self.take(seq, ordinal, &Record::Marker { shard, replica, id, conf });
+                        self.take(
+                            seq,
+                            ordinal,
+                            &Record::Marker {
+                                shard,
+                                replica,
+                                id,
+                                conf,
+                            },
+                        );
                     }
                 }
             }
             RecordHead::Repair { shard, replica, .. } => {
                 if let Some(Ok(entry)) = entries.into_iter().next() {
-                    self.take(seq, ordinal, &Record::Repair { shard, replica, entry });
+                    self.take(
+                        seq,
+                        ordinal,
+                        &Record::Repair {
+                            shard,
+                            replica,
+                            entry,
+                        },
+                    );
                 }
             }
-            RecordHead::Rewritten { shard, replica, first, from, .. } => {
+            RecordHead::Rewritten {
+                shard,
+                replica,
+                first,
+                from,
+                ..
+            } => {
                 let whole = entries.iter().map(Result::is_ok);
                 let copies = (first..).zip(&from).zip(whole).filter(|(_, whole)| *whole);
                 self.rewrite(shard, replica, seq, ordinal, copies.map(|(copy, _)| copy));

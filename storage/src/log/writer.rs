@@ -50,7 +50,7 @@ pub(crate) enum LogFailure {
 #[derive(Debug)]
 enum Phase {
     Encode,
-    Roll(Roll),
+    Roll(Box<Roll>),
     Write,
     Sync,
     Done,
@@ -122,13 +122,13 @@ impl LogWork {
                         first: self.sequence,
                         chain: self.writer.chain,
                     };
-                    self.phase = Phase::Roll(Roll::new(
+                    self.phase = Phase::Roll(Box::new(Roll::new(
                         Arc::clone(&self.writer.disk),
                         header,
                         None,
                         self.spare.take(),
                         self.writer.segment_bytes,
-                    ));
+                    )));
                 } else {
                     self.phase = Phase::Write;
                     return self.advance();
@@ -169,7 +169,10 @@ impl LogWork {
             }
             Phase::Sync => {
                 // Never tried again: the kernel takes the lost pages for clean.
-                self.writer.file.sync_data().map_err(|error| self.fatal("sync of", error))?;
+                self.writer
+                    .file
+                    .sync_data()
+                    .map_err(|error| self.fatal("sync of", error))?;
                 let bytes = self.batch.frame.len() as u64;
                 self.placement = Some(Placement {
                     segment: self.writer.segment,
@@ -180,7 +183,11 @@ impl LogWork {
                 self.writer.next.0 += 1;
                 // A buffer that one giant batch has blown up is not kept.
                 let frame = std::mem::take(&mut self.batch.frame);
-                self.writer.buffer = if frame.capacity() > 8 << 20 { Vec::new() } else { frame };
+                self.writer.buffer = if frame.capacity() > 8 << 20 {
+                    Vec::new()
+                } else {
+                    frame
+                };
                 self.phase = Phase::Done;
                 return Ok(JobStep::Done);
             }

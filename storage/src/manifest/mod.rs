@@ -17,7 +17,9 @@ mod state;
 use std::io;
 use std::sync::Arc;
 
-pub(crate) use state::{Edit, FileState, IndexState, RangeDrop, ReplicaState, State, ThresholdState};
+pub(crate) use state::{
+    Edit, FileState, IndexState, RangeDrop, ReplicaState, State, ThresholdState,
+};
 
 use crate::disk::{Disk, DiskFile, OpenMode, read_exact_at};
 use crate::{Fatal, OpenError, codec};
@@ -51,7 +53,11 @@ fn encode_record(sequence: u64, edits: &Vec<Edit>) -> Vec<u8> {
     let payload = codec::encode(edits);
     let mut record = Vec::with_capacity(HEADER + payload.len() + 8);
     record.extend(MAGIC.to_le_bytes());
-    record.extend(u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    record.extend(
+        u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     record.extend(sequence.to_le_bytes());
     record.extend(record_crc(sequence, &payload).to_le_bytes());
     record.extend([0; 4]);
@@ -99,11 +105,19 @@ fn read_copy(disk: &dyn Disk, path: &str) -> io::Result<Option<Copy>> {
     };
     let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
     read_exact_at(&*file, &mut bytes, 0)?;
-    let mut copy = Copy { edits: Vec::new(), bad_end: false };
+    let mut copy = Copy {
+        edits: Vec::new(),
+        bad_end: false,
+    };
     let mut at = 0;
     while let Some(header) = bytes.get(at..at + HEADER) {
         let word = |from: usize| {
-            u32::from_le_bytes([header[from], header[from + 1], header[from + 2], header[from + 3]])
+            u32::from_le_bytes([
+                header[from],
+                header[from + 1],
+                header[from + 2],
+                header[from + 3],
+            ])
         };
         let sequence = u64::from(word(8)) | u64::from(word(12)) << 32;
         let payload = bytes.get(at + HEADER..at + HEADER + word(4) as usize);
@@ -136,10 +150,20 @@ pub(crate) struct ReadManifest {
 
 /// Reads the newest generation; changes nothing.
 pub(crate) fn read(disk: &dyn Disk) -> Result<ReadManifest, OpenError> {
-    let names = disk.list("").map_err(OpenError::disk("cannot list the data directory"))?;
-    let generation = names.iter().filter_map(|name| parse_name(name)).map(|(g, _)| g).max();
+    let names = disk
+        .list("")
+        .map_err(OpenError::disk("cannot list the data directory"))?;
+    let generation = names
+        .iter()
+        .filter_map(|name| parse_name(name))
+        .map(|(g, _)| g)
+        .max();
     let Some(generation) = generation else {
-        return Ok(ReadManifest { state: None, generation: 0, repaired: Vec::new() });
+        return Ok(ReadManifest {
+            state: None,
+            generation: 0,
+            repaired: Vec::new(),
+        });
     };
     let mut best: Option<Copy> = None;
     let mut repaired = Vec::new();
@@ -149,20 +173,32 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<ReadManifest, OpenError> {
         let path = path(generation, copy);
         let read = read_copy(disk, &path)
             .map_err(OpenError::disk(format!("cannot read {path}")))?
-            .unwrap_or(Copy { edits: Vec::new(), bad_end: false });
+            .unwrap_or(Copy {
+                edits: Vec::new(),
+                bad_end: false,
+            });
         read_bytes[number] = read.edits.len();
         bad_ends += usize::from(read.bad_end);
         if read.bad_end {
             repaired.push(format!("{path}: bad after record {}", read.edits.len()));
         }
-        if best.as_ref().is_none_or(|best| best.edits.len() < read.edits.len()) {
+        if best
+            .as_ref()
+            .is_none_or(|best| best.edits.len() < read.edits.len())
+        {
             best = Some(read);
         }
     }
-    let best = best.unwrap_or(Copy { edits: Vec::new(), bad_end: true });
+    let best = best.unwrap_or(Copy {
+        edits: Vec::new(),
+        bad_end: true,
+    });
     // A crash tears one copy: the other one either has the record or ends cleanly before it.
     let both_bad = bad_ends == 2 && read_bytes[0] == read_bytes[1];
-    let starts_well = matches!(best.edits.first().and_then(|e| e.first()), Some(Edit::Reset(_)));
+    let starts_well = matches!(
+        best.edits.first().and_then(|e| e.first()),
+        Some(Edit::Reset(_))
+    );
     if both_bad || !starts_well {
         return Err(OpenError::Damaged {
             file: path(generation, "a"),
@@ -173,7 +209,11 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<ReadManifest, OpenError> {
     for edit in best.edits.iter().flatten() {
         state.apply(edit);
     }
-    Ok(ReadManifest { state: Some(state), generation, repaired })
+    Ok(ReadManifest {
+        state: Some(state),
+        generation,
+        repaired,
+    })
 }
 
 impl Manifest {
@@ -186,8 +226,16 @@ impl Manifest {
     ) -> Result<Self, ManifestError> {
         let generation = read.generation + 1;
         let (files, offset, capacity) = write_generation(&*disk, generation, &state, bytes)?;
-        let manifest =
-            Self { disk, generation, files, capacity, offset, sequence: 1, bytes, state };
+        let manifest = Self {
+            disk,
+            generation,
+            files,
+            capacity,
+            offset,
+            sequence: 1,
+            bytes,
+            state,
+        };
         manifest.remove_older();
         Ok(manifest)
     }

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{BatchSeq, ConfState, EntryId, FileNumber, KeyRange, ReplicaId, SegmentNumber, ShardId, Version};
+use crate::{
+    BatchSeq, ConfState, EntryId, FileNumber, KeyRange, ReplicaId, SegmentNumber, ShardId, Version,
+};
 
 /// A replica as of the last checkpoint or snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(crate) struct ReplicaState {
     pub replica: ReplicaId,
     /// The last entry whose effects are in the value files.
@@ -22,10 +26,14 @@ pub(crate) struct ReplicaState {
 }
 
 /// A value file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(crate) struct FileState {
     /// Its whole length.
     pub bytes: u64,
+    /// Of this, records.
+    pub record_bytes: u64,
     /// Records in it.
     pub records: u32,
     /// Of these, deletes.
@@ -40,7 +48,9 @@ pub(crate) struct FileState {
 }
 
 /// Records of files before `before`, with index keys in the range, are dead, whatever the files say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(crate) struct RangeDrop {
     /// Index keys, not user keys.
     pub range: KeyRange,
@@ -50,7 +60,9 @@ pub(crate) struct RangeDrop {
 }
 
 /// What is known of the index.
-#[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(crate) struct IndexState {
     /// Raised with each rebuild.
     pub generation: u64,
@@ -63,7 +75,9 @@ pub(crate) struct IndexState {
 }
 
 /// The last range and threshold that a shard asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(crate) struct ThresholdState {
     pub range: KeyRange,
     pub version: Version,
@@ -73,7 +87,9 @@ pub(crate) struct ThresholdState {
 ///
 /// Invariants: file numbers are below `next_file`; a dropped replica is in no shard; a shard's
 /// applied entry never goes back within one replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub(crate) struct State {
     pub store: u128,
     pub incarnation: u64,
@@ -103,8 +119,11 @@ pub(crate) enum Edit {
         replicas: Vec<(ShardId, ReplicaState)>,
         thresholds: Vec<(ShardId, ThresholdState)>,
     },
-    /// A file's live records live in another one now.
-    Reclaimed { removed: FileNumber, added: Vec<(FileNumber, FileState)> },
+    /// The live records of some files are in another one now.
+    Reclaimed {
+        removed: Vec<FileNumber>,
+        added: Vec<(FileNumber, FileState)>,
+    },
     /// A snapshot took the place of a shard's state.
     Installed {
         shard: ShardId,
@@ -113,7 +132,11 @@ pub(crate) enum Edit {
         drops: Vec<RangeDrop>,
     },
     /// A replica is no more.
-    Dropped { shard: ShardId, replica: ReplicaId, drops: Vec<RangeDrop> },
+    Dropped {
+        shard: ShardId,
+        replica: ReplicaId,
+        drops: Vec<RangeDrop>,
+    },
     /// The index has the pointers of all files up to this one.
     IndexComplete(FileNumber),
     /// The index was opened, rebuilt or closed.
@@ -121,7 +144,10 @@ pub(crate) enum Edit {
     /// The index has forgotten the ranges dropped before this file.
     DropsIndexed(FileNumber),
     /// The log begins here; what each replica's begins with.
-    Trimmed { log_start: SegmentNumber, starts: Vec<(ShardId, ReplicaId, EntryId)> },
+    Trimmed {
+        log_start: SegmentNumber,
+        starts: Vec<(ShardId, ReplicaId, EntryId)>,
+    },
     /// The log was durable up to here.
     LogDurable(BatchSeq),
     /// Records of unknown content were lost from the log of this shard's replica.
@@ -139,11 +165,23 @@ impl State {
         }
     }
 
+    /// Each drop draws a line of its own: no file is ever given the number it is drawn at, or below.
+    fn add_drops(&mut self, drops: &[RangeDrop]) {
+        for drop in drops {
+            self.next_file = self.next_file.max(drop.before);
+            self.drops.push(drop.clone());
+        }
+    }
+
     /// Applies one edit.
     pub fn apply(&mut self, edit: &Edit) {
         match edit {
             Edit::Reset(state) => *self = state.clone(),
-            Edit::Checkpoint { files, replicas, thresholds } => {
+            Edit::Checkpoint {
+                files,
+                replicas,
+                thresholds,
+            } => {
                 self.add_files(files);
                 for (shard, new) in replicas {
                     // The memtable was frozen before a drop or an install that got here first.
@@ -162,21 +200,36 @@ impl State {
             }
             Edit::Reclaimed { removed, added } => {
                 self.add_files(added);
-                self.files.remove(removed);
+                for number in removed {
+                    self.files.remove(number);
+                }
                 self.forget_drops();
             }
-            Edit::Installed { shard, replica, files, drops } => {
-                self.drops.extend(drops.iter().cloned());
+            Edit::Installed {
+                shard,
+                replica,
+                files,
+                drops,
+            } => {
+                self.add_drops(drops);
                 self.forget_lost(drops);
                 self.add_files(files);
                 self.replicas.insert(*shard, replica.clone());
                 self.forget_drops();
             }
-            Edit::Dropped { shard, replica, drops } => {
-                self.drops.extend(drops.iter().cloned());
+            Edit::Dropped {
+                shard,
+                replica,
+                drops,
+            } => {
+                self.add_drops(drops);
                 self.forget_lost(drops);
                 self.dropped.insert(*replica);
-                if self.replicas.get(shard).is_some_and(|state| state.replica == *replica) {
+                if self
+                    .replicas
+                    .get(shard)
+                    .is_some_and(|state| state.replica == *replica)
+                {
                     self.replicas.remove(shard);
                     self.thresholds.remove(shard);
                 }
@@ -228,11 +281,14 @@ impl State {
     /// A range drop is history when no file is left that it speaks of, and the index has forgotten it.
     fn forget_drops(&mut self) {
         let first = self.files.keys().next().copied().unwrap_or(self.next_file);
-        self.drops.retain(|drop| drop.before > first || !drop.indexed);
+        self.drops
+            .retain(|drop| drop.before > first || !drop.indexed);
     }
 
     /// Whether a record of `file` with this index key was dropped with its range.
     pub fn is_dropped(&self, file: FileNumber, key: &[u8]) -> bool {
-        self.drops.iter().any(|drop| file < drop.before && drop.range.contains(key))
+        self.drops
+            .iter()
+            .any(|drop| file < drop.before && drop.range.contains(key))
     }
 }

@@ -2,9 +2,7 @@
 
 use super::Store;
 use crate::manifest::ThresholdState;
-use crate::{
-    ConfState, EntryId, KeyRange, ReplicaId, ShardId, Space, Version, Write, WriteOp,
-};
+use crate::{ConfState, EntryId, KeyRange, ReplicaId, ShardId, Space, Version, Write, WriteOp};
 
 impl Store {
     /// Puts the writes of an applied entry into the memtable; entries come in order, each once.
@@ -12,7 +10,10 @@ impl Store {
     /// # Panics
     /// If an entry is skipped or comes back: the caller would be diverging from its replicas.
     pub fn apply(&mut self, shard: ShardId, id: EntryId, writes: &[Write]) {
-        let threshold = self.thresholds.get(&shard).map_or(Version::ZERO, |known| known.version);
+        let threshold = self
+            .thresholds
+            .get(&shard)
+            .map_or(Version::ZERO, |known| known.version);
         if self.active.is_empty() {
             self.active_since = self.now;
         }
@@ -39,15 +40,23 @@ impl Store {
                 rows.remove(&write.key);
             }
         }
-        self.active.put_local(owner, write.key.clone(), write.version, write.op.clone());
+        self.active
+            .put_local(owner, write.key.clone(), write.version, write.op.clone());
     }
 
     fn advance(&mut self, shard: ShardId, id: EntryId) {
         let Some(replica) = self.replicas.get_mut(&shard) else {
             panic!("an entry is applied on shard {shard}, which has no replica here");
         };
-        assert_eq!(replica.applied.index + 1, id.index, "apply out of order on shard {shard}");
-        assert!(replica.applied.term <= id.term, "terms go back on shard {shard}");
+        assert_eq!(
+            replica.applied.index + 1,
+            id.index,
+            "apply out of order on shard {shard}"
+        );
+        assert!(
+            replica.applied.term <= id.term,
+            "terms go back on shard {shard}"
+        );
         replica.applied = id;
     }
 

@@ -30,7 +30,15 @@ impl Store {
     }
 
     fn note_marker(&mut self, record: &Record) {
-        let Record::Marker { shard, replica, id, conf } = record else { return };
+        let Record::Marker {
+            shard,
+            replica,
+            id,
+            conf,
+        } = record
+        else {
+            return;
+        };
         let created = BatchSeq(self.submitted.0 + 1);
         let known = self.replicas.entry(*shard).or_insert_with(|| Replica {
             id: *replica,
@@ -40,25 +48,38 @@ impl Store {
             created,
             in_manifest: false,
         });
-        assert_eq!(known.id, *replica, "two replicas of shard {shard} on one node");
+        assert_eq!(
+            known.id, *replica,
+            "two replicas of shard {shard} on one node"
+        );
         if known.applied.index < id.index {
             known.applied = *id;
             known.conf.clone_from(conf);
         }
     }
 
-    fn enqueue(&mut self, record: Record) {
+    pub(super) fn enqueue(&mut self, record: Record) {
         let bytes = record.bytes();
         let fits = |queued: &QueuedBatch| queued.bytes + bytes <= self.options.batch_bytes_max;
         match record {
             // Too much for one write, though not for the log: in pieces, each a batch.
-            Record::Entries { shard, replica, entries }
-                if bytes > self.options.batch_bytes_max && entries.len() > 1 =>
-            {
+            Record::Entries {
+                shard,
+                replica,
+                entries,
+            } if bytes > self.options.batch_bytes_max && entries.len() > 1 => {
                 let mut entries = entries;
                 let second = entries.split_off(entries.len() / 2);
-                self.enqueue(Record::Entries { shard, replica, entries });
-                self.enqueue(Record::Entries { shard, replica, entries: second });
+                self.enqueue(Record::Entries {
+                    shard,
+                    replica,
+                    entries,
+                });
+                self.enqueue(Record::Entries {
+                    shard,
+                    replica,
+                    entries: second,
+                });
                 return;
             }
             record => match self.queue.back_mut().filter(|queued| fits(queued)) {
@@ -69,7 +90,11 @@ impl Store {
                 None => {
                     self.submitted.0 += 1;
                     let sequence = self.submitted;
-                    self.queue.push_back(QueuedBatch { sequence, records: vec![record], bytes });
+                    self.queue.push_back(QueuedBatch {
+                        sequence,
+                        records: vec![record],
+                        bytes,
+                    });
                 }
             },
         }
@@ -91,6 +116,7 @@ impl Store {
             self.schedule.retry_log = false;
             stalled.failure = None;
             stalled.spare = self.spares.pop();
+            self.spares_out = usize::from(stalled.spare.is_some());
             return Some(stalled);
         }
         if self.queue.is_empty() {
@@ -101,10 +127,17 @@ impl Store {
         self.last_batch_at = self.now;
         self.sealed = queued.records.is_empty();
         let spare = self.spares.pop();
-        Some(Box::new(LogWork::new(writer, queued.sequence, queued.records, spare)))
+        self.spares_out = usize::from(spare.is_some());
+        Some(Box::new(LogWork::new(
+            writer,
+            queued.sequence,
+            queued.records,
+            spare,
+        )))
     }
 
     pub(super) fn batch_done(&mut self, mut work: Box<LogWork>) -> Result<(), Fatal> {
+        self.spares_out = 0;
         match work.failure.take() {
             Some(LogFailure::Fatal(fatal)) => return Err(fatal),
             Some(LogFailure::Full) => {
@@ -122,7 +155,9 @@ impl Store {
             }
             let last = BatchSeq(header.first.0 - 1);
             let bytes = self.options.segment_bytes;
-            self.segments.insert(header.segment, Segment { bytes, last });
+            self.segments
+                .insert(header.segment, Segment { bytes, last });
+            self.schedule.trim_due = true;
         }
         if let Some(placement) = work.placement {
             self.placements.insert(work.sequence, placement);
@@ -155,12 +190,17 @@ impl Store {
     pub(super) fn seal(&mut self) {
         self.submitted.0 += 1;
         let sequence = self.submitted;
-        self.queue.push_back(QueuedBatch { sequence, records: Vec::new(), bytes: 0 });
+        self.queue.push_back(QueuedBatch {
+            sequence,
+            records: Vec::new(),
+            bytes: 0,
+        });
     }
 
     /// Takes a group's fetched entries in.
     pub(super) fn fetched(&mut self, fetched: crate::log::Fetched) {
         let shard = fetched.shard;
+        self.schedule.trim_due = true;
         if let Some(group) = self.view.lock().groups.get_mut(&shard)
             && group.replica == fetched.replica
         {

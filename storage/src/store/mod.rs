@@ -2,17 +2,21 @@
 //!
 //! It owns the memtables, the view of the log, the caches, and the desk of the background work while
 //! none is under way. It never blocks: what needs a disk comes out as jobs and goes back in as
-//! completed ones. Its parts: `logging` (batches, sealing, trimming), `applying` (writes, replicas),
-//! `reading`, `scheduling` (which background work comes next), `opening` (recovery).
+//! completed ones. Its parts: `logging` (batches, sealing), `trimming`, `applying` (writes),
+//! `reading`, `transfers` (snapshots, drops), `scheduling` (which background work comes next), `opening`
+//! (recovery).
 
 mod applying;
 mod logging;
 mod opening;
 mod reading;
 mod scheduling;
+mod transfers;
+mod trimming;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -95,6 +99,8 @@ pub struct Store {
     segments: BTreeMap<SegmentNumber, Segment>,
     placements: BTreeMap<BatchSeq, Placement>,
     spares: Vec<String>,
+    /// Spares that a write in flight may take.
+    spares_out: usize,
     next_spare: u64,
     syncs: u64,
 
@@ -103,7 +109,8 @@ pub struct Store {
     thresholds: BTreeMap<ShardId, ThresholdState>,
     active: Memtable,
     active_since: Micros,
-    frozen: Option<Arc<Memtable>>,
+    frozen: Option<scheduling::Frozen>,
+    dropped: BTreeSet<ReplicaId>,
     locals: BTreeMap<ShardId, LocalRows>,
     cache: ValueCache,
     repairs: BTreeMap<(Bytes, Version), crate::WriteOp>,
@@ -122,6 +129,8 @@ pub struct Store {
 
     // The background.
     desk: Option<Desk>,
+    /// Whether memory fills faster than the background empties it: then it makes no pauses.
+    urgent: Arc<AtomicBool>,
     schedule: scheduling::Schedule,
     events: Vec<Event>,
     stats: Stats,
@@ -155,7 +164,9 @@ impl Store {
     #[must_use]
     pub fn pressure(&self) -> Pressure {
         if self.schedule.available_bytes < self.options.disk_low_bytes || self.stalled.is_some() {
-            return Pressure::DiskFull { available_bytes: self.schedule.available_bytes };
+            return Pressure::DiskFull {
+                available_bytes: self.schedule.available_bytes,
+            };
         }
         // The active memtable may fill while the frozen one is written: hold proposals back in time,
         // more and more, so that it does not overflow.
@@ -166,13 +177,18 @@ impl Store {
             return Pressure::Normal;
         }
         let over = (used - bound / 2).saturating_mul(2_000) / bound;
-        Pressure::Slow { delay_us: u32::try_from(over.min(50_000)).unwrap_or(50_000).max(1) }
+        Pressure::Slow {
+            delay_us: u32::try_from(over.min(50_000)).unwrap_or(50_000).max(1),
+        }
     }
 
     /// Figures for the status page.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let frozen = self.frozen.as_ref().map_or(0, |frozen| frozen.bytes()) as u64;
+        let frozen = self
+            .frozen
+            .as_ref()
+            .map_or(0, |frozen| frozen.memtable.bytes()) as u64;
         Stats {
             memtable_bytes: self.active.bytes() as u64 + frozen,
             frozen_bytes: frozen,
@@ -190,14 +206,21 @@ impl Store {
 
     /// Moves the jobs that can run now out. Jobs of a lane run in order; give each back.
     pub fn take_jobs(&mut self, jobs: &mut Vec<Job>) {
-        if let Some(work) = self.next_batch() {
-            jobs.push(Job { lane: Lane::Log, work: Work::Log(work) });
-        }
-        if let Some(work) = self.next_background() {
-            jobs.push(Job { lane: Lane::Background, work: Work::Background(work) });
-        }
-        if let Some(work) = self.next_reads() {
-            jobs.push(Job { lane: Lane::Read, work: Work::Read(work) });
+        let urgent =
+            self.frozen.is_some() && self.active.bytes() >= self.options.memtable_bytes / 2;
+        self.urgent.store(urgent, Ordering::Relaxed);
+        let works = [
+            self.next_batch().map(|work| (Lane::Log, Work::Log(work))),
+            self.next_background()
+                .map(|work| (Lane::Background, Work::Background(work))),
+            self.next_reads().map(|work| (Lane::Read, Work::Read(work))),
+        ];
+        for (lane, work) in works.into_iter().flatten() {
+            jobs.push(Job {
+                lane,
+                work,
+                urgent: Arc::clone(&self.urgent),
+            });
         }
     }
 
@@ -243,7 +266,11 @@ impl Store {
     fn take_repaired(&mut self) -> Vec<Repaired> {
         let repairs = self.repairs.iter();
         let repaired = repairs.map(|((key, version), op)| {
-            (crate::index::IndexKey::User { key }.encode(), *version, op.clone())
+            (
+                crate::index::IndexKey::User { key }.encode(),
+                *version,
+                op.clone(),
+            )
         });
         repaired.collect()
     }

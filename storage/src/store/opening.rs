@@ -29,12 +29,14 @@ const MANIFEST_BYTES: u64 = 512 << 10;
 
 fn manifest_error(error: ManifestError) -> OpenError {
     let (what, source) = match error {
-        ManifestError::Full => {
-            ("no space for the manifest".to_owned(), io::Error::from(io::ErrorKind::StorageFull))
-        }
-        ManifestError::Fatal(fatal) => {
-            (fatal.what, fatal.source.unwrap_or_else(|| io::Error::other("unknown")))
-        }
+        ManifestError::Full => (
+            "no space for the manifest".to_owned(),
+            io::Error::from(io::ErrorKind::StorageFull),
+        ),
+        ManifestError::Fatal(fatal) => (
+            fatal.what,
+            fatal.source.unwrap_or_else(|| io::Error::other("unknown")),
+        ),
     };
     OpenError::Disk { what, source }
 }
@@ -48,10 +50,17 @@ impl Store {
         config: OpenConfig,
         progress: &mut dyn FnMut(OpenProgress),
     ) -> Result<Opened, OpenError> {
-        let OpenConfig { disk, index, options, boot, fresh_store } = config;
+        let OpenConfig {
+            disk,
+            index,
+            options,
+            boot,
+            fresh_store,
+        } = config;
         let options = Arc::new(options);
         for dir in [LOG_DIR, VALUES_DIR] {
-            disk.create_dir(dir).map_err(OpenError::disk(format!("cannot make {dir}/")))?;
+            disk.create_dir(dir)
+                .map_err(OpenError::disk(format!("cannot make {dir}/")))?;
         }
         let read = manifest::read(&*disk)?;
         let mut report = OpenReport::default();
@@ -133,6 +142,7 @@ impl Store {
             segments: log.segments,
             placements: log.placements,
             spares: log.spares,
+            spares_out: 0,
             next_spare: log.next_spare,
             syncs: 0,
             replicas,
@@ -140,6 +150,7 @@ impl Store {
             active: Memtable::default(),
             active_since: Micros(0),
             frozen: None,
+            dropped: desk.manifest.state.dropped.clone(),
             locals,
             cache: ValueCache::new(options.value_cache_bytes),
             repairs: BTreeMap::new(),
@@ -153,21 +164,30 @@ impl Store {
             memory_reads: 0,
             disk_reads: 0,
             desk: None,
+            urgent: Arc::default(),
             schedule: super::scheduling::Schedule::default(),
             events: Vec::new(),
             stats: Stats::default(),
             options,
         };
         store.begin_background(desk);
-        Ok(Opened { store, replicas: recovered, report })
+        Ok(Opened {
+            store,
+            replicas: recovered,
+            report,
+        })
     }
 }
 
 /// The state of a directory that has no manifest: it must have nothing else either.
 fn fresh_state(disk: &dyn crate::disk::Disk, store: u128) -> Result<State, OpenError> {
     for dir in [LOG_DIR, VALUES_DIR] {
-        let names = disk.list(dir).map_err(OpenError::disk(format!("cannot list {dir}/")))?;
-        let data = names.iter().any(|name| name.starts_with("segment-") || dir == VALUES_DIR);
+        let names = disk
+            .list(dir)
+            .map_err(OpenError::disk(format!("cannot list {dir}/")))?;
+        let data = names
+            .iter()
+            .any(|name| name.starts_with("segment-") || dir == VALUES_DIR);
         if data {
             return Err(OpenError::Missing("the manifest".to_owned()));
         }
@@ -195,8 +215,13 @@ fn groups_of(state: &State, groups: &mut Groups) {
 fn settle(state: &State, groups: &mut Groups) {
     let shards: Vec<_> = groups.groups.keys().copied().collect();
     for shard in shards {
-        let Some(group) = groups.groups.get_mut(&shard) else { continue };
-        let known = state.replicas.get(&shard).filter(|known| known.replica == group.replica);
+        let Some(group) = groups.groups.get_mut(&shard) else {
+            continue;
+        };
+        let known = state
+            .replicas
+            .get(&shard)
+            .filter(|known| known.replica == group.replica);
         let applied = known.map_or(group.marker, |known| known.applied);
         let mut freed = 0;
         // A snapshot was installed, and the crash came before its marker: the log is empty there.
@@ -206,7 +231,9 @@ fn settle(state: &State, groups: &mut Groups) {
         }
         // What is damaged but applied is not needed here; slow followers get a snapshot.
         let done = group.damage.entries.iter().map(|(id, _)| *id);
-        let done = done.filter(|id| id.index <= applied.index).max_by_key(|id| id.index);
+        let done = done
+            .filter(|id| id.index <= applied.index)
+            .max_by_key(|id| id.index);
         if let Some(id) = done {
             freed += group.compact_to(id);
         }
@@ -217,7 +244,11 @@ fn settle(state: &State, groups: &mut Groups) {
         state.commit = state.commit.max(applied.index).min(last);
         if state.term < last_term {
             // Its hard state is lost, and the replica suspect; but raft must be able to load it.
-            *state = HardState { term: last_term, vote: ReplicaId(0), commit: state.commit };
+            *state = HardState {
+                term: last_term,
+                vote: ReplicaId(0),
+                commit: state.commit,
+            };
         }
         groups.forget_cached(freed);
     }
@@ -228,9 +259,14 @@ fn lost_records(state: &State, view: &LogView) -> Vec<Edit> {
     let groups = view.lock();
     let damaged = groups.groups.iter().filter(|(shard, group)| {
         group.damage.unknown
-            && state.replicas.get(shard).is_some_and(|known| !known.lost_records)
+            && state
+                .replicas
+                .get(shard)
+                .is_some_and(|known| !known.lost_records)
     });
-    damaged.map(|(shard, _)| Edit::LostRecords(*shard)).collect()
+    damaged
+        .map(|(shard, _)| Edit::LostRecords(*shard))
+        .collect()
 }
 
 /// Opens what the manifest names, and removes what it does not.
@@ -239,13 +275,16 @@ fn open_files(
     state: &State,
     report: &mut OpenReport,
 ) -> Result<FileTable, OpenError> {
-    let names = disk.list(VALUES_DIR).map_err(OpenError::disk("cannot list value files"))?;
+    let names = disk
+        .list(VALUES_DIR)
+        .map_err(OpenError::disk("cannot list value files"))?;
     for name in names {
         let known = parse_name(&name).is_some_and(|number| state.files.contains_key(&number));
         if !known {
             // A checkpoint or a snapshot that never was.
             let path = format!("{VALUES_DIR}/{name}");
-            disk.remove(&path).map_err(OpenError::disk(format!("cannot remove {path}")))?;
+            disk.remove(&path)
+                .map_err(OpenError::disk(format!("cannot remove {path}")))?;
         }
     }
     let files = FileTable::default();
@@ -256,9 +295,16 @@ fn open_files(
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(OpenError::Missing(path));
             }
-            Err(source) => return Err(OpenError::Disk { what: format!("cannot open {path}"), source }),
+            Err(source) => {
+                return Err(OpenError::Disk {
+                    what: format!("cannot open {path}"),
+                    source,
+                });
+            }
         };
-        let bytes = file.len().map_err(OpenError::disk(format!("cannot open {path}")))?;
+        let bytes = file
+            .len()
+            .map_err(OpenError::disk(format!("cannot open {path}")))?;
         if bytes != known.bytes {
             let what = format!("{path} has {bytes} bytes, it had {}", known.bytes);
             tracing::error!("{what}");
@@ -276,7 +322,10 @@ fn recovered_replicas(state: &State, view: &LogView) -> (Replicas, Vec<Recovered
     let mut replicas = BTreeMap::new();
     let mut recovered = Vec::new();
     for (shard, group) in &groups.groups {
-        let known = state.replicas.get(shard).filter(|known| known.replica == group.replica);
+        let known = state
+            .replicas
+            .get(shard)
+            .filter(|known| known.replica == group.replica);
         let conf = match known {
             Some(known) => known.conf.clone(),
             None => group.conf.clone(),

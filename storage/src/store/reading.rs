@@ -21,9 +21,10 @@ impl Store {
     pub fn get(&mut self, space: Space, key: &[u8], at: Version) -> Lookup {
         match space {
             Space::Local(shard) => match self.locals.get(&shard).and_then(|rows| rows.get(key)) {
-                Some((version, value)) => {
-                    Lookup::Found { version: *version, value: value.clone() }
-                }
+                Some((version, value)) => Lookup::Found {
+                    version: *version,
+                    value: value.clone(),
+                },
                 None => Lookup::Absent { deleted_at: None },
             },
             Space::User => {
@@ -31,7 +32,9 @@ impl Store {
                     self.memory_reads += 1;
                     return match op {
                         WriteOp::Put(value) => Lookup::Found { version, value },
-                        WriteOp::Delete => Lookup::Absent { deleted_at: Some(version) },
+                        WriteOp::Delete => Lookup::Absent {
+                            deleted_at: Some(version),
+                        },
                     };
                 }
                 // The cache has the newest version that is on disk; an older read must look further.
@@ -64,7 +67,8 @@ impl Store {
     fn in_memtables(&self, key: &[u8], at: Version) -> Option<(Version, WriteOp)> {
         let active = self.active.user.get(key).and_then(|chain| chain.at(at));
         let row = active.or_else(|| {
-            self.frozen.as_ref().and_then(|frozen| frozen.user.get(key)).and_then(|c| c.at(at))
+            let frozen = &self.frozen.as_ref()?.memtable;
+            frozen.user.get(key).and_then(|chain| chain.at(at))
         });
         row.map(|(version, op)| (version, op.clone()))
     }
@@ -84,7 +88,10 @@ impl Store {
                     return NewestVersion::Known((version > Version::ZERO).then_some(version));
                 }
                 let read = self.next_read();
-                self.queries.push_back(Query::Newest { read, key: Bytes::copy_from_slice(key) });
+                self.queries.push_back(Query::Newest {
+                    read,
+                    key: Bytes::copy_from_slice(key),
+                });
                 NewestVersion::Pending(read)
             }
         }
@@ -107,7 +114,11 @@ impl Store {
 
     fn local_page(&self, shard: ShardId, request: &ScanRequest) -> ScanPage {
         let mut page = PageBuilder::new(request);
-        let Some(rows) = self.locals.get(&shard).filter(|_| !request.range.is_empty()) else {
+        let Some(rows) = self
+            .locals
+            .get(&shard)
+            .filter(|_| !request.range.is_empty())
+        else {
             return ScanPage::default();
         };
         let mut range = rows.range::<[u8], _>(request.range.bounds());
@@ -116,7 +127,9 @@ impl Store {
                 Direction::Forward => range.next(),
                 Direction::Reverse => range.next_back(),
             };
-            let Some((key, (version, value))) = next else { return page.finish(None) };
+            let Some((key, (version, value))) = next else {
+                return page.finish(None);
+            };
             if page.push(key, *version, Some(value)).is_full() {
                 return page.cut();
             }
@@ -146,12 +159,18 @@ impl Store {
         for (query, answer) in work.answers {
             let (read, result) = match (query, answer) {
                 (_, Answer::Broken(error)) => {
-                    self.schedule.index_broken = true;
+                    if let Some(desk) = &mut self.desk {
+                        desk.distrust_index();
+                    }
                     tracing::error!(%error, "the index is broken");
                     return Err(Fatal::new(format!("{error}; it will be rebuilt")));
                 }
                 (_, Answer::Fetched(fetched)) => {
                     self.fetched(fetched);
+                    continue;
+                }
+                (Query::Chunk { transfer, .. }, Answer::Chunk(chunk)) => {
+                    self.chunk_read(transfer, chunk);
                     continue;
                 }
                 // Rows went from a memtable to the disk after the reader had looked there.
@@ -170,9 +189,12 @@ impl Store {
                 }
                 (
                     Query::Get { read, .. } | Query::Newest { read, .. } | Query::Scan { read, .. },
-                    Answer::PageFailed | Answer::Row { .. } | Answer::Page(_),
+                    Answer::PageFailed | Answer::Row { .. } | Answer::Page(_) | Answer::Chunk(_),
                 ) => (read, ReadResult::Failed),
-                (Query::Fetch(_), Answer::PageFailed | Answer::Row { .. } | Answer::Page(_)) => continue,
+                (
+                    Query::Fetch(_) | Query::Chunk { .. },
+                    Answer::PageFailed | Answer::Row { .. } | Answer::Page(_) | Answer::Chunk(_),
+                ) => continue,
             };
             self.finished_reads.push((read, result));
         }
@@ -181,17 +203,13 @@ impl Store {
         Ok(())
     }
 
-    fn finish_get(
-        &mut self,
-        key: &Bytes,
-        at: Version,
-        row: OnDisk,
-        is_newest: bool,
-    ) -> ReadResult {
+    fn finish_get(&mut self, key: &Bytes, at: Version, row: OnDisk, is_newest: bool) -> ReadResult {
         if let Some((version, op)) = self.in_memtables(key, at) {
             return match op {
                 WriteOp::Put(value) => ReadResult::Found { version, value },
-                WriteOp::Delete => ReadResult::Absent { deleted_at: Some(version) },
+                WriteOp::Delete => ReadResult::Absent {
+                    deleted_at: Some(version),
+                },
             };
         }
         // Only what is newest of all, and only while no memtable has the key, may be cached.
@@ -207,7 +225,9 @@ impl Store {
                 if cacheable {
                     self.cache.insert(key, version, None);
                 }
-                ReadResult::Absent { deleted_at: Some(version) }
+                ReadResult::Absent {
+                    deleted_at: Some(version),
+                }
             }
             OnDisk::Nothing => {
                 if self.lost_rows(key) {
@@ -220,9 +240,9 @@ impl Store {
             }
             OnDisk::Damaged(version) => match self.repaired(key, version) {
                 Some((version, WriteOp::Put(value))) => ReadResult::Found { version, value },
-                Some((version, WriteOp::Delete)) => {
-                    ReadResult::Absent { deleted_at: Some(version) }
-                }
+                Some((version, WriteOp::Delete)) => ReadResult::Absent {
+                    deleted_at: Some(version),
+                },
                 None => self.damaged(key, version),
             },
             OnDisk::Failed | OnDisk::Key(_) => ReadResult::Failed,
@@ -246,11 +266,17 @@ impl Store {
 
     fn repaired(&self, key: &Bytes, version: Option<Version>) -> Option<(Version, WriteOp)> {
         let version = version?;
-        self.repairs.get(&(key.clone(), version)).map(|op| (version, op.clone()))
+        self.repairs
+            .get(&(key.clone(), version))
+            .map(|op| (version, op.clone()))
     }
 
     fn damaged(&mut self, key: &Bytes, version: Option<Version>) -> ReadResult {
-        let row = crate::DamagedRow { space: Space::User, key: key.clone(), version };
+        let row = crate::DamagedRow {
+            space: Space::User,
+            key: key.clone(),
+            version,
+        };
         self.schedule.note_damage(row.clone());
         ReadResult::Damaged(row)
     }
@@ -270,7 +296,10 @@ impl Store {
             return self.damaged(&key, None);
         }
         let mut overlay: BTreeMap<&Bytes, (Version, &WriteOp)> = BTreeMap::new();
-        let memtables: [Option<&Memtable>; 2] = [self.frozen.as_deref(), Some(&self.active)];
+        let memtables: [Option<&Memtable>; 2] = [
+            self.frozen.as_ref().map(|frozen| &*frozen.memtable),
+            Some(&self.active),
+        ];
         let from_disk: BTreeMap<Bytes, OnDisk> = page.rows.into_iter().collect();
         for memtable in memtables.into_iter().flatten() {
             for (key, chain) in memtable.user_range(&covered) {
@@ -290,7 +319,9 @@ impl Store {
         let mut damaged = None;
         for key in keys {
             let state = match (overlay.get(key), from_disk.get(key)) {
-                (Some((version, WriteOp::Put(value))), _) => builder.push(key, *version, Some(value)),
+                (Some((version, WriteOp::Put(value))), _) => {
+                    builder.push(key, *version, Some(value))
+                }
                 (Some((version, WriteOp::Delete)), _) => builder.push(key, *version, None),
                 (None, Some(OnDisk::Value(version, value))) => {
                     builder.push(key, *version, Some(value))
@@ -298,7 +329,8 @@ impl Store {
                 (None, Some(OnDisk::Key(version))) => builder.push_key(key, *version),
                 (None, Some(OnDisk::Deleted(version))) => builder.push(key, *version, None),
                 (None, Some(OnDisk::Damaged(version))) => {
-                    match version.and_then(|v| self.repairs.get(&(key.clone(), v)).map(|op| (v, op)))
+                    match version
+                        .and_then(|v| self.repairs.get(&(key.clone(), v)).map(|op| (v, op)))
                     {
                         Some((version, WriteOp::Put(value))) => {
                             builder.push(key, version, Some(value))
@@ -335,11 +367,18 @@ impl Store {
 
     fn lost_rows(&self, key: &[u8]) -> bool {
         !self.schedule.lost_ranges.is_empty()
-            && self.schedule.lost_ranges.iter().any(|lost| lost.contains(key))
+            && self
+                .schedule
+                .lost_ranges
+                .iter()
+                .any(|lost| lost.contains(key))
     }
 
     fn lost_rows_in(&self, range: &KeyRange) -> bool {
-        self.schedule.lost_ranges.iter().any(|lost| lost.overlaps(range))
+        self.schedule
+            .lost_ranges
+            .iter()
+            .any(|lost| lost.overlaps(range))
     }
 
     /// Forgets everything that reads may have seen of rows that are gone now.
@@ -375,7 +414,12 @@ struct PageBuilder<'a> {
 
 impl<'a> PageBuilder<'a> {
     fn new(request: &'a ScanRequest) -> Self {
-        Self { request, rows: Vec::new(), bytes: 0, left: request.range.clone() }
+        Self {
+            request,
+            rows: Vec::new(),
+            bytes: 0,
+            left: request.range.clone(),
+        }
     }
 
     /// Adds a row whose value is at hand; without one it is a deleted row.
@@ -388,31 +432,51 @@ impl<'a> PageBuilder<'a> {
             ScanWhat::Values => value.cloned(),
             ScanWhat::Keys | ScanWhat::Changes => None,
         };
-        self.add(ScanRow { key: key.clone(), version, value, deleted })
+        self.add(ScanRow {
+            key: key.clone(),
+            version,
+            value,
+            deleted,
+        })
     }
 
     /// Adds a row that has a value which nobody asked for.
     fn push_key(&mut self, key: &Bytes, version: Version) -> PageState {
         advance(&mut self.left, key, self.request.direction);
-        self.add(ScanRow { key: key.clone(), version, value: None, deleted: false })
+        self.add(ScanRow {
+            key: key.clone(),
+            version,
+            value: None,
+            deleted: false,
+        })
     }
 
     fn add(&mut self, row: ScanRow) -> PageState {
         self.bytes += row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
         self.rows.push(row);
-        let full = self.rows.len() >= self.request.rows_max.max(1)
-            || self.bytes >= self.request.bytes_max;
-        if full { PageState::Full } else { PageState::Room }
+        let full =
+            self.rows.len() >= self.request.rows_max.max(1) || self.bytes >= self.request.bytes_max;
+        if full {
+            PageState::Full
+        } else {
+            PageState::Room
+        }
     }
 
     /// The page ends with its last row.
     fn cut(self) -> ScanPage {
         let rest = Some(self.left).filter(|left| !left.is_empty());
-        ScanPage { rows: self.rows, rest }
+        ScanPage {
+            rows: self.rows,
+            rest,
+        }
     }
 
     /// The page ends where the walk did.
     fn finish(self, rest: Option<KeyRange>) -> ScanPage {
-        ScanPage { rows: self.rows, rest }
+        ScanPage {
+            rows: self.rows,
+            rest,
+        }
     }
 }

@@ -1,20 +1,56 @@
 //! Which piece of background work comes next.
 //!
-//! One at a time, in this order: what frees memory (a checkpoint), what the log needs (spares, less of
-//! it), what somebody waits for (snapshots, drops), what keeps the disk in order (reclaim), and when
-//! nothing else is to be done, the scrubber.
+//! One at a time: first what is small and frees something, then what frees memory (a checkpoint), then
+//! what somebody waits for (snapshots), what keeps the disk in order (reclaim), and when nothing else is
+//! to be done, the scrubber. With the disk full, only what needs no space runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Store;
-use crate::background::{BackgroundWork, Checkpoint, Desk, Task, Trouble};
-use crate::index::IndexKey;
+use super::transfers::{Export, ImportSlot};
+use crate::background::{
+    BackgroundWork, Checkpoint, Count, Depth, Desk, Drop, Forget, Reclaim, Scrub, Space, Stop,
+    Task, Trouble, rebuild::Forgetting,
+};
+use crate::index::{IndexKey, no_index};
+use crate::log::segment::{Fill, spare_path};
 use crate::manifest::ReplicaState;
 use crate::memtable::Memtable;
-use crate::{DamagedRow, EntryId, Event, Fatal, KeyRange, Micros, Space, Version};
+use crate::{
+    BatchSeq, DamagedRow, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId,
+    Space as Rows, TransferId, Version,
+};
+
+/// A memtable that takes no more rows, and what it brings the replicas to: captured together.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    pub memtable: Arc<Memtable>,
+    pub replicas: Vec<(ShardId, ReplicaState)>,
+    /// The last durable batch at that moment.
+    pub durable: BatchSeq,
+}
+
+/// A round of deep reclaims: see [`Reclaim`].
+#[derive(Clone, Copy, Debug, Default)]
+struct DeepRound {
+    /// Files with records as old as this are still to be done; none under way if zero.
+    until: FileNumber,
+    /// Deletes that the last round could not drop.
+    left_deletes: u64,
+}
+
+/// A clean stop, step by step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stopping {
+    #[default]
+    No,
+    Wanted,
+    Closing,
+    Done,
+}
 
 /// What is to be done in the background, and why not now.
 #[derive(Debug, Default)]
@@ -22,17 +58,33 @@ pub(super) struct Schedule {
     /// A checkpoint was asked for.
     pub checkpoint_wanted: bool,
     /// Memtables to be freed.
-    pub discards: Vec<Arc<Memtable>>,
+    discards: Vec<Arc<Memtable>>,
+    pub drops: VecDeque<(Drop, Option<KeyRange>)>,
+    pub exports: std::collections::BTreeMap<TransferId, Export>,
+    pub imports: std::collections::BTreeMap<TransferId, ImportSlot>,
+    pub next_transfer: u64,
+    forget: Option<Forget>,
+    forget_due: bool,
+    count: Option<Count>,
+    reclaim_due: bool,
+    unreclaimable: BTreeSet<FileNumber>,
+    deep: DeepRound,
+    scrub: Scrub,
+    scrub_at: Micros,
+    space_at: Micros,
+    stopping: Stopping,
+    /// Hard states and rests that make the next trim possible are durable behind this batch.
+    pub trim_after: BatchSeq,
+    pub trim_due: bool,
     /// The disk was full: nothing that needs space before this moment.
     full_until: Option<Micros>,
     /// Whether a stalled batch may be tried again.
     pub retry_log: bool,
     pub available_bytes: u64,
     /// Damaged rows that wait for a peer.
-    damage: BTreeSet<(Space, Bytes, Option<Version>)>,
-    /// Reports of damage that the loop has not seen.
+    damage: BTreeSet<(Rows, Bytes, Option<Version>)>,
+    /// User keys in these ranges may be missing.
     pub lost_ranges: Vec<KeyRange>,
-    pub index_broken: bool,
 }
 
 impl Schedule {
@@ -40,16 +92,12 @@ impl Schedule {
         self.full_until.is_some()
     }
 
-    pub fn note_damage(&mut self, row: DamagedRow) {
-        self.damage.insert((row.space, row.key, row.version));
-    }
-
-    pub fn damaged_rows(&self) -> usize {
-        self.damage.len()
+    pub fn note_damage(&mut self, row: DamagedRow) -> bool {
+        self.damage.insert((row.space, row.key, row.version))
     }
 
     /// Whether this very record was damaged; it no longer is.
-    pub fn forget_damage(&mut self, space: Space, key: &Bytes, version: Version) -> bool {
+    pub fn forget_damage(&mut self, space: Rows, key: &Bytes, version: Version) -> bool {
         self.damage.remove(&(space, key.clone(), Some(version)))
     }
 }
@@ -60,6 +108,14 @@ impl Store {
         self.schedule.checkpoint_wanted = true;
     }
 
+    /// Starts a clean stop: checkpoint, seal, stamp. [`Event::Stopped`] follows. Apply nothing more.
+    pub fn stop(&mut self) {
+        if self.schedule.stopping == Stopping::No {
+            self.schedule.stopping = Stopping::Wanted;
+            self.schedule.checkpoint_wanted = true;
+        }
+    }
+
     /// Takes the desk, and what it knows.
     pub(super) fn begin_background(&mut self, desk: Desk) {
         for lost in &desk.manifest.state.lost {
@@ -67,19 +123,30 @@ impl Store {
                 Some(IndexKey::User { key }) => key.to_vec(),
                 Some(IndexKey::Local { .. }) | None => Vec::new(),
             };
-            let range = KeyRange { start: user(&lost.start), end: lost.end.as_deref().map(user) };
+            let range = KeyRange {
+                start: user(&lost.start),
+                end: lost.end.as_deref().map(user),
+            };
             if !range.is_empty() {
                 self.schedule.lost_ranges.push(range);
             }
         }
         self.schedule.available_bytes = self.disk.available_bytes().unwrap_or(u64::MAX);
+        self.schedule.count = (!desk.live_complete).then(Count::new);
+        self.schedule.forget_due = Forgetting::is_needed(&desk);
+        self.schedule.reclaim_due = true;
+        self.schedule.trim_due = true;
+        self.note_figures(&desk);
         self.desk = Some(desk);
     }
 
     pub(super) fn schedule_timed(&mut self) {
-        if self.schedule.full_until.is_some_and(|until| until <= self.now) {
+        if self
+            .schedule
+            .full_until
+            .is_some_and(|until| until <= self.now)
+        {
             self.schedule.full_until = None;
-            self.schedule.retry_log = true;
         }
         let waited_us = self.now.0.saturating_sub(self.active_since.0);
         if !self.active.is_empty() && waited_us >= self.options.checkpoint_after_ms * 1_000 {
@@ -92,31 +159,113 @@ impl Store {
         self.desk.as_ref()?;
         let task = self.next_task()?;
         let desk = self.desk.take()?;
-        Some(Box::new(BackgroundWork { desk, task, trouble: None }))
+        Some(Box::new(BackgroundWork {
+            desk,
+            task,
+            trouble: None,
+        }))
     }
 
     fn next_task(&mut self) -> Option<Task> {
+        match self.schedule.stopping {
+            Stopping::No | Stopping::Wanted => {}
+            Stopping::Closing | Stopping::Done => return None,
+        }
         if let Some(memtable) = self.schedule.discards.pop() {
             return Some(Task::Discard(Some(memtable)));
+        }
+        if let Some(pin) = self.next_pin() {
+            return Some(Task::Pin(pin));
+        }
+        if let Some((drop, range)) = self.schedule.drops.pop_front() {
+            self.forget_frozen(&drop, range.as_ref());
+            return Some(Task::Drop(drop));
+        }
+        if let Some(import) = self.next_abort() {
+            return Some(Task::Abort(Box::new(import)));
+        }
+        if self.now >= self.schedule.space_at {
+            self.schedule.space_at = Micros(self.now.0 + self.options.disk_check_ms * 1_000);
+            return Some(Task::Space(Space::default()));
+        }
+        if let Some(trim) = self.next_trim() {
+            return Some(Task::Trim(trim));
+        }
+        if !self.schedule.is_full()
+            && let Some(checkpoint) = self.next_checkpoint()
+        {
+            return Some(Task::Checkpoint(checkpoint));
+        }
+        if self.schedule.stopping == Stopping::Wanted {
+            return self.next_stop();
         }
         if self.schedule.is_full() {
             return None;
         }
-        self.next_checkpoint()
+        if self.spares.len() + self.spares_out < self.options.spare_segments {
+            let path = spare_path(self.next_spare);
+            self.next_spare += 1;
+            let fill = Fill::new(Arc::clone(&self.disk), path, self.options.segment_bytes);
+            return Some(Task::Fill(Some(fill)));
+        }
+        if let Some(import) = self.next_import() {
+            return Some(Task::ImportChunk(Box::new(import)));
+        }
+        if let Some(forget) = self.next_forget() {
+            return Some(Task::Forget(forget));
+        }
+        if let Some(count) = self.schedule.count.take() {
+            return Some(Task::Count(count));
+        }
+        if let Some(reclaim) = self.next_reclaim() {
+            return Some(Task::Reclaim(reclaim));
+        }
+        self.next_scrub().map(Task::Scrub)
     }
 
-    fn next_checkpoint(&mut self) -> Option<Task> {
+    /// A dropped range must not come back with a memtable that waits for space.
+    fn forget_frozen(&mut self, drop: &Drop, range: Option<&KeyRange>) {
+        let Some(memtable) = self
+            .frozen
+            .as_mut()
+            .and_then(|f| Arc::get_mut(&mut f.memtable))
+        else {
+            return;
+        };
+        memtable.remove_local(drop.shard);
+        if let Some(range) = range {
+            memtable.remove_user(range);
+        }
+    }
+
+    fn next_checkpoint(&mut self) -> Option<Checkpoint> {
         if self.frozen.is_none() {
             let full = self.active.bytes() >= self.options.memtable_bytes;
             if !full && !self.schedule.checkpoint_wanted {
                 return None;
             }
             self.schedule.checkpoint_wanted = false;
-            self.frozen = Some(Arc::new(std::mem::take(&mut self.active)));
+            self.frozen = Some(self.freeze());
+            self.attach_exports();
         }
-        let frozen = Arc::clone(self.frozen.as_ref()?);
+        let repaired = self.take_repaired();
+        let frozen = self.frozen.as_ref()?;
+        Some(Checkpoint::new(
+            Arc::clone(&frozen.memtable),
+            frozen.replicas.clone(),
+            self.thresholds.clone(),
+            repaired,
+            frozen.durable,
+        ))
+    }
+
+    fn freeze(&mut self) -> Frozen {
+        let groups = self.view.lock();
         let replicas = self.replicas.iter().map(|(shard, replica)| {
-            let start = self.view.lock().groups.get(shard).map_or(EntryId::ZERO, |g| g.start);
+            let start = groups
+                .groups
+                .get(shard)
+                .map_or(EntryId::ZERO, |group| group.start);
             let state = ReplicaState {
                 replica: replica.id,
                 applied: replica.applied,
@@ -127,18 +276,126 @@ impl Store {
             };
             (*shard, state)
         });
-        let replicas = replicas.collect();
-        let repaired = self.take_repaired();
-        let thresholds = self.thresholds.clone();
-        Some(Task::Checkpoint(Checkpoint::new(frozen, replicas, thresholds, repaired, self.synced)))
+        Frozen {
+            replicas: replicas.collect(),
+            memtable: Arc::new(std::mem::take(&mut self.active)),
+            durable: self.synced,
+        }
+    }
+
+    fn next_stop(&mut self) -> Option<Task> {
+        let idle = self.queue.is_empty() && self.writer.is_some();
+        if !idle || self.reads_in_flight || !self.queries.is_empty() {
+            return None;
+        }
+        if !self.sealed {
+            self.seal();
+            return None;
+        }
+        // The index must have no other handle when it is closed.
+        self.index = no_index();
+        self.schedule.stopping = Stopping::Closing;
+        Some(Task::Stop(Stop))
+    }
+
+    fn next_forget(&mut self) -> Option<Forget> {
+        if let Some(forget) = self.schedule.forget.take() {
+            return Some(forget);
+        }
+        if !std::mem::take(&mut self.schedule.forget_due) {
+            return None;
+        }
+        let forgetting = Forgetting::new(self.desk.as_ref()?);
+        Some(Forget {
+            forgetting,
+            finished: false,
+        })
+    }
+
+    /// Files that are worth rewriting.
+    fn next_reclaim(&mut self) -> Option<Reclaim> {
+        let desk = self.desk.as_ref()?;
+        if !self.schedule.reclaim_due || !desk.live_complete {
+            return None;
+        }
+        let files = &desk.manifest.state.files;
+        let mut sparse: Vec<(u64, FileNumber, u64)> = Vec::new();
+        let (mut records, mut deletes) = (0, 0);
+        for (number, file) in files {
+            records += u64::from(desk.live.records(*number));
+            deletes += u64::from(desk.live.deletes(*number));
+            let live = desk.live.bytes(*number);
+            // Of its records only: a small file is mostly footer, and would never be dense.
+            let percent = live * 100 / file.record_bytes.max(1);
+            if percent < u64::from(self.options.reclaim_below_percent)
+                && !self.schedule.unreclaimable.contains(number)
+            {
+                sparse.push((percent, *number, live));
+            }
+        }
+        sparse.sort_unstable();
+        let mut live_bytes = 0;
+        let sources = sparse.iter().take_while(|(_, _, live)| {
+            let fits = live_bytes == 0 || live_bytes + live <= self.options.value_file_bytes;
+            live_bytes += live;
+            fits
+        });
+        let sources: Vec<FileNumber> = sources.map(|(_, number, _)| *number).take(8).collect();
+        if !sources.is_empty() {
+            return Some(Reclaim::new(sources, Depth::Plain));
+        }
+        // Deletes that have nothing left to hide.
+        let deep = &mut self.schedule.deep;
+        if deep.until == FileNumber(0) {
+            let enough = deletes * 5 > records && deletes > 64 + deep.left_deletes * 3 / 2;
+            if !enough {
+                self.schedule.reclaim_due = false;
+                return None;
+            }
+            deep.until = FileNumber(desk.manifest.state.next_file.0 - 1);
+        }
+        let until = deep.until;
+        let unreclaimable = &self.schedule.unreclaimable;
+        let left = files
+            .iter()
+            .filter(|(number, file)| file.oldest <= until && !unreclaimable.contains(number));
+        let oldest = left.min_by_key(|(number, file)| (file.oldest, **number));
+        match oldest.map(|(number, _)| *number) {
+            Some(number) => Some(Reclaim::new(vec![number], Depth::Deep)),
+            None => {
+                *deep = DeepRound {
+                    until: FileNumber(0),
+                    left_deletes: deletes,
+                };
+                None
+            }
+        }
+    }
+
+    fn next_scrub(&mut self) -> Option<Scrub> {
+        let every = self.options.scrub_every_ms;
+        if every == 0 || self.now < self.schedule.scrub_at {
+            return None;
+        }
+        self.schedule.scrub_at = Micros(self.now.0 + every * 1_000);
+        Some(std::mem::take(&mut self.schedule.scrub))
+    }
+
+    fn note_figures(&mut self, desk: &Desk) {
+        let files = &desk.manifest.state.files;
+        self.stats.value_files = files.len() as u64;
+        self.stats.value_bytes = files.values().map(|file| file.bytes).sum();
+        self.stats.live_bytes = desk.live.total_bytes();
+        self.stats.damaged_rows = self.schedule.damage.len() as u64;
     }
 
     pub(super) fn background_done(&mut self, work: BackgroundWork) -> Result<(), Fatal> {
-        let BackgroundWork { desk, task, trouble } = work;
-        self.stats.value_files = desk.manifest.state.files.len() as u64;
-        self.stats.value_bytes = desk.manifest.state.files.values().map(|file| file.bytes).sum();
-        self.stats.live_bytes = desk.live.total_bytes();
-        self.stats.damaged_rows = self.schedule.damaged_rows() as u64;
+        let BackgroundWork {
+            desk,
+            task,
+            trouble,
+        } = work;
+        self.note_figures(&desk);
         self.desk = Some(desk);
         match trouble {
             Some(Trouble::Fatal(fatal)) => return Err(fatal),
@@ -149,20 +406,75 @@ impl Store {
                 tracing::warn!("the disk is full: background work waits for space");
                 let wait_us = self.options.disk_check_ms * 1_000;
                 self.schedule.full_until = Some(Micros(self.now.0 + wait_us));
+                self.given_up(task);
                 return Ok(());
             }
             None => {}
         }
         match task {
             Task::Checkpoint(checkpoint) => self.checkpoint_done(checkpoint),
-            Task::Discard(_) => {}
+            Task::Fill(fill) => self.spares.extend(fill.map(Fill::into_path)),
+            Task::Trim(trim) => self.trim_done(trim),
+            Task::Space(space) => {
+                self.schedule.available_bytes = space.available_bytes;
+                self.schedule.retry_log = true;
+            }
+            Task::Pin(pin) => self.pin_done(pin),
+            Task::ImportChunk(import) => self.import_done(*import),
+            Task::Drop(drop) => {
+                self.schedule.forget_due = true;
+                self.rows_moved();
+                self.event(Event::Dropped {
+                    shard: drop.shard,
+                    replica: drop.replica,
+                });
+            }
+            Task::Forget(forget) if forget.finished => {
+                self.schedule.reclaim_due = true;
+                self.schedule.forget_due |= self.desk.as_ref().is_some_and(Forgetting::is_needed);
+            }
+            Task::Forget(forget) => self.schedule.forget = Some(forget),
+            Task::Reclaim(reclaim) => self.reclaim_done(&reclaim),
+            Task::Count(count) if count.finished => self.schedule.reclaim_due = true,
+            Task::Count(count) => self.schedule.count = Some(count),
+            Task::Scrub(scrub) => self.scrub_done(scrub),
+            Task::Stop(_) => {
+                self.schedule.stopping = Stopping::Done;
+                self.event(Event::Stopped);
+            }
+            Task::Abort(_) | Task::Discard(_) => {}
         }
         Ok(())
     }
 
+    /// Puts back what is tried again when there is space.
+    fn given_up(&mut self, task: Task) {
+        match task {
+            Task::Drop(drop) => self.schedule.drops.push_front((drop, None)),
+            Task::Forget(_) => self.schedule.forget_due = true,
+            Task::Count(count) => self.schedule.count = Some(count),
+            Task::Scrub(scrub) => self.schedule.scrub = scrub,
+            Task::Trim(_) => self.schedule.trim_due = true,
+            Task::Stop(_) => self.schedule.stopping = Stopping::Done,
+            // The frozen memtable is still there; a reclaim is chosen anew; a pin needs no space.
+            Task::Checkpoint(_)
+            | Task::Reclaim(_)
+            | Task::Pin(_)
+            | Task::ImportChunk(_)
+            | Task::Abort(_)
+            | Task::Fill(_)
+            | Task::Space(_)
+            | Task::Discard(_) => {}
+        }
+    }
+
     fn checkpoint_done(&mut self, checkpoint: Checkpoint) {
         for (shard, state) in &checkpoint.replicas {
-            if let Some(replica) = self.replicas.get_mut(shard).filter(|r| r.id == state.replica) {
+            if let Some(replica) = self
+                .replicas
+                .get_mut(shard)
+                .filter(|r| r.id == state.replica)
+            {
                 replica.checkpointed = replica.checkpointed.max(state.applied);
                 replica.in_manifest = true;
             }
@@ -171,11 +483,54 @@ impl Store {
             let key = Bytes::copy_from_slice(key.get(1..).unwrap_or_default());
             self.repairs.remove(&(key, *version));
         }
+        self.exports_checkpointed(&checkpoint.replicas);
         // The job's own reference goes with the discard, so that the rows are freed off the loop.
         drop(checkpoint);
-        self.schedule.discards.extend(self.frozen.take());
+        self.schedule
+            .discards
+            .extend(self.frozen.take().map(|frozen| frozen.memtable));
+        self.schedule.reclaim_due = true;
+        self.schedule.trim_due = true;
+        self.schedule.unreclaimable.clear();
         self.rows_moved();
         self.stats.checkpoints += 1;
         self.event(Event::Checkpointed);
+    }
+
+    fn reclaim_done(&mut self, reclaim: &Reclaim) {
+        if let Some((number, key, pointer)) = &reclaim.damaged {
+            self.schedule.unreclaimable.insert(*number);
+            self.report_damage(key, pointer);
+        } else {
+            self.stats.reclaims += 1;
+        }
+    }
+
+    fn scrub_done(&mut self, mut scrub: Scrub) {
+        for (key, pointer) in std::mem::take(&mut scrub.damaged) {
+            self.report_damage(&key, &pointer);
+        }
+        self.stats.scrub_rounds = scrub.rounds;
+        self.schedule.scrub = scrub;
+    }
+
+    /// Tells the loop about a damaged record, once.
+    pub(super) fn report_damage(&mut self, key: &[u8], pointer: &crate::index::Pointer) {
+        let (space, key) = match IndexKey::decode(key) {
+            Some(IndexKey::User { key }) => (Rows::User, key),
+            Some(IndexKey::Local { shard, key, .. }) => (Rows::Local(shard), key),
+            None => return,
+        };
+        let row = DamagedRow {
+            space,
+            key: Bytes::copy_from_slice(key),
+            version: Some(pointer.version),
+        };
+        if self.schedule.note_damage(row.clone()) {
+            let path = crate::value::value_path(pointer.file);
+            let place = format!("{path}, byte {}", pointer.offset);
+            tracing::error!("{place}: damaged record");
+            self.event(Event::Damaged { row, place });
+        }
     }
 }

@@ -23,16 +23,26 @@ pub(crate) struct FileTable {
 
 impl FileTable {
     pub fn get(&self, number: FileNumber) -> Option<Arc<dyn DiskFile>> {
-        self.files.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+        self.files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&number)
+            .cloned()
     }
 
     pub fn insert(&self, number: FileNumber, file: Arc<dyn DiskFile>) {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, file);
+        self.files
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, file);
     }
 
     /// Takes a file out; readers that have it go on.
     pub fn remove(&self, number: FileNumber) {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.files
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number);
     }
 }
 
@@ -100,13 +110,18 @@ pub(crate) fn decode_record(raw: Bytes) -> Option<Record> {
 pub(crate) fn scan_records(bytes: &Bytes, mut visit: impl FnMut(usize, Record)) -> usize {
     let mut at = 0;
     while let Some(header) = bytes.get(at..).and_then(RecordHeader::decode) {
-        let Some(end) = header.record_bytes().and_then(|length| at.checked_add(length)) else {
+        let Some(end) = header
+            .record_bytes()
+            .and_then(|length| at.checked_add(length))
+        else {
             break;
         };
         if end > bytes.len() {
             break;
         }
-        let Some(record) = decode_record(bytes.slice(at..end)) else { break };
+        let Some(record) = decode_record(bytes.slice(at..end)) else {
+            break;
+        };
         visit(at, record);
         at = end;
     }
@@ -130,7 +145,11 @@ pub(crate) fn read_footer(
     store: u128,
 ) -> io::Result<Footer> {
     if let Some(entries) = footer_entries(file, state, store)? {
-        return Ok(Footer { entries, from_records: false, lost: false });
+        return Ok(Footer {
+            entries,
+            from_records: false,
+            lost: false,
+        });
     }
     let length = file.len()?.min(state.bytes);
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
@@ -148,7 +167,11 @@ pub(crate) fn read_footer(
         });
     });
     let lost = entries.len() != state.records as usize;
-    Ok(Footer { entries, from_records: true, lost })
+    Ok(Footer {
+        entries,
+        from_records: true,
+        lost,
+    })
 }
 
 fn footer_entries(
@@ -156,7 +179,9 @@ fn footer_entries(
     state: &FileState,
     store: u128,
 ) -> io::Result<Option<Vec<FooterEntry>>> {
-    let Some(trailer_at) = state.bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let Some(trailer_at) = state.bytes.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(None);
+    };
     let mut trailer = [0; TRAILER_BYTES];
     if file.read_at(&mut trailer, trailer_at)? != TRAILER_BYTES {
         return Ok(None);

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::{
-    FILE_MAGIC, FORMAT, FooterEntry, RECORD_HEADER_BYTES, TRAILER_BYTES, TRAILER_MAGIC,
+    FILE_HEADER_BYTES, FILE_MAGIC, FORMAT, FooterEntry, RECORD_HEADER_BYTES, TRAILER_BYTES,
+    TRAILER_MAGIC,
 };
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::index::Pointer;
@@ -75,10 +76,6 @@ impl ValueWriter {
         self.buffer.len()
     }
 
-    pub fn records(&self) -> usize {
-        self.footer.len()
-    }
-
     /// The records of this file may be as old as those of another one.
     pub fn inherit_age(&mut self, oldest: FileNumber) {
         self.oldest = self.oldest.min(oldest);
@@ -115,7 +112,13 @@ impl ValueWriter {
     ) -> Pointer {
         let offset = self.bytes();
         self.buffer.extend_from_slice(record);
-        self.note(key, version, offset, u32::try_from(record.len()).unwrap_or(u32::MAX), is_delete)
+        self.note(
+            key,
+            version,
+            offset,
+            u32::try_from(record.len()).unwrap_or(u32::MAX),
+            is_delete,
+        )
     }
 
     fn note(
@@ -128,9 +131,22 @@ impl ValueWriter {
     ) -> Pointer {
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         let ordinal = u32::try_from(self.footer.len()).unwrap_or(u32::MAX);
-        self.footer.push(FooterEntry { key: key.to_vec(), version, offset, bytes, is_delete });
+        self.footer.push(FooterEntry {
+            key: key.to_vec(),
+            version,
+            offset,
+            bytes,
+            is_delete,
+        });
         self.deletes += u32::from(is_delete);
-        Pointer { version, file: self.number, ordinal, offset, bytes, is_delete }
+        Pointer {
+            version,
+            file: self.number,
+            ordinal,
+            offset,
+            bytes,
+            is_delete,
+        }
     }
 
     /// Writes what waits.
@@ -154,7 +170,11 @@ impl ValueWriter {
         trailer.extend(records.to_le_bytes());
         trailer.extend(self.store.to_le_bytes());
         trailer.extend(footer_offset.to_le_bytes());
-        trailer.extend(u32::try_from(footer.len()).unwrap_or(u32::MAX).to_le_bytes());
+        trailer.extend(
+            u32::try_from(footer.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         trailer.extend(footer_crc.to_le_bytes());
         let crc = crc32fast::hash(&trailer);
         trailer.extend(crc.to_le_bytes());
@@ -164,12 +184,21 @@ impl ValueWriter {
         self.buffer = Vec::new();
         Ok(FileState {
             bytes: self.written,
+            record_bytes: footer_offset - FILE_HEADER_BYTES as u64,
             records,
             deletes: self.deletes,
             footer_crc,
             oldest: self.oldest,
-            first_key: self.footer.first().map(|entry| entry.key.clone()).unwrap_or_default(),
-            last_key: self.footer.last().map(|entry| entry.key.clone()).unwrap_or_default(),
+            first_key: self
+                .footer
+                .first()
+                .map(|entry| entry.key.clone())
+                .unwrap_or_default(),
+            last_key: self
+                .footer
+                .last()
+                .map(|entry| entry.key.clone())
+                .unwrap_or_default(),
         })
     }
 

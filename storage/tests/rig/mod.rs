@@ -32,15 +32,27 @@ pub struct Change {
 }
 
 pub fn put(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Change {
-    Change { space: Space::User, key: key.into(), value: Some(value.into()) }
+    Change {
+        space: Space::User,
+        key: key.into(),
+        value: Some(value.into()),
+    }
 }
 
 pub fn delete(key: impl Into<Vec<u8>>) -> Change {
-    Change { space: Space::User, key: key.into(), value: None }
+    Change {
+        space: Space::User,
+        key: key.into(),
+        value: None,
+    }
 }
 
 pub fn put_local(shard: u64, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Change {
-    Change { space: Space::Local(ShardId(shard)), key: key.into(), value: Some(value.into()) }
+    Change {
+        space: Space::Local(ShardId(shard)),
+        key: key.into(),
+        value: Some(value.into()),
+    }
 }
 
 /// Entry data: a version, then for each change space, lengths and bytes.
@@ -56,7 +68,11 @@ pub fn encode(version: u64, changes: &[Change]) -> Bytes {
         }
         out.extend(u32::try_from(change.key.len()).unwrap().to_le_bytes());
         let value = change.value.as_deref();
-        out.extend(value.map_or(u32::MAX, |v| u32::try_from(v.len()).unwrap()).to_le_bytes());
+        out.extend(
+            value
+                .map_or(u32::MAX, |v| u32::try_from(v.len()).unwrap())
+                .to_le_bytes(),
+        );
         out.extend(&change.key);
         out.extend(value.unwrap_or_default());
     }
@@ -74,7 +90,9 @@ pub fn decode(entry: &Entry) -> Vec<Write> {
     while at < data.len() {
         let space = match data[at] {
             0 => Space::User,
-            _ => Space::Local(ShardId(u64::from_le_bytes(data[at + 1..at + 9].try_into().unwrap()))),
+            _ => Space::Local(ShardId(u64::from_le_bytes(
+                data[at + 1..at + 9].try_into().unwrap(),
+            ))),
         };
         let key_len = u32::from_le_bytes(data[at + 9..at + 13].try_into().unwrap()) as usize;
         let value_len = u32::from_le_bytes(data[at + 13..at + 17].try_into().unwrap());
@@ -92,15 +110,26 @@ pub fn decode(entry: &Entry) -> Vec<Write> {
             Space::User => Version(version),
             Space::Local(_) => Version(entry.id.index),
         };
-        writes.push(Write { space, key, version, op });
+        writes.push(Write {
+            space,
+            key,
+            version,
+            op,
+        });
     }
     writes
 }
 
 /// What the rig opens stores on.
 pub enum Ground {
-    Sim { disk: SimDisk, index: MemoryIndexFactory },
-    Real { disk: Arc<dyn Disk>, index: Box<dyn Fn() -> Box<dyn IndexFactory>> },
+    Sim {
+        disk: SimDisk,
+        index: MemoryIndexFactory,
+    },
+    Real {
+        disk: Arc<dyn Disk>,
+        index: Box<dyn Fn() -> Box<dyn IndexFactory>>,
+    },
 }
 
 pub struct Rig {
@@ -124,7 +153,10 @@ pub const SHARD: ShardId = ShardId(1);
 pub const REPLICA: ReplicaId = ReplicaId(11);
 
 pub fn conf() -> ConfState {
-    ConfState { voters: vec![REPLICA], ..ConfState::default() }
+    ConfState {
+        voters: vec![REPLICA],
+        ..ConfState::default()
+    }
 }
 
 pub fn open_on(
@@ -136,7 +168,13 @@ pub fn open_on(
         Ground::Sim { disk, index } => (Arc::new(disk.clone()), Box::new(index.clone())),
         Ground::Real { disk, index } => (Arc::clone(disk), index()),
     };
-    let config = OpenConfig { disk, index, options: options.clone(), boot, fresh_store: 7 };
+    let config = OpenConfig {
+        disk,
+        index,
+        options: options.clone(),
+        boot,
+        fresh_store: 7,
+    };
     Store::open(config, &mut |_| ())
 }
 
@@ -146,7 +184,10 @@ impl Rig {
     }
 
     pub fn sim_with(seed: u64, options: Options) -> Self {
-        let ground = Ground::Sim { disk: SimDisk::new(seed), index: MemoryIndexFactory::new() };
+        let ground = Ground::Sim {
+            disk: SimDisk::new(seed),
+            index: MemoryIndexFactory::new(),
+        };
         Self::on(ground, options)
     }
 
@@ -166,7 +207,8 @@ impl Rig {
             events: Vec::new(),
             term: 1,
         };
-        rig.create(SHARD, REPLICA).expect("a replica can be created");
+        rig.create(SHARD, REPLICA)
+            .expect("a replica can be created");
         rig
     }
 
@@ -186,7 +228,10 @@ impl Rig {
 
     pub fn create(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Fatal> {
         let mut batch = LogBatch::new();
-        let conf = ConfState { voters: vec![replica], ..ConfState::default() };
+        let conf = ConfState {
+            voters: vec![replica],
+            ..ConfState::default()
+        };
         batch.create_replica(shard, replica, EntryId::ZERO, conf);
         let sequence = self.store.submit(batch);
         self.run()?;
@@ -226,7 +271,11 @@ impl Rig {
         let entry = self.next_entry(shard, &changes);
         let replica = self.store.replica(shard).unwrap();
         let mut batch = LogBatch::new();
-        let state = HardState { term: self.term, vote: replica, commit: entry.id.index - 1 };
+        let state = HardState {
+            term: self.term,
+            vote: replica,
+            commit: entry.id.index - 1,
+        };
         batch.hard_state(shard, replica, state);
         batch.entries(shard, replica, std::slice::from_ref(&entry));
         self.store.submit(batch);
@@ -248,9 +297,10 @@ impl Rig {
 
     pub fn apply_entry(&mut self, shard: ShardId, entry: &Entry) {
         self.store.apply(shard, entry.id, &decode(entry));
-        let at = self.unacknowledged.iter().position(|(s, index, _)| {
-            *s == shard && *index == entry.id.index
-        });
+        let at = self
+            .unacknowledged
+            .iter()
+            .position(|(s, index, _)| *s == shard && *index == entry.id.index);
         if let Some(at) = at {
             let (_, _, changes) = self.unacknowledged.remove(at);
             for change in changes {
@@ -312,9 +362,14 @@ impl Rig {
             let (done, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unacknowledged)
                 .into_iter()
                 .partition(|(shard, index, _)| *shard == replica.shard && *index <= applied);
-            assert!(done.is_empty(), "an entry was applied that was never submitted to apply");
-            self.unacknowledged =
-                lost.into_iter().filter(|(shard, _, _)| *shard != replica.shard).collect();
+            assert!(
+                done.is_empty(),
+                "an entry was applied that was never submitted to apply"
+            );
+            self.unacknowledged = lost
+                .into_iter()
+                .filter(|(shard, _, _)| *shard != replica.shard)
+                .collect();
         }
         self.unacknowledged.clear();
     }
@@ -403,7 +458,10 @@ impl Rig {
             });
             assert!(page.rows.len() <= rows_max);
             rows.extend(page.rows.into_iter().map(|row| {
-                (row.key.to_vec(), row.value.expect("values were asked for").to_vec())
+                (
+                    row.key.to_vec(),
+                    row.value.expect("values were asked for").to_vec(),
+                )
             }));
             range = page.rest;
         }
@@ -415,7 +473,12 @@ impl Rig {
         let model = self.model.clone();
         for ((space, key), expected) in &model {
             let read = self.get(*space, key);
-            assert_eq!(value_in(&read), *expected, "{space:?} {:?}", String::from_utf8_lossy(key));
+            assert_eq!(
+                value_in(&read),
+                *expected,
+                "{space:?} {:?}",
+                String::from_utf8_lossy(key)
+            );
         }
         let expected: Vec<(Vec<u8>, Vec<u8>)> = model
             .iter()
@@ -435,7 +498,10 @@ impl Rig {
 }
 
 pub fn version_of(entry: &Entry) -> u64 {
-    entry.data.get(..8).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
+    entry
+        .data
+        .get(..8)
+        .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
 }
 
 pub fn value_in(read: &ReadResult) -> Option<Vec<u8>> {
@@ -460,7 +526,10 @@ pub fn random_changes(rng: &mut SmallRng) -> Vec<Change> {
             7..9 => delete(key),
             _ => put_local(SHARD.0, key, vec![rng.random(); 20]),
         };
-        if !changes.iter().any(|known| known.space == change.space && known.key == change.key) {
+        if !changes
+            .iter()
+            .any(|known| known.space == change.space && known.key == change.key)
+        {
             changes.push(change);
         }
     }

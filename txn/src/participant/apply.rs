@@ -68,7 +68,7 @@ impl Shard {
         }
     }
 
-    /// Carries out an entry's records. An error leaves the state as it was.
+    /// Carries out an entry's records. After an error the replica is not used any more.
     fn apply<S: State>(
         &mut self,
         turn: &mut Turn<S>,
@@ -76,18 +76,34 @@ impl Shard {
         header: Header,
         records: Vec<Record>,
     ) -> Result<Option<ShardDescriptor>, String> {
-        let mut writes = Vec::new();
-        let mut described = None;
+        let id = self.id;
         // Rows of the shard's own carry the raft index.
         let index = Version(entry.id.index);
-        let ceiling = self.own.ceiling.max(header.ceiling);
-        let local = |row: &'static [u8], value: Bytes| Write {
-            space: Space::Local(self.id),
-            key: Bytes::from_static(row),
+        let row = |key: Bytes, value: Option<Bytes>| Write {
+            space: Space::Local(id),
+            key,
             version: index,
-            op: WriteOp::Put(value),
+            op: value.map_or(WriteOp::Delete, WriteOp::Put),
         };
+        let user = |key: &Bytes, value: Option<Bytes>, version: Version| {
+            let (space, key) = keyspace::row(id, key);
+            let version = match space {
+                Space::User => version,
+                Space::Local(_) => index,
+            };
+            let op = value.map_or(WriteOp::Delete, WriteOp::Put);
+            Write {
+                space,
+                key,
+                version,
+                op,
+            }
+        };
+        let ceiling = self.own.ceiling.max(header.ceiling);
+        let mut writes = Vec::new();
+        let mut described = None;
         let mut last_version = Version::ZERO;
+        let mut greatest = Version::ZERO;
         for record in records {
             match record {
                 Record::Writes {
@@ -97,41 +113,39 @@ impl Shard {
                     if version <= last_version {
                         return Err(format!("version {version} is not above the one before"));
                     }
-                    if version > ceiling {
-                        return Err(format!("version {version} is above the ceiling {ceiling}"));
-                    }
                     last_version = version;
-                    writes.extend(of_command.into_iter().map(|(key, value)| {
-                        let (space, key) = keyspace::row(self.id, &key);
-                        let version = match space {
-                            Space::User => version,
-                            Space::Local(_) => index,
-                        };
-                        let op = value.map_or(WriteOp::Delete, WriteOp::Put);
-                        Write {
-                            space,
-                            key,
-                            version,
-                            op,
-                        }
-                    }));
+                    greatest = greatest.max(version);
+                    let rows = of_command.into_iter();
+                    writes.extend(rows.map(|(key, value)| user(&key, value, version)));
+                }
+                Record::Txn(record) => {
+                    let changes = self.own.transactions.apply(&record)?;
+                    for (key, value, version) in changes.writes {
+                        greatest = greatest.max(version);
+                        writes.push(user(&key, value, version));
+                    }
+                    writes.extend(changes.rows.into_iter().map(|(key, value)| row(key, value)));
                 }
                 Record::Descriptor(descriptor) => {
-                    if descriptor.shard != self.id {
+                    if descriptor.shard != id {
                         return Err(format!("describes shard {}", descriptor.shard));
                     }
-                    writes.push(local(DESCRIPTOR_ROW, entry::encode_descriptor(&descriptor)));
+                    let value = entry::encode_descriptor(&descriptor);
+                    writes.push(row(Bytes::from_static(DESCRIPTOR_ROW), Some(value)));
                     described = Some(descriptor);
                 }
             }
         }
+        if greatest > ceiling {
+            return Err(format!("version {greatest} is above the ceiling {ceiling}"));
+        }
         if ceiling > self.own.ceiling {
             let value = Bytes::copy_from_slice(&ceiling.0.to_le_bytes());
-            writes.push(local(CEILING_ROW, value));
+            writes.push(row(Bytes::from_static(CEILING_ROW), Some(value)));
         }
-        turn.state.apply(self.id, entry.id, &writes);
+        turn.state.apply(id, entry.id, &writes);
         self.own.ceiling = ceiling;
-        turn.hlc.merge(last_version);
+        turn.hlc.merge(greatest);
         Ok(described)
     }
 
@@ -144,7 +158,7 @@ impl Shard {
             descriptor: descriptor.clone(),
         });
         if new_epoch && let Role::Leading(leader) = &mut self.role {
-            let undone = leader.epoch_changed(turn);
+            let undone = leader.epoch_changed(turn, &self.own.transactions);
             self.refuse_all(turn, undone, &Outcome::StaleEpoch { descriptor });
         }
     }
@@ -202,7 +216,8 @@ impl Shard {
             let mut ready = Vec::new();
             leader.reads.applied(batch, &mut ready);
             release(turn, ready);
-            leader.wake_scans(turn, batch);
+            leader.wake_scans(turn, &self.own, batch);
+            leader.run_released(turn, &self.own);
         }
     }
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use synod_storage::ShardId;
 
-use super::event::{Batch, Round, Token};
-use crate::wire::Outcome;
+use super::event::{Batch, Call, Round, Token};
+use crate::wire::{Body, Outcome};
 
 /// An output of [`Participant::step`](super::Participant::step) and
 /// [`Participant::flush`](super::Participant::flush).
@@ -42,6 +42,18 @@ pub enum Effect {
         token: Token,
         /// What happened to it.
         outcome: Outcome,
+    },
+    /// Ask the shard that has `key`, as a gateway would; report the outcome as
+    /// [`Event::Called`](super::Event::Called), or nothing: it is asked again.
+    Call {
+        /// The shard that asks.
+        shard: ShardId,
+        /// Which question.
+        call: Call,
+        /// A key of the shard that is asked.
+        key: Bytes,
+        /// The question.
+        body: Body,
     },
     /// The shard's description has changed, in the log: the maps of the node can learn it.
     Described {

@@ -4,6 +4,7 @@
 //! entry   := version:u8 = 1 · term:u64 · epoch:u64 · batch:u64 · ceiling:u64 · record*
 //! record  := 1 · version:u64 · count:varint · write*          a command's writes
 //!          | 2 · length:varint · descriptor (rkyv)            the shard's own description
+//!          | 3 · length:varint · record (rkyv)                a step of a transaction
 //! write   := 0 · key                                          delete
 //!          | 1 · key · value                                  put
 //! key, value := length:varint · bytes
@@ -18,12 +19,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use synod_storage::Version;
 
 use super::event::Batch;
+use super::transactions::{self, TxnRecord};
 use crate::shard_map::ShardDescriptor;
 use crate::value::Value;
 
 const FORMAT: u8 = 1;
 const RECORD_WRITES: u8 = 1;
 const RECORD_DESCRIPTOR: u8 = 2;
+const RECORD_TXN: u8 = 3;
 const WRITE_DELETE: u8 = 0;
 const WRITE_PUT: u8 = 1;
 
@@ -53,6 +56,8 @@ pub(super) enum Record {
     },
     /// The shard's description from now on.
     Descriptor(ShardDescriptor),
+    /// A step of a transaction.
+    Txn(TxnRecord),
 }
 
 /// An entry that cannot be read.
@@ -105,6 +110,12 @@ impl EntryBuilder {
     pub(super) fn descriptor(&mut self, descriptor: &ShardDescriptor) {
         self.out.put_u8(RECORD_DESCRIPTOR);
         put_bytes(&mut self.out, &encode_descriptor(descriptor));
+    }
+
+    /// Adds a step of a transaction.
+    pub(super) fn txn(&mut self, record: &TxnRecord) {
+        self.out.put_u8(RECORD_TXN);
+        put_bytes(&mut self.out, &transactions::encode(record));
     }
 
     /// How long the entry is by now.
@@ -174,6 +185,9 @@ fn decode_record(rest: &mut Bytes) -> Result<Record, Malformed> {
             })
         }
         RECORD_DESCRIPTOR => decode_descriptor(&get_bytes(rest)?).map(Record::Descriptor),
+        RECORD_TXN => transactions::decode_record(&get_bytes(rest)?)
+            .map(Record::Txn)
+            .ok_or(Malformed("bad step of a transaction")),
         _ => Err(Malformed("unknown kind of record")),
     }
 }

@@ -4,7 +4,7 @@ use synod_replication::NodeId;
 use synod_storage::{Entry, Micros, ReadId, ReadResult, ShardId};
 
 use crate::shard_map::ShardDescriptor;
-use crate::wire::Request;
+use crate::wire::{Outcome, Request};
 
 /// The time, as the node's clocks show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct Batch(pub u64);
 /// A question whether this node still leads a shard. Numbered from 1 within a term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Round(pub u64);
+
+/// A question of a shard's leader to another shard. Unique within the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Call(pub u64);
 
 /// An input of [`Participant::step`](super::Participant::step).
 #[derive(Debug)]
@@ -107,6 +111,15 @@ pub enum Event {
         id: ReadId,
         /// What it found.
         result: ReadResult,
+    },
+    /// The answer to a [`Effect::Call`](super::Effect::Call).
+    Called {
+        /// The shard that asked.
+        shard: ShardId,
+        /// Which question.
+        call: Call,
+        /// What was answered; `Unknown` if no answer could be had.
+        outcome: Outcome,
     },
     /// The shard's description has changed (a replica moved): the leader puts it into the log.
     /// Ignored unless its epoch is higher.

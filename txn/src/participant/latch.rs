@@ -41,11 +41,6 @@ impl Latches {
         self.queues.is_empty()
     }
 
-    /// Whether nobody holds or waits for this key.
-    pub(super) fn is_key_free(&self, key: &Bytes) -> bool {
-        self.queues.is_empty() || self.is_free(&Latch::Key(key.clone()))
-    }
-
     /// Enters the queues of `latches`, which are distinct. In how many `work` is not first: it holds
     /// its latches when that many [`Latches::release`]s have named it.
     pub(super) fn enqueue(&mut self, work: WorkId, latches: &[Latch]) -> usize {

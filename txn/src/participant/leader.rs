@@ -8,15 +8,18 @@ use synod_storage::{ShardId, Version};
 use super::entry::{EntryBuilder, Header};
 use super::event::{Batch, Now, Round};
 use super::latch::{Latches, WorkId};
-use super::overlay::Overlay;
+use super::overlay::{Overlay, Pending};
 use super::reads::{Held, Reads};
+use super::recovery::Recovery;
 use super::scan::Places;
 use super::shard::Own;
+use super::transactions::{Transactions, TxnRecord};
 use super::work::{Asker, Stage, Work};
 use super::{Effect, Settings, Turn};
 use crate::hlc;
 use crate::shard_map::ShardDescriptor;
 use crate::state::State;
+use crate::transaction::{AttemptId, Verdict};
 use crate::value::Value;
 use crate::wire::Outcome;
 
@@ -27,7 +30,9 @@ pub(super) struct Proposed {
     /// Answers that are released when it is applied, in the order of evaluation.
     pub(super) held: Vec<Held>,
     /// Its writes, in order: the overlay is rebuilt from them if a later batch is refused.
-    pub(super) writes: Vec<(Bytes, Option<Value>)>,
+    pub(super) writes: Vec<(Bytes, Pending)>,
+    /// Its steps of transactions, likewise.
+    pub(super) records: Vec<TxnRecord>,
     pub(super) size_bytes: usize,
 }
 
@@ -62,6 +67,13 @@ pub(super) struct Leader {
     pub(super) overlay: Overlay,
     pub(super) reads: Reads,
     pub(super) places: Places,
+    /// The shard's transactions, as they will be when all that was proposed is applied.
+    pub(super) view: Transactions,
+    /// Works that wait for an attempt to let go of its locks, in order of arrival.
+    pub(super) parked: BTreeMap<AttemptId, Vec<WorkId>>,
+    /// Attempts that have let go of their locks: those who wait for them are to be woken.
+    pub(super) released: Vec<(AttemptId, Verdict)>,
+    pub(super) recovery: Recovery,
     open: Option<OpenBatch>,
     sealed: VecDeque<Sealed>,
     in_flight: VecDeque<Proposed>,
@@ -77,7 +89,7 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    pub(super) fn new(shard: ShardId, term: u64, ceiling: Version, settings: &Settings) -> Leader {
+    pub(super) fn new(shard: ShardId, term: u64, own: &Own, settings: &Settings) -> Leader {
         Leader {
             shard,
             term,
@@ -86,13 +98,17 @@ impl Leader {
             overlay: Overlay::default(),
             reads: Reads::default(),
             places: Places::default(),
+            view: own.transactions.clone(),
+            parked: BTreeMap::new(),
+            released: Vec::new(),
+            recovery: Recovery::default(),
             open: None,
             sealed: VecDeque::new(),
             in_flight: VecDeque::new(),
             last_batch: Batch(0),
             applied: Batch(0),
             unapplied_bytes: 0,
-            ceiling,
+            ceiling: own.ceiling,
             ceiling_ahead_ms: settings.ceiling_ahead_ms,
             description: None,
         }
@@ -112,7 +128,11 @@ impl Leader {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        !self.works.is_empty() || self.last_batch > self.applied || self.needs_flush()
+        !self.works.is_empty()
+            || self.last_batch > self.applied
+            || self.needs_flush()
+            || !self.view.prepared().is_empty()
+            || !self.view.committed().is_empty()
     }
 
     /// The last batch that anything evaluated so far is part of.
@@ -120,33 +140,123 @@ impl Leader {
         self.last_batch
     }
 
-    /// Puts the writes of one command into the open batch. `held` is released with it.
-    pub(super) fn propose<S: State>(
-        &mut self,
-        turn: &mut Turn<S>,
-        writes: Vec<(Bytes, Option<Value>)>,
-        held: Option<Held>,
-    ) {
-        let version = turn.hlc.tick(turn.now.wall_ms);
-        let open = match &mut self.open {
+    /// The batch that is open for more.
+    fn open_batch(&mut self) -> &mut OpenBatch {
+        match &mut self.open {
             Some(open) => open,
             slot @ None => {
                 self.last_batch.0 += 1;
                 slot.insert(OpenBatch::new(self.last_batch))
             }
-        };
-        let before_bytes = open.builder.len();
+        }
+    }
+
+    /// The last batch that is not applied, or none.
+    pub(super) fn newest_unapplied(&self) -> Batch {
+        if self.last_batch > self.applied {
+            self.last_batch
+        } else {
+            Batch(0)
+        }
+    }
+
+    /// Puts the writes of one command or transaction into the open batch, at a new version, which
+    /// it returns. `held` is answered when the batch is applied; it may be made with the version.
+    pub(super) fn propose_writes<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        writes: Vec<(Bytes, Option<Value>)>,
+        held: impl FnOnce(Version) -> Option<Held>,
+    ) {
+        let version = turn.hlc.tick(turn.now.wall_ms);
+        let open = self.open_batch();
         open.builder.writes(version, &writes);
         open.last_version = version;
-        let added_bytes = open.builder.len() - before_bytes;
+        open.proposed.held.extend(held(version));
+        let batch = open.proposed.batch;
+        for (key, value) in writes {
+            self.overlay_put(
+                key,
+                Pending {
+                    value,
+                    batch,
+                    version,
+                },
+            );
+        }
+        self.account(turn);
+    }
+
+    /// Puts an effect of the open batch over those before it.
+    fn overlay_put(&mut self, key: Bytes, pending: Pending) {
+        if let Some(open) = &mut self.open {
+            open.proposed.writes.push((key.clone(), pending.clone()));
+        }
+        self.overlay.put(key, pending);
+    }
+
+    /// Puts a step of a transaction into the open batch: from now on, everything is evaluated as if
+    /// it were applied. `version` is what it has in the shard's order of versions.
+    pub(super) fn propose_step<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        record: TxnRecord,
+        version: Version,
+        held: Option<Held>,
+    ) {
+        let changes = match self.view.apply(&record) {
+            Ok(changes) => changes,
+            Err(reason) => unreachable!("a leader proposes what can be applied: {reason}"),
+        };
+        let open = self.open_batch();
+        open.builder.txn(&record);
+        open.last_version = open.last_version.max(version);
+        open.proposed.held.extend(held);
+        open.proposed.records.push(record);
+        let batch = open.proposed.batch;
+        for (key, value, version) in changes.writes {
+            let value = value.as_ref().and_then(Value::decode);
+            self.overlay_put(
+                key,
+                Pending {
+                    value,
+                    batch,
+                    version,
+                },
+            );
+        }
+        if let Some((attempt, verdict)) = changes.released {
+            self.released.push((attempt, verdict));
+        }
+        self.account(turn);
+    }
+
+    /// Makes sure that a version may be promised: the batch that has to be applied before it is.
+    pub(super) fn promise<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        version: Version,
+        applied_ceiling: Version,
+    ) -> Batch {
+        if version <= applied_ceiling {
+            return Batch(0);
+        }
+        if version > self.ceiling {
+            let open = self.open_batch();
+            open.last_version = open.last_version.max(version);
+            self.account(turn);
+        }
+        self.last_batch
+    }
+
+    /// Counts what the open batch has grown by, and closes it when it is full.
+    fn account<S: State>(&mut self, turn: &mut Turn<S>) {
+        let Some(open) = &mut self.open else {
+            return;
+        };
+        let added_bytes = open.builder.len() - open.proposed.size_bytes;
         open.proposed.size_bytes += added_bytes;
         self.unapplied_bytes += added_bytes;
-        for (key, value) in &writes {
-            self.overlay
-                .put(key.clone(), value.clone(), open.proposed.batch);
-        }
-        open.proposed.writes.extend(writes);
-        open.proposed.held.extend(held);
         if open.builder.len() >= turn.settings.batch_bytes_max {
             self.seal(turn.now);
         }
@@ -185,14 +295,7 @@ impl Leader {
 
     pub(super) fn flush(&mut self, now: Now, own: &Own, effects: &mut Vec<Effect>) {
         if let Some(descriptor) = self.description.take() {
-            let open = match &mut self.open {
-                Some(open) => open,
-                slot @ None => {
-                    self.last_batch.0 += 1;
-                    slot.insert(OpenBatch::new(self.last_batch))
-                }
-            };
-            open.builder.descriptor(&descriptor);
+            self.open_batch().builder.descriptor(&descriptor);
         }
         if self.sealed.is_empty() {
             self.seal(now);
@@ -236,6 +339,7 @@ impl Leader {
     pub(super) fn proposal_refused<S: State>(
         &mut self,
         turn: &mut Turn<S>,
+        applied: &Transactions,
         batch: Batch,
     ) -> Vec<Held> {
         let Some(refused) = self.in_flight.pop_back() else {
@@ -257,9 +361,15 @@ impl Leader {
         }
         self.last_batch = Batch(batch.0 - 1);
         self.overlay = Overlay::default();
+        self.view = applied.clone();
         for proposed in &self.in_flight {
-            for (key, value) in &proposed.writes {
-                self.overlay.put(key.clone(), value.clone(), proposed.batch);
+            for (key, pending) in &proposed.writes {
+                self.overlay.put(key.clone(), pending.clone());
+            }
+            for record in &proposed.records {
+                if let Err(reason) = self.view.apply(record) {
+                    unreachable!("what was proposed can be applied: {reason}");
+                }
             }
         }
         self.reads.refused(batch, &mut undone);
@@ -275,13 +385,15 @@ impl Leader {
                     undone.push(Held {
                         token,
                         stream,
-                        reply: crate::reply::Reply::Null,
+                        outcome: Outcome::Unknown,
                     });
                 }
-                Asker::Scan(_) => {}
+                Asker::Scan(_) | Asker::Nobody => {}
             }
         }
         self.latches = Latches::default();
+        self.parked.clear();
+        self.released.clear();
         let shard = self.shard;
         turn.reads.retain(|_, (of, _)| *of != shard);
     }
@@ -306,12 +418,18 @@ impl Leader {
 
     /// The shard has a new epoch: everything evaluated in the old one will be dropped at apply.
     /// Gives out its answers, and everything else that waits.
-    pub(super) fn epoch_changed<S: State>(&mut self, turn: &mut Turn<S>) -> Vec<Held> {
+    pub(super) fn epoch_changed<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        applied: &Transactions,
+    ) -> Vec<Held> {
         let mut undone = Vec::new();
+        self.view = applied.clone();
         self.reads.drain(&mut undone);
         for proposed in &mut self.in_flight {
             undone.append(&mut proposed.held);
             proposed.writes.clear();
+            proposed.records.clear();
         }
         for sealed in std::mem::take(&mut self.sealed) {
             self.unapplied_bytes -= sealed.proposed.size_bytes;
@@ -363,19 +481,20 @@ impl Leader {
         undone
     }
 
-    pub(super) fn tick<S: State>(&mut self, turn: &mut Turn<S>) {
+    pub(super) fn tick<S: State>(&mut self, turn: &mut Turn<S>, own: &Own) {
         let patience_us = turn.settings.confirm_again_us;
         if let Some(round) = self.reads.ask_again(turn.now.monotonic, patience_us) {
             let (shard, term) = (self.shard, self.term);
             turn.effects.push(Effect::Confirm { shard, term, round });
         }
+        self.recover_stale(turn, own);
     }
 
     /// The version that the oldest unfinished scan reads.
     pub(super) fn oldest_scan(&self) -> Option<Version> {
         let at = |work: &Work| match &work.stage {
             Stage::Scan(scan) => Some(scan.at),
-            Stage::Latching | Stage::Point { .. } => None,
+            Stage::Stream | Stage::Parked { .. } | Stage::Latching | Stage::Point { .. } => None,
         };
         self.works.values().filter_map(at).min()
     }
@@ -384,12 +503,12 @@ impl Leader {
 impl OpenBatch {
     fn new(batch: Batch) -> OpenBatch {
         let builder = EntryBuilder::new();
-        let size_bytes = 0;
         let proposed = Proposed {
             batch,
             held: Vec::new(),
             writes: Vec::new(),
-            size_bytes,
+            records: Vec::new(),
+            size_bytes: 0,
         };
         OpenBatch {
             builder,
@@ -402,6 +521,6 @@ impl OpenBatch {
 /// Answers requests whose conditions are met.
 pub(super) fn release<S>(turn: &mut Turn<S>, ready: Vec<Held>) {
     for held in ready {
-        turn.respond(held.token, Outcome::Reply(held.reply));
+        turn.respond(held.token, held.outcome);
     }
 }

@@ -45,13 +45,17 @@ mod effect;
 mod entry;
 mod evaluate;
 mod event;
+mod intent;
 mod latch;
 mod leader;
+mod locks;
 mod overlay;
 mod reads;
+mod recovery;
 mod scan;
 mod shard;
 mod streams;
+mod transactions;
 mod work;
 
 use std::collections::BTreeMap;
@@ -65,7 +69,7 @@ use crate::state::State;
 use crate::wire::{Outcome, Request};
 
 pub use effect::Effect;
-pub use event::{Batch, Event, Leadership, Now, Refusal, Round, Token};
+pub use event::{Batch, Call, Event, Leadership, Now, Refusal, Round, Token};
 
 use latch::WorkId;
 use shard::Shard;
@@ -88,6 +92,14 @@ pub struct Settings {
     pub waiting_max: usize,
     /// How long an unanswered confirmation of leadership is waited for before it is asked again.
     pub confirm_again_us: u64,
+    /// How long a lock may stand before its transaction is asked about at its anchor.
+    pub recover_after_us: u64,
+    /// How long an unanswered question to another shard is waited for.
+    pub ask_again_us: u64,
+    /// How long a request waits for another transaction's lock.
+    pub parked_max_us: u64,
+    /// How far the floor stays behind the clock: attempts that take longer to prepare are aborted.
+    pub floor_lag_ms: u64,
     /// How long after the loss of leadership an outcome is waited for, before it is unknown.
     pub outcome_timeout_us: u64,
 }
@@ -101,6 +113,10 @@ impl Default for Settings {
             in_flight_bytes_max: 64 << 20,
             waiting_max: 65_536,
             confirm_again_us: 250_000,
+            recover_after_us: 1_000_000,
+            ask_again_us: 500_000,
+            parked_max_us: 5_000_000,
+            floor_lag_ms: 10_000,
             outcome_timeout_us: 3_000_000,
         }
     }
@@ -239,6 +255,15 @@ impl Participant {
                     && let Some(shard) = self.shards.get_mut(&shard)
                 {
                     shard.store_read(&mut turn, work, id, result);
+                }
+            }
+            Event::Called {
+                shard,
+                call,
+                outcome,
+            } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.called(&mut turn, call, outcome);
                 }
             }
             Event::Describe { descriptor } => {

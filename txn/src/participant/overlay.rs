@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use synod_storage::Version;
 
 use super::event::Batch;
 use crate::value::Value;
@@ -19,6 +20,8 @@ pub(super) struct Pending {
     pub(super) value: Option<Value>,
     /// The batch that it is part of.
     pub(super) batch: Batch,
+    /// Its version.
+    pub(super) version: Version,
 }
 
 /// The newest unapplied effect on each key.
@@ -36,9 +39,11 @@ impl Overlay {
     }
 
     /// Puts an effect over those that are already on their way.
-    pub(super) fn put(&mut self, key: Bytes, value: Option<Value>, batch: Batch) {
-        if let Some(before) = self.pending.insert(key, Pending { value, batch }) {
+    pub(super) fn put(&mut self, key: Bytes, pending: Pending) {
+        let (batch, version) = (pending.batch, pending.version);
+        if let Some(before) = self.pending.insert(key, pending) {
             assert!(before.batch <= batch, "effects are put in order");
+            assert!(before.version < version, "versions of a key grow");
         }
     }
 

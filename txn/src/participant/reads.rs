@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use synod_storage::Micros;
 
 use super::event::{Batch, Round, Token};
-use crate::reply::Reply;
-use crate::wire::Stream;
+use crate::wire::{Outcome, Stream};
 
 /// An answer that is ready but for a condition.
 #[derive(Clone, Debug)]
@@ -20,7 +19,7 @@ pub(super) struct Held {
     /// Its stream.
     pub(super) stream: Stream,
     /// The answer.
-    pub(super) reply: Reply,
+    pub(super) outcome: Outcome,
 }
 
 /// A held answer and the batch that it shows.

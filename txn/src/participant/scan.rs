@@ -8,7 +8,7 @@
 //! which key it meant; one that does not (another node leads by now) finds it by walking through the
 //! keys, or starts the shard again if the key is gone: keys may be shown twice, never skipped.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_storage::{
@@ -19,7 +19,7 @@ use super::event::Batch;
 use super::latch::{Latch, WorkId};
 use super::leader::Leader;
 use super::shard::{Own, corrupt_reply, read_failed_reply};
-use super::work::{Asker, ScanGoal, ScanState, Stage, Work};
+use super::work::{Asker, ScanGoal, ScanState, Stage, Task, Work};
 use super::{Effect, Turn};
 use crate::command::{Command, KindFilter, Order};
 use crate::glob;
@@ -27,8 +27,9 @@ use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::{clip, keyspace};
 use crate::split::CURSOR_PLACE_BITS;
 use crate::state::State;
+use crate::transaction::{AttemptId, Verdict};
 use crate::value::Value;
-use crate::wire::Stream;
+use crate::wire::{Outcome, Stream};
 
 /// Rows of one page of a walk.
 const PAGE_ROWS_MAX: usize = 1024;
@@ -103,7 +104,9 @@ impl Leader {
     ) {
         let (rest, goal) = self.first_range(own, &command);
         let scan = ScanState {
+            command: command.clone(),
             at: Version::ZERO,
+            writers: BTreeSet::new(),
             needs: Batch(0),
             whole: own.descriptor.range.clone(),
             rest: Some(rest),
@@ -118,7 +121,9 @@ impl Leader {
             Asker::Request { stream, .. } if stream.id != Stream::NONE.id => {
                 vec![Latch::Stream(stream.id)]
             }
-            Asker::Request { .. } | Asker::Known { .. } | Asker::Scan(_) => Vec::new(),
+            Asker::Request { .. } | Asker::Known { .. } | Asker::Scan(_) | Asker::Nobody => {
+                Vec::new()
+            }
         };
         let behind = self.latches.enqueue(id, &latches);
         let stage = Stage::Scan(scan);
@@ -126,14 +131,14 @@ impl Leader {
             id,
             Work {
                 asker,
-                command,
+                task: Task::Command(command),
                 latches,
                 behind,
                 stage,
             },
         );
         if behind == 0 {
-            self.run_scan(turn, id);
+            self.run_scan(turn, own, id);
         }
     }
 
@@ -185,7 +190,7 @@ impl Leader {
     }
 
     /// Goes on with a walk that waits for nothing but pages.
-    pub(super) fn run_scan<S: State>(&mut self, turn: &mut Turn<S>, id: WorkId) {
+    pub(super) fn run_scan<S: State>(&mut self, turn: &mut Turn<S>, own: &Own, id: WorkId) {
         loop {
             let newest = self.newest_batch();
             let (shard, applied) = (self.shard, self.applied);
@@ -196,15 +201,33 @@ impl Leader {
                 unreachable!("a walk is a walk");
             };
             if scan.at == Version::ZERO {
-                // From now on, everything evaluated has a greater version; all before is awaited.
+                // From now on, everything evaluated has a greater version, but for what is prepared.
                 scan.at = turn.hlc.tick(turn.now.wall_ms);
+                scan.needs = Batch(u64::MAX);
+            }
+            if !scan.writers.is_empty() {
+                return;
+            }
+            if scan.needs == Batch(u64::MAX) {
+                // Whoever is about to write at or below the version must be over. Their own
+                // versions may have raised it: then others may be below it now.
+                let whole = scan.rest.clone().unwrap_or_default();
+                for attempt in self.view.locks().writers_in(&whole) {
+                    let prepared = self.view.prepared().get(&attempt);
+                    if prepared.is_some_and(|prepared| prepared.version <= scan.at) {
+                        scan.writers.insert(attempt);
+                    }
+                }
+                if !scan.writers.is_empty() {
+                    return;
+                }
                 scan.needs = newest;
             }
             if scan.needs > applied {
                 return;
             }
             let Some(range) = scan.rest.take().filter(|rest| !rest.is_empty()) else {
-                return self.end_scan(turn, id);
+                return self.end_scan(turn, own, id);
             };
             let (space, rows) = keyspace::rows(shard, &range);
             let request = ScanRequest {
@@ -216,14 +239,14 @@ impl Leader {
                 } else {
                     Version::MAX
                 },
-                direction: direction_of(&work.command),
-                what: what_of(&work.command, &scan.goal),
-                rows_max: rows_max_of(&work.command, scan),
+                direction: direction_of(&scan.command),
+                what: what_of(&scan.command, &scan.goal),
+                rows_max: rows_max_of(&scan.command, scan),
                 bytes_max: PAGE_BYTES_MAX,
             };
             match turn.state.scan(request) {
                 StoreScan::Ready(page) => {
-                    if !self.take_page(turn, id, page) {
+                    if !self.take_page(turn, own, id, page) {
                         return;
                     }
                 }
@@ -239,13 +262,14 @@ impl Leader {
     pub(super) fn scan_read<S: State>(
         &mut self,
         turn: &mut Turn<S>,
+        own: &Own,
         id: WorkId,
         result: ReadResult,
     ) {
         match result {
             ReadResult::Page(page) => {
-                if self.take_page(turn, id, page) {
-                    self.run_scan(turn, id);
+                if self.take_page(turn, own, id, page) {
+                    self.run_scan(turn, own, id);
                 }
             }
             ReadResult::Damaged(row) => {
@@ -253,9 +277,9 @@ impl Leader {
                     shard: self.shard,
                     row,
                 });
-                self.fail(turn, id, corrupt_reply());
+                self.fail(turn, own, id, corrupt_reply());
             }
-            ReadResult::Failed => self.fail(turn, id, read_failed_reply()),
+            ReadResult::Failed => self.fail(turn, own, id, read_failed_reply()),
             ReadResult::Found { .. } | ReadResult::Absent { .. } | ReadResult::Newest(_) => {
                 unreachable!("a scan is answered with a page")
             }
@@ -263,7 +287,13 @@ impl Leader {
     }
 
     /// Takes in a page. Whether the walk can go on at once.
-    fn take_page<S: State>(&mut self, turn: &mut Turn<S>, id: WorkId, page: ScanPage) -> bool {
+    fn take_page<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        id: WorkId,
+        page: ScanPage,
+    ) -> bool {
         let shard = self.shard;
         let Some(work) = self.works.get_mut(&id) else {
             return false;
@@ -271,6 +301,7 @@ impl Leader {
         let Stage::Scan(scan) = &mut work.stage else {
             unreachable!("a walk is a walk");
         };
+        let command = scan.command.clone();
         scan.rest = page.rest.map(|rest| unprefixed(shard, rest));
         let mut keys = Vec::new();
         for row in page.rows {
@@ -288,7 +319,7 @@ impl Leader {
                 None => None,
                 Some(Some(value)) => Some(value),
                 Some(None) => {
-                    self.fail(turn, id, corrupt_reply());
+                    self.fail(turn, own, id, corrupt_reply());
                     return false;
                 }
             };
@@ -296,28 +327,28 @@ impl Leader {
                 .as_ref()
                 .is_some_and(|value| value.is_expired(turn.now.wall_ms));
             if expired {
-                scan.rows -= u64::from(matches!(work.command, Command::Range(_)));
+                scan.rows -= u64::from(matches!(command, Command::Range(_)));
                 if scan.expired.len() < EXPIRED_MAX {
                     scan.expired.push(key.clone());
                 }
             } else {
-                collect(&work.command, scan, &key, value, &mut keys);
+                collect(&command, scan, &key, value, &mut keys);
             }
-            if let Command::Scan(command) = &work.command
+            if let Command::Scan(command) = &command
                 && scan.rows >= u64::from(command.count)
             {
                 scan.goal = ScanGoal::Ended(key);
             }
             if scan.found_bytes > ANSWER_BYTES_MAX {
                 let message = "the answer exceeds 64 MiB; use LIMIT, or SCAN";
-                self.fail(turn, id, Reply::error(ErrorCode::TooLarge, message));
+                self.fail(turn, own, id, Reply::error(ErrorCode::TooLarge, message));
                 return false;
             }
         }
         if let (ScanGoal::Place(_), None) = (&scan.goal, &scan.rest) {
             // The key is gone: the shard from its beginning.
             scan.goal = ScanGoal::Rows;
-            if let Command::Scan(command) = &mut work.command {
+            if let Command::Scan(command) = &mut scan.command {
                 command.cursor = 0;
             }
             scan.rest = Some(scan.whole.clone());
@@ -327,19 +358,24 @@ impl Leader {
             // The page ended with the shard: there is no place to go on from.
             scan.goal = ScanGoal::Rows;
         }
-        if is_full(&work.command, scan) {
+        if is_full(&command, scan) {
             scan.rest = None;
         }
         if keys.is_empty() {
             return true;
         }
         // A page of `FLUSHALL`: deleted like any other keys, then the walk goes on.
-        self.admit(turn, Asker::Scan(id), Command::Del { keys });
+        self.admit(
+            turn,
+            own,
+            Asker::Scan(id),
+            Task::Command(Command::Del { keys }),
+        );
         false
     }
 
     /// Answers a walk, after its expired keys are deleted.
-    fn end_scan<S: State>(&mut self, turn: &mut Turn<S>, id: WorkId) {
+    fn end_scan<S: State>(&mut self, turn: &mut Turn<S>, own: &Own, id: WorkId) {
         let Some(work) = self.works.remove(&id) else {
             return;
         };
@@ -347,7 +383,7 @@ impl Leader {
             unreachable!("a walk is a walk");
         };
         let rows = i64::try_from(scan.rows).unwrap_or(i64::MAX);
-        let reply = match &work.command {
+        let reply = match &scan.command {
             Command::DbSize => Reply::Integer(rows),
             Command::FlushAll => Reply::Ok,
             Command::Scan(_) => {
@@ -361,29 +397,59 @@ impl Leader {
             _ => Reply::Array(scan.found),
         };
         // What `FLUSHALL` deleted is on its way: its answer waits for all of it.
-        let needs = match &work.command {
+        let needs = match &scan.command {
             Command::FlushAll => self.newest_batch(),
             _ => Batch(0),
         };
+        let outcome = Outcome::Reply(reply);
         match (work.asker, scan.expired.is_empty()) {
             (Asker::Request { token, stream }, false) => {
                 let asker = Asker::Known {
                     token,
                     stream,
-                    reply,
+                    outcome,
                 };
-                self.admit(turn, asker, Command::Exists { keys: scan.expired });
+                let task = Task::Command(Command::Exists { keys: scan.expired });
+                self.admit(turn, own, asker, task);
             }
-            (asker, _) => self.finish(turn, asker, reply, Vec::new(), needs),
+            (asker, _) => self.answer(turn, own, asker, outcome, needs),
         }
-        self.release_latches(turn, id, &work.latches);
+        self.release_latches(turn, own, id, &work.latches);
+    }
+
+    /// An attempt is over: goes on with the walks that waited for it.
+    pub(super) fn writer_gone<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        attempt: AttemptId,
+        verdict: Verdict,
+    ) {
+        let mut woken = Vec::new();
+        for (id, work) in &mut self.works {
+            let Stage::Scan(scan) = &mut work.stage else {
+                continue;
+            };
+            if scan.writers.remove(&attempt) {
+                if let Verdict::Committed(version) = verdict {
+                    // It may have been acknowledged before the walk was asked for.
+                    scan.at = scan.at.max(version);
+                }
+                if scan.writers.is_empty() {
+                    woken.push(*id);
+                }
+            }
+        }
+        for id in woken {
+            self.run_scan(turn, own, id);
+        }
     }
 
     /// Goes on with the walks that a batch has held up.
-    pub(super) fn wake_scans<S: State>(&mut self, turn: &mut Turn<S>, batch: Batch) {
+    pub(super) fn wake_scans<S: State>(&mut self, turn: &mut Turn<S>, own: &Own, batch: Batch) {
         let waits = |work: &Work| match &work.stage {
             Stage::Scan(scan) => scan.at != Version::ZERO && scan.needs == batch,
-            Stage::Latching | Stage::Point { .. } => false,
+            Stage::Stream | Stage::Parked { .. } | Stage::Latching | Stage::Point { .. } => false,
         };
         let woken: Vec<WorkId> = self
             .works
@@ -392,7 +458,7 @@ impl Leader {
             .map(|(id, _)| *id)
             .collect();
         for id in woken {
-            self.run_scan(turn, id);
+            self.run_scan(turn, own, id);
         }
     }
 }

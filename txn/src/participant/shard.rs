@@ -2,18 +2,22 @@
 
 use std::collections::VecDeque;
 
-use synod_storage::{Lookup, Micros, ShardId, Space, Version};
+use synod_storage::{
+    Direction, Lookup, Micros, Scan, ScanRequest, ScanWhat, ShardId, Space, Version,
+};
 
 use super::entry;
 use super::event::{Batch, Leadership, Now, Refusal, Round, Token};
+use super::intent;
 use super::leader::{Leader, Proposed};
 use super::reads::Held;
 use super::streams::{Admission, Streams};
+use super::transactions::{FLOOR_ROW, Transactions, attempt_rows};
 use super::{Effect, Turn};
 use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::ShardDescriptor;
 use crate::state::State;
-use crate::wire::{Outcome, Request, Stream};
+use crate::wire::{Body, Outcome, Request, Stream};
 
 /// The local row that holds the shard's description.
 pub(super) const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -31,6 +35,8 @@ pub(super) struct Own {
     pub(super) described: bool,
     /// No leader has promised anything above it.
     pub(super) ceiling: Version,
+    /// The transactions.
+    pub(super) transactions: Transactions,
 }
 
 /// Batches of an earlier term whose outcome the log has not shown yet.
@@ -74,6 +80,7 @@ impl Shard {
                 descriptor: told,
                 described: false,
                 ceiling: Version::ZERO,
+                transactions: Transactions::default(),
             },
             role: Role::Following { leader: None },
             orphans: VecDeque::new(),
@@ -104,6 +111,38 @@ impl Shard {
             }
         }
         turn.hlc.merge(self.own.ceiling);
+        if let Err(reason) = self.load_transactions(turn) {
+            self.fatal(turn, reason);
+        }
+    }
+
+    fn load_transactions<S: State>(&mut self, turn: &mut Turn<S>) -> Result<(), String> {
+        let space = Space::Local(self.id);
+        let mut transactions = Transactions::default();
+        if let Lookup::Found { value, .. } = turn.state.get(space, FLOOR_ROW, Version::MAX) {
+            transactions.load_floor(&value)?;
+        }
+        let mut rest = Some(attempt_rows());
+        while let Some(range) = rest {
+            let request = ScanRequest {
+                space,
+                range,
+                at: Version::MAX,
+                direction: Direction::Forward,
+                what: ScanWhat::Values,
+                rows_max: 1024,
+                bytes_max: 1 << 20,
+            };
+            let Scan::Ready(page) = turn.state.scan(request) else {
+                unreachable!("local rows are resident");
+            };
+            for row in page.rows {
+                transactions.load(&row.key, &row.value.unwrap_or_default())?;
+            }
+            rest = page.rest;
+        }
+        self.own.transactions = transactions;
+        Ok(())
     }
 
     pub(super) fn fatal<S>(&self, turn: &mut Turn<S>, reason: String) {
@@ -141,14 +180,15 @@ impl Shard {
             let hint = self.hint();
             return self.refuse(turn, token, stream, Outcome::NotLeader { hint });
         };
-        if request.epoch != self.own.descriptor.epoch || !self.own.covers(&request.command) {
+        if request.epoch != self.own.descriptor.epoch || !self.own.covers(&request.body) {
             let descriptor = self.own.descriptor.clone();
             return self.refuse(turn, token, stream, Outcome::StaleEpoch { descriptor });
         }
         if leader.is_overloaded(turn.settings) {
             return self.refuse(turn, token, stream, Outcome::Overloaded);
         }
-        leader.request(turn, &self.own, token, stream, request.command);
+        leader.request(turn, &self.own, token, stream, request.body);
+        leader.run_released(turn, &self.own);
     }
 
     pub(super) fn hint(&self) -> Option<synod_replication::NodeId> {
@@ -189,7 +229,7 @@ impl Shard {
                     "a term is led without a break"
                 );
                 turn.hlc.merge(self.own.ceiling);
-                let mut leader = Leader::new(self.id, term, self.own.ceiling, turn.settings);
+                let mut leader = Leader::new(self.id, term, &self.own, turn.settings);
                 if !self.own.described {
                     // The first leader writes down what its creator said, for replicas to come.
                     leader.describe(self.own.descriptor.clone());
@@ -259,7 +299,7 @@ impl Shard {
         let Role::Leading(leader) = &mut self.role else {
             return;
         };
-        let undone = leader.proposal_refused(turn, batch);
+        let undone = leader.proposal_refused(turn, &self.own.transactions, batch);
         let outcome = match refusal {
             Refusal::NotLeader { hint } => Outcome::NotLeader { hint },
             Refusal::Throttled => Outcome::Overloaded,
@@ -306,7 +346,8 @@ impl Shard {
             now.0.saturating_sub(orphans.since.0) >= patience_us
         });
         if let Role::Leading(leader) = &mut self.role {
-            leader.tick(turn);
+            leader.tick(turn, &self.own);
+            leader.run_released(turn, &self.own);
         }
         self.collect(turn);
     }
@@ -339,11 +380,19 @@ impl Shard {
 }
 
 impl Own {
-    /// Whether all keys of a command are in the shard's range.
-    fn covers(&self, command: &crate::command::Command) -> bool {
-        let mut covered = true;
-        command.for_each_key(|key| covered &= self.descriptor.range.contains(key));
-        covered
+    /// Whether all keys of a request are in the shard's range.
+    fn covers(&self, body: &Body) -> bool {
+        let range = &self.descriptor.range;
+        match body {
+            Body::Command(command) => {
+                let mut covered = true;
+                command.for_each_key(|key| covered &= range.contains(key));
+                covered
+            }
+            Body::Txn(request) => intent::keys_of(request)
+                .iter()
+                .all(|key| range.contains(key)),
+        }
     }
 }
 

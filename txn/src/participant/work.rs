@@ -1,19 +1,31 @@
-//! Commands that cannot be evaluated at once.
+//! Tasks that cannot be evaluated at once.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use synod_storage::{KeyRange, Version};
+use synod_storage::{KeyRange, Micros, Version};
 
 use super::event::{Batch, Token};
 use super::latch::{Latch, WorkId};
 use crate::command::Command;
 use crate::reply::Reply;
+use crate::transaction::{AttemptId, TxnRequest};
 use crate::value::Value;
-use crate::wire::Stream;
+use crate::wire::{Outcome, Stream};
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub(super) enum Task {
+    /// A command.
+    Command(Command),
+    /// A part of a transaction.
+    Txn(TxnRequest),
+}
 
 /// Who wants to know what became of a work.
 #[derive(Clone, Debug)]
 pub(super) enum Asker {
-    /// A request: it is answered what the command says.
+    /// A request: it is answered what the task says.
     Request {
         /// The request.
         token: Token,
@@ -28,19 +40,21 @@ pub(super) enum Asker {
         /// Its stream.
         stream: Stream,
         /// The answer.
-        reply: Reply,
+        outcome: Outcome,
     },
     /// A scan that goes on when this work is done.
     Scan(WorkId),
+    /// The leader itself.
+    Nobody,
 }
 
-/// A command that waits for latches, for the disk, or for a batch.
+/// A task that waits for latches, for locks, for the disk, or for a batch.
 #[derive(Debug)]
 pub(super) struct Work {
     /// Who asked.
     pub(super) asker: Asker,
-    /// The command.
-    pub(super) command: Command,
+    /// The task.
+    pub(super) task: Task,
     /// The latches that it holds or waits for.
     pub(super) latches: Vec<Latch>,
     /// In how many queues it is not first yet.
@@ -49,14 +63,22 @@ pub(super) struct Work {
     pub(super) stage: Stage,
 }
 
-/// What a work waits for, once it holds its latches.
+/// What a work waits for.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Not begun.
+    /// For its turn in its stream.
+    Stream,
+    /// For another transaction to let go of a lock. It holds no latch of a key meanwhile, so that
+    /// whoever holds the lock can go on.
+    Parked {
+        /// Since when.
+        since: Micros,
+    },
+    /// For the latches of its keys.
     Latching,
-    /// A command on keys: the values that were read, in the order of the keys.
+    /// A task on keys, with all its latches: for values that are being read.
     Point {
-        /// One slot for each key that the command names.
+        /// One slot for each key that the task reads, in order.
         slots: Vec<Slot>,
     },
     /// A command on a range.
@@ -72,6 +94,8 @@ pub(super) enum Slot {
     Known {
         /// The value; deadlines are not looked at yet.
         value: Option<Value>,
+        /// Its version, or that of its deletion if that is known, else zero.
+        version: Version,
         /// The batch that it is part of; zero if it is applied.
         batch: Batch,
     },
@@ -80,8 +104,12 @@ pub(super) enum Slot {
 /// A walk through a range, page by page, at one version.
 #[derive(Debug)]
 pub(super) struct ScanState {
+    /// What was asked.
+    pub(super) command: Command,
     /// The version that is read; everything at or below it was applied before the first page.
     pub(super) at: Version,
+    /// Attempts that are about to write in the range, and have to be over before the walk begins.
+    pub(super) writers: BTreeSet<AttemptId>,
     /// The walk begins when this batch is applied.
     pub(super) needs: Batch,
     /// The shard's range when the walk began.

@@ -17,7 +17,7 @@ use synod_storage::{
     Scan, ScanPage, ScanRequest, ScanRow, ScanWhat, ShardId, Space, Version, Write, WriteOp,
 };
 use synod_txn::{
-    Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
+    Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
     Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
 };
 
@@ -248,6 +248,8 @@ pub struct World {
     pub confirms: Vec<(usize, ShardId, u64, synod_txn::Round)>,
     /// Refuse this many proposals.
     pub refuse: usize,
+    /// Questions of leaders to other shards, which the test has to carry.
+    pub calls: VecDeque<(usize, ShardId, synod_txn::Call, Bytes, Body)>,
     next_token: u64,
 }
 
@@ -276,6 +278,7 @@ impl World {
             eager: true,
             confirms: Vec::new(),
             refuse: 0,
+            calls: VecDeque::new(),
             next_token: 0,
         };
         for node in 0..nodes {
@@ -390,6 +393,14 @@ impl World {
                     assert!(before.is_none(), "a request is answered once");
                 }
                 Effect::Described { .. } | Effect::Damaged { .. } => {}
+                Effect::Call {
+                    shard,
+                    call,
+                    key,
+                    body,
+                } => {
+                    self.calls.push_back((node, shard, call, key, body));
+                }
                 Effect::Fatal { reason, .. } => panic!("fatal: {reason}"),
             }
         }
@@ -453,7 +464,13 @@ impl World {
     }
 
     /// Sends a command to a shard, through `node`.
-    pub fn send(&mut self, node: usize, shard: ShardId, command: Command, stream: Stream) -> u64 {
+    pub fn send(
+        &mut self,
+        node: usize,
+        shard: ShardId,
+        body: impl Into<Body>,
+        stream: Stream,
+    ) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
         let epoch = self
@@ -461,13 +478,14 @@ impl World {
             .descriptor(shard)
             .map_or(1, |descriptor| descriptor.epoch);
         let hlc = Version::ZERO;
+        let body = body.into();
         let request = Request {
             id: token,
             shard,
             epoch,
             hlc,
             stream,
-            command,
+            body,
         };
         self.step(
             node,
