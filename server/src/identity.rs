@@ -15,7 +15,8 @@ use synod_storage::disk::{Disk, OpenMode, read_exact_at};
 use crate::formation::Founding;
 
 const IDENTITY: &str = "identity";
-const CLUSTER: &str = "cluster";
+/// The file that a data directory has once it belongs to a cluster.
+pub const CLUSTER: &str = "cluster";
 /// Where the store keeps its files.
 const STORE_DIRS: [&str; 2] = ["log", "values"];
 const MAGIC: [u8; 8] = *b"SYNODREC";

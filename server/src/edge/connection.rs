@@ -265,17 +265,26 @@ impl<S: Session, T: AsyncRead + AsyncWrite + Unpin> Link<'_, S, T> {
         }
     }
 
-    /// One read from the socket.
+    /// One read from the socket. The room for it follows what arrives, up and down, so that
+    /// a connection that was busy once does not keep a large buffer while it is idle.
     fn fill_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = self.conversation.missing_bytes().min(READ_BYTES_MAX);
+        let wanted = self.read_bytes.max(missing);
         let input = &mut self.conversation.input;
-        input.reserve(self.read_bytes.max(missing));
+        if input.is_empty() && input.capacity() > 2 * wanted {
+            *input = BytesMut::new();
+        }
+        input.reserve(wanted);
         let room = input.capacity() - input.len();
         let read = pin!(self.stream.read_buf(input)).poll(cx);
-        if let Poll::Ready(Ok(bytes)) = read
-            && bytes == room
-        {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        if let Poll::Ready(Ok(bytes)) = read {
+            self.read_bytes = if bytes == room {
+                (self.read_bytes * 2).min(READ_BYTES_MAX)
+            } else if bytes < self.read_bytes / 4 {
+                (self.read_bytes / 2).max(READ_BYTES_MIN)
+            } else {
+                self.read_bytes
+            };
         }
         read
     }

@@ -116,25 +116,11 @@ fn describe(status: ExitStatus) -> String {
 
 /// The last lines of this start's log, to be shown below the word that the node died.
 pub fn last_log_lines(path: &Path) -> String {
-    const TAIL_BYTES: u64 = 4096;
     const LINES_MAX: usize = 5;
-    let tail = || {
-        let mut log = File::open(path)?;
-        let length = log.metadata()?.len();
-        log.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut tail = Vec::new();
-        log.take(TAIL_BYTES).read_to_end(&mut tail)?;
-        Ok::<_, io::Error>(String::from_utf8_lossy(&tail).into_owned())
-    };
-    let tail = match tail() {
-        Ok(tail) => tail,
+    let lines = match log_tail(path) {
+        Ok(lines) => lines,
         Err(error) => return format!("; its log {} cannot be read: {error}", path.display()),
     };
-    let of_this_start = tail.rsplit(DIVIDER).next().unwrap_or_default();
-    let lines: Vec<&str> = of_this_start
-        .lines()
-        .filter(|line| !line.is_empty())
-        .collect();
     if lines.is_empty() {
         return format!("; its log {} says nothing", path.display());
     }
@@ -146,6 +132,36 @@ pub fn last_log_lines(path: &Path) -> String {
     )
 }
 
+/// The last line of this start's log, without its time, which would make it new each time.
+pub fn last_log_line(path: &Path) -> String {
+    match log_tail(path).map(|mut lines| lines.pop()) {
+        Ok(Some(line)) => line
+            .split_once(' ')
+            .map_or(line.as_str(), |(_, rest)| rest)
+            .trim()
+            .into(),
+        Ok(None) => "its log says nothing".to_owned(),
+        Err(error) => format!("its log cannot be read: {error}"),
+    }
+}
+
+/// The last lines of this start's log, as many as a few kilobytes hold.
+fn log_tail(path: &Path) -> io::Result<Vec<String>> {
+    const TAIL_BYTES: u64 = 4096;
+    let mut log = File::open(path)?;
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut tail = Vec::new();
+    log.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    let tail = String::from_utf8_lossy(&tail);
+    let of_this_start = tail.rsplit(DIVIDER).next().unwrap_or_default();
+    Ok(of_this_start
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,12 +171,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("synod-log-{}.log", std::process::id()));
         let text = format!("old 1\nold 2\n{DIVIDER}\nnew 1\nnew 2\n");
         std::fs::write(&path, text).expect("the temporary directory is writable");
-        let shown = last_log_lines(&path);
+        let (shown, last) = (last_log_lines(&path), last_log_line(&path));
         std::fs::remove_file(&path).expect("removes");
         assert_eq!(
             shown,
             format!("; the end of {}:\n    new 1\n    new 2", path.display())
         );
+        assert_eq!(last, "2");
         assert!(last_log_lines(&path).contains("cannot be read"));
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::Local;
+use crate::identity::CLUSTER;
 
 /// The whole cluster's places.
 #[derive(Clone, Debug)]
@@ -30,15 +31,16 @@ pub struct NodeLayout {
     pub client: SocketAddr,
     /// Where its peers reach it.
     pub peer: SocketAddr,
-    /// Where it looks for a cluster to join; empty: it makes one.
+    /// Whom it forms a cluster with, or looks for; empty: it is one by itself.
     pub join: Vec<SocketAddr>,
 }
 
 impl Layout {
     /// Gives every node its places.
     ///
-    /// On a fresh directory the first node makes the cluster and the others join it. When any node
-    /// has data there is a cluster already: then none may make another, and each looks for all others.
+    /// Nodes that form a cluster are all given the same list, with their own addresses in it; a
+    /// node with data only looks there. When some belong to a cluster already, one that does not is
+    /// new to it, and joins through the others.
     pub fn plan(options: &Local) -> Result<Self, String> {
         let address = |first: u16, number: u16, flag: &str| {
             let port = first.checked_add(number - 1);
@@ -56,18 +58,12 @@ impl Layout {
                 join: Vec::new(),
             });
         }
-        let is_fresh = !nodes.iter().any(|node| has_data(&node.data));
+        let is_formed = nodes.iter().any(|node| is_member(&node.data));
         let peers: Vec<SocketAddr> = nodes.iter().map(|node| node.peer).collect();
-        for node in &mut nodes {
-            node.join = match (is_fresh, node.number) {
-                (true, 1) => Vec::new(),
-                (true, _) => vec![peers[0]],
-                (false, _) => peers
-                    .iter()
-                    .copied()
-                    .filter(|peer| *peer != node.peer)
-                    .collect(),
-            };
+        for node in nodes.iter_mut().filter(|_| peers.len() > 1) {
+            let is_new = is_formed && !is_member(&node.data);
+            node.join = peers.clone();
+            node.join.retain(|peer| !is_new || *peer != node.peer);
         }
         Ok(Layout {
             dir: options.dir.clone(),
@@ -99,8 +95,9 @@ impl Layout {
     }
 }
 
-fn has_data(dir: &Path) -> bool {
-    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+/// Whether the directory's node belongs to a cluster.
+fn is_member(data: &Path) -> bool {
+    data.join(CLUSTER).exists()
 }
 
 /// Makes the directory, and a file in it, which is removed again.
@@ -126,22 +123,33 @@ mod tests {
     }
 
     #[test]
-    fn on_a_fresh_directory_the_others_join_the_first() {
+    fn on_a_fresh_directory_all_form_a_cluster_together() {
         let layout = Layout::plan(&options("/nonexistent".into())).expect("valid");
-        let joins: Vec<&[SocketAddr]> = layout.nodes.iter().map(|node| &node.join[..]).collect();
-        let first = layout.nodes[0].peer;
-        assert_eq!(joins, [&[][..], &[first], &[first]]);
+        let peers: Vec<SocketAddr> = layout.nodes.iter().map(|node| node.peer).collect();
+        assert!(layout.nodes.iter().all(|node| node.join == peers));
         assert_eq!(layout.nodes[2].client.to_string(), "127.0.0.1:7603");
         assert_eq!(layout.nodes[2].peer.to_string(), "127.0.0.1:7703");
+        let alone = Local {
+            nodes: 1,
+            ..options("/nonexistent".into())
+        };
+        let layout = Layout::plan(&alone).expect("valid");
+        assert!(layout.nodes[0].join.is_empty());
     }
 
     #[test]
-    fn when_any_node_has_data_nobody_makes_another_cluster() {
+    fn a_node_that_is_new_to_the_cluster_joins_through_the_others() {
         let dir = std::env::temp_dir().join(format!("synod-layout-{}", std::process::id()));
-        fs::create_dir_all(dir.join("node-2/log")).expect("the temporary directory is writable");
+        for number in 1..=2 {
+            let data = dir.join(format!("node-{number}"));
+            fs::create_dir_all(&data).expect("the temporary directory is writable");
+            fs::write(data.join(CLUSTER), "").expect("the temporary directory is writable");
+        }
         let layout = Layout::plan(&options(dir.clone())).expect("valid");
         fs::remove_dir_all(&dir).expect("removes");
-        assert!(layout.nodes.iter().all(|node| node.join.len() == 2));
+        let joins: Vec<usize> = layout.nodes.iter().map(|node| node.join.len()).collect();
+        assert_eq!(joins, [3, 3, 2]);
+        assert!(!layout.nodes[2].join.contains(&layout.nodes[2].peer));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use crate::cli::Failure;
@@ -54,6 +54,8 @@ pub struct Local {
 
 /// How often the nodes are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long a node may be silent before its log is asked why.
+const SILENCE_EXPLAINED: Duration = Duration::from_secs(3);
 /// How long a stop may take before the nodes are killed: longer than their own grace time.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,13 +77,17 @@ struct Supervised {
     layout: NodeLayout,
     child: Option<Child>,
     state: State,
+    /// When it was started, or last answered.
+    answered: Instant,
 }
 
 /// What is known of a node.
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    /// It runs, and does not answer yet, or not now.
+    /// It runs, and has not answered for a moment.
     Starting,
+    /// It has not answered for longer; what it last logged says what it waits for.
+    Waiting(String),
     /// It answers.
     Serving(watch::Summary),
     /// It ended by itself.
@@ -150,6 +156,7 @@ fn start_all(layout: &Layout, start_flags: &[String]) -> Result<Vec<Supervised>,
             layout: node.clone(),
             child: Some(child),
             state: State::Starting,
+            answered: Instant::now(),
         })
     };
     // Children that are started already end with the error: they are killed when dropped.
@@ -165,8 +172,12 @@ async fn observe(node: &mut Supervised) {
         return;
     }
     node.state = match watch::ask(&node.layout.client).await {
-        Some(summary) => State::Serving(summary),
-        None => State::Starting,
+        Some(summary) => {
+            node.answered = Instant::now();
+            State::Serving(summary)
+        }
+        None if node.answered.elapsed() < SILENCE_EXPLAINED => State::Starting,
+        None => State::Waiting(child::last_log_line(&node.layout.log)),
     };
 }
 

@@ -106,6 +106,7 @@ fn line(node: &Supervised, detail: Detail) -> String {
         .map_or_else(|| "-".to_owned(), |child| child.pid.to_string());
     let state = match (&node.state, detail) {
         (State::Starting, _) => "starting".to_owned(),
+        (State::Waiting(why), _) => format!("not serving: {why}"),
         (State::Stopped, _) => "stopped".to_owned(),
         (State::Died(how), _) => format!("DIED: {how}"),
         (State::Serving(summary), detail) => serving(summary, detail),
@@ -167,6 +168,7 @@ mod tests {
             layout,
             child: None,
             state,
+            answered: tokio::time::Instant::now(),
         }
     }
 
@@ -183,6 +185,10 @@ mod tests {
         };
         let cases = [
             (State::Starting, "starting"),
+            (
+                State::Waiting("no word yet".into()),
+                "not serving: no word yet",
+            ),
             (State::Stopped, "stopped"),
             (
                 State::Died("was killed (signal 9)".into()),

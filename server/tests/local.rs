@@ -1,4 +1,4 @@
-//! Real nodes: processes with directories, ports and signals.
+//! `synod start` alone, and `synod local`: what a user sees of processes, directories and ports.
 
 #![cfg(not(madsim))]
 
@@ -49,47 +49,6 @@ fn one_node_works_at_once_and_goes_on_with_its_data() {
 }
 
 #[test]
-fn a_second_process_on_the_same_directory_is_refused() {
-    let directory = Directory::new("twice");
-    let port = free_ports(4);
-    let _first = Running::start(&mut node(&directory, port));
-    ask_until(port, "PING", "+PONG");
-    let second = run(&mut node(&directory, port + 2), "");
-    let stderr = text(&second.stderr);
-    assert!(stderr.contains("another process uses it"), "{stderr}");
-    assert_eq!(second.status.code(), Some(1));
-    assert_eq!(ask(port, "PING").expect("the first serves on"), "+PONG");
-}
-
-#[test]
-fn a_port_in_use_and_a_directory_that_cannot_be_are_named() {
-    let directory = Directory::new("refusals");
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let port = taken.local_addr().expect("it is bound").port();
-    let refused = run(
-        synod()
-            .args(["start", "--data"])
-            .arg(directory.path().join("data"))
-            .args([
-                "--client",
-                &format!("127.0.0.1:{port}"),
-                "--peer",
-                "127.0.0.1:0",
-            ]),
-        "",
-    );
-    let stderr = text(&refused.stderr);
-    assert!(stderr.contains(&format!("127.0.0.1:{port}")), "{stderr}");
-    assert_eq!(refused.status.code(), Some(1));
-    let file = directory.path().join("file");
-    fs::write(&file, "").expect("the directory is writable");
-    let refused = run(synod().args(["start", "--data"]).arg(file.join("data")), "");
-    let stderr = text(&refused.stderr);
-    assert!(stderr.contains("file/data"), "{stderr}");
-    assert_eq!(refused.status.code(), Some(1));
-}
-
-#[test]
 fn three_nodes_replicate_and_go_on_with_their_data() {
     let directory = Directory::new("three-nodes");
     let port = free_ports(6);
@@ -118,20 +77,10 @@ fn a_node_that_dies_is_named_and_the_others_serve_on() {
         ask_until(port, "SET k v", "+OK");
     }
     let line = cluster.wait_for("node 3 ");
-    let pid = line
-        .split("pid ")
-        .nth(1)
-        .and_then(|rest| rest.split_whitespace().next());
-    send_signal(
-        pid.and_then(|pid| pid.parse().ok())
-            .expect("the line has a pid"),
-        SIGKILL,
-    );
+    let pid = line.split("pid ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    send_signal(pid.and_then(|pid| pid.parse().ok()).expect("the line has a pid"), SIGKILL);
     let line = cluster.wait_for("DIED");
-    assert!(
-        line.starts_with("node 3 ") && line.contains("was killed (signal 9)"),
-        "{line}"
-    );
+    assert!(line.starts_with("node 3 ") && line.contains("was killed (signal 9)"), "{line}");
     for port in port..port + 2 {
         ask_until(port, "SET k w", "+OK");
     }
@@ -158,10 +107,7 @@ fn local_names_a_port_in_use_and_a_directory_that_cannot_be() {
     let port = taken.local_addr().expect("it is bound").port();
     let refused = run(&mut local(&directory, 1, port), "");
     let stderr = text(&refused.stderr);
-    assert!(
-        stderr.contains(&format!("port {port} (client port of node 1) is in use")),
-        "{stderr}"
-    );
+    assert!(stderr.contains(&format!("port {port} (client port of node 1) is in use")), "{stderr}");
     assert_eq!(refused.status.code(), Some(1));
     let file = directory.path().join("file");
     fs::write(&file, "").expect("the directory is writable");
