@@ -149,6 +149,7 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         previous_end,
         first,
         chain,
+        bytes: context.options.segment_bytes,
     };
     let bytes = context.options.segment_bytes;
     let mut roll = Roll::new(Arc::clone(&disk), header, copy, spares.pop(), bytes);
@@ -440,6 +441,14 @@ impl Scan<'_, '_> {
             }
             self.context.report.batches += 1;
             at += frame_bytes;
+        }
+        if found
+            .header
+            .is_some_and(|header| found.bytes < header.bytes)
+            && is_last
+        {
+            let what = format!("{path}: cut to {} bytes", found.bytes);
+            self.damage_unknown(what, BatchSeq(u64::MAX));
         }
         self.segments.insert(
             found.number,

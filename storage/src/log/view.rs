@@ -374,48 +374,9 @@ impl Groups {
                 if known.is_some_and(|known| seq <= known.floor) {
                     return; // An installed snapshot took the place of these.
                 }
-                let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica)
-                else {
-                    return;
-                };
-                let mut delta = 0;
                 for entry in entries {
-                    let id = match &entry {
-                        Ok(entry) => entry.id,
-                        Err((id, _)) => *id,
-                    };
-                    if id.index <= group.start.index {
-                        continue;
-                    }
-                    if id.index > group.last_index() + 1 {
-                        // A batch in between is lost.
-                        group.damage.unknown = true;
-                        delta -= group
-                            .reset_to(EntryId::new(id.term, id.index - 1))
-                            .cast_signed();
-                    }
-                    let run = Run {
-                        first: id.index,
-                        count: 1,
-                        term: id.term,
-                        batch: seq,
-                        ordinal,
-                    };
-                    delta -= group.push_run(run).cast_signed();
-                    match entry {
-                        Ok(entry) => {
-                            delta += entry.data.len().cast_signed();
-                            self.order.push_back((shard, id.index));
-                            group.cached.push_back(entry);
-                        }
-                        Err(damaged) => {
-                            // The cache is a suffix without holes: it starts anew behind this one.
-                            delta -= group.clear_cache().cast_signed();
-                            group.damage.entries.push(damaged);
-                        }
-                    }
+                    self.replay_entry((shard, replica), seq, ordinal, entry);
                 }
-                self.cached_bytes = self.cached_bytes.saturating_add_signed(delta);
             }
             RecordHead::HardState {
                 shard,
@@ -479,12 +440,65 @@ impl Groups {
                 from,
                 ..
             } => {
-                let whole = entries.iter().map(Result::is_ok);
-                let copies = (first..).zip(&from).zip(whole).filter(|(_, whole)| *whole);
-                self.rewrite(shard, replica, seq, ordinal, copies.map(|(copy, _)| copy));
+                for ((index, from), entry) in (first..).zip(&from).zip(entries) {
+                    let group = self.groups.get(&shard).filter(|g| g.replica == replica);
+                    if group.is_some_and(|group| group.last_index() + 1 == index) {
+                        // The segment of the original is gone, as it was meant to be. A copy is only
+                        // ever made of what is live, so this is the live entry.
+                        self.replay_entry((shard, replica), seq, ordinal, entry);
+                    } else if entry.is_ok() {
+                        self.rewrite(shard, replica, seq, ordinal, std::iter::once((index, from)));
+                    }
+                }
             }
         }
         self.evict();
+    }
+
+    /// Takes in one entry that recovery has read, or the place of one that is damaged.
+    fn replay_entry(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        seq: BatchSeq,
+        ordinal: u32,
+        entry: Result<Entry, (EntryId, u32)>,
+    ) {
+        let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica) else {
+            return;
+        };
+        let id = match &entry {
+            Ok(entry) => entry.id,
+            Err((id, _)) => *id,
+        };
+        if id.index <= group.start.index {
+            return;
+        }
+        let mut freed = 0;
+        if id.index > group.last_index() + 1 {
+            // A batch in between is lost.
+            group.damage.unknown = true;
+            freed += group.reset_to(EntryId::new(id.term, id.index - 1));
+        }
+        freed += group.push_run(Run {
+            first: id.index,
+            count: 1,
+            term: id.term,
+            batch: seq,
+            ordinal,
+        });
+        match entry {
+            Ok(entry) => {
+                self.cached_bytes += entry.data.len();
+                self.order.push_back((shard, id.index));
+                group.cached.push_back(entry);
+            }
+            Err(damaged) => {
+                // The cache is a suffix without holes: it starts anew behind this one.
+                freed += group.clear_cache();
+                group.damage.entries.push(damaged);
+            }
+        }
+        self.cached_bytes -= freed;
     }
 
     /// Lets the oldest durable entries go until the cache is within its bound.
