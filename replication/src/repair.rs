@@ -1,0 +1,320 @@
+//! Replicas whose disk lost something.
+//!
+//! A checksum that fails before the end of the log is not a torn write: the entry was durable, and
+//! may have been acknowledged. Dropping it, and all after it, would turn an acknowledgement into a
+//! lie; skipping it would make replicas differ. So such a replica stands aside: it has no raft-rs
+//! node, and therefore neither votes, campaigns, acknowledges nor serves. The log kept each entry's
+//! term, index and checksum apart from its bytes; peers are asked for exactly these, and an entry
+//! that matches in all three is the one that was lost, whoever sends it. When all are back, and
+//! durable, the replica starts as after any restart.
+//!
+//! What nobody can name (a term, a vote, a record whose header is gone) no peer can bring back. That
+//! replica has to be replaced, under a new id, as a learner first.
+
+use std::collections::BTreeMap;
+
+use synod_storage::{
+    EntryId, LogBatch, Micros, RecoveredReplica, ReplicaId, ShardId, Store, entry_checksum,
+};
+
+use crate::configuration::Configuration;
+use crate::effect::{Damage, Effect, Effects};
+use crate::election::Guard;
+use crate::group::Start;
+use crate::identity::NodeId;
+use crate::message::{Message, RepairBody, RepairMessage, WireEntry};
+use crate::replication::Replication;
+
+/// How often peers are asked.
+const ASK_US: u64 = 200_000;
+
+/// How long peers are asked before the operator is told that it may not help.
+const HOPE_US: u64 = 30_000_000;
+
+/// Entries asked for at one time.
+const WANTED_MAX: usize = 64;
+
+/// What is wrong with a replica.
+#[derive(Debug)]
+enum Wrong {
+    /// These entries, by their checksums.
+    Entries(BTreeMap<EntryId, u32>),
+    /// Something without a name.
+    Unknown,
+}
+
+/// A replica that stands aside.
+#[derive(Debug)]
+pub(crate) struct DamagedReplica {
+    pub(crate) replica: ReplicaId,
+    configuration: Configuration,
+    hard_state: synod_storage::HardState,
+    applied: u64,
+    wrong: Wrong,
+    writing: bool,
+    asked_at: Option<Micros>,
+    first_asked_at: Option<Micros>,
+    despaired: bool,
+}
+
+impl DamagedReplica {
+    pub(crate) fn new(found: &RecoveredReplica, configuration: Configuration) -> DamagedReplica {
+        let wrong = if found.damage.unknown || found.damage.rows {
+            Wrong::Unknown
+        } else {
+            Wrong::Entries(found.damage.entries.iter().copied().collect())
+        };
+        DamagedReplica {
+            replica: found.replica,
+            configuration,
+            hard_state: found.hard_state,
+            applied: found.applied.index,
+            wrong,
+            writing: false,
+            asked_at: None,
+            first_asked_at: None,
+            despaired: false,
+        }
+    }
+
+    pub(crate) fn irreparable(replica: ReplicaId, configuration: Configuration) -> DamagedReplica {
+        DamagedReplica {
+            replica,
+            configuration,
+            hard_state: synod_storage::HardState::default(),
+            applied: 0,
+            wrong: Wrong::Unknown,
+            writing: false,
+            asked_at: None,
+            first_asked_at: None,
+            despaired: true,
+        }
+    }
+
+    pub(crate) fn damage(&self) -> Damage {
+        match &self.wrong {
+            Wrong::Entries(entries) => Damage::Entries {
+                count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+            },
+            Wrong::Unknown => Damage::Irreparable,
+        }
+    }
+}
+
+impl Replication {
+    /// A group met an entry that its disk has lost: it stands aside.
+    pub(crate) fn suspend(
+        &mut self,
+        now: Micros,
+        shard: ShardId,
+        store: &mut Store,
+        fx: &mut Effects,
+    ) {
+        let Some(group) = self.groups.get(&shard) else {
+            return;
+        };
+        let replica = group.replica;
+        let damage = group.view().damage(shard).unwrap_or_default();
+        let found = RecoveredReplica {
+            shard,
+            replica,
+            hard_state: group.hard_state(),
+            conf: group.configuration.to_stored(),
+            applied: store.applied(shard).unwrap_or_default(),
+            last: group.last_id(),
+            damage,
+        };
+        let damaged = DamagedReplica::new(&found, group.configuration.clone());
+        tracing::error!(%shard, %replica, damage = ?damaged.damage(), "a replica stands aside");
+        fx.push(Effect::Damaged {
+            shard,
+            replica,
+            damage: damaged.damage(),
+        });
+        self.abandon(shard, store, fx);
+        self.damaged.insert(shard, damaged);
+        self.tick_repairs(now, store, fx);
+    }
+
+    /// Asks peers for what is lost.
+    pub(crate) fn tick_repairs(&mut self, now: Micros, store: &mut Store, fx: &mut Effects) {
+        let _ = store;
+        let own = self.config.node;
+        for (&shard, damaged) in &mut self.damaged {
+            let Wrong::Entries(entries) = &damaged.wrong else {
+                continue;
+            };
+            let due = damaged.asked_at.is_none_or(|at| now.0 >= at.0 + ASK_US);
+            if damaged.writing || !due {
+                continue;
+            }
+            damaged.asked_at = Some(now);
+            let first = *damaged.first_asked_at.get_or_insert(now);
+            if !damaged.despaired && now.0 >= first.0 + HOPE_US {
+                damaged.despaired = true;
+                let (replica, damage) = (damaged.replica, Damage::Irreparable);
+                fx.push(Effect::Damaged {
+                    shard,
+                    replica,
+                    damage,
+                });
+            }
+            let wanted: Vec<(EntryId, u32)> = entries
+                .iter()
+                .take(WANTED_MAX)
+                .map(|(&id, &checksum)| (id, checksum))
+                .collect();
+            for member in damaged
+                .configuration
+                .members()
+                .filter(|member| member.node != own)
+            {
+                let message = RepairMessage {
+                    shard,
+                    from: damaged.replica,
+                    to: member.replica,
+                    body: RepairBody::Request {
+                        wanted: wanted.clone(),
+                    },
+                };
+                fx.push(Effect::Send {
+                    to: member.node,
+                    message: Message::Repair(message),
+                });
+            }
+        }
+    }
+
+    /// Handles a message of a repair.
+    pub(crate) fn receive_repair(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        message: RepairMessage,
+        store: &mut Store,
+        fx: &mut Effects,
+    ) {
+        let _ = now;
+        let shard = message.shard;
+        match message.body {
+            RepairBody::Request { wanted } => {
+                let Some(group) = self.groups.get(&shard) else {
+                    return;
+                };
+                let mut entries = Vec::new();
+                for (id, checksum) in wanted.into_iter().take(WANTED_MAX) {
+                    match group
+                        .view()
+                        .entries(shard, id.index, id.index + 1, u64::MAX)
+                    {
+                        Ok(found) => {
+                            let exact = found
+                                .into_iter()
+                                .find(|e| e.id == id && entry_checksum(e) == checksum);
+                            entries.extend(exact.map(|e| {
+                                let (term, kind, data) = (e.id.term, e.kind, e.data);
+                                (e.id, WireEntry { term, kind, data })
+                            }));
+                        }
+                        Err(synod_storage::LogError::Temporarily) => {
+                            // The peer asks again; by then it is in memory.
+                            store.fetch(shard, id.index, id.index + 1);
+                        }
+                        Err(
+                            synod_storage::LogError::Compacted { .. }
+                            | synod_storage::LogError::Unavailable { .. }
+                            | synod_storage::LogError::Damaged { .. }
+                            | synod_storage::LogError::NoReplica,
+                        ) => {}
+                    }
+                }
+                if !entries.is_empty() {
+                    let message = RepairMessage {
+                        shard,
+                        from: group.replica,
+                        to: message.from,
+                        body: RepairBody::Reply { entries },
+                    };
+                    fx.push(Effect::Send {
+                        to: from,
+                        message: Message::Repair(message),
+                    });
+                }
+            }
+            RepairBody::Reply { entries } => {
+                let Some(damaged) = self.damaged.get_mut(&shard) else {
+                    return;
+                };
+                let replica = damaged.replica;
+                let Wrong::Entries(wanted) = &damaged.wrong else {
+                    return;
+                };
+                if message.to != replica || damaged.writing {
+                    return;
+                }
+                let mut batch = LogBatch::new();
+                let mut count = 0;
+                for (id, entry) in entries {
+                    let entry = synod_storage::Entry {
+                        id,
+                        kind: entry.kind,
+                        data: entry.data,
+                    };
+                    let exact = wanted
+                        .get(&id)
+                        .is_some_and(|sum| *sum == entry_checksum(&entry));
+                    if exact {
+                        batch.repair(shard, replica, entry);
+                        count += 1;
+                    }
+                }
+                if count > 0 {
+                    damaged.writing = true;
+                    self.await_repair(shard, replica, count, batch, store);
+                }
+            }
+        }
+        let _ = fx;
+    }
+
+    /// Repaired entries are durable.
+    pub(crate) fn repaired(
+        &mut self,
+        now: Micros,
+        shard: ShardId,
+        replica: ReplicaId,
+        entries: u32,
+        store: &mut Store,
+        fx: &mut Effects,
+    ) {
+        let Some(damaged) = self
+            .damaged
+            .get_mut(&shard)
+            .filter(|d| d.replica == replica)
+        else {
+            return;
+        };
+        damaged.writing = false;
+        damaged.asked_at = None;
+        let left = store.log().damage(shard).unwrap_or_default();
+        if !left.is_none() {
+            damaged.wrong = Wrong::Entries(left.entries.into_iter().collect());
+            return;
+        }
+        let start = Start {
+            shard,
+            replica,
+            hard_state: damaged.hard_state,
+            configuration: damaged.configuration.clone(),
+            applied: damaged.applied,
+            guard: Guard::restarted(now, self.config.guard_us()),
+        };
+        self.damaged.remove(&shard);
+        fx.push(Effect::Repaired {
+            shard,
+            replica,
+            entries,
+        });
+        self.begin(now, start, fx);
+    }
+}
