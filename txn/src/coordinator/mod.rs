@@ -155,7 +155,8 @@ impl Coordinator {
             wall_ms: 0,
             // 2⁴⁰ transactions for each start of the node.
             last_txn: incarnation << 40,
-            last_call: 0,
+            // Calls too: an answer to the process before this one must not pass for one to this.
+            last_call: incarnation << 40,
             runs: BTreeMap::new(),
             sessions: BTreeMap::new(),
             calls: BTreeMap::new(),
