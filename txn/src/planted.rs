@@ -22,8 +22,6 @@ pub(crate) enum Bug {
     DecidesTooEarly,
     /// An abort of an attempt that was never seen leaves no tombstone.
     NoTombstones,
-    /// A participant lets go of its locks without merging the commit version.
-    ResolvesWithoutMerge,
     /// Answers do not wait for the batch that they show.
     AnswersBeforeApply,
     /// A lock is let go by the clock, without asking the anchor.

