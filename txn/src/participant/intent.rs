@@ -41,6 +41,11 @@ impl Leader {
         request: TxnRequest,
     ) {
         match request {
+            // Doubled, or over: it must not wait for its own locks.
+            TxnRequest::Prepare { attempt, begun, .. } if !self.view.admits(&attempt, begun) => {
+                let conflict = Outcome::Txn(TxnAnswer::Conflict);
+                self.settled(turn, own, asker, conflict);
+            }
             TxnRequest::Read { .. }
             | TxnRequest::Validate { .. }
             | TxnRequest::Execute { .. }

@@ -126,7 +126,7 @@ impl Leader {
             }
         };
         let behind = self.latches.enqueue(id, &latches);
-        let stage = Stage::Scan(scan);
+        let stage = Stage::Scan(Box::new(scan));
         self.works.insert(
             id,
             Work {

@@ -82,7 +82,7 @@ pub(super) enum Stage {
         slots: Vec<Slot>,
     },
     /// A command on a range.
-    Scan(ScanState),
+    Scan(Box<ScanState>),
 }
 
 /// A key's value, as far as it is known.

@@ -6,6 +6,7 @@
 mod coordination;
 mod linearizability;
 mod model;
+mod scenarios;
 mod scripts;
 mod transactions;
 
@@ -93,10 +94,6 @@ impl MemoryState {
             Waiting::Scan(request) => ReadResult::Page(self.page(&request)),
         };
         Some((id, result))
-    }
-
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
     }
 
     fn value(&self, space: Space, key: &[u8], at: Version) -> Option<(Version, Option<Bytes>)> {
