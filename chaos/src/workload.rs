@@ -42,12 +42,18 @@ pub async fn run(
         let value = format!("{client}.{next}");
         let (call, value, command) = match (kind, reads) {
             (_, true) => (Call::Read, None, Command::read("GET").arg(&key)),
-            (Kind::Register, false) => {
-                (Call::Write, Some(value.clone()), Command::new("SET").arg(&key).arg(&value))
-            }
+            (Kind::Register, false) => (
+                Call::Write,
+                Some(value.clone()),
+                Command::new("SET").arg(&key).arg(&value),
+            ),
             (Kind::Append, false) => {
                 let token = format!("{value},");
-                (Call::Append, Some(token.clone()), Command::new("APPEND").arg(&key).arg(token))
+                (
+                    Call::Append,
+                    Some(token.clone()),
+                    Command::new("APPEND").arg(&key).arg(token),
+                )
             }
         };
         next += 1;
@@ -56,9 +62,10 @@ pub async fn run(
         let end_us = world_us();
         let (value, outcome) = match answer {
             Ok(answer) if call == Call::Read => match answer.into_bytes() {
-                Ok(bytes) => {
-                    (bytes.map(|b| String::from_utf8_lossy(&b).into_owned()), Outcome::Ok)
-                }
+                Ok(bytes) => (
+                    bytes.map(|b| String::from_utf8_lossy(&b).into_owned()),
+                    Outcome::Ok,
+                ),
                 Err(_) => (None, Outcome::Failed),
             },
             Ok(_) => (value, Outcome::Ok),
@@ -74,8 +81,15 @@ pub async fn run(
             outcome,
         };
         let failed = operation.outcome != Outcome::Ok;
-        recorder.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
-        let pause_us = if failed { 50_000 } else { rng.random_range(0..20_000) };
+        recorder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(operation);
+        let pause_us = if failed {
+            50_000
+        } else {
+            rng.random_range(0..20_000)
+        };
         tokio::time::sleep(Duration::from_micros(pause_us)).await;
     }
 }
@@ -99,7 +113,9 @@ pub async fn read_end(
                 }
                 Ok(None) => break,
                 Err(error) if world_us() > give_up_us => {
-                    return Err(format!("{key} is not served after the world healed: {error}"));
+                    return Err(format!(
+                        "{key} is not served after the world healed: {error}"
+                    ));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -117,9 +133,14 @@ pub async fn probe(
     let mut client = connect(addresses, u32::MAX - 1);
     let give_up_us = world_us() + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX);
     for key in &keys {
-        while let Err(error) = client.call_once(&Command::new("SET").arg(key).arg("alive")).await {
+        while let Err(error) = client
+            .call_once(&Command::new("SET").arg(key).arg("alive"))
+            .await
+        {
             if world_us() > give_up_us {
-                return Err(format!("{key} takes no write after the world healed: {error}"));
+                return Err(format!(
+                    "{key} takes no write after the world healed: {error}"
+                ));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -14,11 +14,16 @@ use synod_chaos::world::{End, Link, World, world_us};
 
 /// Keys on several shards.
 fn keys() -> Vec<String> {
-    ["0", "9", "A", "M", "b", "k", "z"].iter().map(|prefix| format!("{prefix}key")).collect()
+    ["0", "9", "A", "M", "b", "k", "z"]
+        .iter()
+        .map(|prefix| format!("{prefix}key"))
+        .collect()
 }
 
 fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SEEDS") else { return default };
+    let Ok(text) = std::env::var("SEEDS") else {
+        return default;
+    };
     let (first, last) = text.split_once("..").expect("SEEDS=FIRST..LAST");
     first.parse().expect("a number")..last.parse().expect("a number")
 }
@@ -27,7 +32,11 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 fn for_seeds(name: &str, default: std::ops::Range<u64>, faults: &[Fault]) {
     // RUST_LOG=debug shows what the nodes say; by default nothing.
     let filter = tracing_subscriber::EnvFilter::from_default_env();
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_test_writer()
+        .try_init();
     for seed in seeds(default) {
         let faults = faults.to_vec();
         let outcome = std::panic::catch_unwind(|| {
@@ -64,7 +73,11 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
     let mut world = World::new(seed, 3);
     let recorder: Recorder = Arc::new(Mutex::new(Vec::new()));
     let until_us = world_us() + SAFETY.as_micros() as u64;
-    let kind = if seed % 2 == 0 { Kind::Register } else { Kind::Append };
+    let kind = if seed % 2 == 0 {
+        Kind::Register
+    } else {
+        Kind::Append
+    };
     let clients: Vec<_> = (0..5)
         .map(|client| {
             world.spawn(workload::run(
@@ -89,7 +102,11 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
     }
     let patience = Duration::from_secs(20);
     let end = world
-        .spawn(workload::read_end(world.client_addresses(), keys(), patience))
+        .spawn(workload::read_end(
+            world.client_addresses(),
+            keys(),
+            patience,
+        ))
         .await
         .map_err(|e| e.to_string())?;
     let failures = world.failures();
@@ -97,8 +114,10 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
         return Err(failures.join("; "));
     }
     let end = end?;
-    let history: Vec<Operation> =
-        recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let history: Vec<Operation> = recorder
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     match kind {
         Kind::Register => check::register::check(&history).map_err(|v| format!("{v:#?}"))?,
         Kind::Append => check::append::check(&history, &end).map_err(|v| v.to_string())?,
@@ -113,7 +132,9 @@ async fn run(seed: u64, faults: Vec<Fault>) -> Result<String, String> {
     }
     let ok = history.iter().filter(|o| o.end_us.is_some()).count();
     if ok < 100 {
-        return Err(format!("only {ok} operations were answered: the test shows nothing"));
+        return Err(format!(
+            "only {ok} operations were answered: the test shows nothing"
+        ));
     }
     Ok(format!("{} operations, {ok} answered", history.len()))
 }
@@ -138,7 +159,11 @@ fn strike(world: &mut World, faults: &[Fault]) {
         Fault::KillOne => world.stop(victim, End::Kill),
         Fault::PowerLossOne => world.stop(victim, End::PowerLoss),
         Fault::KillAll | Fault::PowerLossAll => {
-            let end = if fault == Fault::KillAll { End::Kill } else { End::PowerLoss };
+            let end = if fault == Fault::KillAll {
+                End::Kill
+            } else {
+                End::PowerLoss
+            };
             for i in 0..world.nodes() {
                 world.stop(i, end);
             }
@@ -164,7 +189,11 @@ fn strike(world: &mut World, faults: &[Fault]) {
         Fault::Lossy => {
             let delay_max_us = world.rng().random_range(0..50_000);
             for other in others {
-                let link = Link { loss: 0.1, duplicate: 0.1, delay_max_us };
+                let link = Link {
+                    loss: 0.1,
+                    duplicate: 0.1,
+                    delay_max_us,
+                };
                 let (a, b) = (address(world, victim), address(world, other));
                 world.links.set(a, b, link);
                 world.links.set(b, a, link);
@@ -190,12 +219,20 @@ fn kills_lose_no_acknowledged_write() {
 
 #[test]
 fn power_loss_loses_no_acknowledged_write() {
-    for_seeds("power", 200..212, &[Fault::PowerLossOne, Fault::PowerLossAll]);
+    for_seeds(
+        "power",
+        200..212,
+        &[Fault::PowerLossOne, Fault::PowerLossAll],
+    );
 }
 
 #[test]
 fn bad_links_break_no_promise() {
-    for_seeds("links", 300..312, &[Fault::Partition, Fault::OneWay, Fault::Lossy]);
+    for_seeds(
+        "links",
+        300..312,
+        &[Fault::Partition, Fault::OneWay, Fault::Lossy],
+    );
 }
 
 #[test]

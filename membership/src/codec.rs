@@ -1,13 +1,13 @@
 //! Canonical bytes: one encoding for the hash, the disk and the wire.
 //!
-//! Each value has exactly one encoding, so it can be hashed and compared by its bytes: integers are little-endian and of
-//! fixed width, or varints in their shortest form; sequences carry their length; maps and sets are sorted. An encoding
-//! is written to a [`Sink`], which may collect it, hash it, or only measure it. Decoding never trusts its input: lengths
-//! are checked before anything is reserved, and an encoding that is not the canonical one is refused, because the hash
-//! that was taken over it would not be ours.
+//! Each value has exactly one encoding, so it can be hashed and compared by its bytes: integers are little-endian and
+//! of fixed width, or varints in their shortest form; sequences carry their length; maps and sets are sorted. An
+//! encoding is written to a [`Sink`], which may collect it, hash it, or only measure it. Decoding never trusts its
+//! input: lengths are checked before anything is reserved, and an encoding that is not the canonical one is refused,
+//! because the hash that was taken over it would not be ours.
 //!
-//! Messages ride in the transport's frames as opaque bytes. An archived format with aligned, zero-copy fields would cost
-//! a probe four times its size, and would still need these bytes for the hash.
+//! Messages ride in the transport's frames as opaque bytes. An archived format with aligned, zero-copy fields would
+//! cost a probe four times its size, and would still need these bytes for the hash.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};

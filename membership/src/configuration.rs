@@ -7,6 +7,7 @@
 //!
 //! The first member of the sequence is `seq` 1, with one member and one voter.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -146,6 +147,38 @@ impl Configuration {
             absent: Vec::new(),
         };
         Configuration::assemble(cluster, 1, ConfigHash(0), CutHash(0), mode, overlay, roster)
+    }
+
+    /// The configuration that begins a new lineage with what is left of this one.
+    pub(crate) fn forced(&self, survivors: &BTreeSet<NodeId>, cluster: ClusterId) -> Self {
+        let staying = self
+            .members
+            .iter()
+            .filter(|member| survivors.contains(&member.node));
+        let founded =
+            Configuration::founded(cluster, self.mode, self.overlay, staying.cloned().collect());
+        let Configuration {
+            members,
+            voters,
+            absent,
+            ..
+        } = founded;
+        let roster = Roster {
+            members,
+            voters,
+            absent,
+        };
+        let (seq, cut) = (self.seq + 1, CutHash(0));
+        // Named as the predecessor for the record: there is no certificate that leads from there.
+        Configuration::assemble(
+            cluster,
+            seq,
+            self.hash,
+            cut,
+            self.mode,
+            self.overlay,
+            roster,
+        )
     }
 
     pub(crate) fn assemble(

@@ -43,7 +43,8 @@ pub enum Effect {
     Suspend(Suspended),
     /// Serve clients again.
     Resume,
-    /// This node is no longer a member, though it is alive. It asks to come back by itself, when its links are clean.
+    /// This node is no longer a member, though it is alive, and its sequence of configurations ends here. It asks to
+    /// come back by itself, when its links are clean; a new sequence begins when it is back.
     Removed(Position),
     /// The node has left as it was asked to, and owes nothing to anybody. Terminal.
     Left(Position),
@@ -69,8 +70,8 @@ pub enum Alarm {
     ConflictingHash {
         /// Who.
         peer: NodeId,
-        /// What it has.
-        theirs: Position,
+        /// The number.
+        seq: u64,
     },
     /// A node of another cluster talks to this one. If it is not a mistake in an address, this node may be a new
     /// cluster that was formed in place of an old member.

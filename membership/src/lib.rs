@@ -11,6 +11,8 @@
 //!
 //! What this crate does not do: open sockets, read clocks, touch disks, or know what the members are for.
 
+#[cfg(feature = "sim")]
+pub mod baseline;
 pub mod bitmap;
 pub mod catalog;
 mod chain;
@@ -28,8 +30,11 @@ pub mod member;
 pub mod message;
 mod monitor;
 pub mod node;
+pub mod recovery;
 pub mod rng;
 pub mod settings;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod status;
 pub mod time;
 pub mod topology;

@@ -135,7 +135,7 @@ pub struct Alert {
     /// The subject.
     pub subject: Subject,
     /// Rises with each repetition, so that a repetition can be told from a late copy.
-    pub refresh: u32,
+    pub refresh: u64,
     /// What is reported.
     pub report: Report,
 }
@@ -213,7 +213,7 @@ pub struct Promise {
 }
 
 /// A vote that an acceptor has cast.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vote {
     /// The round that it was cast in.
     pub rank: Rank,
@@ -321,6 +321,13 @@ pub struct Installed {
     pub at: Position,
     /// How many durable writes the acceptor has made.
     pub writes: u64,
+}
+
+impl std::hash::Hash for Vote {
+    /// The hash stands for the value.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.rank, self.hash).hash(state);
+    }
 }
 
 impl PartialOrd for Vote {
@@ -481,7 +488,7 @@ impl Encode for Alert {
                 node.encode(out);
             }
         }
-        out.varint(u64::from(self.refresh));
+        out.varint(self.refresh);
         match &self.report {
             Report::Down => out.u8(0),
             Report::Leave => out.u8(1),
@@ -513,7 +520,7 @@ impl Decode for Alert {
                 });
             }
         };
-        let refresh = u32::decode(input)?;
+        let refresh = u64::decode(input)?;
         let report = match input.u8("a report")? {
             0 => Report::Down,
             1 => Report::Leave,

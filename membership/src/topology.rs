@@ -1,10 +1,10 @@
 //! The monitoring overlay: who observes whom.
 //!
-//! K rings each order the members by a hash of their ids under the ring's number; restarts, which keep the id, change no
-//! edge. In the paper a member's observer on a ring is its neighbour there, and the same neighbour may count several
-//! times (Rapid, §4.1). In small clusters that lets one faulty observer outvote the rest. So here a subject's observer on
-//! a ring is its first predecessor that does not already observe it on an earlier ring: all K' = min(K, N − 1) are
-//! distinct. A joiner's temporary observers are found in the same way, as if it stood on the rings already.
+//! K rings each order the members by a hash of their ids under the ring's number; restarts, which keep the id, change
+//! no edge. In the paper a member's observer on a ring is its neighbour there, and the same neighbour may count
+//! several times (Rapid, §4.1). In small clusters that lets one faulty observer outvote the rest. So here a subject's
+//! observer on a ring is its first predecessor that does not already observe it on an earlier ring: all K' = min(K, N
+//! − 1) are distinct. A joiner's temporary observers are found in the same way, as if it stood on the rings already.
 
 use crate::configuration::Overlay;
 use crate::hash::order_of;

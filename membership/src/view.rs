@@ -1,8 +1,8 @@
 //! A decided view change and the proof that it was decided.
 //!
-//! A [`View`] is one link of the chain: the cut, where it leads, and the certificate of the quorum that chose it. Whoever
-//! holds the configuration before it can check it without asking anyone. Signatures are not part of it: a certificate is
-//! evidence against bugs, rot and mixed clusters, not against forgery.
+//! A [`View`] is one link of the chain: the cut, where it leads, and the certificate of the quorum that chose it.
+//! Whoever holds the configuration before it can check it without asking anyone. Signatures are not part of it: a
+//! certificate is evidence against bugs, rot and mixed clusters, not against forgery.
 
 use thiserror::Error;
 

@@ -3,8 +3,8 @@
 //! The number of voters is one, or three and more, never two, because two could not go on without each other. A joiner
 //! does not vote until a later cut says so, once its observers have seen it installed; so a cluster that grows from one
 //! to four in a botched way never strands its seed. When a crash takes three voters to two, the lost one keeps its slot
-//! as an absent voter: any two of the three can go on, which is what a rolling restart of three needs. When one of three
-//! leaves on purpose, a single voter stays. A sole voter hands its slot over in the cut in which it leaves.
+//! as an absent voter: any two of the three can go on, which is what a rolling restart of three needs. When one of
+//! three leaves on purpose, a single voter stays. A sole voter hands its slot over in the cut in which it leaves.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -215,3 +215,6 @@ pub(crate) fn shape(before: &Configuration, mut cut: Cut) -> Cut {
     }
     cut
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,17 +77,33 @@ pub fn begin_boot(disk: &Arc<dyn Disk>, random: (u128, u64)) -> Result<Identity,
     let (fresh_node, nonce) = random;
     let identity = match load::<IdentityRecord>(disk, IDENTITY)? {
         Some(last) => {
-            let boot =
-                Boot { counter: last.counter, nonce: last.nonce, previous: last.previous };
-            Identity { node: NodeId(last.node), boot: boot.next(nonce) }
+            let boot = Boot {
+                counter: last.counter,
+                nonce: last.nonce,
+                previous: last.previous,
+            };
+            Identity {
+                node: NodeId(last.node),
+                boot: boot.next(nonce),
+            }
         }
-        None if is_empty(disk)? => {
-            Identity { node: NodeId(fresh_node), boot: Boot::first(nonce) }
-        }
+        None if is_empty(disk)? => Identity {
+            node: NodeId(fresh_node),
+            boot: Boot::first(nonce),
+        },
         None => return Err(IdentityError::Missing),
     };
-    let Boot { counter, nonce, previous } = identity.boot;
-    let record = IdentityRecord { node: identity.node.0, counter, nonce, previous };
+    let Boot {
+        counter,
+        nonce,
+        previous,
+    } = identity.boot;
+    let record = IdentityRecord {
+        node: identity.node.0,
+        counter,
+        nonce,
+        previous,
+    };
     save(disk, IDENTITY, &encode(&record, IDENTITY)?)?;
     Ok(identity)
 }
@@ -104,9 +120,14 @@ pub fn save_founding(disk: &Arc<dyn Disk>, founding: &Founding) -> Result<(), Id
 
 /// Whether no node ever lived here. What an unfinished first start leaves counts as nothing.
 fn is_empty(disk: &Arc<dyn Disk>) -> Result<bool, IdentityError> {
-    let io = |error| IdentityError::Io { file: IDENTITY, error };
+    let io = |error| IdentityError::Io {
+        file: IDENTITY,
+        error,
+    };
     let names = disk.list("").map_err(io)?;
-    let data = names.iter().any(|name| !name.ends_with(".new") && name != "LOCK");
+    let data = names
+        .iter()
+        .any(|name| !name.ends_with(".new") && name != "LOCK");
     for dir in STORE_DIRS {
         match disk.list(dir) {
             Ok(names) if names.is_empty() => {}
@@ -128,7 +149,10 @@ where
         >,
     >,
 {
-    let damaged = |e: rancor::Error| IdentityError::Damaged { file, reason: e.to_string() };
+    let damaged = |e: rancor::Error| IdentityError::Damaged {
+        file,
+        reason: e.to_string(),
+    };
     let body = rkyv::to_bytes::<rancor::Error>(record).map_err(damaged)?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(&MAGIC);
@@ -141,12 +165,14 @@ where
 fn load<T>(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Option<T>, IdentityError>
 where
     T: Archive,
-    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<
-            rkyv::api::high::HighValidator<'a, rancor::Error>,
-        > + Deserialize<T, rkyv::api::high::HighDeserializer<rancor::Error>>,
+    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, rancor::Error>>
+        + Deserialize<T, rkyv::api::high::HighDeserializer<rancor::Error>>,
 {
     let io = |error| IdentityError::Io { file, error };
-    let damaged = |reason: &str| IdentityError::Damaged { file, reason: reason.to_owned() };
+    let damaged = |reason: &str| IdentityError::Damaged {
+        file,
+        reason: reason.to_owned(),
+    };
     let handle = match disk.open(file, OpenMode::Existing) {
         Ok(handle) => handle,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -172,7 +198,10 @@ where
     aligned.extend_from_slice(body);
     rkyv::from_bytes::<T, rancor::Error>(&aligned)
         .map(Some)
-        .map_err(|e| IdentityError::Damaged { file, reason: e.to_string() })
+        .map_err(|e| IdentityError::Damaged {
+            file,
+            reason: e.to_string(),
+        })
 }
 
 fn save(disk: &Arc<dyn Disk>, file: &'static str, bytes: &[u8]) -> Result<(), IdentityError> {
@@ -202,7 +231,14 @@ mod tests {
         assert_eq!((first.node, first.boot), (NodeId(7), Boot::first(100)));
         let second = begin_boot(&disk, (8, 200)).unwrap();
         assert_eq!(second.node, NodeId(7), "a directory keeps its name");
-        assert_eq!(second.boot, Boot { counter: 2, nonce: 200, previous: 100 });
+        assert_eq!(
+            second.boot,
+            Boot {
+                counter: 2,
+                nonce: 200,
+                previous: 100
+            }
+        );
     }
 
     #[test]
@@ -217,7 +253,9 @@ mod tests {
             let flipped = [byte[0] ^ 1 << (bit % 8)];
             file.write_at(&flipped, bit / 8).unwrap();
             let outcome = begin_boot(&disk, (9, 300));
-            let Err(error) = outcome else { panic!("bit {bit} went unnoticed") };
+            let Err(error) = outcome else {
+                panic!("bit {bit} went unnoticed")
+            };
             assert!(error.to_string().contains(IDENTITY), "{error}");
             file.write_at(&byte, bit / 8).unwrap();
         }
@@ -227,10 +265,16 @@ mod tests {
     fn data_without_an_identity_is_refused() {
         let disk = disk();
         disk.create_dir("log").unwrap();
-        assert!(begin_boot(&disk, (7, 100)).is_ok(), "an empty directory is no data");
+        assert!(
+            begin_boot(&disk, (7, 100)).is_ok(),
+            "an empty directory is no data"
+        );
         disk.remove(IDENTITY).unwrap();
         disk.open("log/1", OpenMode::Create).unwrap();
-        assert!(matches!(begin_boot(&disk, (7, 100)), Err(IdentityError::Missing)));
+        assert!(matches!(
+            begin_boot(&disk, (7, 100)),
+            Err(IdentityError::Missing)
+        ));
     }
 
     #[test]

@@ -23,7 +23,9 @@ fn server(password: Option<&str>) -> SocketAddr {
     let address = listener.local_addr().expect("it is bound");
     let password = password.map(str::to_owned);
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         runtime.expect("a runtime").block_on(async {
             let edge = Edge {
                 clients: ClientSettings::default(),
@@ -51,7 +53,10 @@ fn cli(address: SocketAddr) -> Command {
 fn one_command() {
     let address = server(None);
     let set = run(cli(address).args(["SET", "k", "two words"]), "");
-    assert_eq!((text(&set.stdout).as_str(), set.status.code()), ("OK\n", Some(0)));
+    assert_eq!(
+        (text(&set.stdout).as_str(), set.status.code()),
+        ("OK\n", Some(0))
+    );
     let get = run(cli(address).args(["GET", "k"]), "");
     assert_eq!(text(&get.stdout), "two words\n");
     let json = run(cli(address).args(["--json", "MGET", "k", "absent"]), "");
@@ -63,7 +68,10 @@ fn an_error_is_printed_and_is_the_exit_code() {
     let address = server(None);
     let failed = run(cli(address).args(["NONSENSE", "-x"]), "");
     let stdout = text(&failed.stdout);
-    assert!(stdout.starts_with("ERR unknown command 'NONSENSE'"), "{stdout}");
+    assert!(
+        stdout.starts_with("ERR unknown command 'NONSENSE'"),
+        "{stdout}"
+    );
     assert_eq!(failed.status.code(), Some(1));
     let failed = run(cli(address).args(["--json", "GET"]), "");
     assert_eq!(
@@ -87,25 +95,45 @@ fn any_of_several_addresses_and_a_password() {
     let address = server(Some("secret"));
     // Nothing listens at port 1.
     let mut command = synod();
-    command.args(["cli", "--addr", &format!("127.0.0.1:1,{address}"), "GET", "k"]);
+    command.args([
+        "cli",
+        "--addr",
+        &format!("127.0.0.1:1,{address}"),
+        "GET",
+        "k",
+    ]);
     let refused = run(&mut command, "");
     let stdout = text(&refused.stdout);
     assert!(stdout.starts_with("NOAUTH "), "{stdout}");
     assert_eq!(refused.status.code(), Some(1));
     let answered = run(command.env("SYNOD_PASSWORD", "secret"), "");
-    assert_eq!((text(&answered.stdout).as_str(), answered.status.code()), ("\n", Some(0)));
+    assert_eq!(
+        (text(&answered.stdout).as_str(), answered.status.code()),
+        ("\n", Some(0))
+    );
 }
 
 #[test]
 fn what_cannot_be_reached_is_named() {
     let mut command = synod();
-    let failed = run(command.args(["cli", "GET", "k"]).env("SYNOD_ADDR", "127.0.0.1:1"), "");
+    let failed = run(
+        command
+            .args(["cli", "GET", "k"])
+            .env("SYNOD_ADDR", "127.0.0.1:1"),
+        "",
+    );
     let stderr = text(&failed.stderr);
-    assert!(stderr.starts_with("synod: 127.0.0.1:1: cannot connect to 127.0.0.1:1: "), "{stderr}");
+    assert!(
+        stderr.starts_with("synod: 127.0.0.1:1: cannot connect to 127.0.0.1:1: "),
+        "{stderr}"
+    );
     assert_eq!(failed.status.code(), Some(1));
     let wrong = run(synod().args(["status", "--addr", "nowhere"]), "");
     let stderr = text(&wrong.stderr);
-    assert!(stderr.contains("\"nowhere\" is not an address HOST:PORT"), "{stderr}");
+    assert!(
+        stderr.contains("\"nowhere\" is not an address HOST:PORT"),
+        "{stderr}"
+    );
     assert_eq!(wrong.status.code(), Some(2));
 }
 
@@ -129,10 +157,16 @@ fn wrong_settings_name_themselves_and_where_they_came_from() {
     let wrong_line = run(synod().args(["start", "--config"]).arg(&file), "");
     assert_eq!(
         text(&wrong_line.stderr),
-        format!("synod: replicas: \"2\" is not 1, 3, 5 or 7 (from {}, line 2)\n", file.display())
+        format!(
+            "synod: replicas: \"2\" is not 1, 3, 5 or 7 (from {}, line 2)\n",
+            file.display()
+        )
     );
     let unknown_flag = run(synod().args(["start", "--shard", "4"]), "");
-    assert!(text(&unknown_flag.stderr).contains("--shards"), "a similar flag is offered");
+    assert!(
+        text(&unknown_flag.stderr).contains("--shards"),
+        "a similar flag is offered"
+    );
     let filter = run(synod().args(["start", "--log", "synod=loud"]), "");
     let stderr = text(&filter.stderr);
     assert!(stderr.starts_with("synod: log: "), "{stderr}");

@@ -16,24 +16,39 @@ use cluster::{Cluster, Node, free_ports, run_to_end};
 use synod_client::{Client, Command, Options, Outcome};
 
 fn client(addresses: Vec<String>) -> Client {
-    let options = Options { retry_for: Duration::from_secs(20), ..Options::default() };
+    let options = Options {
+        retry_for: Duration::from_secs(20),
+        ..Options::default()
+    };
     Client::new(addresses, options)
 }
 
 /// Keys on several shards.
 fn keys() -> Vec<String> {
-    "09AMbkz".chars().map(|first| format!("{first}key")).collect()
+    "09AMbkz"
+        .chars()
+        .map(|first| format!("{first}key"))
+        .collect()
 }
 
 #[tokio::test]
 async fn any_node_answers_any_command_and_a_clean_stop_keeps_everything() {
     let mut cluster = Cluster::start(3);
     for (i, key) in keys().iter().enumerate() {
-        client(vec![cluster.client(i % 3)]).set(key, "v").await.unwrap();
+        client(vec![cluster.client(i % 3)])
+            .set(key, "v")
+            .await
+            .unwrap();
     }
     for node in 0..3 {
-        let found = client(vec![cluster.client(node)]).mget(keys()).await.unwrap();
-        assert!(found.iter().all(|value| value.as_deref() == Some(b"v")), "{found:?}");
+        let found = client(vec![cluster.client(node)])
+            .mget(keys())
+            .await
+            .unwrap();
+        assert!(
+            found.iter().all(|value| value.as_deref() == Some(b"v")),
+            "{found:?}"
+        );
     }
     for node in 0..3 {
         let output = cluster.stop(node);
@@ -43,12 +58,18 @@ async fn any_node_answers_any_command_and_a_clean_stop_keeps_everything() {
         cluster.run(node);
     }
     let found = client(cluster.clients()).mget(keys()).await.unwrap();
-    assert!(found.iter().all(|value| value.as_deref() == Some(b"v")), "{found:?}");
+    assert!(
+        found.iter().all(|value| value.as_deref() == Some(b"v")),
+        "{found:?}"
+    );
 }
 
 #[tokio::test]
 async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
-    let kills = std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let kills = std::env::var("KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(3);
     let mut cluster = Cluster::start(3);
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..6)
@@ -59,13 +80,22 @@ async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
         let victim = kill % 3;
         cluster.kill(victim);
         let killed = Instant::now();
-        let survivors = vec![cluster.client((victim + 1) % 3), cluster.client((victim + 2) % 3)];
+        let survivors = vec![
+            cluster.client((victim + 1) % 3),
+            cluster.client((victim + 2) % 3),
+        ];
         let mut prober = client(survivors);
         for key in keys() {
-            prober.set(format!("{key}.probe"), kill.to_string()).await.unwrap();
+            prober
+                .set(format!("{key}.probe"), kill.to_string())
+                .await
+                .unwrap();
         }
         let pause = killed.elapsed();
-        assert!(pause < Duration::from_secs(3), "writes resumed after {pause:?}");
+        assert!(
+            pause < Duration::from_secs(3),
+            "writes resumed after {pause:?}"
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
         cluster.run(victim);
     }
@@ -99,7 +129,10 @@ async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
             }
         }
     }
-    assert!(acknowledged > 100, "only {acknowledged} acknowledged writes: nothing is shown");
+    assert!(
+        acknowledged > 100,
+        "only {acknowledged} acknowledged writes: nothing is shown"
+    );
     println!("{kills} kills, {acknowledged} acknowledged appends, all there once");
 }
 
@@ -117,7 +150,10 @@ async fn write(
     over: Arc<AtomicBool>,
 ) -> BTreeMap<String, Vec<(String, Written)>> {
     addresses.rotate_left(writer % 3);
-    let options = Options { retry_for: Duration::ZERO, ..Options::default() };
+    let options = Options {
+        retry_for: Duration::ZERO,
+        ..Options::default()
+    };
     let mut client = Client::new(addresses, options);
     let mut done: BTreeMap<String, Vec<(String, Written)>> = BTreeMap::new();
     for i in 0.. {
@@ -150,23 +186,34 @@ async fn garbage_on_either_port_is_refused_and_nothing_is_lost() {
     let mut state = 1u64;
     let mut garbage = vec![0u8; 64 << 10];
     for byte in &mut garbage {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         *byte = (state >> 33) as u8;
     }
     let http = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
-    let half_frame = [b"SYN0".as_slice(), &[200, 0, 0, 0, 1, 2, 3, 4, 1, 0, 1, 0, 9]].concat();
+    let half_frame = [
+        b"SYN0".as_slice(),
+        &[200, 0, 0, 0, 1, 2, 3, 4, 1, 0, 1, 0, 9],
+    ]
+    .concat();
     let huge_command = b"*1\r\n$999999999999\r\n".to_vec();
     for address in [cluster.client(0), cluster.peer(0)] {
         for bytes in [&garbage, &http, &half_frame, &huge_command] {
             let mut stream = TcpStream::connect(&address).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(1)))
+                .unwrap();
             // The node may close before it has read everything.
             let _ = stream.write_all(bytes);
             let mut answer = Vec::new();
             let _ = stream.take(4096).read_to_end(&mut answer);
         }
     }
-    assert_eq!(good.get("k").await.unwrap().as_deref(), Some(b"v".as_slice()));
+    assert_eq!(
+        good.get("k").await.unwrap().as_deref(),
+        Some(b"v".as_slice())
+    );
 }
 
 #[tokio::test]
@@ -174,13 +221,22 @@ async fn an_oversized_key_or_value_is_an_error_and_the_connection_lives_on() {
     let cluster = Cluster::start(1);
     let mut client = client(cluster.clients());
     let key = vec![b'k'; (8 << 10) + 1];
-    let error = client.set(&key, "v").await.expect_err("a key of 8 KiB and a byte");
+    let error = client
+        .set(&key, "v")
+        .await
+        .expect_err("a key of 8 KiB and a byte");
     assert!(error.to_string().contains("8192"), "{error}");
     let value = vec![b'v'; (1 << 20) + 1];
-    let error = client.set("k", &value).await.expect_err("a value of 1 MiB and a byte");
+    let error = client
+        .set("k", &value)
+        .await
+        .expect_err("a value of 1 MiB and a byte");
     assert!(error.to_string().contains("1048576"), "{error}");
     client.set("k", &value[1..]).await.unwrap();
-    assert_eq!(client.get("k").await.unwrap().map(|v| v.len()), Some(1 << 20));
+    assert_eq!(
+        client.get("k").await.unwrap().map(|v| v.len()),
+        Some(1 << 20)
+    );
 }
 
 #[tokio::test]
@@ -198,8 +254,7 @@ async fn a_port_in_use_and_a_file_for_a_directory_are_named() {
     let cluster = Cluster::start(1);
     let [client, peer] = free_ports();
     let elsewhere = tempdir("in-use");
-    let (status, output) =
-        run_to_end(Node::command(&elsewhere, cluster.client_port(0), peer, &[]));
+    let (status, output) = run_to_end(Node::command(&elsewhere, cluster.client_port(0), peer, &[]));
     assert!(!status.success());
     assert!(output.contains("cannot listen for clients"), "{output}");
     let file = elsewhere.join("a-file");
@@ -213,6 +268,7 @@ async fn a_port_in_use_and_a_file_for_a_directory_are_named() {
 async fn a_peer_of_another_cluster_is_refused_by_name() {
     let one = Cluster::start(1);
     let mut other = Cluster::start(1);
+    client(other.clients()).set("formed", "yes").await.unwrap();
     other.kill(0);
     // The same directory, with the address of a member of another cluster to talk to: the
     // directory wins, and its node serves on.

@@ -84,7 +84,11 @@ fn check_key(key: &str, operations: &[&Operation], end: &str) -> Result<(), Viol
     let named = |token: &str| (key.to_owned(), token.trim_end_matches(',').to_owned());
     let mut known: BTreeMap<&str, Outcome> = BTreeMap::new();
     for operation in operations.iter().filter(|o| o.call == Call::Append) {
-        let token = operation.value.as_deref().unwrap_or_default().trim_end_matches(',');
+        let token = operation
+            .value
+            .as_deref()
+            .unwrap_or_default()
+            .trim_end_matches(',');
         known.insert(token, operation.outcome);
         match (times.get(token).copied().unwrap_or(0), operation.outcome) {
             (0, Outcome::Ok) => {
@@ -111,13 +115,17 @@ fn check_key(key: &str, operations: &[&Operation], end: &str) -> Result<(), Viol
 
 /// Every read is a prefix, and holds what was acknowledged or read before it began.
 fn check_reads(key: &str, operations: &[&Operation], end: &str) -> Result<(), Violation> {
-    let place: BTreeMap<&str, usize> =
-        tokens(end).enumerate().map(|(place, token)| (token, place)).collect();
+    let place: BTreeMap<&str, usize> = tokens(end)
+        .enumerate()
+        .map(|(place, token)| (token, place))
+        .collect();
     // (when it was certain, how many tokens were there at least)
     let mut certain: Vec<(u64, usize)> = Vec::new();
     for operation in operations.iter().filter(|o| o.outcome == Outcome::Ok) {
         let value = operation.value.as_deref().unwrap_or_default();
-        let Some(end_us) = operation.end_us else { continue };
+        let Some(end_us) = operation.end_us else {
+            continue;
+        };
         match operation.call {
             Call::Append => {
                 let place = place.get(value.trim_end_matches(',')).copied();
@@ -133,7 +141,10 @@ fn check_reads(key: &str, operations: &[&Operation], end: &str) -> Result<(), Vi
             Call::Write => {}
         }
     }
-    for read in operations.iter().filter(|o| o.call == Call::Read && o.outcome == Outcome::Ok) {
+    for read in operations
+        .iter()
+        .filter(|o| o.call == Call::Read && o.outcome == Outcome::Ok)
+    {
         let seen = tokens(read.value.as_deref().unwrap_or_default()).count();
         let due = certain
             .iter()
@@ -143,7 +154,11 @@ fn check_reads(key: &str, operations: &[&Operation], end: &str) -> Result<(), Vi
             .unwrap_or(0);
         if seen < due {
             let token = tokens(end).nth(seen).unwrap_or_default().to_owned();
-            return Err(Violation::Stale { key: key.to_owned(), token, at_us: read.start_us });
+            return Err(Violation::Stale {
+                key: key.to_owned(),
+                token,
+                at_us: read.start_us,
+            });
         }
     }
     Ok(())
@@ -181,11 +196,23 @@ mod tests {
     fn each_kind_of_damage_is_named() {
         let acknowledged = [append("a", 0, Outcome::Ok), append("b", 2, Outcome::Ok)];
         assert_eq!(judge(&acknowledged, "a,b,"), Ok(()));
-        assert!(matches!(judge(&acknowledged, "a,"), Err(Violation::Lost { .. })));
-        assert!(matches!(judge(&acknowledged, "a,b,a,"), Err(Violation::Doubled { .. })));
-        assert!(matches!(judge(&acknowledged, "a,b,c,"), Err(Violation::Unexpected { .. })));
+        assert!(matches!(
+            judge(&acknowledged, "a,"),
+            Err(Violation::Lost { .. })
+        ));
+        assert!(matches!(
+            judge(&acknowledged, "a,b,a,"),
+            Err(Violation::Doubled { .. })
+        ));
+        assert!(matches!(
+            judge(&acknowledged, "a,b,c,"),
+            Err(Violation::Unexpected { .. })
+        ));
         let failed = [append("a", 0, Outcome::Failed)];
-        assert!(matches!(judge(&failed, "a,"), Err(Violation::Unexpected { .. })));
+        assert!(matches!(
+            judge(&failed, "a,"),
+            Err(Violation::Unexpected { .. })
+        ));
     }
 
     #[test]
@@ -193,16 +220,37 @@ mod tests {
         let history = [append("a", 0, Outcome::Unknown)];
         assert_eq!(judge(&history, ""), Ok(()));
         assert_eq!(judge(&history, "a,"), Ok(()));
-        assert!(matches!(judge(&history, "a,a,"), Err(Violation::Doubled { .. })));
+        assert!(matches!(
+            judge(&history, "a,a,"),
+            Err(Violation::Doubled { .. })
+        ));
     }
 
     #[test]
     fn reads_are_prefixes_and_never_go_back() {
-        let history = [append("a", 0, Outcome::Ok), append("b", 2, Outcome::Ok), read("a,", 1)];
+        let history = [
+            append("a", 0, Outcome::Ok),
+            append("b", 2, Outcome::Ok),
+            read("a,", 1),
+        ];
         assert_eq!(judge(&history, "a,b,"), Ok(()));
-        let stale = [append("a", 0, Outcome::Ok), append("b", 2, Outcome::Ok), read("a,", 9)];
-        assert!(matches!(judge(&stale, "a,b,"), Err(Violation::Stale { .. })));
-        let torn = [append("a", 0, Outcome::Ok), append("b", 2, Outcome::Ok), read("b,", 9)];
-        assert!(matches!(judge(&torn, "a,b,"), Err(Violation::NotAPrefix { .. })));
+        let stale = [
+            append("a", 0, Outcome::Ok),
+            append("b", 2, Outcome::Ok),
+            read("a,", 9),
+        ];
+        assert!(matches!(
+            judge(&stale, "a,b,"),
+            Err(Violation::Stale { .. })
+        ));
+        let torn = [
+            append("a", 0, Outcome::Ok),
+            append("b", 2, Outcome::Ok),
+            read("b,", 9),
+        ];
+        assert!(matches!(
+            judge(&torn, "a,b,"),
+            Err(Violation::NotAPrefix { .. })
+        ));
     }
 }

@@ -29,7 +29,10 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
     for (key, mut operations) in keys {
         operations.sort_by_key(|operation| (operation.start_us, operation.client));
         if !linearizable(&operations) {
-            return Err(Violation { key: key.to_owned(), operations: shortest(&operations) });
+            return Err(Violation {
+                key: key.to_owned(),
+                operations: shortest(&operations),
+            });
         }
     }
     Ok(())
@@ -52,9 +55,7 @@ fn shortest(operations: &[&Operation]) -> Vec<Operation> {
             })
             .collect()
     };
-    let is_wrong = |operations: &[Operation]| {
-        !linearizable(&operations.iter().collect::<Vec<_>>())
-    };
+    let is_wrong = |operations: &[Operation]| !linearizable(&operations.iter().collect::<Vec<_>>());
     // Wrong stays wrong as the prefix grows, so the first wrong one is found by halving.
     let first = ends.partition_point(|until_us| !is_wrong(&prefix(*until_us)));
     ends.get(first).map_or_else(
@@ -86,7 +87,10 @@ fn linearizable(operations: &[&Operation]) -> bool {
         .filter(|o| o.outcome == Outcome::Ok || o.call != Call::Read)
         .collect();
     let end_us = |i: usize| operations[i].end_us.unwrap_or(u64::MAX);
-    let required = operations.iter().filter(|o| o.outcome == Outcome::Ok).count();
+    let required = operations
+        .iter()
+        .filter(|o| o.outcome == Outcome::Ok)
+        .count();
     let mut done = Done(vec![0; operations.len().div_ceil(64)]);
     let mut done_required = 0;
     let mut value: Option<&str> = None;
@@ -99,8 +103,11 @@ fn linearizable(operations: &[&Operation]) -> bool {
             return true;
         }
         // What is answered first must come before all that started later.
-        let horizon_us =
-            (0..operations.len()).filter(|i| !done.has(*i)).map(end_us).min().unwrap_or(u64::MAX);
+        let horizon_us = (0..operations.len())
+            .filter(|i| !done.has(*i))
+            .map(end_us)
+            .min()
+            .unwrap_or(u64::MAX);
         let mut choice = None;
         for i in next..operations.len() {
             let operation = operations[i];
@@ -132,7 +139,9 @@ fn linearizable(operations: &[&Operation]) -> bool {
                 next = 0;
             }
             None => {
-                let Some((i, before)) = path.pop() else { return false };
+                let Some((i, before)) = path.pop() else {
+                    return false;
+                };
                 done.flip(i);
                 done_required -= usize::from(operations[i].outcome == Outcome::Ok);
                 value = before;
@@ -146,12 +155,7 @@ fn linearizable(operations: &[&Operation]) -> bool {
 mod tests {
     use super::*;
 
-    fn operation(
-        call: Call,
-        value: Option<&str>,
-        start_us: u64,
-        end_us: Option<u64>,
-    ) -> Operation {
+    fn operation(call: Call, value: Option<&str>, start_us: u64, end_us: Option<u64>) -> Operation {
         Operation {
             client: 0,
             call,
@@ -159,7 +163,11 @@ mod tests {
             value: value.map(str::to_owned),
             start_us,
             end_us,
-            outcome: if end_us.is_some() { Outcome::Ok } else { Outcome::Unknown },
+            outcome: if end_us.is_some() {
+                Outcome::Ok
+            } else {
+                Outcome::Unknown
+            },
         }
     }
 
@@ -173,8 +181,12 @@ mod tests {
 
     #[test]
     fn reads_of_the_last_write_pass() {
-        let history =
-            [read(None, 0, 1), write("a", 2, 3), read(Some("a"), 4, 5), write("b", 6, 7)];
+        let history = [
+            read(None, 0, 1),
+            write("a", 2, 3),
+            read(Some("a"), 4, 5),
+            write("b", 6, 7),
+        ];
         assert_eq!(check(&history), Ok(()));
     }
 
@@ -207,7 +219,12 @@ mod tests {
     #[test]
     fn an_unknown_write_may_come_late_or_never() {
         let unknown = operation(Call::Write, Some("u"), 2, None);
-        let seen = [write("a", 0, 1), unknown.clone(), read(Some("a"), 3, 4), read(Some("u"), 5, 6)];
+        let seen = [
+            write("a", 0, 1),
+            unknown.clone(),
+            read(Some("a"), 3, 4),
+            read(Some("u"), 5, 6),
+        ];
         assert_eq!(check(&seen), Ok(()));
         let never = [write("a", 0, 1), unknown.clone(), read(Some("a"), 3, 4)];
         assert_eq!(check(&never), Ok(()));

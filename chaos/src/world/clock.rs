@@ -34,19 +34,36 @@ impl SimClock {
         let world_us = world_us();
         let mut setting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shown_us = setting.monotonic_us(world_us);
-        *setting = Setting { since_us: world_us, shown_us, rate_ppm, wall_offset_ms };
+        *setting = Setting {
+            since_us: world_us,
+            shown_us,
+            rate_ppm,
+            wall_offset_ms,
+        };
     }
 }
 
 impl Clock for SimClock {
     fn monotonic_us(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).monotonic_us(world_us())
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .monotonic_us(world_us())
     }
 
     fn wall_ms(&self) -> u64 {
-        let now = TimeHandle::current().now_time().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let offset_ms = self.0.lock().unwrap_or_else(PoisonError::into_inner).wall_offset_ms;
-        u64::try_from(now.as_millis()).unwrap_or(0).saturating_add_signed(offset_ms)
+        let now = TimeHandle::current()
+            .now_time()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let offset_ms = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wall_offset_ms;
+        u64::try_from(now.as_millis())
+            .unwrap_or(0)
+            .saturating_add_signed(offset_ms)
     }
 }
 

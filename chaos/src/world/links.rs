@@ -21,7 +21,11 @@ pub struct Link {
 }
 
 /// A link that does nothing.
-const CLEAN: Link = Link { loss: 0.0, duplicate: 0.0, delay_max_us: 0 };
+const CLEAN: Link = Link {
+    loss: 0.0,
+    duplicate: 0.0,
+    delay_max_us: 0,
+};
 
 /// All links of a world.
 pub struct Links {
@@ -36,8 +40,13 @@ struct State {
 impl Links {
     /// Clean links.
     pub fn new(seed: u64) -> Self {
-        let state = State { rng: SmallRng::seed_from_u64(seed), links: BTreeMap::new() };
-        Self { state: Mutex::new(state) }
+        let state = State {
+            rng: SmallRng::seed_from_u64(seed),
+            links: BTreeMap::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+        }
     }
 
     /// Changes one direction of a link.
@@ -53,7 +62,11 @@ impl Links {
 
     /// All links are clean.
     pub fn heal(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).links.clear();
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .links
+            .clear();
     }
 }
 
@@ -63,14 +76,20 @@ impl LinkFaults for Links {
         let link = state.links.get(&(from, to)).copied().unwrap_or(CLEAN);
         let rng = &mut state.rng;
         if link.loss > 0.0 && rng.random_bool(link.loss) {
-            return Fate { deliveries: Vec::new() };
+            return Fate {
+                deliveries: Vec::new(),
+            };
         }
         // Forwarded requests travel a stream: TCP repeats nothing and keeps their order.
         let copies = match class {
             Class::Control | Class::Bulk if rng.random_bool(link.duplicate) => 2,
             Class::Control | Class::Bulk | Class::Forward => 1,
         };
-        let delay_max_us = if class == Class::Forward { 0 } else { link.delay_max_us };
+        let delay_max_us = if class == Class::Forward {
+            0
+        } else {
+            link.delay_max_us
+        };
         let deliveries = (0..copies)
             .map(|_| Duration::from_micros(rng.random_range(0..=delay_max_us)))
             .collect();

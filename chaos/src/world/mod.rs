@@ -67,14 +67,26 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let links = Arc::new(Links::new(rng.random()));
         let machines = (0..nodes)
-            .map(|i| Machine::new(i, nodes, SmallRng::seed_from_u64(rng.random()), links.clone()))
+            .map(|i| {
+                Machine::new(
+                    i,
+                    nodes,
+                    SmallRng::seed_from_u64(rng.random()),
+                    links.clone(),
+                )
+            })
             .collect();
         let clients = Handle::current()
             .create_node()
             .name("clients")
             .ip(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)))
             .build();
-        Self { machines, clients, links, rng }
+        Self {
+            machines,
+            clients,
+            links,
+            rng,
+        }
     }
 
     /// How many machines there are.
@@ -134,7 +146,10 @@ impl World {
 
     /// Changes a machine's clock: its rate in parts per million and its wall clock's offset.
     pub fn set_clock(&self, i: usize, rate_ppm: i64, wall_offset_ms: i64) {
-        let state = self.machines[i].state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.machines[i]
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         state.clock.set(rate_ppm, wall_offset_ms);
     }
 
@@ -168,7 +183,10 @@ impl World {
             .enumerate()
             .filter_map(|(i, machine)| {
                 let state = machine.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.last_error.as_ref().map(|error| format!("node {i}: {error}"))
+                state
+                    .last_error
+                    .as_ref()
+                    .map(|error| format!("node {i}: {error}"))
             })
             .collect()
     }
@@ -188,8 +206,9 @@ impl Machine {
             rng,
             last_error: None,
         }));
-        let join: Vec<SocketAddr> =
-            (0..nodes).map(|peer| SocketAddr::new(ip(peer), PEER_PORT)).collect();
+        let join: Vec<SocketAddr> = (0..nodes)
+            .map(|peer| SocketAddr::new(ip(peer), PEER_PORT))
+            .collect();
         let of_process = state.clone();
         let node = Handle::current()
             .create_node()
@@ -197,7 +216,11 @@ impl Machine {
             .ip(ip(i))
             .init(move || process(i, join.clone(), of_process.clone(), links.clone()))
             .build();
-        Self { node, state, up: true }
+        Self {
+            node,
+            state,
+            up: true,
+        }
     }
 }
 
@@ -209,7 +232,10 @@ async fn process(i: u16, join: Vec<SocketAddr>, state: Arc<Mutex<State>>, links:
     let outcome = serve(environment, settings, join, Shutdown::default()).await;
     if let Err(error) = outcome {
         tracing::error!(node = i, "stopped: {error}");
-        state.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(error.to_string());
+        state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .last_error = Some(error.to_string());
     }
 }
 

@@ -136,14 +136,34 @@ impl CutDetector {
                         .marks
                         .get(&(*ring as u8))
                         .is_none_or(|m| !is_accusation(&m.kind));
-                    let node = observer(*ring);
-                    silent && (verdicts.stable.contains(&node) || verdicts.in_flux.contains(&node))
+                    silent && self.cannot_speak(observer(*ring), verdicts)
                 })
                 .count();
             all += implied;
             credible += implied;
         }
         Some(Count { all, credible })
+    }
+
+    /// True for an observer that is itself credibly accused. Of one that does not vote, which may never have come to
+    /// life, a voter's word is enough: else the death of many joiners could not be reported by the few that are left.
+    fn cannot_speak(&self, node: NodeId, verdicts: &Verdicts) -> bool {
+        if verdicts.stable.contains(&node) || verdicts.in_flux.contains(&node) {
+            return true;
+        }
+        let (Some(case), Some(index)) = (self.cases.get(&node), self.config.index_of(node)) else {
+            return false;
+        };
+        let observers = self.config.topology().observers(index as u32);
+        let by_voter = |ring: &u8| {
+            let accuser = self.member_at(observers[usize::from(*ring)]);
+            self.config.is_voter(accuser) && !verdicts.stable.contains(&accuser)
+        };
+        !self.config.is_voter(node)
+            && case
+                .marks
+                .iter()
+                .any(|(ring, mark)| is_accusation(&mark.kind) && by_voter(ring))
     }
 
     /// True for a member that some report as down. One that is reported as restarted holds nothing up.
@@ -182,9 +202,15 @@ impl CutDetector {
                 topology.joiner_watermarks(),
             ),
         };
+        // Who leaves on purpose is still to be believed.
+        let gone = |observer: u32| {
+            let node = self.member_at(observer);
+            let leaves = |case: &Case| case.marks.values().any(|mark| mark.kind == Kind::Leave);
+            verdicts.stable.contains(&node) && !self.cases.get(&node).is_some_and(leaves)
+        };
         let live = observers
             .iter()
-            .filter(|observer| !verdicts.stable.contains(&self.member_at(**observer)))
+            .filter(|observer| !gone(**observer))
             .count();
         // All whose word can be had, or H of them at once; a majority after a while.
         let patient = now >= case.since + self.timing.admission;
@@ -199,7 +225,7 @@ impl CutDetector {
             marks
                 .filter(|(ring, _)| {
                     let observer = observers.get(usize::from(**ring));
-                    observer.is_some_and(|o| !verdicts.stable.contains(&self.member_at(*o)))
+                    observer.is_some_and(|o| !gone(*o))
                 })
                 .count()
         };

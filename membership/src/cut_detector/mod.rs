@@ -1,8 +1,8 @@
 //! Multi-process cut detection: from single observers' alerts to a stable multi-node cut.
 //!
-//! Reports are counted by (subject, ring). A subject with H of them is stable, one between L and H is in flux, one below
-//! L is noise. Once nothing is in flux, all that is stable goes into one proposal, so that nodes which fail together
-//! leave together, and different nodes propose the same (Rapid, §4.2).
+//! Reports are counted by (subject, ring). A subject with H of them is stable, one between L and H is in flux, one
+//! below L is noise. Once nothing is in flux, all that is stable goes into one proposal, so that nodes which fail
+//! together leave together, and different nodes propose the same (Rapid, §4.2).
 //!
 //! Where this differs from the paper, and why:
 //!
@@ -36,7 +36,7 @@ use crate::time::{Time, earliest};
 #[derive(Clone, Debug)]
 struct Mark {
     kind: Kind,
-    refresh: u32,
+    refresh: u64,
     at: Time,
 }
 

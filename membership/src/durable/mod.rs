@@ -2,8 +2,9 @@
 //!
 //! Three things live and die together in a data directory: who the node is ([`Registration`]: cluster, id, boot), what
 //! its acceptor has promised and voted ([`AcceptorState`]), and the view log (a [`Snapshot`] to start from, and the
-//! certified views since). The core says what to write through [`Record`]s, and acts on it only once the caller confirms
-//! that it is on the platter. The caller owns the files; [`slots`] and [`log`] give it the formats and the recovery.
+//! certified views since). The core says what to write through [`Record`]s, and acts on it only once the caller
+//! confirms that it is on the platter. The caller owns the files; [`slots`] and [`log`] give it the formats and the
+//! recovery.
 //!
 //! The acceptor's state is the one thing that a node may never lose while it keeps its id: a forgotten promise can
 //! decide two successors. So it is kept in two copies, written and synced one after the other, and damage to one is
@@ -11,6 +12,8 @@
 
 pub mod log;
 pub mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -61,8 +61,6 @@ pub(crate) struct Edge {
 pub(crate) struct Alerted {
     /// The report that stands at the voters.
     pub(crate) standing: Option<Report>,
-    /// Rises with each sending.
-    pub(crate) refresh: u32,
     /// When it was last sent.
     pub(crate) sent: Time,
 }
@@ -74,16 +72,15 @@ impl Alerted {
         now: Time,
         wanted: Option<Report>,
         refresh: Duration,
-    ) -> Option<(u32, Report)> {
+    ) -> Option<Report> {
         let changed = self.standing != wanted;
         let repeats = wanted.is_some() && now >= self.sent + refresh;
         if !changed && !repeats {
             return None;
         }
-        self.refresh += 1;
         self.sent = now;
         self.standing = wanted.clone();
-        Some((self.refresh, wanted.unwrap_or(Report::Withdrawn)))
+        Some(wanted.unwrap_or(Report::Withdrawn))
     }
 
     /// When what stands is to be sent again.
@@ -118,13 +115,8 @@ impl Edge {
         self.standing(now, held) != self.alert.standing
     }
 
-    /// The report to send now, if one is due, with its refresh number.
-    pub(crate) fn due(
-        &mut self,
-        now: Time,
-        held: bool,
-        refresh: Duration,
-    ) -> Option<(u32, Report)> {
+    /// The report to send now, if one is due.
+    pub(crate) fn due(&mut self, now: Time, held: bool, refresh: Duration) -> Option<Report> {
         let wanted = self.standing(now, held);
         self.alert.update(now, wanted, refresh)
     }
@@ -221,6 +213,12 @@ impl Monitor {
             writes,
             alert: Alerted::default(),
         }
+    }
+
+    /// Forgets all subjects.
+    pub(crate) fn clear(&mut self) {
+        self.edges.clear();
+        self.all_failing_since = None;
     }
 
     /// The edges, to bring their alerts up to date.
@@ -373,9 +371,15 @@ impl Monitor {
     }
 
     /// The subject said that it installed this configuration. `may_vote` tells whether that is worth reporting.
-    pub(crate) fn on_installed(&mut self, node: NodeId, writes: u64, may_vote: bool) {
+    pub(crate) fn on_installed(&mut self, node: NodeId, may_vote: bool) {
         if let Some(edge) = self.edge_to_mut(node) {
             edge.ready = may_vote;
+        }
+    }
+
+    /// The subject's acceptor spoke of so many durable writes.
+    pub(crate) fn on_writes(&mut self, node: NodeId, writes: u64) {
+        if let Some(edge) = self.edge_to_mut(node) {
             edge.writes = edge.writes.max(writes);
         }
     }

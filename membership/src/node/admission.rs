@@ -23,13 +23,15 @@ pub(super) struct Parked {
     /// The ring on which this node would observe it.
     pub(super) ring: u8,
     pub(super) heard: Time,
+    /// True once it has not been heard for too long.
+    pub(super) silent: bool,
     pub(super) alert: Alerted,
 }
 
 impl Parked {
-    /// The alert to send now, if one is due, with its refresh number.
-    pub(super) fn due(&mut self, now: Time, refresh: Duration) -> Option<(u32, Report)> {
-        let wanted = Some(Report::Up(self.member.clone()));
+    /// The report to send now, if one is due.
+    pub(super) fn due(&mut self, now: Time, refresh: Duration) -> Option<Report> {
+        let wanted = (!self.silent).then(|| Report::Up(self.member.clone()));
         self.alert.update(now, wanted, refresh)
     }
 }
@@ -181,9 +183,10 @@ impl Node {
             member: member.clone(),
             ring: ring as u8,
             heard: now,
+            silent: false,
             alert: Alerted::default(),
         });
-        parked.heard = now;
+        (parked.heard, parked.silent) = (now, false);
         if parked.member != *member {
             // A newer boot of the same directory: what was said about the older one no longer stands.
             parked.member = member.clone();
@@ -198,7 +201,15 @@ impl Node {
     pub(super) fn tick_parked(&mut self) {
         let expiry = self.settings.timing.join_expiry;
         let now = self.now;
-        self.parked.retain(|_, parked| now < parked.heard + expiry);
+        for parked in self
+            .parked
+            .values_mut()
+            .filter(|parked| now >= parked.heard + expiry)
+        {
+            // Its alert is withdrawn, and then it is forgotten.
+            parked.silent = true;
+            self.alerts_at = Some(now);
+        }
     }
 
     /// Tells the joiners that waited here what a new configuration means to them.

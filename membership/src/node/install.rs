@@ -1,8 +1,8 @@
 //! Putting decided views in force, catching up, being removed, leaving.
 //!
 //! A view is checked, made durable, then installed: only then does the node announce it, act on it, or vote on its
-//! successor. Whoever is behind notices it in a probe, an answer, or an announcement, and pulls the views that it lacks;
-//! whoever was removed is told, again and again, until it answers.
+//! successor. Whoever is behind notices it in a probe, an answer, or an announcement, and pulls the views that it
+//! lacks; whoever was removed is told, again and again, until it answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,7 +181,11 @@ impl Node {
                 self.begin_rejoining();
             }
             // A restart shows no clean links first: there was a reason for its absence.
-            Phase::Starting | Phase::Restarting => self.begin_joining(out),
+            Phase::Restarting => {
+                out.push(Effect::Removed(self.position()));
+                self.begin_joining(out);
+            }
+            Phase::Starting => self.begin_joining(out),
             Phase::Joining | Phase::Removed | Phase::Left | Phase::Halted => {}
         }
     }
@@ -289,13 +293,7 @@ impl Node {
             return;
         }
         self.pulled = Some(self.now);
-        let from = self.ahead.as_ref().map_or_else(
-            || self.position(),
-            |ahead| Position {
-                seq: ahead.seq(),
-                hash: ahead.hash(),
-            },
-        );
+        let from = self.ahead_position();
         self.send_to(peer, Message::Pull(Pull { from }), out);
     }
 
@@ -308,7 +306,7 @@ impl Node {
                 Lead::Views(views) => Message::Views(Arc::new(views)),
                 Lead::UpToDate => return,
                 Lead::TooOld(floor) => Message::Truncated(Truncated { floor }),
-                Lead::Conflict => return self.on_conflict(from, at, out),
+                Lead::Conflict => return self.on_conflict(from, at.seq, out),
             }
         };
         self.send_to(from, message, out);
@@ -331,7 +329,7 @@ impl Node {
             }
         }
         if progress {
-            self.pulled = None;
+            (self.pulled, self.truncated_since) = (None, None);
         }
         // A removal is pushed until it is acknowledged, and so is a departure: to the one that goes, and by it.
         let Some(ahead) = &self.ahead else { return };
@@ -356,41 +354,31 @@ impl Node {
         match chain.prove_rival(view, &self.catalog) {
             Ok(()) => self.halt(Halt::ConflictingCertificate(view.seq), out),
             Err(_) => {
-                let theirs = Position {
-                    seq: view.seq,
-                    hash: view.hash,
-                };
-                self.quarantine(from, theirs, out);
+                self.quarantine(from, view.seq, out);
             }
         }
     }
 
     /// A peer shows another hash for a sequence number that we hold. It may be the wrong one of us: ask for its proof,
     /// and do not listen to it otherwise.
-    pub(super) fn on_conflict(&mut self, from: &Identity, theirs: Position, out: &mut Effects) {
+    pub(super) fn on_conflict(&mut self, from: &Identity, seq: u64, out: &mut Effects) {
         let Some(chain) = &self.chain else { return };
         let known = self.quarantined.contains(&from.node);
-        if let Some(hash) = chain
-            .hash_at(theirs.seq.saturating_sub(1))
-            .filter(|_| !known)
-        {
-            let from_here = Position {
-                seq: theirs.seq - 1,
-                hash,
-            };
+        if let Some(hash) = chain.hash_at(seq.saturating_sub(1)).filter(|_| !known) {
+            let from_here = Position { seq: seq - 1, hash };
             self.send_to(from, Message::Pull(Pull { from: from_here }), out);
         }
         self.alarm_once(
             from.node,
             Alarm::ConflictingHash {
                 peer: from.node,
-                theirs,
+                seq,
             },
             out,
         );
     }
 
-    fn quarantine(&mut self, from: &Identity, theirs: Position, out: &mut Effects) {
+    fn quarantine(&mut self, from: &Identity, seq: u64, out: &mut Effects) {
         if self.quarantined.len() < QUARANTINED_MAX {
             self.quarantined.insert(from.node);
         }
@@ -398,7 +386,7 @@ impl Node {
             from.node,
             Alarm::ConflictingHash {
                 peer: from.node,
-                theirs,
+                seq,
             },
             out,
         );
@@ -437,8 +425,15 @@ impl Node {
             return;
         }
         match self.phase {
-            // Beyond what the others can lead on from: start afresh, as a new boot with a new sequence.
             Phase::Member | Phase::Leaving | Phase::Restarting | Phase::Removed => {
+                let since = *self.truncated_since.get_or_insert(self.now);
+                if self.now < since + self.settings.timing.suspend {
+                    // A recent joiner's log begins with its admission. Those that were there before may know more.
+                    self.pull_from_old_member(from.node, out);
+                    return;
+                }
+                // Beyond what anybody can lead on from: start afresh, as a new boot with a new sequence.
+                self.truncated_since = None;
                 out.push(Effect::Removed(self.position()));
                 self.drop_chain();
                 self.seeds.push(from.address);
@@ -453,8 +448,40 @@ impl Node {
         }
     }
 
+    /// Asks a random member of the own configuration, but not this one, for what comes next.
+    fn pull_from_old_member(&mut self, not: NodeId, out: &mut Effects) {
+        let Some(view) = self.view().cloned() else {
+            return;
+        };
+        let me = self.me();
+        let member = &view.members()[self.rng.below(view.members().len())];
+        if member.node != me && member.node != not {
+            let message = Message::Pull(Pull {
+                from: self.ahead_position(),
+            });
+            self.pulled = Some(self.now);
+            out.push(Effect::Send {
+                to: member.destination(),
+                message,
+            });
+        }
+    }
+
+    /// Where the views on their way to the platter lead to.
+    fn ahead_position(&self) -> Position {
+        self.ahead.as_ref().map_or_else(
+            || self.position(),
+            |ahead| Position {
+                seq: ahead.seq(),
+                hash: ahead.hash(),
+            },
+        )
+    }
+
     pub(super) fn drop_chain(&mut self) {
         (self.chain, self.ahead, self.consensus, self.detector) = (None, None, None, None);
+        self.monitor.clear();
+        self.relay.clear();
         self.parked.clear();
         self.alerts_at = None;
     }
@@ -481,8 +508,8 @@ impl Node {
             registration.cluster = Some(configuration.cluster());
         }
         self.ahead = Some(configuration.clone());
-        self.persist_registration(Awaited::Nothing, out);
-        self.persist(Record::Base(snapshot.clone()), Awaited::Base(snapshot), out);
+        self.persist(Record::Base(snapshot.clone()), Awaited::Nothing, out);
+        self.persist_registration(Awaited::Base(snapshot), out);
     }
 
     /// The start of the chain is durable.
@@ -514,16 +541,24 @@ impl Node {
         let Installed { at, writes } = installed;
         self.notices
             .retain(|notice| notice.node != from.node || at.seq < notice.seq);
-        let current = at == self.position();
-        if let Some(view) = self.view().filter(|_| current) {
-            let may_vote = !view.is_voter(from.node) && view.wants_voters();
-            self.monitor.on_installed(from.node, writes, may_vote);
-            self.note_alerts();
+        self.monitor.on_writes(from.node, writes);
+        if at == self.position() {
+            self.note_installed(from.node);
         }
         self.compare(from, at.seq, at.hash.tag(), out);
     }
 
-    /// A peer is known to have installed this configuration.
+    /// A subject has installed the configuration that is in force here: if it does not vote, it could.
+    pub(super) fn note_installed(&mut self, node: NodeId) {
+        let Some(view) = self.view().filter(|view| view.wants_voters()) else {
+            return;
+        };
+        let may_vote = !view.is_voter(node);
+        self.monitor.on_installed(node, may_vote);
+        self.note_alerts();
+    }
+
+    /// A peer is known to be at this configuration, or further.
     pub(super) fn note_progress(&mut self, peer: NodeId, seq: u64, out: &mut Effects) {
         let known = self.departing.is_some()
             && self

@@ -1,8 +1,8 @@
 //! A joiner's side of getting in, and a removed node's way back.
 //!
 //! A joiner asks its seeds in turn for the members that would observe it (phase 1), and asks those to let it in (phase
-//! 2), again and again; as the membership changes, it is told of new ones. Once a configuration lists its boot, it pulls
-//! that configuration, and its sequence of views begins.
+//! 2), again and again; as the membership changes, it is told of new ones. Once a configuration lists its boot, it
+//! pulls that configuration, and its sequence of views begins.
 //!
 //! Where all are named to join all and none has a cluster, the lowest address forms one, after every other has answered
 //! that it is empty too and was given the same list. Whoever cannot be reached is waited for: it may have a cluster.

@@ -4,10 +4,14 @@ use super::Node;
 use super::contact::POLL_NONCE;
 use crate::effect::{Effect, Effects};
 use crate::id::{Destination, Identity};
-use crate::message::{Alert, AlertBatch, Health, Message, Position, Probe, ProbeAck, Subject};
+use crate::message::{Alert, AlertBatch, Health, Message, Probe, ProbeAck, Subject};
 use crate::settings::Dissemination;
 use crate::time::{Time, earliest};
 use std::sync::Arc;
+
+/// A boot that sent more batches of alerts than this many bits can count (months of them) would run into the numbers
+/// of the next, which does no harm while it lasts.
+const ALERTS_PER_BOOT_BITS: u32 = 28;
 
 impl Node {
     /// Answers on receipt, whatever else is going on.
@@ -41,6 +45,10 @@ impl Node {
         {
             self.note_alerts();
         }
+        let at = self.position();
+        if ack.seq == at.seq && ack.tag == at.hash.tag() {
+            self.note_installed(from.node);
+        }
         self.compare(from, ack.seq, ack.tag, out);
         self.update_serving(out);
     }
@@ -57,7 +65,7 @@ impl Node {
         } else if let Some(hash) = self.chain.as_ref().and_then(|chain| chain.hash_at(seq))
             && hash.tag() != tag
         {
-            self.on_conflict(from, Position { seq, hash }, out);
+            self.on_conflict(from, seq, out);
         }
     }
 
@@ -112,31 +120,33 @@ impl Node {
             return;
         };
         let refresh = self.settings.timing.alert_refresh;
+        let number = self.next_alert_number();
         let held = self.monitor.holds(self.now);
         let mut alerts = Vec::new();
         let mut next: Option<Time> = None;
         for edge in self.monitor.edges_mut() {
             let due = edge.due(self.now, held, refresh);
-            alerts.extend(due.map(|(refresh, report)| Alert {
+            alerts.extend(due.map(|report| Alert {
                 observer,
                 ring: edge.ring,
                 subject: Subject::Member(edge.subject),
-                refresh,
+                refresh: number,
                 report,
             }));
             next = earliest(next, edge.alert.repeats_at(refresh));
         }
         for (node, parked) in &mut self.parked {
             let due = parked.due(self.now, refresh);
-            alerts.extend(due.map(|(refresh, report)| Alert {
+            alerts.extend(due.map(|report| Alert {
                 observer,
                 ring: parked.ring,
                 subject: Subject::Joiner(*node),
-                refresh,
+                refresh: number,
                 report,
             }));
             next = earliest(next, parked.alert.repeats_at(refresh));
         }
+        self.parked.retain(|_, parked| !parked.silent);
         self.alerts_at = next;
         if let Some(detector) = &mut self.detector {
             alerts.iter().for_each(|alert| {
@@ -144,6 +154,15 @@ impl Node {
             });
         }
         self.spread(alerts, out);
+    }
+
+    /// Numbers this node's alerts: rising, over all its boots, so that what it says later counts for more.
+    fn next_alert_number(&mut self) -> u64 {
+        let boot = self
+            .registration
+            .map_or(0, |registration| registration.boot.counter);
+        self.alert_number = self.alert_number.max(boot << ALERTS_PER_BOOT_BITS) + 1;
+        self.alert_number
     }
 
     fn spread(&mut self, mut alerts: Vec<Alert>, out: &mut Effects) {

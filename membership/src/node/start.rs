@@ -1,11 +1,12 @@
 //! First boot, restart, forming a cluster.
 //!
-//! The boot counter is raised and durable before the first frame leaves. What then happens is the directory's choice: if
-//! it holds a chain, the node takes up its slot in it, with all its duties, as a member whose boot is not listed yet;
-//! if it is empty, the node joins, or forms a cluster if nobody is named to join.
+//! The boot counter is raised and durable before the first frame leaves. What then happens is the directory's choice:
+//! if it holds a chain, the node takes up its slot in it, with all its duties, as a member whose boot is not listed
+//! yet; if it is empty, the node joins, or forms a cluster if nobody is named to join.
 
 use std::sync::Arc;
 
+use super::contact::SAMPLE_FROM;
 use super::{Awaited, Node};
 use crate::chain::Chain;
 use crate::configuration::Configuration;
@@ -44,6 +45,15 @@ impl Node {
             },
         });
         if let Some(base) = base {
+            // The base is written before the registration that names its cluster.
+            let cluster = base.configuration.cluster();
+            if let Some(registration) = &mut self.registration {
+                let named = *registration.cluster.get_or_insert(cluster);
+                if named != cluster {
+                    self.halt(Halt::ForeignCluster(cluster), out);
+                    return;
+                }
+            }
             let mut chain = Chain::new(base);
             for view in views {
                 let seq = view.seq;
@@ -69,7 +79,12 @@ impl Node {
         self.introduced = true;
         out.extend(self.identity().map(Effect::Identity));
         self.contacts.heard_majority(self.now);
-        self.contacts.doubt(self.now);
+        if self
+            .view()
+            .is_some_and(|view| view.voters().len() < SAMPLE_FROM)
+        {
+            self.contacts.doubt(self.now);
+        }
         if let Some(view) = self.view().cloned() {
             self.take_place(out);
             let (joined, left) = (Vec::new(), Vec::new());
@@ -107,11 +122,11 @@ impl Node {
         }
         let (mode, overlay) = (self.settings.mode, self.settings.overlay);
         let configuration = Arc::new(Configuration::genesis(cluster, mode, overlay, member));
-        self.persist_registration(Awaited::Nothing, out);
         let snapshot = Arc::new(Snapshot {
             configuration,
             view: None,
         });
-        self.persist(Record::Base(snapshot.clone()), Awaited::Base(snapshot), out);
+        self.persist(Record::Base(snapshot.clone()), Awaited::Nothing, out);
+        self.persist_registration(Awaited::Base(snapshot), out);
     }
 }

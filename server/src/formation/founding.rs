@@ -75,10 +75,18 @@ impl Founding {
                         (replica, member.node)
                     })
                     .collect();
-                FoundingShard { shard, start: split_point(shard, user_shards), replicas }
+                FoundingShard {
+                    shard,
+                    start: split_point(shard, user_shards),
+                    replicas,
+                }
             })
             .collect();
-        Self { cluster, members, shards }
+        Self {
+            cluster,
+            members,
+            shards,
+        }
     }
 
     /// The member that carries `node`, if it is one.
@@ -96,7 +104,11 @@ fn split_point(shard: u64, of: u32) -> Vec<u8> {
     let letters = ALPHABET.len() as u64;
     let place = (shard - 1) * letters * letters / u64::from(of);
     let (first, second) = ((place / letters) as usize, (place % letters) as usize);
-    if second == 0 { vec![ALPHABET[first]] } else { vec![ALPHABET[first], ALPHABET[second]] }
+    if second == 0 {
+        vec![ALPHABET[first]]
+    } else {
+        vec![ALPHABET[first], ALPHABET[second]]
+    }
 }
 
 #[cfg(test)]
@@ -138,17 +150,28 @@ mod tests {
     #[test]
     fn two_nodes_make_one_voter_not_two() {
         let founding = Founding::plan(1, founders(2), 4, 3);
-        assert!(founding.shards.iter().all(|shard| shard.replicas.len() == 1));
+        assert!(
+            founding
+                .shards
+                .iter()
+                .all(|shard| shard.replicas.len() == 1)
+        );
     }
 
     #[test]
     fn ranges_are_in_order_and_start_at_the_empty_key() {
         for shards in [1, 2, 8, 61, 62, 63, 1000] {
             let founding = Founding::plan(1, founders(3), shards, 3);
-            let starts: Vec<_> = founding.shards[1..].iter().map(|s| s.start.clone()).collect();
+            let starts: Vec<_> = founding.shards[1..]
+                .iter()
+                .map(|s| s.start.clone())
+                .collect();
             assert_eq!(starts.len(), shards as usize);
             assert!(starts[0].is_empty());
-            assert!(starts.windows(2).all(|pair| pair[0] < pair[1]), "{shards}: {starts:?}");
+            assert!(
+                starts.windows(2).all(|pair| pair[0] < pair[1]),
+                "{shards}: {starts:?}"
+            );
         }
     }
 

@@ -87,13 +87,31 @@ impl Formation {
         seeds.push(me.peer);
         seeds.sort_unstable();
         seeds.dedup();
-        Self { me, seeds, shape, cluster, heard: BTreeMap::new(), complaint: None }
+        Self {
+            me,
+            seeds,
+            shape,
+            cluster,
+            heard: BTreeMap::new(),
+            complaint: None,
+        }
     }
 
     /// The poll, and where to send it, again and again until founded.
     pub fn poll(&self) -> (Vec<SocketAddr>, Message) {
-        let others = self.seeds.iter().copied().filter(|seed| *seed != self.me.peer).collect();
-        (others, Message::Poll { founder: self.me.clone(), seeds: self.seeds.clone() })
+        let others = self
+            .seeds
+            .iter()
+            .copied()
+            .filter(|seed| *seed != self.me.peer)
+            .collect();
+        (
+            others,
+            Message::Poll {
+                founder: self.me.clone(),
+                seeds: self.seeds.clone(),
+            },
+        )
     }
 
     /// Where things stand.
@@ -103,9 +121,16 @@ impl Formation {
         }
         let missing = self.missing();
         if missing.is_empty() && self.seeds.first() == Some(&self.me.peer) {
-            let members =
-                self.heard.values().cloned().chain(std::iter::once(self.me.clone())).collect();
-            let Shape { user_shards, replicas } = self.shape;
+            let members = self
+                .heard
+                .values()
+                .cloned()
+                .chain(std::iter::once(self.me.clone()))
+                .collect();
+            let Shape {
+                user_shards,
+                replicas,
+            } = self.shape;
             return Progress::Founded(Founding::plan(self.cluster, members, user_shards, replicas));
         }
         Progress::Waiting(if missing.is_empty() {
@@ -121,12 +146,22 @@ impl Formation {
             Message::Poll { founder, seeds } => {
                 if seeds != self.seeds {
                     self.complain(&seeds);
-                    return (Some(Message::ListsDiffer { seeds: self.seeds.clone() }), None);
+                    return (
+                        Some(Message::ListsDiffer {
+                            seeds: self.seeds.clone(),
+                        }),
+                        None,
+                    );
                 }
                 self.complaint = None;
                 // A later life of the same place replaces the earlier one.
                 self.heard.insert(founder.peer, founder);
-                (Some(Message::Waiting { missing: self.missing() }), None)
+                (
+                    Some(Message::Waiting {
+                        missing: self.missing(),
+                    }),
+                    None,
+                )
             }
             Message::Waiting { .. } => (None, None),
             Message::ListsDiffer { seeds } => {
@@ -149,7 +184,11 @@ impl Formation {
 
     fn missing(&self) -> Vec<SocketAddr> {
         let heard = |seed: &SocketAddr| *seed == self.me.peer || self.heard.contains_key(seed);
-        self.seeds.iter().copied().filter(|seed| !heard(seed)).collect()
+        self.seeds
+            .iter()
+            .copied()
+            .filter(|seed| !heard(seed))
+            .collect()
     }
 
     fn complain(&mut self, theirs: &[SocketAddr]) {
@@ -167,7 +206,9 @@ pub fn answer(founding: &Founding, poll: &Message) -> Option<Message> {
         Message::Poll { founder, .. } if founding.member(founder.node).is_some() => {
             Some(Message::Founded(founding.clone()))
         }
-        Message::Poll { .. } => Some(Message::NotAFounder { cluster: founding.cluster }),
+        Message::Poll { .. } => Some(Message::NotAFounder {
+            cluster: founding.cluster,
+        }),
         Message::Waiting { .. }
         | Message::ListsDiffer { .. }
         | Message::Founded(_)
@@ -176,14 +217,21 @@ pub fn answer(founding: &Founding, poll: &Message) -> Option<Message> {
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { user_shards: 4, replicas: 3 };
+    const SHAPE: Shape = Shape {
+        user_shards: 4,
+        replicas: 3,
+    };
 
     fn address(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
@@ -212,7 +260,9 @@ mod tests {
         exchange(&b, &mut a);
         assert!(matches!(a.progress(), Progress::Waiting(why) if why.contains("7703")));
         exchange(&c, &mut a);
-        let Progress::Founded(founding) = a.progress() else { panic!("not founded") };
+        let Progress::Founded(founding) = a.progress() else {
+            panic!("not founded")
+        };
         assert_eq!(founding.members.len(), 3);
         let told = answer(&founding, &b.poll().1).expect("an answer");
         let mut b = b;
@@ -247,7 +297,9 @@ mod tests {
         let seeds = [7701, 7702];
         let [mut a, b] = seeds.map(|port| forming(port, &seeds));
         exchange(&b, &mut a);
-        let Progress::Founded(founding) = a.progress() else { panic!("not founded") };
+        let Progress::Founded(founding) = a.progress() else {
+            panic!("not founded")
+        };
         let mut wiped = forming(7702, &seeds);
         wiped.me.node = 999;
         let told = answer(&founding, &wiped.poll().1).expect("an answer");

@@ -93,6 +93,15 @@ impl Mailbox {
         );
     }
 
+    /// Puts news before all that waits.
+    pub fn put_first(&self, first: impl Iterator<Item = Submitted>) {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = std::mem::take(&mut *news);
+        news.extend(first.chain(later));
+        drop(news);
+        self.arrived.notify_one();
+    }
+
     /// Commands were answered.
     pub fn answered(&self, commands: usize) {
         let before = self.commands.fetch_sub(commands, Ordering::Relaxed);
@@ -102,7 +111,10 @@ impl Mailbox {
     }
 
     fn put(&self, news: Submitted) {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+        self.news
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(news);
         self.arrived.notify_one();
     }
 }
@@ -127,7 +139,11 @@ impl Sessions for Handle {
         let id = SessionId(self.mailbox.next_session.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::default());
         self.mailbox.put(Submitted::Opened(id, outbox.clone()));
-        ClientSession { id, mailbox: self.mailbox.clone(), outbox }
+        ClientSession {
+            id,
+            mailbox: self.mailbox.clone(),
+            outbox,
+        }
     }
 }
 
@@ -141,7 +157,9 @@ pub struct ClientSession {
 
 impl Session for ClientSession {
     fn submit(&self, batch: Vec<Submission>) {
-        self.mailbox.commands.fetch_add(batch.len(), Ordering::Relaxed);
+        self.mailbox
+            .commands
+            .fetch_add(batch.len(), Ordering::Relaxed);
         self.mailbox.put(Submitted::Commands(self.id, batch));
     }
 

@@ -20,8 +20,8 @@ use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
 use synod_txn::{Class, Command};
 use synod_txn::{ErrorCode, Reply};
-use synod_txn::{ShardDescriptor, ShardMap};
 use synod_txn::{Outcome, Request, Response, Stream};
+use synod_txn::{ShardDescriptor, ShardMap};
 
 pub use self::handle::{Handle, Mailbox, Outbox, SessionId, Submitted};
 use self::operation::{Operation, PartState};
@@ -83,7 +83,10 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { command_timeout_us: 10_000_000, retry_pause_us: 5_000 }
+        Self {
+            command_timeout_us: 10_000_000,
+            retry_pause_us: 5_000,
+        }
     }
 }
 
@@ -194,7 +197,9 @@ impl Gateway {
     pub fn flush(&mut self, now_us: u64, effects: &mut Vec<Effect>) {
         while let Some(id) = self.dirty.pop_first() {
             self.advance(now_us, id, effects);
-            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
             let mut replies = Vec::new();
             session.drain(&mut replies);
             if session.closed {
@@ -209,12 +214,16 @@ impl Gateway {
 
     fn submitted(&mut self, now_us: u64, id: SessionId, batch: Vec<Submission>) {
         let deadline_us = now_us + self.settings.command_timeout_us;
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         for submission in batch {
             session.push(match submission {
-                Submission::Command(command) => {
-                    Slot::Waiting { command, deadline_us, not_before_us: 0 }
-                }
+                Submission::Command(command) => Slot::Waiting {
+                    command,
+                    deadline_us,
+                    not_before_us: 0,
+                },
                 Submission::Immediate(reply) | Submission::Reset(reply) => Slot::Done(reply),
             });
         }
@@ -224,15 +233,22 @@ impl Gateway {
     /// Starts the session's next commands, as many as may run beside each other.
     fn advance(&mut self, now_us: u64, id: SessionId, effects: &mut Vec<Effect>) {
         loop {
-            let Some(session) = self.sessions.get_mut(&id) else { return };
+            let Some(session) = self.sessions.get_mut(&id) else {
+                return;
+            };
             let closed = session.closed;
-            let Some((place, command, deadline_us)) = session.candidate(now_us) else { return };
+            let Some((place, command, deadline_us)) = session.candidate(now_us) else {
+                return;
+            };
             if closed {
                 session.finish(place, Reply::Null);
                 continue;
             }
             if command.class() == Class::Control {
-                let footprint = Footprint { shard: None, class: Class::Control };
+                let footprint = Footprint {
+                    shard: None,
+                    class: Class::Control,
+                };
                 if !session.admits(footprint) {
                     return;
                 }
@@ -257,13 +273,18 @@ impl Gateway {
             if !session.admits(footprint) {
                 return;
             }
-            let stream = if shard.is_some() { session.stream } else { Stream::NONE };
-            let Some(command) = session.start(place, footprint) else { return };
+            let stream = if shard.is_some() {
+                session.stream
+            } else {
+                Stream::NONE
+            };
+            let Some(command) = session.start(place, footprint) else {
+                return;
+            };
             let number = self.next_operation;
             self.next_operation += 1;
             let parts = split.parts.len();
-            let operation =
-                Operation::new(id, place, command, class, split, stream, deadline_us);
+            let operation = Operation::new(id, place, command, class, split, stream, deadline_us);
             self.operations.insert(number, operation);
             for part in 0..parts {
                 self.send(now_us, number, part, effects);
@@ -273,18 +294,23 @@ impl Gateway {
 
     /// Sends one part to the node that is thought to lead its shard.
     fn send(&mut self, now_us: u64, number: u64, part: usize, effects: &mut Vec<Effect>) {
-        let Some(operation) = self.operations.get_mut(&number) else { return };
+        let Some(operation) = self.operations.get_mut(&number) else {
+            return;
+        };
         let shard = operation.parts[part].shard;
         let node = self.leaders.get(&shard).copied().or_else(|| {
             // Nobody known: ask the replicas in turn.
             let descriptor = self.map.descriptor(shard)?;
             let turn = operation.parts[part].attempts as usize;
             let replicas = &descriptor.replicas;
-            replicas.get(turn % replicas.len().max(1)).map(|replica| replica.node)
+            replicas
+                .get(turn % replicas.len().max(1))
+                .map(|replica| replica.node)
         });
         let Some(node) = node else {
             operation.parts[part].state = PartState::Resting;
-            self.retries.insert((now_us + self.settings.retry_pause_us, number, part));
+            self.retries
+                .insert((now_us + self.settings.retry_pause_us, number, part));
             return;
         };
         let id = self.next_request;
@@ -299,7 +325,14 @@ impl Gateway {
             stream: operation.stream,
             body: operation.parts[part].command.clone().into(),
         };
-        self.requests.insert(id, Pending { operation: number, part, node });
+        self.requests.insert(
+            id,
+            Pending {
+                operation: number,
+                part,
+                node,
+            },
+        );
         effects.push(Effect::Request(node, request));
     }
 
@@ -312,9 +345,17 @@ impl Gateway {
     ) {
         self.hlc = self.hlc.max(response.hlc);
         // An answer that nobody waits for any more: the client was told otherwise already.
-        let Some(pending) = self.requests.remove(&response.id) else { return };
-        let Pending { operation: number, part, node } = pending;
-        let Some(operation) = self.operations.get_mut(&number) else { return };
+        let Some(pending) = self.requests.remove(&response.id) else {
+            return;
+        };
+        let Pending {
+            operation: number,
+            part,
+            node,
+        } = pending;
+        let Some(operation) = self.operations.get_mut(&number) else {
+            return;
+        };
         let shard = operation.parts[part].shard;
         match response.outcome {
             Outcome::Reply(reply) => {
@@ -354,7 +395,9 @@ impl Gateway {
         at_once: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(operation) = self.operations.get_mut(&number) else { return };
+        let Some(operation) = self.operations.get_mut(&number) else {
+            return;
+        };
         let attempts = operation.attempts();
         // A hint is followed at once, but hints in a circle are not followed for ever.
         let pause_us = if at_once && attempts < 3 {
@@ -378,19 +421,32 @@ impl Gateway {
             }
             return;
         }
-        let Some(operation) = self.operations.remove(&number) else { return };
+        let Some(operation) = self.operations.remove(&number) else {
+            return;
+        };
         if let Some(session) = self.sessions.get_mut(&operation.session) {
-            session.refuse(operation.place, operation.command, operation.deadline_us, again_us);
+            session.refuse(
+                operation.place,
+                operation.command,
+                operation.deadline_us,
+                again_us,
+            );
             self.dirty.insert(operation.session);
         }
     }
 
     /// Ends an operation whose parts are all answered.
     fn conclude(&mut self, number: u64) {
-        if !self.operations.get(&number).is_some_and(Operation::is_answered) {
+        if !self
+            .operations
+            .get(&number)
+            .is_some_and(Operation::is_answered)
+        {
             return;
         }
-        let Some(operation) = self.operations.remove(&number) else { return };
+        let Some(operation) = self.operations.remove(&number) else {
+            return;
+        };
         let (id, place) = (operation.session, operation.place);
         let reply = operation.reply();
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -411,10 +467,17 @@ impl Gateway {
     ) {
         self.leaders.retain(|_, leader| *leader != node);
         for id in lost {
-            let Some(Pending { operation: number, part, .. }) = self.requests.remove(&id) else {
+            let Some(Pending {
+                operation: number,
+                part,
+                ..
+            }) = self.requests.remove(&id)
+            else {
                 continue;
             };
-            let Some(operation) = self.operations.get_mut(&number) else { continue };
+            let Some(operation) = self.operations.get_mut(&number) else {
+                continue;
+            };
             if operation.class == Class::Read || delivery == Delivery::Nothing {
                 self.refused(now_us, number, part, false, effects);
             } else {
@@ -451,7 +514,9 @@ impl Gateway {
             .map(|(number, _)| *number)
             .collect();
         for number in late {
-            let Some(operation) = self.operations.get_mut(&number) else { continue };
+            let Some(operation) = self.operations.get_mut(&number) else {
+                continue;
+            };
             let reads = operation.class == Class::Read;
             for part in &mut operation.parts {
                 let reply = match part.state {
@@ -475,7 +540,10 @@ impl Gateway {
 }
 
 fn unknown() -> Reply {
-    Reply::error(ErrorCode::Unknown, "the outcome is not known: it may or may not have been done")
+    Reply::error(
+        ErrorCode::Unknown,
+        "the outcome is not known: it may or may not have been done",
+    )
 }
 
 fn timed_out() -> Reply {

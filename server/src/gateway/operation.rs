@@ -1,10 +1,10 @@
 //! One command under way: its parts, and what each of them came to.
 
 use synod_storage::ShardId;
-use synod_txn::{Class, Command};
 use synod_txn::Reply;
-use synod_txn::{Merge, Split};
 use synod_txn::Stream;
+use synod_txn::{Class, Command};
+use synod_txn::{Merge, Split};
 
 use super::handle::SessionId;
 
@@ -64,16 +64,31 @@ impl Operation {
                 attempts: 0,
             })
             .collect();
-        Self { session, place, command, class, parts, merge: split.merge, stream, deadline_us }
+        Self {
+            session,
+            place,
+            command,
+            class,
+            parts,
+            merge: split.merge,
+            stream,
+            deadline_us,
+        }
     }
 
     pub(super) fn is_answered(&self) -> bool {
-        self.parts.iter().all(|part| matches!(part.state, PartState::Answered(_)))
+        self.parts
+            .iter()
+            .all(|part| matches!(part.state, PartState::Answered(_)))
     }
 
     /// The most attempts of any part.
     pub(super) fn attempts(&self) -> u32 {
-        self.parts.iter().map(|part| part.attempts).max().unwrap_or(0)
+        self.parts
+            .iter()
+            .map(|part| part.attempts)
+            .max()
+            .unwrap_or(0)
     }
 
     /// The parts' replies as one. Parts that are not answered count as nothing: call it when all

@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 
 use synod_storage::ShardId;
-use synod_txn::{Class, Command};
 use synod_txn::Reply;
 use synod_txn::Stream;
+use synod_txn::{Class, Command};
 
 /// A command's place in its session: counted from the first.
 pub(super) type Place = u64;
@@ -19,7 +19,11 @@ pub(super) type Place = u64;
 #[derive(Debug)]
 pub(super) enum Slot {
     /// Not started; refused ones come back to this, with the time before which not to try again.
-    Waiting { command: Command, deadline_us: u64, not_before_us: u64 },
+    Waiting {
+        command: Command,
+        deadline_us: u64,
+        not_before_us: u64,
+    },
     /// Answers are awaited.
     UnderWay,
     /// Answered; leaves when all before it have left.
@@ -56,7 +60,10 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(stream: u64) -> Self {
         Self {
-            stream: Stream { id: stream, generation: 1 },
+            stream: Stream {
+                id: stream,
+                generation: 1,
+            },
             first: 0,
             slots: VecDeque::new(),
             next: 0,
@@ -85,11 +92,11 @@ impl Session {
         }
         let place = self.next;
         match self.slot(place) {
-            Some(Slot::Waiting { command, deadline_us, not_before_us })
-                if *not_before_us <= now_us =>
-            {
-                Some((place, command, *deadline_us))
-            }
+            Some(Slot::Waiting {
+                command,
+                deadline_us,
+                not_before_us,
+            }) if *not_before_us <= now_us => Some((place, command, *deadline_us)),
             _ => None,
         }
     }
@@ -135,7 +142,11 @@ impl Session {
     ) {
         self.leave(place);
         if let Some(index) = self.index(place) {
-            self.slots[index] = Slot::Waiting { command, deadline_us, not_before_us };
+            self.slots[index] = Slot::Waiting {
+                command,
+                deadline_us,
+                not_before_us,
+            };
         }
         self.refused = true;
         self.begin_again_when_quiet();
@@ -154,7 +165,11 @@ impl Session {
 
     /// Commands that wait longer than their deadline; they certainly had no effect.
     pub(super) fn expired(&self, now_us: u64) -> Vec<Place> {
-        if self.slots.iter().all(|slot| !matches!(slot, Slot::Waiting { .. })) {
+        if self
+            .slots
+            .iter()
+            .all(|slot| !matches!(slot, Slot::Waiting { .. }))
+        {
             return Vec::new();
         }
         (self.first..)

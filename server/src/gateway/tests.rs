@@ -32,16 +32,15 @@ fn gateway() -> Gateway {
 }
 
 fn command(line: &str) -> Submission {
-    let argv = line.split(' ').map(|word| word.as_bytes().to_vec().into()).collect();
+    let argv = line
+        .split(' ')
+        .map(|word| word.as_bytes().to_vec().into())
+        .collect();
     Submission::Command(Command::parse(argv).expect("a valid command"))
 }
 
 /// Steps and flushes; returns the requests and the replies that came out.
-fn feed(
-    gateway: &mut Gateway,
-    now_us: u64,
-    event: Event,
-) -> (Vec<(NodeId, Request)>, Vec<Reply>) {
+fn feed(gateway: &mut Gateway, now_us: u64, event: Event) -> (Vec<(NodeId, Request)>, Vec<Reply>) {
     let mut effects = Vec::new();
     gateway.step(now_us, event, &mut effects);
     gateway.flush(now_us, &mut effects);
@@ -62,7 +61,11 @@ fn submit(gateway: &mut Gateway, lines: &[&str]) -> (Vec<(NodeId, Request)>, Vec
 }
 
 fn answer(id: u64, outcome: Outcome) -> Response {
-    Response { id, hlc: Version(1), outcome }
+    Response {
+        id,
+        hlc: Version(1),
+        outcome,
+    }
 }
 
 #[test]
@@ -79,7 +82,11 @@ fn replies_leave_in_the_order_of_the_commands() {
     let mut gateway = gateway();
     let (requests, _) = submit(&mut gateway, &["GET a", "GET z"]);
     let second = answer(requests[1].1.id, Outcome::Reply(Reply::Integer(2)));
-    assert!(feed(&mut gateway, 0, Event::Response(THERE, second)).1.is_empty());
+    assert!(
+        feed(&mut gateway, 0, Event::Response(THERE, second))
+            .1
+            .is_empty()
+    );
     let first = answer(requests[0].1.id, Outcome::Reply(Reply::Integer(1)));
     let (_, replies) = feed(&mut gateway, 0, Event::Response(HERE, first));
     assert_eq!(replies, vec![Reply::Integer(1), Reply::Integer(2)]);
@@ -89,11 +96,18 @@ fn replies_leave_in_the_order_of_the_commands() {
 fn a_write_waits_for_earlier_ones_on_other_shards() {
     let mut gateway = gateway();
     let (requests, _) = submit(&mut gateway, &["SET a 1", "SET b 2", "SET z 3", "SET c 4"]);
-    let shards: Vec<_> = requests.iter().map(|(_, request)| request.shard.0).collect();
+    let shards: Vec<_> = requests
+        .iter()
+        .map(|(_, request)| request.shard.0)
+        .collect();
     assert_eq!(shards, vec![1, 1], "the third command is on another shard");
     for (_, request) in &requests[..1] {
         let done = answer(request.id, Outcome::Reply(Reply::Ok));
-        assert!(feed(&mut gateway, 0, Event::Response(HERE, done)).0.is_empty());
+        assert!(
+            feed(&mut gateway, 0, Event::Response(HERE, done))
+                .0
+                .is_empty()
+        );
     }
     let done = answer(requests[1].1.id, Outcome::Reply(Reply::Ok));
     let (next, _) = feed(&mut gateway, 0, Event::Response(HERE, done));
@@ -106,10 +120,17 @@ fn a_refused_command_and_all_behind_it_start_again_in_order() {
     let mut gateway = gateway();
     let (requests, _) = submit(&mut gateway, &["SET a 1", "SET b 2"]);
     let refused = answer(requests[0].1.id, Outcome::NotLeader { hint: Some(THERE) });
-    assert!(feed(&mut gateway, 0, Event::Response(HERE, refused)).0.is_empty());
+    assert!(
+        feed(&mut gateway, 0, Event::Response(HERE, refused))
+            .0
+            .is_empty()
+    );
     let broken = answer(requests[1].1.id, Outcome::StreamBroken);
     let (again, _) = feed(&mut gateway, 0, Event::Response(HERE, broken));
-    let keys: Vec<_> = again.iter().map(|(node, request)| (*node, &request.body)).collect();
+    let keys: Vec<_> = again
+        .iter()
+        .map(|(node, request)| (*node, &request.body))
+        .collect();
     assert_eq!(again.len(), 2);
     assert_eq!(keys[0].0, THERE);
     assert_eq!(*keys[0].1, requests[0].1.body);
@@ -122,11 +143,20 @@ fn a_lost_write_is_unknown_and_a_lost_read_is_tried_elsewhere() {
     let mut gateway = gateway();
     submit(&mut gateway, &["SET z 1"]);
     let (_, replies) = feed(&mut gateway, 0, Event::Lost(THERE, Delivery::Unknown));
-    assert!(matches!(replies[0], Reply::Error { code: ErrorCode::Unknown, .. }));
+    assert!(matches!(
+        replies[0],
+        Reply::Error {
+            code: ErrorCode::Unknown,
+            ..
+        }
+    ));
     gateway.step(0, Event::Leader(ShardId(2), THERE), &mut Vec::new());
     submit(&mut gateway, &["GET z"]);
     let (requests, replies) = feed(&mut gateway, 0, Event::Lost(THERE, Delivery::Unknown));
-    assert!(requests.is_empty() && replies.is_empty(), "a pause comes first");
+    assert!(
+        requests.is_empty() && replies.is_empty(),
+        "a pause comes first"
+    );
     let (requests, _) = feed(&mut gateway, 1_000_000, Event::Tick);
     assert_eq!(requests.len(), 1);
 }
@@ -139,7 +169,11 @@ fn a_write_that_never_left_is_tried_elsewhere() {
     assert!(feed(&mut gateway, 0, unsent).1.is_empty());
     let (again, _) = feed(&mut gateway, 1_000_000, Event::Tick);
     assert_eq!(again.len(), 1);
-    let (_, replies) = feed(&mut gateway, 1_000_000, Event::Lost(again[0].0, Delivery::Nothing));
+    let (_, replies) = feed(
+        &mut gateway,
+        1_000_000,
+        Event::Lost(again[0].0, Delivery::Nothing),
+    );
     assert!(replies.is_empty(), "{replies:?}");
 }
 
@@ -148,9 +182,19 @@ fn nothing_is_answered_twice_or_after_its_deadline() {
     let mut gateway = gateway();
     let (requests, _) = submit(&mut gateway, &["SET a 1"]);
     let (_, replies) = feed(&mut gateway, 10_000_000, Event::Tick);
-    assert!(matches!(replies[0], Reply::Error { code: ErrorCode::Unknown, .. }));
+    assert!(matches!(
+        replies[0],
+        Reply::Error {
+            code: ErrorCode::Unknown,
+            ..
+        }
+    ));
     let late = answer(requests[0].1.id, Outcome::Reply(Reply::Ok));
-    assert!(feed(&mut gateway, 10_000_001, Event::Response(HERE, late)).1.is_empty());
+    assert!(
+        feed(&mut gateway, 10_000_001, Event::Response(HERE, late))
+            .1
+            .is_empty()
+    );
 }
 
 #[test]
@@ -163,14 +207,26 @@ fn without_a_leader_the_client_learns_that_nothing_was_done() {
             let (more, replies) = feed(&mut gateway, now_us, Event::Response(node, refused));
             requests.extend(more);
             if let Some(reply) = replies.first() {
-                assert!(matches!(reply, Reply::Error { code: ErrorCode::TryAgain, .. }));
+                assert!(matches!(
+                    reply,
+                    Reply::Error {
+                        code: ErrorCode::TryAgain,
+                        ..
+                    }
+                ));
                 return;
             }
         }
         let (more, replies) = feed(&mut gateway, now_us, Event::Tick);
         requests.extend(more);
         if let Some(reply) = replies.first() {
-            assert!(matches!(reply, Reply::Error { code: ErrorCode::TryAgain, .. }));
+            assert!(matches!(
+                reply,
+                Reply::Error {
+                    code: ErrorCode::TryAgain,
+                    ..
+                }
+            ));
             return;
         }
     }
@@ -191,7 +247,10 @@ fn parts_of_a_command_are_put_together() {
     let second = Reply::Array(vec![bulk("Z")]);
     let event = Event::Response(*node, answer(request.id, Outcome::Reply(second)));
     let (_, replies) = feed(&mut gateway, 0, event);
-    assert_eq!(replies, vec![Reply::Array(vec![bulk("A"), bulk("Z"), bulk("B")])]);
+    assert_eq!(
+        replies,
+        vec![Reply::Array(vec![bulk("A"), bulk("Z"), bulk("B")])]
+    );
 }
 
 #[test]

@@ -27,7 +27,13 @@ impl Tasks {
         let done = Arc::new(Mutex::new(Vec::new()));
         let lanes = LANES.map(|lane| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            tokio::spawn(run(lane, receiver, step_time.clone(), done.clone(), wake.clone()));
+            tokio::spawn(run(
+                lane,
+                receiver,
+                step_time.clone(),
+                done.clone(),
+                wake.clone(),
+            ));
             sender
         });
         Self { lanes, done }
@@ -68,7 +74,9 @@ async fn run(
                 JobStep::Done => break,
             }
         }
-        done.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+        done.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(job);
         wake.notify_one();
     }
 }

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synod_membership::id::{ClusterId, Identity as PeerIdentity};
-use synod_storage::index::IndexFactory;
 use synod_storage::disk::Disk;
+use synod_storage::index::IndexFactory;
 use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -158,7 +158,9 @@ pub async fn serve(
     let identity = begin_boot(disk, (entropy.node, entropy.nonce))?;
     let founding = load_founding(disk)?;
     let local = PeerIdentity {
-        cluster: founding.as_ref().map(|founding| ClusterId(founding.cluster)),
+        cluster: founding
+            .as_ref()
+            .map(|founding| ClusterId(founding.cluster)),
         node: identity.node,
         boot: identity.boot,
         address: settings.process.peer_advertise,
@@ -172,28 +174,6 @@ pub async fn serve(
     let listener = tokio::spawn(transport.clone().serve(peers));
     let _stops = AbortOnDrop(listener.abort_handle());
 
-    let founding = match founding {
-        Some(founding) => founding,
-        None => {
-            let me = Founder {
-                node: identity.node.0,
-                boot: (identity.boot.counter, identity.boot.nonce, identity.boot.previous),
-                peer: settings.process.peer_advertise,
-                client: client_address,
-                labels: settings.process.labels.clone(),
-            };
-            let shape = Shape {
-                user_shards: settings.cluster.shards,
-                replicas: settings.cluster.replicas,
-            };
-            let formation = Formation::new(me, &join, shape, entropy.cluster);
-            let formed =
-                forming::form(formation, &transport, &mut inbound, disk, &shutdown).await?;
-            let Some(founding) = formed else { return Ok(()) };
-            founding
-        }
-    };
-
     let wake = Arc::new(Notify::new());
     let mailbox = Mailbox::new(wake.clone(), COMMANDS_MAX);
     let edge = Arc::new(Edge {
@@ -204,18 +184,73 @@ pub async fn serve(
         started: tokio::time::Instant::now(),
         registry: Arc::new(Registry::default()),
     });
-    let lanes = Lanes::start(&environment.disk_work, &wake)
-        .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
-    let node = assemble(environment, &settings, identity, founding, transport, &mailbox, lanes)?;
     let serving = Shutdown::default();
     let mut clients_done = tokio::spawn(edge::serve(
         clients,
         Handle::new(mailbox.clone()),
-        edge.clone(),
+        edge,
         serving.clone(),
     ));
+
+    let mut frames = Vec::new();
+    let founding = match founding {
+        Some(founding) => founding,
+        None => {
+            let me = Founder {
+                node: identity.node.0,
+                boot: (
+                    identity.boot.counter,
+                    identity.boot.nonce,
+                    identity.boot.previous,
+                ),
+                peer: settings.process.peer_advertise,
+                client: client_address,
+                labels: settings.process.labels.clone(),
+            };
+            let shape = Shape {
+                user_shards: settings.cluster.shards,
+                replicas: settings.cluster.replicas,
+            };
+            let formation = Formation::new(me, &join, shape, entropy.cluster);
+            let formed = forming::Forming {
+                transport: &transport,
+                inbox: &mut inbound,
+                backlog: &mut frames,
+                mailbox: &mailbox,
+                wake: &wake,
+                disk,
+            }
+            .form(formation, &shutdown)
+            .await?;
+            let Some(founding) = formed else {
+                return Ok(());
+            };
+            founding
+        }
+    };
+
+    let lanes = Lanes::start(&environment.disk_work, &wake)
+        .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
+    let node = assemble(
+        environment,
+        &settings,
+        identity,
+        founding,
+        transport,
+        &mailbox,
+        lanes,
+    )?;
     info!("serving");
-    drive(node, &mut inbound, &wake, &shutdown, &serving, &mut clients_done).await
+    drive(
+        node,
+        frames,
+        &mut inbound,
+        &wake,
+        &shutdown,
+        &serving,
+        &mut clients_done,
+    )
+    .await
 }
 
 /// Opens the store and builds the cores on it.
@@ -228,7 +263,15 @@ fn assemble(
     mailbox: &Arc<Mailbox>,
     lanes: Lanes,
 ) -> Result<(Node, start::Recovered), NodeError> {
-    let Environment { disk, index, storage, clock, machine_boot, entropy, .. } = environment;
+    let Environment {
+        disk,
+        index,
+        storage,
+        clock,
+        machine_boot,
+        entropy,
+        ..
+    } = environment;
     let config = OpenConfig {
         disk,
         index,
@@ -248,8 +291,17 @@ fn assemble(
     for damage in &report.damage {
         warn!("damage found: {damage}");
     }
-    Ok(Node::new(opened, settings, identity, founding, transport, mailbox.clone(), lanes, clock,
-        entropy))
+    Ok(Node::new(
+        opened,
+        settings,
+        identity,
+        founding,
+        transport,
+        mailbox.clone(),
+        lanes,
+        clock,
+        entropy,
+    ))
 }
 
 /// Says how a slow opening goes on, at every tenth of the way.
@@ -257,8 +309,14 @@ fn report_progress() -> impl FnMut(OpenProgress) {
     let mut said = BTreeMap::new();
     move |progress| {
         let (what, done, total) = match progress {
-            OpenProgress::Log { done_bytes, total_bytes } => ("log", done_bytes, total_bytes),
-            OpenProgress::Index { done_files, total_files } => ("index", done_files, total_files),
+            OpenProgress::Log {
+                done_bytes,
+                total_bytes,
+            } => ("log", done_bytes, total_bytes),
+            OpenProgress::Index {
+                done_files,
+                total_files,
+            } => ("index", done_files, total_files),
         };
         let tenth = (done * 10).checked_div(total).unwrap_or(10);
         if said.insert(what, tenth) != Some(tenth) && total > 0 && tenth > 0 {
@@ -270,7 +328,11 @@ fn report_progress() -> impl FnMut(OpenProgress) {
 async fn listen(whom: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(address)
         .await
-        .map_err(|error| NodeError::Listen { whom, address, error })
+        .map_err(|error| NodeError::Listen {
+            whom,
+            address,
+            error,
+        })
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);
@@ -284,6 +346,7 @@ impl Drop for AbortOnDrop {
 /// The loop.
 async fn drive(
     (mut node, recovered): (Node, start::Recovered),
+    mut frames: Vec<Inbound>,
     inbound: &mut mpsc::Receiver<Inbound>,
     wake: &Notify,
     shutdown: &Shutdown,
@@ -292,7 +355,6 @@ async fn drive(
 ) -> Result<(), NodeError> {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut frames = Vec::new();
     let mut stop = std::pin::pin!(shutdown.wait());
     let mut stopping = false;
     let mut clients_gone = false;
@@ -314,7 +376,9 @@ async fn drive(
             }
             _ = ticks.tick() => ticked = true,
         }
-        while frames.len() < INBOX_FRAMES_MAX && let Ok(frame) = inbound.try_recv() {
+        while frames.len() < INBOX_FRAMES_MAX
+            && let Ok(frame) = inbound.try_recv()
+        {
             frames.push(frame);
         }
         node.turn(&mut frames, ticked)?;

@@ -89,7 +89,10 @@ async fn resolve(join: &[Address]) -> Result<Vec<SocketAddr>, NodeError> {
     let mut resolved = Vec::new();
     for address in join {
         let text = format!("{}:{}", address.host, address.port);
-        let failed = |reason: String| NodeError::Join { address: text.clone(), reason };
+        let failed = |reason: String| NodeError::Join {
+            address: text.clone(),
+            reason,
+        };
         let found = tokio::net::lookup_host((address.host.as_str(), address.port))
             .await
             .map_err(|error| failed(error.to_string()))?

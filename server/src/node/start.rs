@@ -23,7 +23,10 @@ pub(super) fn descriptors(founding: &Founding) -> Vec<ShardDescriptor> {
         .map(|i| {
             let shard = &shards[i];
             let range = if shard.shard == SYSTEM_SHARD {
-                KeyRange { start: Vec::new(), end: Some(Vec::new()) }
+                KeyRange {
+                    start: Vec::new(),
+                    end: Some(Vec::new()),
+                }
             } else {
                 KeyRange {
                     start: shard.start.clone(),
@@ -39,7 +42,12 @@ pub(super) fn descriptors(founding: &Founding) -> Vec<ShardDescriptor> {
                     role: ReplicaRole::Voter,
                 })
                 .collect();
-            ShardDescriptor { shard: ShardId(shard.shard), epoch: 1, range, replicas }
+            ShardDescriptor {
+                shard: ShardId(shard.shard),
+                epoch: 1,
+                range,
+                replicas,
+            }
         })
         .collect()
 }
@@ -47,8 +55,16 @@ pub(super) fn descriptors(founding: &Founding) -> Vec<ShardDescriptor> {
 /// The first configuration of a shard.
 fn configuration(descriptor: &ShardDescriptor) -> Configuration {
     Configuration {
-        voters: descriptor.replicas.iter().map(|replica| replica.replica).collect(),
-        nodes: descriptor.replicas.iter().map(|r| (r.replica, r.node)).collect(),
+        voters: descriptor
+            .replicas
+            .iter()
+            .map(|replica| replica.replica)
+            .collect(),
+        nodes: descriptor
+            .replicas
+            .iter()
+            .map(|r| (r.replica, r.node))
+            .collect(),
         ..Configuration::default()
     }
 }
@@ -56,20 +72,34 @@ fn configuration(descriptor: &ShardDescriptor) -> Configuration {
 impl Node {
     /// Opens every shard that lives here and creates those that were never created.
     pub(super) fn start(&mut self, recovered: Recovered) -> Result<(), NodeError> {
-        let Recovered { shards, mut effects } = recovered;
+        let Recovered {
+            shards,
+            mut effects,
+        } = recovered;
         let now = self.now();
         let me = self.id();
         for descriptor in descriptors(&self.founding) {
-            let Some(mine) = descriptor.replicas.iter().find(|replica| replica.node == me) else {
+            let Some(mine) = descriptor
+                .replicas
+                .iter()
+                .find(|replica| replica.node == me)
+            else {
                 continue;
             };
             let (shard, replica) = (descriptor.shard, mine.replica);
             let range = descriptor.range.clone();
             let mut shard_effects = Vec::new();
-            let first = descriptor.replicas.first().is_some_and(|first| first.node == me);
+            let first = descriptor
+                .replicas
+                .first()
+                .is_some_and(|first| first.node == me);
             let origin = Origin::Bootstrap {
                 configuration: configuration(&descriptor),
-                campaign: if first { Campaign::Now } else { Campaign::OnTimeout },
+                campaign: if first {
+                    Campaign::Now
+                } else {
+                    Campaign::OnTimeout
+                },
             };
             self.participant.step(
                 now,
@@ -77,11 +107,16 @@ impl Node {
                 &mut self.store,
                 &mut shard_effects,
             );
-            let create = ReplicationEvent::Create { shard, replica, origin };
+            let create = ReplicationEvent::Create {
+                shard,
+                replica,
+                origin,
+            };
             let range = ReplicationEvent::Range { shard, range };
             let created = (!shards.contains(&shard)).then_some(create);
             for event in created.into_iter().chain([range]) {
-                self.replication.step(now.monotonic, event, &mut self.store, &mut effects);
+                self.replication
+                    .step(now.monotonic, event, &mut self.store, &mut effects);
             }
         }
         self.begin(effects)

@@ -56,7 +56,9 @@ fn report(node: &Node) -> Report {
         node: NodeReport {
             id: me.to_string(),
             incarnation: node.me.boot.counter,
-            client: founder(me).map(|m| m.client.to_string()).unwrap_or_default(),
+            client: founder(me)
+                .map(|m| m.client.to_string())
+                .unwrap_or_default(),
             peer: founder(me).map(|m| m.peer.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -81,7 +83,9 @@ fn report(node: &Node) -> Report {
         ));
     }
     for damage in &node.report.damage {
-        report.problems.push(format!("damage found at the last start: {damage}"));
+        report
+            .problems
+            .push(format!("damage found at the last start: {damage}"));
     }
     report
 }
@@ -93,9 +97,17 @@ fn shards(node: &Node) -> Vec<ShardReport> {
         .map(|descriptor| ShardReport {
             id: descriptor.shard.0,
             start: printable(&descriptor.range.start),
-            end: descriptor.range.end.as_deref().map(printable).unwrap_or_default(),
+            end: descriptor
+                .range
+                .end
+                .as_deref()
+                .map(printable)
+                .unwrap_or_default(),
             epoch: descriptor.epoch,
-            leader: node.gateway.leader(descriptor.shard).map(|leader| leader.to_string()),
+            leader: node
+                .gateway
+                .leader(descriptor.shard)
+                .map(|leader| leader.to_string()),
             replicas: descriptor
                 .replicas
                 .iter()

@@ -16,8 +16,8 @@ use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now, Participant,
     Refusal as ProposalRefusal, Round, Settings as ParticipantSettings, Token,
 };
-use synod_txn::{Request, Response};
 use synod_txn::{Reply, ShardMap};
+use synod_txn::{Request, Response};
 use tracing::{debug, error, info, warn};
 
 use super::lanes::Lanes;
@@ -113,7 +113,11 @@ impl Node {
         entropy: Entropy,
     ) -> (Self, start::Recovered) {
         let node = NodeId(me.node.0);
-        let Opened { store, replicas, report } = opened;
+        let Opened {
+            store,
+            replicas,
+            report,
+        } = opened;
         let config = ReplicationConfig {
             reads: match settings.cluster.reads {
                 Reads::Lease => synod_replication::Reads::Lease,
@@ -127,14 +131,17 @@ impl Node {
         let replication =
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let map = ShardMap::new(start::descriptors(&founding));
-        let gateway =
-            Gateway::new(me.boot.nonce, map, gateway::Settings::default());
+        let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
         let peers = founding
             .members
             .iter()
             .filter(|member| member.node != me.node.0)
             .map(|member| {
-                let state = PeerState { address: member.peer, boot: None, connected: false };
+                let state = PeerState {
+                    address: member.peer,
+                    boot: None,
+                    connected: false,
+                };
                 (NodeId(member.node), state)
             })
             .collect();
@@ -160,7 +167,13 @@ impl Node {
             outgoing: Outgoing::default(),
             stop: Stop::No,
         };
-        (this, start::Recovered { shards: recovered, effects })
+        (
+            this,
+            start::Recovered {
+                shards: recovered,
+                effects,
+            },
+        )
     }
 
     /// This node's name in the data plane.
@@ -169,7 +182,10 @@ impl Node {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { monotonic: Micros(self.clock.monotonic_us()), wall_ms: self.clock.wall_ms() }
+        Now {
+            monotonic: Micros(self.clock.monotonic_us()),
+            wall_ms: self.clock.wall_ms(),
+        }
     }
 
     /// Takes all that arrived and carries it to its end.
@@ -202,7 +218,10 @@ impl Node {
         replication: synod_replication::Effects,
     ) -> Result<(), NodeError> {
         let now = self.now();
-        let mut effects = Effects { replication, ..Effects::default() };
+        let mut effects = Effects {
+            replication,
+            ..Effects::default()
+        };
         self.settle(now, &mut effects)?;
         while self.send(now, &mut effects) {
             self.settle(now, &mut effects)?;
@@ -223,7 +242,10 @@ impl Node {
             match &event {
                 StoreEvent::Stopped => self.stop = Stop::Done,
                 StoreEvent::Damaged { row, place } => {
-                    error!(?row, "damage on disk at {place}: not served, to be repaired");
+                    error!(
+                        ?row,
+                        "damage on disk at {place}: not served, to be repaired"
+                    );
                 }
                 StoreEvent::Checkpointed => debug!("checkpoint complete"),
                 StoreEvent::Fetched { .. }
@@ -236,7 +258,12 @@ impl Node {
                 | StoreEvent::Dropped { .. } => {}
             }
             let event = ReplicationEvent::Store(event);
-            self.replication.step(now.monotonic, event, &mut self.store, &mut effects.replication);
+            self.replication.step(
+                now.monotonic,
+                event,
+                &mut self.store,
+                &mut effects.replication,
+            );
         }
         let mut reads = Vec::new();
         self.store.take_reads(&mut reads);
@@ -267,7 +294,8 @@ impl Node {
                     gateway::Event::Closed(session)
                 }
             };
-            self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway
+                .step(now.monotonic.0, event, &mut effects.gateway);
         }
     }
 
@@ -279,18 +307,30 @@ impl Node {
                 }
             }
             Inbound::Reached { peer, class, .. } => self.reached(now, peer, class, effects),
-            Inbound::Lost { destination, class, delivery, .. } => {
+            Inbound::Lost {
+                destination,
+                class,
+                delivery,
+                ..
+            } => {
                 if let Some(node) = destination.node {
                     self.lost(now, NodeId(node.0), class, delivery, effects);
                 }
                 self.transport.resume(destination, class);
             }
             // The other direction is ours and reports for itself; answers may be lost, though.
-            Inbound::Closed { peer, class: Class::Forward } => {
+            Inbound::Closed {
+                peer,
+                class: Class::Forward,
+            } => {
                 let event = gateway::Event::Lost(NodeId(peer.node.0), Delivery::Unknown);
-                self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
             }
-            Inbound::Closed { class: Class::Control | Class::Bulk, .. } => {}
+            Inbound::Closed {
+                class: Class::Control | Class::Bulk,
+                ..
+            } => {}
         }
     }
 
@@ -307,7 +347,9 @@ impl Node {
             Kind::Raft => {
                 let message = Message::decode(body).map_err(|e| e.to_string())?;
                 let event = ReplicationEvent::Receive { from, message };
-                let Self { replication, store, .. } = self;
+                let Self {
+                    replication, store, ..
+                } = self;
                 replication.step(now.monotonic, event, store, &mut effects.replication);
             }
             Kind::Requests => {
@@ -323,7 +365,8 @@ impl Node {
                 for response in responses {
                     self.participant.merge_hlc(response.hlc);
                     let event = gateway::Event::Response(from, response);
-                    self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway
+                        .step(now.monotonic.0, event, &mut effects.gateway);
                 }
             }
             Kind::Formation => {
@@ -341,7 +384,9 @@ impl Node {
 
     fn reached(&mut self, now: Now, peer: PeerIdentity, class: Class, effects: &mut Effects) {
         let node = NodeId(peer.node.0);
-        let Some(state) = self.peers.get_mut(&node) else { return };
+        let Some(state) = self.peers.get_mut(&node) else {
+            return;
+        };
         if class != Class::Control {
             return;
         }
@@ -351,8 +396,10 @@ impl Node {
         if restarted {
             info!(%node, address = %peer.address, boot = peer.boot.counter, "peer connected");
         }
-        let event =
-            ReplicationEvent::PeerStarted { node, incarnation: Incarnation(peer.boot.counter) };
+        let event = ReplicationEvent::PeerStarted {
+            node,
+            incarnation: Incarnation(peer.boot.counter),
+        };
         self.replication.step(
             now.monotonic,
             event,
@@ -375,12 +422,15 @@ impl Node {
                     state.connected = false;
                 }
                 let event = ReplicationEvent::PeerUnreachable { node };
-                let Self { replication, store, .. } = self;
+                let Self {
+                    replication, store, ..
+                } = self;
                 replication.step(now.monotonic, event, store, &mut effects.replication);
             }
             Class::Forward => {
                 let event = gateway::Event::Lost(node, delivery);
-                self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
             }
             Class::Bulk => {}
         }
@@ -388,7 +438,9 @@ impl Node {
 
     fn tick(&mut self, now: Now, effects: &mut Effects) {
         self.store.tick(now.monotonic);
-        let Self { replication, store, .. } = self;
+        let Self {
+            replication, store, ..
+        } = self;
         replication.step(
             now.monotonic,
             ReplicationEvent::Tick,
@@ -396,19 +448,27 @@ impl Node {
             &mut effects.replication,
         );
         self.step_shards(now, ShardEvent::Tick, effects);
-        self.gateway.step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+        self.gateway
+            .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
         self.advance_stop(now);
     }
 
     fn request(&mut self, now: Now, node: NodeId, request: Request, effects: &mut Effects) {
         let token = Token(self.next_token);
         self.next_token += 1;
-        self.tokens.insert(token, Origin { node, id: request.id });
+        self.tokens.insert(
+            token,
+            Origin {
+                node,
+                id: request.id,
+            },
+        );
         self.step_shards(now, ShardEvent::Request { token, request }, effects);
     }
 
     fn step_shards(&mut self, now: Now, event: ShardEvent, effects: &mut Effects) {
-        self.participant.step(now, event, &mut self.store, &mut effects.shards);
+        self.participant
+            .step(now, event, &mut self.store, &mut effects.shards);
     }
 
     /// Lets the cores talk to each other until none has anything left to say.
@@ -422,7 +482,8 @@ impl Node {
             for effect in std::mem::take(&mut effects.shards) {
                 self.carry_shard(now, effect, effects)?;
             }
-            self.replication.flush(now.monotonic, &mut self.store, &mut effects.replication);
+            self.replication
+                .flush(now.monotonic, &mut self.store, &mut effects.replication);
             let mut list = Vec::new();
             effects.replication.swap(&mut list);
             for effect in list {
@@ -445,7 +506,11 @@ impl Node {
                 self.request(now, node, request, effects);
             }
             gateway::Effect::Request(node, request) => {
-                self.outgoing.requests.entry(node).or_default().push(request);
+                self.outgoing
+                    .requests
+                    .entry(node)
+                    .or_default()
+                    .push(request);
             }
             gateway::Effect::Replies(session, replies) => {
                 self.mailbox.answered(replies.len());
@@ -456,7 +521,8 @@ impl Node {
             gateway::Effect::Ask(asked, command) => {
                 let reply = self.answer(&command);
                 let event = gateway::Event::Answered(asked, reply);
-                self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
             }
         }
     }
@@ -468,13 +534,18 @@ impl Node {
         effects: &mut Effects,
     ) -> Result<(), NodeError> {
         match effect {
-            ShardEffect::Propose { shard, term, batch, data } => {
+            ShardEffect::Propose {
+                shard,
+                term,
+                batch,
+                data,
+            } => {
                 let refusal = match self.leads_in(shard, term) {
                     Ok(()) => match self.replication.propose(now.monotonic, shard, data) {
                         Ok(_) => return Ok(()),
-                        Err(ProposeError::NotLeader(leader)) => {
-                            ProposalRefusal::NotLeader { hint: leader.map(|member| member.node) }
-                        }
+                        Err(ProposeError::NotLeader(leader)) => ProposalRefusal::NotLeader {
+                            hint: leader.map(|member| member.node),
+                        },
                         Err(ProposeError::NotServing | ProposeError::NoReplica) => {
                             ProposalRefusal::NotLeader { hint: None }
                         }
@@ -484,21 +555,32 @@ impl Node {
                     },
                     Err(hint) => ProposalRefusal::NotLeader { hint },
                 };
-                let event = ShardEvent::ProposalRefused { shard, batch, refusal };
+                let event = ShardEvent::ProposalRefused {
+                    shard,
+                    batch,
+                    refusal,
+                };
                 self.step_shards(now, event, effects);
             }
             ShardEffect::Confirm { shard, term, round } => {
                 self.confirm(now, shard, term, round, effects);
             }
             ShardEffect::Respond { token, outcome } => {
-                let Some(Origin { node, id }) = self.tokens.remove(&token) else { return Ok(()) };
+                let Some(Origin { node, id }) = self.tokens.remove(&token) else {
+                    return Ok(());
+                };
                 let hlc = self.participant.hlc();
                 let response = Response { id, hlc, outcome };
                 if node == self.id() {
                     let event = gateway::Event::Response(node, response);
-                    self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway
+                        .step(now.monotonic.0, event, &mut effects.gateway);
                 } else {
-                    self.outgoing.responses.entry(node).or_default().push(response);
+                    self.outgoing
+                        .responses
+                        .entry(node)
+                        .or_default()
+                        .push(response);
                 }
             }
             // No transaction spans shards yet, so no shard has a question for another one.
@@ -517,7 +599,11 @@ impl Node {
     /// Whether this node leads a shard in exactly this term; else who does, if known.
     fn leads_in(&self, shard: ShardId, term: u64) -> Result<(), Option<NodeId>> {
         match self.replication.leadership(shard) {
-            Some(Leadership { role: Role::Leader, term: present, .. }) if present == term => Ok(()),
+            Some(Leadership {
+                role: Role::Leader,
+                term: present,
+                ..
+            }) if present == term => Ok(()),
             Some(Leadership { leader, .. }) => Err(leader.map(|member| member.node)),
             None => Err(None),
         }
@@ -556,7 +642,12 @@ impl Node {
         if grant.term == term && self.replication.confirm(later, shard, &grant) {
             ShardEvent::LeadershipConfirmed { shard, term, round }
         } else {
-            ShardEvent::LeadershipDoubtful { shard, term, round, hint: None }
+            ShardEvent::LeadershipDoubtful {
+                shard,
+                term,
+                round,
+                hint: None,
+            }
         }
     }
 
@@ -582,13 +673,21 @@ impl Node {
             ReplicationEffect::Leadership { shard, leadership } => {
                 self.leadership(now, shard, leadership, effects);
             }
-            ReplicationEffect::ReadReady { shard, token, grant } => {
+            ReplicationEffect::ReadReady {
+                shard,
+                token,
+                grant,
+            } => {
                 if let Some((_, term, round)) = self.confirmations.remove(&token) {
                     let event = self.judge_grant(shard, term, round, grant);
                     self.step_shards(now, event, effects);
                 }
             }
-            ReplicationEffect::ReadFailed { shard, token, failure } => {
+            ReplicationEffect::ReadFailed {
+                shard,
+                token,
+                failure,
+            } => {
                 if let Some((_, term, round)) = self.confirmations.remove(&token) {
                     self.step_shards(now, doubtful(shard, term, round, failure), effects);
                 }
@@ -604,14 +703,26 @@ impl Node {
             ReplicationEffect::Removed { shard, replica } => {
                 warn!(%shard, %replica, "this replica is no longer a member of its shard");
             }
-            ReplicationEffect::Missing { shard, replica, from } => {
+            ReplicationEffect::Missing {
+                shard,
+                replica,
+                from,
+            } => {
                 warn!(%shard, %replica, %from, "a leader counts on a replica that is not here");
             }
-            ReplicationEffect::Damaged { shard, replica, damage } => {
+            ReplicationEffect::Damaged {
+                shard,
+                replica,
+                damage,
+            } => {
                 error!(%shard, %replica, ?damage, "the replica's disk lost something: it does not \
                     take part until its peers have repaired it");
             }
-            ReplicationEffect::Repaired { shard, replica, entries } => {
+            ReplicationEffect::Repaired {
+                shard,
+                replica,
+                entries,
+            } => {
                 info!(%shard, %replica, entries, "repaired from peers");
             }
             ReplicationEffect::Fatal { reason } => return Err(NodeError::Broken(reason)),
@@ -626,7 +737,12 @@ impl Node {
         leadership: Leadership,
         effects: &mut Effects,
     ) {
-        let Leadership { role, term, leader, serving } = leadership;
+        let Leadership {
+            role,
+            term,
+            leader,
+            serving,
+        } = leadership;
         debug!(%shard, ?role, term, serving, "leadership");
         let leader = leader.map(|member| member.node);
         let event = if role == Role::Leader && serving {
@@ -634,12 +750,20 @@ impl Node {
         } else {
             ShardLeadership::Following { leader }
         };
-        self.step_shards(now, ShardEvent::Leadership { shard, leadership: event }, effects);
+        self.step_shards(
+            now,
+            ShardEvent::Leadership {
+                shard,
+                leadership: event,
+            },
+            effects,
+        );
         if let Some(node) = leader
             && (node != self.id() || serving)
         {
             let event = gateway::Event::Leader(shard, node);
-            self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway
+                .step(now.monotonic.0, event, &mut effects.gateway);
         }
     }
 
@@ -660,9 +784,14 @@ impl Node {
 
     /// Whether the frame was taken.
     fn send_frame(&self, to: NodeId, class: Class, frame: transport::Frame) -> bool {
-        let Some(peer) = self.peers.get(&to) else { return false };
+        let Some(peer) = self.peers.get(&to) else {
+            return false;
+        };
         let node = Some(synod_membership::id::NodeId(to.0));
-        let destination = Destination { node, address: peer.address };
+        let destination = Destination {
+            node,
+            address: peer.address,
+        };
         self.transport.send(destination, class, frame).is_ok()
     }
 
@@ -679,7 +808,8 @@ impl Node {
             if !self.send_batch(node, Kind::Requests, &requests) {
                 let ids = requests.iter().map(|request| request.id).collect();
                 let event = gateway::Event::Unsent(node, ids);
-                self.gateway.step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
                 unsent = true;
             }
         }
@@ -703,7 +833,9 @@ impl Node {
     /// Clients are gone: hand over, then seal.
     pub(super) fn begin_stop(&mut self) {
         let now_us = self.clock.monotonic_us();
-        self.stop = Stop::HandingOver { until_us: now_us + HAND_OVER_US };
+        self.stop = Stop::HandingOver {
+            until_us: now_us + HAND_OVER_US,
+        };
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -711,7 +843,9 @@ impl Node {
     }
 
     fn advance_stop(&mut self, now: Now) {
-        let Stop::HandingOver { until_us } = self.stop else { return };
+        let Stop::HandingOver { until_us } = self.stop else {
+            return;
+        };
         let led: Vec<ShardId> = self
             .replication
             .shards()
@@ -723,11 +857,14 @@ impl Node {
             .collect();
         let mut handing = false;
         for shard in led {
-            let Some(configuration) = self.replication.configuration(shard) else { continue };
+            let Some(configuration) = self.replication.configuration(shard) else {
+                continue;
+            };
             let heir = configuration.voters.iter().copied().find(|replica| {
-                configuration.nodes.get(replica).is_some_and(|node| {
-                    self.peers.get(node).is_some_and(|peer| peer.connected)
-                })
+                configuration
+                    .nodes
+                    .get(replica)
+                    .is_some_and(|node| self.peers.get(node).is_some_and(|peer| peer.connected))
             });
             if let Some(heir) = heir {
                 handing = true;
@@ -751,5 +888,10 @@ fn doubtful(shard: ShardId, term: u64, round: Round, failure: ReadFailure) -> Sh
         ReadFailure::NotLeader(leader) => leader.map(|member| member.node),
         ReadFailure::TimedOut | ReadFailure::NoReplica => None,
     };
-    ShardEvent::LeadershipDoubtful { shard, term, round, hint }
+    ShardEvent::LeadershipDoubtful {
+        shard,
+        term,
+        round,
+        hint,
+    }
 }

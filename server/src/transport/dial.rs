@@ -50,8 +50,10 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn start(transport: Transport, to: Destination, class: Class) -> Self {
-        let mailbox =
-            Arc::new(Mailbox { queue: Mutex::new(Queue::default()), filled: Notify::new() });
+        let mailbox = Arc::new(Mailbox {
+            queue: Mutex::new(Queue::default()),
+            filled: Notify::new(),
+        });
         tokio::spawn(run(transport, to, class, mailbox.clone()));
         Self { mailbox }
     }
@@ -95,7 +97,11 @@ enum Ended {
     /// The handle is gone: so is the task.
     Unwanted,
     /// Try again.
-    Broken { reason: String, refused: Option<Refusal>, was_up: bool },
+    Broken {
+        reason: String,
+        refused: Option<Refusal>,
+        was_up: bool,
+    },
 }
 
 async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<Mailbox>) {
@@ -106,8 +112,16 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
     loop {
         let (reason, refused, delivery) = match connection(&transport, to, class, &mailbox).await {
             Ended::Unwanted => return,
-            Ended::Broken { reason, refused, was_up } => {
-                let delivery = if was_up { Delivery::Unknown } else { Delivery::Nothing };
+            Ended::Broken {
+                reason,
+                refused,
+                was_up,
+            } => {
+                let delivery = if was_up {
+                    Delivery::Unknown
+                } else {
+                    Delivery::Nothing
+                };
                 if was_up {
                     (backoff, failures) = (BACKOFF_MIN, 0);
                 }
@@ -126,7 +140,12 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
             queue.bytes = 0;
             queue.lost = true;
         });
-        let lost = Inbound::Lost { destination: to, class, refused, delivery };
+        let lost = Inbound::Lost {
+            destination: to,
+            class,
+            refused,
+            delivery,
+        };
         if transport.inbox.send(lost).await.is_err() || mailbox.with(|queue| queue.closed) {
             return;
         }
@@ -137,7 +156,11 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
 }
 
 fn broken(reason: impl ToString, refused: Option<Refusal>, was_up: bool) -> Ended {
-    Ended::Broken { reason: reason.to_string(), refused, was_up }
+    Ended::Broken {
+        reason: reason.to_string(),
+        refused,
+        was_up,
+    }
 }
 
 /// Dials, shakes hands and writes until the connection breaks or is unwanted.
@@ -163,7 +186,11 @@ async fn connection(
         Err(refusal) => return broken(refusal.to_string(), Some(refusal), false),
     };
     debug!(peer = %to.address, ?class, node = %peer.node, "connected");
-    let reached = Inbound::Reached { destination: to, peer, class };
+    let reached = Inbound::Reached {
+        destination: to,
+        peer,
+        class,
+    };
     if transport.inbox.send(reached).await.is_err() {
         return Ended::Unwanted;
     }
@@ -210,7 +237,11 @@ async fn shake(
     stream: &mut TcpStream,
 ) -> Result<Answer, FrameError> {
     let local = transport.lock().local;
-    let hello = Hello { caller: local, expected: to.node, class };
+    let hello = Hello {
+        caller: local,
+        expected: to.node,
+        class,
+    };
     stream.write_all(&hello::encode_hello(&hello)?).await?;
     stream.flush().await?;
     let (kind, body) = frame::read(stream).await?;

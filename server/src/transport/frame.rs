@@ -143,8 +143,10 @@ type FrameSerializer<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::E
 
 /// Encodes `value` as one frame of `kind`.
 pub fn encode<T: Encodable>(kind: Kind, value: &T) -> Result<Frame, FrameError> {
-    let frame = rkyv::api::high::to_bytes_in(value, begin())
-        .map_err(|e| FrameError::Invalid { kind, reason: e.to_string() })?;
+    let frame = rkyv::api::high::to_bytes_in(value, begin()).map_err(|e| FrameError::Invalid {
+        kind,
+        reason: e.to_string(),
+    })?;
     seal(kind, frame)
 }
 
@@ -179,7 +181,24 @@ pub fn seal(kind: Kind, mut frame: Frame) -> Result<Frame, FrameError> {
 pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Kind, Bytes), FrameError> {
     let mut header = [0u8; HEADER_BYTES];
     reader.read_exact(&mut header).await?;
-    let [m0, m1, m2, m3, l0, l1, l2, l3, c0, c1, c2, c3, v0, v1, k0, k1] = header;
+    let [
+        m0,
+        m1,
+        m2,
+        m3,
+        l0,
+        l1,
+        l2,
+        l3,
+        c0,
+        c1,
+        c2,
+        c3,
+        v0,
+        v1,
+        k0,
+        k1,
+    ] = header;
     if [m0, m1, m2, m3] != MAGIC {
         return Err(FrameError::NotAPeer([m0, m1, m2, m3]));
     }
@@ -213,7 +232,10 @@ where
         + for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
         + Deserialize<T, HighDeserializer<rancor::Error>>,
 {
-    let invalid = |e: rancor::Error| FrameError::Invalid { kind, reason: e.to_string() };
+    let invalid = |e: rancor::Error| FrameError::Invalid {
+        kind,
+        reason: e.to_string(),
+    };
     let mut validator = Validator::new(
         ArchiveValidator::with_max_depth(body, NonZeroUsize::new(DEPTH_MAX)),
         SharedValidator::new(),
@@ -257,7 +279,10 @@ mod tests {
     async fn every_prefix_of_a_frame_is_an_error() {
         let frame = encode(Kind::Hello, &vec![1u32, 2, 3]).unwrap();
         for length in 0..frame.len() {
-            assert!(read_bytes(&frame[..length]).await.is_err(), "prefix of {length} bytes");
+            assert!(
+                read_bytes(&frame[..length]).await.is_err(),
+                "prefix of {length} bytes"
+            );
         }
     }
 
@@ -265,7 +290,10 @@ mod tests {
     async fn a_huge_length_is_refused_before_it_is_allocated() {
         let mut frame = encode(Kind::Hello, &vec![1u32]).unwrap().to_vec();
         frame[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(read_bytes(&frame).await, Err(FrameError::TooLong { .. })));
+        assert!(matches!(
+            read_bytes(&frame).await,
+            Err(FrameError::TooLong { .. })
+        ));
     }
 
     #[tokio::test]

@@ -55,9 +55,19 @@ struct WireIdentity {
 
 impl From<Identity> for WireIdentity {
     fn from(identity: Identity) -> Self {
-        let Identity { cluster, node, boot, address } = identity;
+        let Identity {
+            cluster,
+            node,
+            boot,
+            address,
+        } = identity;
         let boot = (boot.counter, boot.nonce, boot.previous);
-        Self { cluster: cluster.map(|c| c.0), node: node.0, boot, address }
+        Self {
+            cluster: cluster.map(|c| c.0),
+            node: node.0,
+            boot,
+            address,
+        }
     }
 }
 
@@ -67,7 +77,11 @@ impl From<WireIdentity> for Identity {
         Self {
             cluster: wire.cluster.map(ClusterId),
             node: NodeId(wire.node),
-            boot: Boot { counter, nonce, previous },
+            boot: Boot {
+                counter,
+                nonce,
+                previous,
+            },
             address: wire.address,
         }
     }
@@ -122,7 +136,9 @@ pub enum Refusal {
         offered: u64,
     },
     /// Two boots with one counter and different nonces: a copied or rolled back directory.
-    #[error("boot {counter} of the calling node is known with another nonce: its data directory was copied or rolled back; start the copy as a new node")]
+    #[error(
+        "boot {counter} of the calling node is known with another nonce: its data directory was copied or rolled back; start the copy as a new node"
+    )]
     ClonedDirectory {
         /// The counter in question.
         counter: u64,
@@ -143,10 +159,15 @@ impl KnownBoots {
             return Ok(());
         };
         if boot.counter < known.counter {
-            return Err(Refusal::StaleBoot { known: known.counter, offered: boot.counter });
+            return Err(Refusal::StaleBoot {
+                known: known.counter,
+                offered: boot.counter,
+            });
         }
         if boot.counter == known.counter && boot.nonce != known.nonce {
-            return Err(Refusal::ClonedDirectory { counter: boot.counter });
+            return Err(Refusal::ClonedDirectory {
+                counter: boot.counter,
+            });
         }
         self.newest.insert(node, boot);
         Ok(())
@@ -155,7 +176,11 @@ impl KnownBoots {
 
 /// Encodes the dialling side's frame.
 pub fn encode_hello(hello: &Hello) -> Result<Frame, FrameError> {
-    let Hello { caller, expected, class } = hello;
+    let Hello {
+        caller,
+        expected,
+        class,
+    } = hello;
     let wire = WireHello {
         caller: (*caller).into(),
         expected: expected.map(|node| node.0),
@@ -167,8 +192,16 @@ pub fn encode_hello(hello: &Hello) -> Result<Frame, FrameError> {
 /// Decodes the dialling side's frame.
 pub fn decode_hello(kind: Kind, body: &[u8]) -> Result<Hello, FrameError> {
     expect(kind, Kind::Hello)?;
-    let WireHello { caller, expected, class } = frame::decode(kind, body)?;
-    Ok(Hello { caller: caller.into(), expected: expected.map(NodeId), class })
+    let WireHello {
+        caller,
+        expected,
+        class,
+    } = frame::decode(kind, body)?;
+    Ok(Hello {
+        caller: caller.into(),
+        expected: expected.map(NodeId),
+        class,
+    })
 }
 
 /// Encodes the accepting side's frame.
@@ -176,15 +209,18 @@ pub fn encode_answer(answer: &Answer) -> Result<Frame, FrameError> {
     let wire = match answer {
         Ok(identity) => WireAnswer::Accepted((*identity).into()),
         Err(refusal) => WireAnswer::Refused(match refusal {
-            Refusal::OtherCluster { theirs, ours } => {
-                WireRefusal::OtherCluster { theirs: theirs.0, ours: ours.0 }
-            }
-            Refusal::OtherNode { found, wanted } => {
-                WireRefusal::OtherNode { found: found.0, wanted: wanted.0 }
-            }
-            Refusal::StaleBoot { known, offered } => {
-                WireRefusal::StaleBoot { known: *known, offered: *offered }
-            }
+            Refusal::OtherCluster { theirs, ours } => WireRefusal::OtherCluster {
+                theirs: theirs.0,
+                ours: ours.0,
+            },
+            Refusal::OtherNode { found, wanted } => WireRefusal::OtherNode {
+                found: found.0,
+                wanted: wanted.0,
+            },
+            Refusal::StaleBoot { known, offered } => WireRefusal::StaleBoot {
+                known: *known,
+                offered: *offered,
+            },
             Refusal::ClonedDirectory { counter } => {
                 WireRefusal::ClonedDirectory { counter: *counter }
             }
@@ -199,12 +235,14 @@ pub fn decode_answer(kind: Kind, body: &[u8]) -> Result<Answer, FrameError> {
     Ok(match frame::decode(kind, body)? {
         WireAnswer::Accepted(identity) => Ok(identity.into()),
         WireAnswer::Refused(refusal) => Err(match refusal {
-            WireRefusal::OtherCluster { theirs, ours } => {
-                Refusal::OtherCluster { theirs: ClusterId(theirs), ours: ClusterId(ours) }
-            }
-            WireRefusal::OtherNode { found, wanted } => {
-                Refusal::OtherNode { found: NodeId(found), wanted: NodeId(wanted) }
-            }
+            WireRefusal::OtherCluster { theirs, ours } => Refusal::OtherCluster {
+                theirs: ClusterId(theirs),
+                ours: ClusterId(ours),
+            },
+            WireRefusal::OtherNode { found, wanted } => Refusal::OtherNode {
+                found: NodeId(found),
+                wanted: NodeId(wanted),
+            },
             WireRefusal::StaleBoot { known, offered } => Refusal::StaleBoot { known, offered },
             WireRefusal::ClonedDirectory { counter } => Refusal::ClonedDirectory { counter },
         }),
@@ -212,7 +250,11 @@ pub fn decode_answer(kind: Kind, body: &[u8]) -> Result<Answer, FrameError> {
 }
 
 fn expect(got: Kind, wanted: Kind) -> Result<(), FrameError> {
-    if got == wanted { Ok(()) } else { Err(FrameError::OutOfPlace { got, wanted }) }
+    if got == wanted {
+        Ok(())
+    } else {
+        Err(FrameError::OutOfPlace { got, wanted })
+    }
 }
 
 /// Judges the other side, at either end: `ours` is the local cluster.
@@ -222,9 +264,7 @@ pub fn judge(
     boots: &mut KnownBoots,
 ) -> Result<(), Refusal> {
     match (other.cluster, ours) {
-        (Some(theirs), Some(ours)) if theirs != ours => {
-            Err(Refusal::OtherCluster { theirs, ours })
-        }
+        (Some(theirs), Some(ours)) if theirs != ours => Err(Refusal::OtherCluster { theirs, ours }),
         _ => boots.admit(other.node, other.boot),
     }
 }
@@ -245,15 +285,22 @@ mod tests {
         Identity {
             cluster: cluster.map(ClusterId),
             node: NodeId(1),
-            boot: Boot { counter, nonce, previous: 0 },
+            boot: Boot {
+                counter,
+                nonce,
+                previous: 0,
+            },
             address: "127.0.0.1:7701".parse().unwrap(),
         }
     }
 
     #[test]
     fn another_cluster_is_refused() {
-        let verdict =
-            judge(&caller(Some(7), 1, 1), Some(ClusterId(8)), &mut KnownBoots::default());
+        let verdict = judge(
+            &caller(Some(7), 1, 1),
+            Some(ClusterId(8)),
+            &mut KnownBoots::default(),
+        );
         assert!(matches!(verdict, Err(Refusal::OtherCluster { .. })));
     }
 
@@ -261,7 +308,10 @@ mod tests {
     fn another_node_behind_the_address_is_refused() {
         assert_eq!(
             judge_place(Some(NodeId(2)), NodeId(3)),
-            Err(Refusal::OtherNode { found: NodeId(3), wanted: NodeId(2) })
+            Err(Refusal::OtherNode {
+                found: NodeId(3),
+                wanted: NodeId(2)
+            })
         );
         assert_eq!(judge_place(None, NodeId(3)), Ok(()));
     }
@@ -273,7 +323,10 @@ mod tests {
         assert_eq!(judge(&caller(None, 2, 5), None, &mut boots), Ok(()));
         assert!(matches!(
             judge(&caller(None, 1, 4), None, &mut boots),
-            Err(Refusal::StaleBoot { known: 2, offered: 1 })
+            Err(Refusal::StaleBoot {
+                known: 2,
+                offered: 1
+            })
         ));
         assert!(matches!(
             judge(&caller(None, 2, 6), None, &mut boots),
@@ -291,10 +344,16 @@ mod tests {
         };
         let frame = encode_hello(&hello).unwrap();
         assert_eq!(decode_hello(Kind::Hello, &frame[16..]).unwrap(), hello);
-        let refusal = Refusal::OtherNode { found: NodeId(3), wanted: NodeId(2) };
+        let refusal = Refusal::OtherNode {
+            found: NodeId(3),
+            wanted: NodeId(2),
+        };
         for answer in [Ok(caller(None, 1, 2)), Err(refusal)] {
             let frame = encode_answer(&answer).unwrap();
-            assert_eq!(decode_answer(Kind::HelloAnswer, &frame[16..]).unwrap(), answer);
+            assert_eq!(
+                decode_answer(Kind::HelloAnswer, &frame[16..]).unwrap(),
+                answer
+            );
         }
         assert!(decode_hello(Kind::HelloAnswer, &frame[16..]).is_err());
     }

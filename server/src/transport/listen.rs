@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use synod_membership::id::Identity;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use synod_membership::id::Identity;
 use tracing::{debug, warn};
 
 use super::frame::{self, FrameError, Kind};
@@ -81,24 +81,33 @@ impl Transport {
         loop {
             let (kind, body) = match frame::read(reader).await {
                 Ok(frame) => frame,
-                Err(FrameError::Io(error))
-                    if error.kind() == std::io::ErrorKind::UnexpectedEof =>
-                {
+                Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     return Ok(());
                 }
                 Err(error) => return Err(error),
             };
             if matches!(kind, Kind::Hello | Kind::HelloAnswer) {
-                return Err(FrameError::OutOfPlace { got: kind, wanted: Kind::Raft });
+                return Err(FrameError::OutOfPlace {
+                    got: kind,
+                    wanted: Kind::Raft,
+                });
             }
-            if self.inbox.send(Inbound::Frame { peer, kind, body }).await.is_err() {
+            if self
+                .inbox
+                .send(Inbound::Frame { peer, kind, body })
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
     }
 
     /// None: refused, and told so.
-    async fn answer(&self, stream: &mut TcpStream) -> Result<Option<(Identity, Class)>, FrameError> {
+    async fn answer(
+        &self,
+        stream: &mut TcpStream,
+    ) -> Result<Option<(Identity, Class)>, FrameError> {
         let (kind, body) = frame::read(stream).await?;
         let hello = hello::decode_hello(kind, &body)?;
         let answer: Answer = {

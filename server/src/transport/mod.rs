@@ -81,7 +81,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { queue_bytes_max: 64 << 20, accepted_max: 4096 }
+        Self {
+            queue_bytes_max: 64 << 20,
+            accepted_max: 4096,
+        }
     }
 }
 
@@ -137,7 +140,13 @@ impl Transport {
             dialers: BTreeMap::new(),
             accepted: 0,
         };
-        Self { shared: Arc::new(Mutex::new(shared)), inbox, limits, faults, seed }
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            inbox,
+            limits,
+            faults,
+            seed,
+        }
     }
 
     /// The cluster is known from now on; peers of others are refused.
@@ -147,7 +156,9 @@ impl Transport {
 
     /// Queues a frame, dialling if there is no connection yet.
     pub fn send(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
-        let Some(faults) = &self.faults else { return self.enqueue(to, class, frame) };
+        let Some(faults) = &self.faults else {
+            return self.enqueue(to, class, frame);
+        };
         let from = self.lock().local.address;
         for delay in faults.fate(from, to.address, class, frame.len()).deliveries {
             if delay.is_zero() {
@@ -166,7 +177,10 @@ impl Transport {
 
     /// Bytes that wait for a destination.
     pub fn queued_bytes(&self, to: Destination, class: Class) -> usize {
-        self.lock().dialers.get(&(to, class)).map_or(0, Dialer::queued_bytes)
+        self.lock()
+            .dialers
+            .get(&(to, class))
+            .map_or(0, Dialer::queued_bytes)
     }
 
     /// Takes frames again after [`Inbound::Lost`] was dealt with. Until this is called, sending to

@@ -48,7 +48,10 @@ impl Node {
             .args(["--client", &format!("127.0.0.1:{client}")])
             .args(["--peer", &format!("127.0.0.1:{peer}")]);
         if !join.is_empty() {
-            let list: Vec<String> = join.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+            let list: Vec<String> = join
+                .iter()
+                .map(|port| format!("127.0.0.1:{port}"))
+                .collect();
             command.args(["--join", &list.join(",")]);
         }
         command.stdin(Stdio::null());
@@ -82,8 +85,7 @@ impl Cluster {
     /// Starts `nodes` processes with empty directories. They form a cluster by themselves.
     pub fn start(nodes: usize) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        let root =
-            std::env::temp_dir().join(format!("synod-test-{}-{number}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("synod-test-{}-{number}", std::process::id()));
         let ports: Vec<[u16; 2]> = (0..nodes).map(|_| free_ports()).collect();
         let join: Vec<u16> = if nodes > 1 {
             ports.iter().map(|ports| ports[1]).collect()
@@ -117,7 +119,11 @@ impl Cluster {
     pub fn wait_until_up(&mut self, i: usize) {
         let patience = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(self.client(i)).is_err() {
-            assert!(Instant::now() < patience, "node {i} is not up: {}", self.nodes[i].log());
+            assert!(
+                Instant::now() < patience,
+                "node {i} is not up: {}",
+                self.nodes[i].log()
+            );
             std::thread::yield_now();
         }
     }
@@ -138,7 +144,9 @@ impl Cluster {
     /// Asks a node to stop, waits until it has, and returns what it logged.
     pub fn stop(&mut self, i: usize) -> String {
         let node = &mut self.nodes[i];
-        let Some(mut process) = node.process.take() else { return node.log() };
+        let Some(mut process) = node.process.take() else {
+            return node.log();
+        };
         let pid = rustix::process::Pid::from_child(&process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
         let patience = Instant::now() + Duration::from_secs(20);

@@ -50,8 +50,8 @@ pub struct Directory(PathBuf);
 
 impl Directory {
     pub fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("{name}-{}", std::process::id()));
+        let path =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         // Left behind by a process of the same number.
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("the target directory is writable");
@@ -112,7 +112,11 @@ impl Running {
                 }
             });
         }
-        Running { child, lines, seen: Vec::new() }
+        Running {
+            child,
+            lines,
+            seen: Vec::new(),
+        }
     }
 
     /// Waits for a line that holds `part`, and returns it.
@@ -159,8 +163,13 @@ impl Drop for Running {
 }
 
 pub fn send_signal(pid: u32, signal: i32) {
-    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
-    assert!(status.expect("there is a kill command").success(), "no process {pid}");
+    let status = Command::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .status();
+    assert!(
+        status.expect("there is a kill command").success(),
+        "no process {pid}"
+    );
 }
 
 /// Sends one inline command, and reads its one-line or bulk answer.
@@ -186,7 +195,10 @@ pub fn ask_until(port: u16, command: &str, expected: &str) {
         if answer.as_ref().is_ok_and(|answer| answer == expected) {
             return;
         }
-        assert!(Instant::now() < deadline, "port {port}, {command}: {answer:?}");
+        assert!(
+            Instant::now() < deadline,
+            "port {port}, {command}: {answer:?}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

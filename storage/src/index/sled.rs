@@ -39,6 +39,22 @@ impl SledIndexFactory {
     }
 }
 
+/// A database that was just closed may be locked for a moment more: its flusher lets go last.
+fn open_patiently(config: &sled::Config) -> Result<sled::Db, sled::Error> {
+    let mut tries = 0;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock") && tries < 40 =>
+            {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Runs a call into sled; a panic in there is an error of the index like any other.
 fn guarded<T>(run: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, IndexError> {
     match catch_unwind(AssertUnwindSafe(run)) {
@@ -56,7 +72,7 @@ impl IndexFactory for SledIndexFactory {
             .flush_every_ms(Some(1_000))
             .mode(sled::Mode::HighThroughput);
         guarded(|| {
-            let db = config.open()?;
+            let db = open_patiently(&config)?;
             let newest = db.open_tree("newest")?;
             let history = db.open_tree("history")?;
             let stamp = db.open_tree("stamp")?;

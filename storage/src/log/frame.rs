@@ -47,6 +47,8 @@ pub(crate) struct SegmentHeader {
     pub first: BatchSeq,
     /// The header checksum of the batch before the first.
     pub chain: u32,
+    /// The length that the file was given: a shorter one has lost its tail.
+    pub bytes: u64,
 }
 
 /// The head of a batch.
@@ -173,13 +175,14 @@ impl SegmentHeader {
         bytes.extend(self.previous_end.to_le_bytes());
         bytes.extend(self.first.0.to_le_bytes());
         bytes.extend(self.chain.to_le_bytes());
+        bytes.extend(self.bytes.to_le_bytes());
         bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
         block[..bytes.len()].copy_from_slice(&bytes);
         block
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        const LENGTH: usize = 8 + 4 + 16 + 5 * 8 + 4;
+        const LENGTH: usize = 8 + 4 + 16 + 5 * 8 + 4 + 8;
         if bytes.len() < LENGTH + 4 {
             return Err(HeaderError::Invalid);
         }
@@ -194,6 +197,7 @@ impl SegmentHeader {
             previous_end: fields.u64(),
             first: BatchSeq(fields.u64()),
             chain: fields.u32(),
+            bytes: fields.u64(),
         };
         if magic != SEGMENT_MAGIC || fields.u32() != crc32fast::hash(&bytes[..LENGTH]) {
             return Err(HeaderError::Invalid);

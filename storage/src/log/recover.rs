@@ -93,6 +93,7 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
             total_bytes,
         });
     }
+    scan.context.groups.finish_replay();
     let durable = scan.context.state.log_durable;
     if scan.last < durable {
         // The manifest has seen batches that are not there: not a tail, a loss.
@@ -149,6 +150,7 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         previous_end,
         first,
         chain,
+        bytes: context.options.segment_bytes,
     };
     let bytes = context.options.segment_bytes;
     let mut roll = Roll::new(Arc::clone(&disk), header, copy, spares.pop(), bytes);
@@ -440,6 +442,14 @@ impl Scan<'_, '_> {
             }
             self.context.report.batches += 1;
             at += frame_bytes;
+        }
+        if found
+            .header
+            .is_some_and(|header| found.bytes < header.bytes)
+            && is_last
+        {
+            let what = format!("{path}: cut to {} bytes", found.bytes);
+            self.damage_unknown(what, BatchSeq(u64::MAX));
         }
         self.segments.insert(
             found.number,

@@ -241,6 +241,17 @@ pub(crate) struct Groups {
     order: VecDeque<(ShardId, u64)>,
     /// The last batch that is durable: entries of later ones are only here.
     pub synced: BatchSeq,
+    /// During recovery: entries whose predecessors were not read yet. A segment that is trimmed
+    /// leaves copies of what is still needed *behind* later entries, so a gap may close.
+    ahead: BTreeMap<ShardId, BTreeMap<u64, Ahead>>,
+}
+
+/// An entry that recovery has read before its predecessor.
+#[derive(Debug)]
+struct Ahead {
+    seq: BatchSeq,
+    ordinal: u32,
+    entry: Result<Entry, (EntryId, u32)>,
 }
 
 impl Groups {
@@ -309,6 +320,7 @@ impl Groups {
                     "two replicas of shard {shard} on one node"
                 );
                 self.cached_bytes -= group.reset_to(*id);
+                self.ahead.remove(shard);
                 group.marker_batch = Some(seq);
                 group.marker = *id;
                 group.conf.clone_from(conf);
@@ -374,48 +386,9 @@ impl Groups {
                 if known.is_some_and(|known| seq <= known.floor) {
                     return; // An installed snapshot took the place of these.
                 }
-                let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica)
-                else {
-                    return;
-                };
-                let mut delta = 0;
                 for entry in entries {
-                    let id = match &entry {
-                        Ok(entry) => entry.id,
-                        Err((id, _)) => *id,
-                    };
-                    if id.index <= group.start.index {
-                        continue;
-                    }
-                    if id.index > group.last_index() + 1 {
-                        // A batch in between is lost.
-                        group.damage.unknown = true;
-                        delta -= group
-                            .reset_to(EntryId::new(id.term, id.index - 1))
-                            .cast_signed();
-                    }
-                    let run = Run {
-                        first: id.index,
-                        count: 1,
-                        term: id.term,
-                        batch: seq,
-                        ordinal,
-                    };
-                    delta -= group.push_run(run).cast_signed();
-                    match entry {
-                        Ok(entry) => {
-                            delta += entry.data.len().cast_signed();
-                            self.order.push_back((shard, id.index));
-                            group.cached.push_back(entry);
-                        }
-                        Err(damaged) => {
-                            // The cache is a suffix without holes: it starts anew behind this one.
-                            delta -= group.clear_cache().cast_signed();
-                            group.damage.entries.push(damaged);
-                        }
-                    }
+                    self.replay_entry((shard, replica), seq, ordinal, entry);
                 }
-                self.cached_bytes = self.cached_bytes.saturating_add_signed(delta);
             }
             RecordHead::HardState {
                 shard,
@@ -479,12 +452,147 @@ impl Groups {
                 from,
                 ..
             } => {
-                let whole = entries.iter().map(Result::is_ok);
-                let copies = (first..).zip(&from).zip(whole).filter(|(_, whole)| *whole);
-                self.rewrite(shard, replica, seq, ordinal, copies.map(|(copy, _)| copy));
+                for ((index, from), entry) in (first..).zip(&from).zip(entries) {
+                    let copy = Ahead {
+                        seq,
+                        ordinal,
+                        entry,
+                    };
+                    self.replay_copy((shard, replica), index, *from, copy);
+                }
             }
         }
         self.evict();
+    }
+
+    /// Takes in one entry that recovery has read, or the place of one that is damaged.
+    fn replay_entry(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        seq: BatchSeq,
+        ordinal: u32,
+        entry: Result<Entry, (EntryId, u32)>,
+    ) {
+        let Some(group) = self.groups.get(&shard).filter(|g| g.replica == replica) else {
+            return;
+        };
+        let id = id_of(&entry);
+        if id.index <= group.start.index {
+            return;
+        }
+        let next = group.last_index() + 1;
+        // An entry takes the place of all from its index on, also of those that wait.
+        let ahead = self.ahead.entry(shard).or_default();
+        ahead.split_off(&id.index);
+        let waiting = Ahead {
+            seq,
+            ordinal,
+            entry,
+        };
+        if id.index > next {
+            ahead.insert(id.index, waiting);
+        } else {
+            self.append(shard, waiting);
+            self.close_gap(shard);
+        }
+    }
+
+    /// Takes in the copy of an entry that was made when its segment was trimmed. A copy is only
+    /// ever made of what is live, and takes the place of nothing else.
+    fn replay_copy(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        index: u64,
+        from: BatchSeq,
+        copy: Ahead,
+    ) {
+        let Some(group) = self.groups.get(&shard).filter(|g| g.replica == replica) else {
+            return;
+        };
+        let (start, next) = (group.start.index, group.last_index() + 1);
+        let ahead = self.ahead.entry(shard).or_default();
+        if index <= start {
+            // The checkpoint has it.
+        } else if index == next {
+            self.append(shard, copy);
+            self.close_gap(shard);
+        } else if index > next {
+            match ahead.get_mut(&index) {
+                Some(original) if original.seq == from && copy.entry.is_ok() => *original = copy,
+                Some(_) => {}
+                None => {
+                    ahead.insert(index, copy);
+                }
+            }
+        } else if copy.entry.is_ok() {
+            let moved = std::iter::once((index, &from));
+            self.rewrite(shard, replica, copy.seq, copy.ordinal, moved);
+        }
+    }
+
+    /// Appends what waited for the entry that has just come.
+    fn close_gap(&mut self, shard: ShardId) {
+        loop {
+            let Some(next) = self.groups.get(&shard).map(|group| group.last_index() + 1) else {
+                return;
+            };
+            let ahead = self.ahead.get_mut(&shard);
+            let Some(waiting) = ahead.and_then(|ahead| ahead.remove(&next)) else {
+                return;
+            };
+            self.append(shard, waiting);
+        }
+    }
+
+    /// All was read: a gap that is still open is a loss.
+    pub fn finish_replay(&mut self) {
+        for (shard, ahead) in std::mem::take(&mut self.ahead) {
+            for (index, waiting) in ahead {
+                let Some(group) = self.groups.get_mut(&shard) else {
+                    break;
+                };
+                if index > group.last_index() + 1 {
+                    group.damage.unknown = true;
+                    let before = EntryId::new(id_of(&waiting.entry).term, index - 1);
+                    self.cached_bytes -= group.reset_to(before);
+                }
+                self.append(shard, waiting);
+            }
+        }
+        self.evict();
+    }
+
+    /// Puts an entry at its place in the log, dropping all from there on.
+    fn append(&mut self, shard: ShardId, waiting: Ahead) {
+        let Ahead {
+            seq,
+            ordinal,
+            entry,
+        } = waiting;
+        let Some(group) = self.groups.get_mut(&shard) else {
+            return;
+        };
+        let id = id_of(&entry);
+        let mut freed = group.push_run(Run {
+            first: id.index,
+            count: 1,
+            term: id.term,
+            batch: seq,
+            ordinal,
+        });
+        match entry {
+            Ok(entry) => {
+                self.cached_bytes += entry.data.len();
+                self.order.push_back((shard, id.index));
+                group.cached.push_back(entry);
+            }
+            Err(damaged) => {
+                // The cache is a suffix without holes: it starts anew behind this one.
+                freed += group.clear_cache();
+                group.damage.entries.push(damaged);
+            }
+        }
+        self.cached_bytes -= freed;
     }
 
     /// Lets the oldest durable entries go until the cache is within its bound.
@@ -738,5 +846,13 @@ impl LogView {
         // What was fetched is read once, by the replay or by a slow follower: let it go behind the reader.
         group.fetched.retain(|entry| entry.id.index >= next);
         Ok(entries)
+    }
+}
+
+/// The place of an entry, whole or damaged.
+fn id_of(entry: &Result<Entry, (EntryId, u32)>) -> EntryId {
+    match entry {
+        Ok(entry) => entry.id,
+        Err((id, _)) => *id,
     }
 }

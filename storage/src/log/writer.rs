@@ -121,6 +121,7 @@ impl LogWork {
                         previous_end: self.writer.offset,
                         first: self.sequence,
                         chain: self.writer.chain,
+                        bytes: self.writer.segment_bytes,
                     };
                     self.phase = Phase::Roll(Box::new(Roll::new(
                         Arc::clone(&self.writer.disk),

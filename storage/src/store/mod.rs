@@ -210,9 +210,10 @@ impl Store {
             self.frozen.is_some() && self.active.bytes() >= self.options.memtable_bytes / 2;
         self.urgent.store(urgent, Ordering::Relaxed);
         let works = [
-            self.next_batch().map(|work| (Lane::Log, Work::Log(work))),
+            // The background first: it may have something for the log.
             self.next_background()
                 .map(|work| (Lane::Background, Work::Background(work))),
+            self.next_batch().map(|work| (Lane::Log, Work::Log(work))),
             self.next_reads().map(|work| (Lane::Read, Work::Read(work))),
         ];
         for (lane, work) in works.into_iter().flatten() {

@@ -13,6 +13,7 @@ use super::{Replica, Store};
 use crate::background::{Desk, rebuild};
 use crate::cache::ValueCache;
 use crate::disk::OpenMode;
+use crate::index::IndexKey;
 use crate::live::LiveMap;
 use crate::log::segment::LOG_DIR;
 use crate::log::{GroupLog, Groups, LogContext, LogView, recover};
@@ -20,7 +21,7 @@ use crate::manifest::{self, Edit, IndexState, Manifest, ManifestError, State};
 use crate::memtable::Memtable;
 use crate::value::{FileTable, VALUES_DIR, parse_name, value_path};
 use crate::{
-    EntryId, HardState, Micros, OpenConfig, OpenError, OpenProgress, OpenReport, Opened,
+    EntryId, HardState, KeyRange, Micros, OpenConfig, OpenError, OpenProgress, OpenReport, Opened,
     RecoveredReplica, ReplicaId, Stats,
 };
 
@@ -315,6 +316,22 @@ fn open_files(
     Ok(files)
 }
 
+/// Whether rows of a replica may be lost. Which user keys are its own is known from the threshold that
+/// its shard has set; without one, all may be.
+fn lost_rows(state: &State, shard: crate::ShardId, replica: ReplicaId) -> bool {
+    let own = IndexKey::local_range(shard, replica);
+    let all = KeyRange::all();
+    let user = state
+        .thresholds
+        .get(&shard)
+        .map_or(&all, |known| &known.range);
+    let user = IndexKey::user_range(user);
+    state
+        .lost
+        .iter()
+        .any(|lost| lost.overlaps(&own) || lost.overlaps(&user))
+}
+
 type Replicas = BTreeMap<crate::ShardId, Replica>;
 
 fn recovered_replicas(state: &State, view: &LogView) -> (Replicas, Vec<RecoveredReplica>) {
@@ -343,6 +360,8 @@ fn recovered_replicas(state: &State, view: &LogView) -> (Replicas, Vec<Recovered
                 in_manifest: known.is_some(),
             },
         );
+        let mut damage = group.damage.clone();
+        damage.rows |= lost_rows(state, *shard, group.replica);
         recovered.push(RecoveredReplica {
             shard: *shard,
             replica: group.replica,
@@ -350,7 +369,7 @@ fn recovered_replicas(state: &State, view: &LogView) -> (Replicas, Vec<Recovered
             conf,
             applied,
             last: EntryId::new(group.term(last).unwrap_or(0), last),
-            damage: group.damage.clone(),
+            damage,
         });
     }
     (replicas, recovered)

@@ -212,6 +212,10 @@ impl Store {
                 },
             };
         }
+        // What the files still have may not be what was newest.
+        if self.lost_rows(key) {
+            return self.damaged(key, None);
+        }
         // Only what is newest of all, and only while no memtable has the key, may be cached.
         let cacheable = is_newest && self.in_memtables(key, Version::MAX).is_none();
         match row {
@@ -230,9 +234,6 @@ impl Store {
                 }
             }
             OnDisk::Nothing => {
-                if self.lost_rows(key) {
-                    return self.damaged(key, None);
-                }
                 if cacheable {
                     self.cache.insert(key, Version::ZERO, None);
                 }
@@ -253,11 +254,13 @@ impl Store {
         if let Some((version, _)) = self.in_memtables(key, Version::MAX) {
             return ReadResult::Newest(Some(version));
         }
+        if self.lost_rows(key) {
+            return self.damaged(key, None);
+        }
         match row {
             OnDisk::Key(version) | OnDisk::Deleted(version) | OnDisk::Value(version, _) => {
                 ReadResult::Newest(Some(*version))
             }
-            OnDisk::Nothing if self.lost_rows(key) => self.damaged(key, None),
             OnDisk::Nothing => ReadResult::Newest(None),
             OnDisk::Damaged(version) => self.damaged(key, *version),
             OnDisk::Failed => ReadResult::Failed,

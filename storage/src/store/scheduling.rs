@@ -36,7 +36,8 @@ pub(super) struct Frozen {
 /// A round of deep reclaims: see [`Reclaim`].
 #[derive(Clone, Copy, Debug, Default)]
 struct DeepRound {
-    /// Files with records as old as this are still to be done; none under way if zero.
+    /// Files up to this one are still to be done, those with the oldest records first; none under way
+    /// if zero.
     until: FileNumber,
     /// Deletes that the last round could not drop.
     left_deletes: u64,
@@ -358,7 +359,7 @@ impl Store {
         let unreclaimable = &self.schedule.unreclaimable;
         let left = files
             .iter()
-            .filter(|(number, file)| file.oldest <= until && !unreclaimable.contains(number));
+            .filter(|(number, _)| **number <= until && !unreclaimable.contains(number));
         let oldest = left.min_by_key(|(number, file)| (file.oldest, **number));
         match oldest.map(|(number, _)| *number) {
             Some(number) => Some(Reclaim::new(vec![number], Depth::Deep)),

@@ -116,7 +116,7 @@ impl Store {
         }
         drop(groups);
         for (shard, replica, lo, hi) in rests {
-            match self.rest(shard, lo, hi, last) {
+            match self.rest(shard, lo, hi) {
                 Ok(Some((entries, from))) => {
                     records.push(Record::Rewritten {
                         shard,
@@ -140,15 +140,9 @@ impl Store {
         }
     }
 
-    /// The entries between `lo` and `hi`, both included, that are in batches up to `last`; `None` if
-    /// they have to be fetched first.
-    fn rest(
-        &self,
-        shard: ShardId,
-        lo: u64,
-        hi: u64,
-        last: BatchSeq,
-    ) -> Result<Option<Rest>, LogError> {
+    /// The entries between `lo` and `hi`, both included, as far as they are at hand; `None` if they
+    /// have to be fetched first.
+    fn rest(&self, shard: ShardId, lo: u64, hi: u64) -> Result<Option<Rest>, LogError> {
         let entries = match self.view.entries(shard, lo, hi + 1, u64::MAX) {
             Ok(entries) => entries,
             Err(LogError::Temporarily) => return Ok(None),
@@ -159,10 +153,9 @@ impl Store {
         let mut from = Vec::new();
         let mut old = Vec::new();
         for entry in entries {
-            // Only what lies in the segment that goes; and a part at a time, if it is much.
-            let batch = group.run_at(entry.id.index).map(|run| run.batch);
-            if let Some(batch) = batch.filter(|batch| *batch <= last) {
-                from.push(batch);
+            // All of it, also what lies further back: so the copies follow each other without a gap.
+            if let Some(run) = group.run_at(entry.id.index) {
+                from.push(run.batch);
                 old.push(entry);
             }
         }

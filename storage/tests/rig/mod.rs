@@ -492,6 +492,20 @@ impl Rig {
         assert_eq!(reverse, expected);
     }
 
+    /// As [`Rig::check`], point reads only.
+    pub fn check_user(&mut self) {
+        let model = self.model.clone();
+        for ((space, key), expected) in &model {
+            let read = self.get(*space, key);
+            assert_eq!(
+                value_in(&read),
+                *expected,
+                "{space:?} {:?}",
+                String::from_utf8_lossy(key)
+            );
+        }
+    }
+
     pub fn dismantle(self) -> (Ground, u128) {
         (self.ground, self.boot)
     }

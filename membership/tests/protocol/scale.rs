@@ -1,11 +1,9 @@
 //! Many nodes in one process. `SCALE_NODES=2000 cargo test --release --test scale -- --nocapture` shows the figures.
 
-mod world;
-
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use world::{World, ms};
+use crate::world::{World, ms};
 
 fn nodes() -> usize {
     std::env::var("SCALE_NODES")

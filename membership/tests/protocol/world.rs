@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use synod_membership::catalog::Catalog;
 use synod_membership::codec::{Decode, Encode};
-use synod_membership::configuration::Configuration;
+use synod_membership::configuration::{Configuration, Mode, Overlay};
+use synod_membership::durable;
 use synod_membership::durable::{Record, Recovered};
 use synod_membership::effect::{Alarm, Effect, Halt};
 use synod_membership::event::{BootChoice, Contact, Event, Start};
-use synod_membership::id::{ClusterId, Destination, Identity, NodeId, Token};
+use synod_membership::id::{Boot, ClusterId, Destination, Identity, NodeId, Token};
+use synod_membership::member::Member;
 use synod_membership::message::Message;
 use synod_membership::node::Node;
 use synod_membership::rng::{Rng, Seed};
@@ -77,8 +79,8 @@ pub struct Host {
     run: u64,
     wake: Option<Time>,
     pub paused_until: Option<Time>,
-    /// Clock rate in percent.
-    pub clock_percent: u64,
+    /// Clock rate in percent, since when in virtual time, and what it showed then.
+    clock: (u64, Time, Time),
     /// Virtual time of a write and its sync.
     pub fsync: Duration,
     pub join: Vec<SocketAddr>,
@@ -95,6 +97,9 @@ pub struct Host {
     pub die_before_confirm: Option<u64>,
     pub bytes_sent: u64,
 }
+
+/// Whether a message from a host to another gets through.
+pub type Filter = Box<dyn FnMut(usize, usize, &Message) -> bool>;
 
 /// All of it.
 pub struct World {
@@ -115,8 +120,12 @@ pub struct World {
     /// True to send each message through its encoding.
     pub encode: bool,
     pub messages: BTreeMap<&'static str, u64>,
+    /// Who sent each kind of message last.
+    senders: BTreeMap<&'static str, usize>,
+    /// What this host sends about agreement takes so much longer.
+    pub slow: Option<(usize, Duration)>,
     /// Called on each message: false drops it.
-    pub filter: Option<Box<dyn FnMut(usize, usize, &Message) -> bool>>,
+    pub filter: Option<Filter>,
     pub trace: bool,
 }
 
@@ -138,6 +147,18 @@ fn host_at(address: SocketAddr) -> Option<usize> {
     (u32::from_be_bytes([0, b, c, d]) as usize).checked_sub(1)
 }
 
+fn is_agreement(message: &Message) -> bool {
+    let kinds = [
+        "FastVotes",
+        "Prepare",
+        "Promise",
+        "Accept",
+        "Accepted",
+        "Refused",
+    ];
+    kinds.contains(&message.kind())
+}
+
 impl World {
     pub fn new(seed: u64) -> World {
         World {
@@ -155,6 +176,8 @@ impl World {
             chain: BTreeMap::new(),
             encode: true,
             messages: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            slow: None,
             filter: None,
             trace: std::env::var_os("WORLD_TRACE").is_some(),
         }
@@ -179,6 +202,8 @@ impl World {
                     .view(0)
                     .is_some_and(|view| view.voters().len() == voters)
         });
+        world.messages.clear();
+        world.senders.clear();
         world
     }
 
@@ -193,7 +218,7 @@ impl World {
             run: 0,
             wake: None,
             paused_until: None,
-            clock_percent: 100,
+            clock: (100, Time::ZERO, Time::ZERO),
             fsync: ms(2),
             join: Vec::new(),
             installed: Vec::new(),
@@ -211,6 +236,10 @@ impl World {
 
     /// Starts a process on the host's disk.
     pub fn start(&mut self, host: usize, join: &[usize]) {
+        self.start_as(host, join, BootChoice::Next);
+    }
+
+    pub fn start_as(&mut self, host: usize, join: &[usize], boot: BootChoice) {
         let seed = self.rng.next_u64();
         let addresses: Vec<SocketAddr> = join.iter().map(|j| self.hosts[*j].address).collect();
         let catalog = self.catalog.clone();
@@ -234,7 +263,7 @@ impl World {
             Event::Start(Box::new(Start {
                 recovered,
                 join: addresses,
-                boot: BootChoice::Next,
+                boot,
             })),
         );
     }
@@ -280,6 +309,45 @@ impl World {
 
     pub fn pause(&mut self, host: usize, span: Duration) {
         self.hosts[host].paused_until = Some(self.now + span);
+    }
+
+    pub fn set_clock(&mut self, host: usize, percent: u64) {
+        let shown = self.local(host);
+        self.hosts[host].clock = (percent, self.now, shown);
+        self.hosts[host].wake = None;
+        self.step(host, Event::Tick);
+    }
+
+    /// Who sent this kind of message last, since the cluster was formed.
+    pub fn last_sender(&self, kind: &str) -> Option<usize> {
+        self.senders.get(kind).copied()
+    }
+
+    /// A message from somebody who is no host.
+    pub fn deliver(&mut self, host: usize, from: Identity, message: Message) {
+        self.step(host, Event::Message { from, message });
+    }
+
+    /// Writes the directories of a cluster that these hosts found.
+    pub fn found(&mut self, hosts: &[usize]) {
+        let members: Vec<Member> = hosts
+            .iter()
+            .map(|host| Member {
+                node: NodeId(self.rng.next_u128()),
+                boot: Boot::first(self.rng.next_u64()),
+                address: self.hosts[*host].address,
+                labels: Arc::default(),
+            })
+            .collect();
+        let cluster = ClusterId(self.rng.next_u128());
+        let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
+        let (mode, overlay) = (Mode::Decentralised, Overlay::default());
+        for (node, directory) in durable::found(cluster, mode, overlay, members) {
+            let host = hosts[nodes.iter().position(|other| *other == node).unwrap()];
+            for record in directory.records() {
+                self.hosts[host].disk.apply(&record);
+            }
+        }
     }
 
     pub fn event(&mut self, host: usize, event: Event) {
@@ -404,7 +472,8 @@ impl World {
     }
 
     fn local(&self, host: usize) -> Time {
-        Time(self.now.0 * self.hosts[host].clock_percent / 100)
+        let (percent, since, shown) = self.hosts[host].clock;
+        Time(shown.0 + (self.now.0 - since.0) * percent / 100)
     }
 
     fn step(&mut self, host: usize, event: Event) {
@@ -433,16 +502,18 @@ impl World {
             }
             self.carry_out(host, effect);
         }
-        let percent = self.hosts[host].clock_percent;
+        let (percent, since, shown) = self.hosts[host].clock;
         let Some(node) = self.hosts[host].node.as_ref() else {
             return;
         };
+        let global =
+            |local: Time| Time(since.0 + (local.0.saturating_sub(shown.0) * 100).div_ceil(percent));
         let wake = node
             .next_deadline()
-            .map(|t| Time(t.0.div_ceil(percent) * 100).max(self.now));
-        if wake.is_some() && wake != self.hosts[host].wake {
+            .map(|local| global(local).max(self.now));
+        if let Some(at) = wake.filter(|_| wake != self.hosts[host].wake) {
             self.hosts[host].wake = wake;
-            self.schedule(wake.unwrap(), Happening::Wake { at: host, run });
+            self.schedule(at, Happening::Wake { at: host, run });
         }
     }
 
@@ -550,6 +621,7 @@ impl World {
             return;
         }
         *self.messages.entry(message.kind()).or_default() += 1;
+        self.senders.insert(message.kind(), from);
         self.hosts[from].bytes_sent += message.encoded_len() as u64;
         let lost = self
             .loss
@@ -576,14 +648,16 @@ impl World {
             1
         };
         for _ in 0..copies {
-            let at = self.now + self.latency + self.rng.span(self.jitter);
+            let slow = self
+                .slow
+                .filter(|(host, _)| *host == from && is_agreement(&message));
+            let extra = slow.map_or(Duration::ZERO, |(_, extra)| extra);
+            let at = self.now + self.latency + extra + self.rng.span(self.jitter);
             let there = self.hosts[target]
                 .identity
                 .filter(|_| self.hosts[target].node.is_some());
             match there {
                 Some(found) if to.node.is_some_and(|node| node != found.node) => {
-                    let run = self.hosts[from].run;
-                    let _ = run;
                     self.refuse(from, to, Contact::Stranger(found));
                 }
                 Some(_) => {

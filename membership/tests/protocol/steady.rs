@@ -1,8 +1,6 @@
 //! The steady state: joining, crashing, leaving, restarting.
 
-mod world;
-
-use world::{World, ms};
+use crate::world::{World, ms};
 
 #[test]
 fn five_nodes_form_a_cluster() {

@@ -1,0 +1,246 @@
+//! Getting in.
+
+use std::collections::BTreeSet;
+
+use synod_membership::configuration::Mode;
+use synod_membership::durable::Recovered;
+use synod_membership::event::Event;
+
+use crate::world::{World, ms};
+
+#[test]
+fn admitted_joiners_all_die() {
+    for seed in 0..5 {
+        let mut world = World::new(seed);
+        (0..4).for_each(|_| {
+            world.add_host();
+        });
+        world.start(0, &[]);
+        world.run(ms(300));
+        (1..4).for_each(|host| world.start(host, &[0]));
+        world.until(ms(3_000), "admission", |w| {
+            w.view(0).is_some_and(|v| v.members().len() == 4)
+        });
+        (1..4).for_each(|host| world.crash(host));
+        world.until(ms(8_000), "the seed alone", |w| w.agree(&[0]));
+    }
+}
+
+#[test]
+fn joiner_reaches_half_of_its_observers() {
+    let mut world = World::cluster(2, 8);
+    let joiner = world.add_host();
+    for host in 0..4 {
+        world.cut_link(joiner, host);
+    }
+    world.start(joiner, &[7]);
+    // Half of its observers are no majority; it is neither let in nor in anybody's way.
+    world.run(ms(10_000));
+    assert!(world.agree(&[0, 1, 2, 3, 4, 5, 6, 7]));
+    world.crash(6);
+    world.until(ms(6_000), "a cut all the same", |w| {
+        w.view(0).unwrap().members().len() == 7
+    });
+    world.heal();
+    world.until(ms(10_000), "the joiner", |w| {
+        w.agree(&[0, 1, 2, 3, 4, 5, 7, 8])
+    });
+}
+
+#[test]
+fn joiner_dies_between_admission_and_install() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 4);
+        let joiner = world.add_host();
+        world.start(joiner, &[1]);
+        world.until(ms(5_000), "admission", |w| {
+            w.view(0).is_some_and(|v| v.members().len() == 5)
+        });
+        world.crash(joiner);
+        if seed % 2 == 0 {
+            world.until(ms(8_000), "removal", |w| w.agree(&[0, 1, 2, 3]));
+        }
+        world.start(joiner, &[1]);
+        world.until(ms(8_000), "return", |w| w.agree(&[0, 1, 2, 3, 4]));
+    }
+}
+
+#[test]
+fn several_seeds_some_dead() {
+    let mut world = World::cluster(5, 4);
+    let joiner = world.add_host();
+    let dead = world.add_host();
+    world.start(joiner, &[dead, 2, 3]);
+    world.until(ms(5_000), "the joiner", |w| w.agree(&[0, 1, 2, 3, 4]));
+}
+
+/// Joiners come while views change.
+#[test]
+fn parked_joiners_are_retargeted_at_each_view() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 4);
+        for round in 0..4 {
+            let joiner = world.add_host();
+            world.start(joiner, &[round % 4]);
+            world.run(ms(60));
+        }
+        let all: Vec<usize> = (0..8).collect();
+        world.until(ms(10_000), "all", |w| w.agree(&all));
+    }
+}
+
+#[test]
+fn a_joiner_that_goes_away_is_forgotten() {
+    let mut world = World::cluster(6, 8);
+    let joiner = world.add_host();
+    (0..5).for_each(|host| world.cut_link(joiner, host));
+    world.start(joiner, &[7]);
+    world.run(ms(3_000));
+    world.crash(joiner);
+    world.heal();
+    let seq = world.seq(0);
+    world.run(ms(10_000));
+    assert_eq!(world.seq(0), seq);
+}
+
+/// All are empty and name the same list: the lowest address forms the cluster, after it has heard all others.
+#[test]
+fn same_join_lists_all_empty_one_late_then_one_wiped() {
+    for seed in 0..5 {
+        let mut world = World::new(seed);
+        (0..3).for_each(|_| {
+            world.add_host();
+        });
+        world.start(0, &[0, 1, 2]);
+        world.start(1, &[0, 1, 2]);
+        world.run(ms(10_000));
+        assert!(
+            world.view(0).is_none() && world.view(1).is_none(),
+            "they wait for the third"
+        );
+        world.start(2, &[0, 1, 2]);
+        world.until(ms(10_000), "a cluster", |w| {
+            w.agree(&[0, 1, 2]) && w.view(0).unwrap().voters().len() == 3
+        });
+        let cluster = world.view(0).unwrap().cluster();
+        // One loses its directory and starts with the same list: it finds the cluster.
+        world.crash(0);
+        world.hosts[0].disk = Recovered::default();
+        world.start(0, &[0, 1, 2]);
+        world.until(ms(20_000), "the cluster again", |w| w.agree(&[0, 1, 2]));
+        assert_eq!(world.view(0).unwrap().cluster(), cluster);
+    }
+}
+
+#[test]
+fn different_lists_form_nothing() {
+    let mut world = World::new(7);
+    (0..3).for_each(|_| {
+        world.add_host();
+    });
+    world.start(0, &[0, 1]);
+    world.start(1, &[0, 1, 2]);
+    world.start(2, &[0, 1, 2]);
+    world.run(ms(20_000));
+    assert!((0..3).all(|host| world.view(host).is_none()));
+}
+
+/// Four at once through one seed never leave the seed stranded: they vote only when they have installed.
+#[test]
+fn a_botched_growth_does_not_strand_the_seed() {
+    let mut world = World::new(8);
+    (0..4).for_each(|_| {
+        world.add_host();
+    });
+    world.start(0, &[]);
+    world.run(ms(300));
+    (1..4).for_each(|host| world.start(host, &[0]));
+    // They are admitted, and can hear nothing any more.
+    world.filter = Some(Box::new(|from, _, message| {
+        from != 0 || message.kind() != "Snapshot"
+    }));
+    world.until(ms(3_000), "admission", |w| {
+        w.view(0).is_some_and(|v| v.members().len() == 4)
+    });
+    assert_eq!(world.view(0).unwrap().voters().len(), 1);
+    world.run(ms(10_000));
+    world.filter = None;
+    world.until(ms(20_000), "all four", |w| w.agree(&[0, 1, 2, 3]));
+}
+
+#[test]
+fn a_centralised_cluster_agrees_through_its_ensemble() {
+    let mut world = World::new(9);
+    for _ in 0..12 {
+        let host = world.add_host();
+        world.hosts[host].settings.mode = Mode::Centralised { ensemble: 3 };
+    }
+    world.start(0, &[]);
+    world.run(ms(300));
+    (1..12).for_each(|host| world.start(host, &[0]));
+    let all: Vec<usize> = (0..12).collect();
+    world.until(ms(20_000), "a cluster", |w| {
+        w.agree(&all) && w.view(0).unwrap().voters().len() == 3
+    });
+    let voters: BTreeSet<_> = world.view(0).unwrap().voters().iter().copied().collect();
+    let plain = all
+        .iter()
+        .copied()
+        .find(|host| !voters.contains(&world.id(*host)))
+        .unwrap();
+    world.crash(plain);
+    let rest: Vec<usize> = all.iter().copied().filter(|host| *host != plain).collect();
+    world.until(ms(6_000), "a cut", |w| w.agree(&rest));
+}
+
+#[test]
+fn ensemble_change_with_one_ensemble_member_down() {
+    for seed in 0..3 {
+        let mut world = World::cluster(seed, 7);
+        world.event(0, Event::SetMode(Mode::Centralised { ensemble: 3 }));
+        let all: Vec<usize> = (0..7).collect();
+        world.until(ms(5_000), "an ensemble", |w| {
+            w.agree(&all) && w.view(0).unwrap().voters().len() == 3
+        });
+        let voters = world.view(0).unwrap().voters().to_vec();
+        let down = (0..7)
+            .find(|host| voters.contains(&world.id(*host)))
+            .unwrap();
+        world.crash(down);
+        let rest: Vec<usize> = (0..7).filter(|host| *host != down).collect();
+        // Somebody else takes the lost one's place.
+        world.until(ms(10_000), "a full ensemble", |w| {
+            let view = w.view(rest[0]).unwrap();
+            w.agree(&rest) && view.absent_voters().is_empty() && view.voters().len() == 3
+        });
+        let asked = rest
+            .iter()
+            .copied()
+            .find(|h| world.view(*h).unwrap().is_voter(world.id(*h)));
+        world.event(asked.unwrap(), Event::SetMode(Mode::Decentralised));
+        world.until(ms(10_000), "everybody votes", |w| {
+            w.agree(&rest) && w.view(rest[0]).unwrap().voters().len() == 6
+        });
+    }
+}
+
+#[test]
+fn an_epidemic_spreads_alerts_as_well() {
+    use synod_membership::settings::Dissemination;
+    let mut world = World::new(11);
+    for _ in 0..12 {
+        let host = world.add_host();
+        world.hosts[host].settings.dissemination = Dissemination::Epidemic {
+            fanout: 3,
+            rounds: 6,
+        };
+    }
+    world.start(0, &[]);
+    world.run(ms(300));
+    (1..12).for_each(|host| world.start(host, &[0]));
+    let all: Vec<usize> = (0..12).collect();
+    world.until(ms(20_000), "a cluster", |w| w.agree(&all));
+    world.crash(5);
+    let rest: Vec<usize> = all.iter().copied().filter(|host| *host != 5).collect();
+    world.until(ms(6_000), "a cut", |w| w.agree(&rest));
+}

@@ -1,0 +1,304 @@
+//! Links and processes that misbehave: who goes, and above all who stays.
+
+use synod_membership::message::Message;
+
+use crate::world::{World, ms};
+
+fn others(count: usize, gone: &[usize]) -> Vec<usize> {
+    (0..count).filter(|host| !gone.contains(host)).collect()
+}
+
+#[test]
+fn one_bad_pair_changes_nothing_for_each_size() {
+    for count in 3..=12 {
+        let mut world = World::cluster(count as u64, count);
+        let seq = world.seq(0);
+        world.cut_link(0, 1);
+        world.run(ms(60_000));
+        assert_eq!(world.seq(2), seq, "N = {count}: {}", world.describe());
+    }
+}
+
+#[test]
+fn one_deaf_node_is_removed_alone_for_each_size() {
+    for count in 3..=12 {
+        let mut world = World::cluster(count as u64, count);
+        let deaf = count / 2;
+        world.deafen(deaf);
+        let rest = others(count, &[deaf]);
+        world.until(ms(6_000), "cut of the deaf node", |w| w.agree(&rest));
+        let seq = world.seq(rest[0]);
+        world.run(ms(20_000));
+        assert_eq!(world.seq(rest[0]), seq, "N = {count}: nobody else goes");
+        assert!(
+            !world.hosts[deaf].serving,
+            "N = {count}: a deaf node stops serving"
+        );
+    }
+}
+
+#[test]
+fn one_mute_node_is_removed_alone_for_each_size() {
+    for count in 3..=12 {
+        let mut world = World::cluster(count as u64, count);
+        let mute = count / 2;
+        world.mute(mute);
+        let rest = others(count, &[mute]);
+        world.until(ms(6_000), "cut of the mute node", |w| w.agree(&rest));
+        let seq = world.seq(rest[0]);
+        world.run(ms(20_000));
+        assert_eq!(world.seq(rest[0]), seq, "N = {count}: nobody else goes");
+        assert!(
+            !world.hosts[mute].serving,
+            "N = {count}: it was told, and stops serving"
+        );
+    }
+}
+
+#[test]
+fn two_deaf_and_one_crash_at_seven() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 7);
+        world.deafen(5);
+        world.deafen(6);
+        world.crash(4);
+        world.until(ms(20_000), "cut of the three", |w| w.agree(&[0, 1, 2, 3]));
+    }
+}
+
+/// Eight of twenty can hear the others and are not heard by them.
+#[test]
+fn forty_percent_one_way_group() {
+    for seed in 0..3 {
+        let mut world = World::cluster(seed, 20);
+        for from in 12..20 {
+            for to in 0..12 {
+                world.loss.insert((from, to), 1000);
+            }
+        }
+        let rest: Vec<usize> = (0..12).collect();
+        world.until(ms(30_000), "cut of the group", |w| w.agree(&rest));
+    }
+}
+
+/// Each node of a rack still has the third rack's word for it.
+#[test]
+fn a_rack_to_rack_blackhole_splits_nothing() {
+    let mut world = World::cluster(3, 12);
+    for a in 0..4 {
+        for b in 4..8 {
+            world.cut_link(a, b);
+        }
+    }
+    world.run(ms(30_000));
+    // Whatever was decided, the world has checked that all installed the same; the third rack has lost nobody of its own.
+    let view = world.view(8).unwrap();
+    for host in 8..12 {
+        assert!(
+            view.index_of(world.id(host)).is_some(),
+            "{}",
+            world.describe()
+        );
+    }
+    assert!(view.members().len() >= 8, "{}", world.describe());
+}
+
+#[test]
+fn sigstop_of_an_observer_removes_nobody_else() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 5);
+        world.pause(2, ms(30_000));
+        world.until(ms(6_000), "cut of the paused node", |w| {
+            w.agree(&[0, 1, 3, 4])
+        });
+        let seq = world.seq(0);
+        world.run(ms(30_000));
+        assert_eq!(world.seq(0), seq, "waking up accuses nobody");
+        assert!(!world.hosts[2].serving, "it learns that it was removed");
+        assert!(world.hosts[2].removed > 0);
+    }
+}
+
+/// A pause shorter than what fails an edge goes unnoticed.
+#[test]
+fn a_short_pause_is_no_failure() {
+    let mut world = World::cluster(9, 5);
+    let seq = world.seq(0);
+    for _ in 0..5 {
+        world.pause(2, ms(1_200));
+        world.run(ms(5_000));
+    }
+    assert_eq!(world.seq(0), seq);
+}
+
+#[test]
+fn sigstop_of_a_coordinator_in_its_round() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 5);
+        world.crash(3);
+        world.crash(4);
+        // Two of five gone make a classic round; whoever begins it stops right there.
+        let mut paused = None;
+        for _ in 0..8_000 {
+            world.run(ms(1));
+            let begun = world.messages.get("Prepare").copied().unwrap_or(0) > 0;
+            if begun {
+                paused = world.last_sender("Prepare");
+                break;
+            }
+        }
+        let coordinator = paused.expect("a classic round begins");
+        world.pause(coordinator, ms(30_000));
+        let rest: Vec<usize> = (0..3).filter(|host| *host != coordinator).collect();
+        // Two of five are no majority: they wait for the coordinator, and go on with it.
+        world.run(ms(30_000));
+        world.until(ms(30_000), "all three", |w| w.agree(&[0, 1, 2]));
+        assert!(rest.len() == 2);
+    }
+}
+
+#[test]
+fn second_crash_in_a_classic_round() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 7);
+        world.crash(5);
+        world.crash(6);
+        for _ in 0..8_000 {
+            world.run(ms(1));
+            if let Some(coordinator) = world.last_sender("Prepare") {
+                world.crash(coordinator);
+                let rest: Vec<usize> = (0..5).filter(|host| *host != coordinator).collect();
+                world.until(ms(20_000), "a view without the three", |w| w.agree(&rest));
+                break;
+            }
+        }
+    }
+}
+
+/// Two nodes of five can be heard and cannot hear: they would start one classic round after the other.
+#[test]
+fn one_way_minority_sending_prepares_for_ever() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 5);
+        for deaf in [3, 4] {
+            for from in 0..3 {
+                world.loss.insert((from, deaf), 1000);
+            }
+        }
+        world.until(ms(30_000), "cut of the two", |w| w.agree(&[0, 1, 2]));
+    }
+}
+
+#[test]
+fn twenty_second_flip_flop_with_rejoin() {
+    let mut world = World::cluster(5, 7);
+    for round in 0..6 {
+        world.deafen(6);
+        world.run(ms(20_000));
+        world.heal();
+        world.run(ms(20_000));
+        assert!(
+            world.agree(&[0, 1, 2, 3, 4, 5]),
+            "round {round}: {}",
+            world.describe()
+        );
+    }
+    let seq = world.seq(0);
+    // Clean links for a minute bring it back, as a new boot.
+    world.until(ms(80_000), "return", |w| w.agree(&[0, 1, 2, 3, 4, 5, 6]));
+    assert!(world.seq(0) > seq);
+}
+
+/// An hour by default; `LOSS_HOURS=24` for the day.
+#[test]
+fn one_to_five_percent_loss_for_hours() {
+    let hours: u64 = std::env::var("LOSS_HOURS")
+        .ok()
+        .and_then(|h| h.parse().ok())
+        .unwrap_or(1);
+    for (percent, limit) in [(1, 0), (2, 0), (5, 2)] {
+        let mut world = World::cluster(percent, 5);
+        world.encode = false;
+        world.loss_everywhere = percent * 10;
+        let seq = world.seq(0);
+        world.run(ms(hours * 3_600_000));
+        let changes = world.seq(0) - seq;
+        assert!(
+            changes <= limit * hours,
+            "{percent}% loss: {changes} view changes"
+        );
+    }
+}
+
+#[test]
+fn clock_rates_of_half_and_double_on_observers() {
+    for percent in [50, 200] {
+        let mut world = World::cluster(2, 5);
+        let seq = world.seq(0);
+        world.set_clock(1, percent);
+        world.set_clock(2, percent);
+        world.run(ms(60_000));
+        assert_eq!(world.seq(0), seq, "at {percent}%");
+        world.crash(4);
+        world.until(ms(6_000), "cut", |w| w.agree(&[0, 1, 2, 3]));
+    }
+}
+
+#[test]
+fn duplicates_and_reordering_change_nothing() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 5);
+        world.duplicate = 300;
+        world.jitter = ms(40);
+        world.crash(1);
+        world.until(ms(6_000), "cut", |w| w.agree(&[0, 2, 3, 4]));
+        world.restart(1);
+        world.until(ms(6_000), "return", |w| w.agree(&[0, 1, 2, 3, 4]));
+    }
+}
+
+#[test]
+fn a_partition_leaves_the_majority_and_suspends_the_minority() {
+    let mut world = World::cluster(4, 5);
+    world.isolate(&[3, 4]);
+    world.until(ms(15_000), "cut of the minority", |w| w.agree(&[0, 1, 2]));
+    world.run(ms(5_000));
+    assert!(!world.hosts[3].serving && !world.hosts[4].serving);
+    let status = world.status(3).unwrap();
+    assert_eq!(status.voters.len(), 5);
+    assert_eq!((status.missing_voters.len(), status.voters_needed), (3, 1));
+    world.heal();
+    world.until(ms(90_000), "return", |w| w.agree(&[0, 1, 2, 3, 4]));
+}
+
+/// The votes of a restarted process's earlier boot are its directory's, whenever they arrive.
+#[test]
+fn a_vote_of_the_old_boot_after_replace() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 5);
+        // What node 4 sends about agreement takes three seconds.
+        world.filter = Some(Box::new(|_, _, _| true));
+        world.slow = Some((4, ms(3_000)));
+        world.crash(0);
+        world.run(ms(2_900));
+        world.crash(4);
+        world.slow = None;
+        world.restart(4);
+        world.until(ms(10_000), "agreement", |w| w.agree(&[1, 2, 3, 4]));
+        world.run(ms(5_000));
+        assert!(world.agree(&[1, 2, 3, 4]));
+    }
+}
+
+/// Nothing of a probe repeats who sends it.
+#[test]
+fn an_idle_cluster_of_five_costs_little() {
+    let mut world = World::cluster(1, 5);
+    let before: u64 = world.hosts.iter().map(|h| h.bytes_sent).sum();
+    world.run(ms(60_000));
+    let after: u64 = world.hosts.iter().map(|h| h.bytes_sent).sum();
+    let per_node_per_second = (after - before) / 60 / 5;
+    assert!(per_node_per_second < 200, "{per_node_per_second} B/s");
+    assert!(world.messages.contains_key("Probe"));
+    let _ = |message: &Message| message.kind();
+}

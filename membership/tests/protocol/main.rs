@@ -1,0 +1,10 @@
+//! The protocol in a small deterministic world: what each rule promises, under the faults that it is about.
+
+mod identity;
+mod joins;
+mod links;
+mod restarts;
+mod scale;
+mod steady;
+mod storm;
+mod world;

@@ -1,0 +1,316 @@
+//! Processes and whole clusters that come back.
+
+use synod_membership::effect::Halt;
+use synod_membership::event::{BootChoice, Event};
+use synod_membership::status::Phase;
+
+use crate::world::{World, ms};
+
+#[test]
+fn all_five_restart_after_a_power_cut() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 5);
+        (0..5).for_each(|host| world.crash(host));
+        world.run(ms(1_000));
+        (0..5).for_each(|host| world.restart(host));
+        world.until(ms(5_000), "the cluster", |w| w.agree(&[0, 1, 2, 3, 4]));
+    }
+}
+
+/// Two go and three are replaced, in one cut.
+#[test]
+fn three_of_five_restart_and_go_on() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 5);
+        let seq = world.seq(0);
+        (0..5).for_each(|host| world.crash(host));
+        (0..3).for_each(|host| world.restart(host));
+        world.until(ms(10_000), "three", |w| w.agree(&[0, 1, 2]));
+        assert_eq!(world.seq(0), seq + 1, "one cut");
+    }
+}
+
+#[test]
+fn two_of_five_never_go_on_and_say_why() {
+    let mut world = World::cluster(6, 5);
+    let seq = world.seq(0);
+    (0..5).for_each(|host| world.crash(host));
+    (0..2).for_each(|host| world.restart(host));
+    world.run(ms(120_000));
+    for host in 0..2 {
+        let status = world.status(host).unwrap();
+        assert_eq!(
+            (status.phase, status.serving, status.seq),
+            (Phase::Restarting, false, seq)
+        );
+        assert_eq!((status.voters.len(), status.missing_voters.len()), (5, 3));
+        assert_eq!(status.voters_needed, 1);
+    }
+    world.restart(2);
+    world.until(ms(10_000), "three", |w| w.agree(&[0, 1, 2]));
+}
+
+/// A process dies at each of its writes in turn, before and after the write is durable, while a cut is agreed on.
+#[test]
+fn restart_between_persist_and_send_of_each_kind_of_vote() {
+    for count in [3, 5, 6] {
+        for victim in 0..2 {
+            for write in 0..5 {
+                for durable in [true, false] {
+                    let mut world = World::cluster(write, count);
+                    if durable {
+                        world.hosts[victim].die_before_confirm = Some(write);
+                    } else {
+                        world.hosts[victim].die_at_write = Some(write);
+                    }
+                    world.crash(count - 1);
+                    world.run(ms(4_000));
+                    if world.hosts[victim].node.is_none() {
+                        world.restart(victim);
+                    }
+                    let rest: Vec<usize> = (0..count - 1).collect();
+                    world.until(ms(15_000), "the rest", |w| w.agree(&rest));
+                }
+            }
+        }
+    }
+}
+
+/// The coordinator comes back in the middle of its round, and never uses that round's rank again.
+#[test]
+fn coordinator_restarts_in_mid_round_same_round_number() {
+    for seed in 0..10 {
+        for after in 0..4 {
+            let mut world = World::cluster(seed, 5);
+            world.crash(3);
+            world.crash(4);
+            for _ in 0..8_000 {
+                world.run(ms(1));
+                if let Some(coordinator) = world.last_sender("Prepare") {
+                    world.run(ms(after));
+                    world.restart(coordinator);
+                    break;
+                }
+            }
+            world.until(ms(20_000), "three", |w| w.agree(&[0, 1, 2]));
+        }
+    }
+}
+
+/// One node alone learns of a decision, then all die, and the rest goes on first.
+#[test]
+fn the_sole_installer_of_the_next_dies_and_all_restart_before_it() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 5);
+        let seq = world.seq(0);
+        // Decisions leave nobody: only who counts the votes itself can know.
+        world.filter = Some(Box::new(|_, to, message| match message.kind() {
+            "FastVotes" => to == 0,
+            "Views" | "Accept" | "Prepare" => false,
+            _ => true,
+        }));
+        world.crash(4);
+        world.until(ms(10_000), "one installer", |w| w.seq(0) > seq);
+        let decided = world.view(0).unwrap().hash();
+        (0..4).for_each(|host| world.crash(host));
+        world.filter = None;
+        (1..5).for_each(|host| world.restart(host));
+        world.until(ms(20_000), "the next", |w| w.seq(1) > seq);
+        // What was decided is what the others must come to, without ever having heard of it.
+        let mut installed = world.hosts[1].installed.iter().flatten();
+        let next = installed.rfind(|c| c.seq() == seq + 1).unwrap();
+        assert_eq!(next.hash(), decided, "seed {seed}");
+        world.restart(0);
+        world.until(ms(20_000), "all", |w| w.agree(&[0, 1, 2, 3, 4]));
+    }
+}
+
+#[test]
+fn all_restart_at_mixed_seqs_some_removed_in_the_next() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 6);
+        world.crash(5);
+        world.until(ms(6_000), "a first cut", |w| w.agree(&[0, 1, 2, 3, 4]));
+        world.crash(4);
+        // 3 falls behind: it hears of nothing any more.
+        let seq = world.seq(0);
+        world.filter = Some(Box::new(|_, to, m| {
+            to != 3 || m.kind().starts_with("Probe")
+        }));
+        world.until(ms(20_000), "a second cut", |w| {
+            w.seq(0) > seq && w.seq(1) > seq
+        });
+        world.filter = None;
+        (0..4).for_each(|host| world.crash(host));
+        (0..6).for_each(|host| world.restart(host));
+        world.until(ms(20_000), "all six", |w| w.agree(&[0, 1, 2, 3, 4, 5]));
+    }
+}
+
+/// Each is killed before the last one is back in.
+#[test]
+fn rolling_restart_of_three_next_kill_before_readmission() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 3);
+        for round in 0..2 {
+            for host in 0..3 {
+                world.crash(host);
+                world.run(ms(3_500));
+                world.restart(host);
+                world.run(ms(20 + 10 * round));
+            }
+        }
+        world.until(ms(20_000), "all three", |w| w.agree(&[0, 1, 2]));
+    }
+}
+
+#[test]
+fn any_two_of_three_go_on_after_a_crash() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 3);
+        world.crash(0);
+        world.until(ms(6_000), "two", |w| w.agree(&[1, 2]));
+        assert_eq!(
+            world.view(1).unwrap().voters().len(),
+            3,
+            "the lost one keeps its slot"
+        );
+        world.crash(1);
+        world.run(ms(8_000));
+        assert!(
+            !world.hosts[2].serving,
+            "one of three voters does not serve"
+        );
+        world.restart(0);
+        world.until(ms(10_000), "the other two", |w| w.agree(&[0, 2]));
+    }
+}
+
+#[test]
+fn two_nodes_kill_either() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 2);
+        let voter = (0..2)
+            .find(|h| world.view(0).unwrap().is_voter(world.id(*h)))
+            .unwrap();
+        let other = 1 - voter;
+        world.crash(other);
+        world.until(ms(6_000), "the voter alone", |w| w.agree(&[voter]));
+        world.restart(other);
+        world.until(ms(6_000), "both", |w| w.agree(&[0, 1]));
+        world.crash(voter);
+        world.run(ms(10_000));
+        assert!(!world.hosts[other].serving, "the other waits");
+        world.restart(voter);
+        world.until(ms(6_000), "both again", |w| w.agree(&[0, 1]));
+    }
+}
+
+#[test]
+fn a_sole_voter_hands_over_when_it_leaves() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 2);
+        world.run(ms(3_000));
+        let voter = (0..2)
+            .find(|h| world.view(0).unwrap().is_voter(world.id(*h)))
+            .unwrap();
+        world.event(voter, Event::Leave);
+        world.until(ms(6_000), "departure", |w| {
+            w.hosts[voter].left && w.agree(&[1 - voter])
+        });
+    }
+}
+
+#[test]
+fn a_planned_leave_of_one_of_three_leaves_one_voter() {
+    let mut world = World::cluster(8, 3);
+    world.event(2, Event::Leave);
+    world.until(ms(6_000), "departure", |w| {
+        w.hosts[2].left && w.agree(&[0, 1])
+    });
+    assert_eq!(world.view(0).unwrap().voters().len(), 1);
+}
+
+/// A restart is let in at once, a crash loop is not.
+#[test]
+fn crash_looping_restart() {
+    let mut world = World::cluster(3, 5);
+    let seq = world.seq(0);
+    for _ in 0..40 {
+        world.restart(4);
+        world.run(ms(500));
+    }
+    let changes = world.seq(0) - seq;
+    assert!(
+        (1..=8).contains(&changes),
+        "{changes} view changes for 40 restarts in 20 s"
+    );
+    world.until(ms(40_000), "rest", |w| w.agree(&[0, 1, 2, 3, 4]));
+}
+
+#[test]
+fn a_lone_node_restarts_by_itself() {
+    let mut world = World::cluster(1, 1);
+    for _ in 0..3 {
+        world.restart(0);
+        world.until(ms(2_000), "itself", |w| w.agree(&[0]));
+    }
+}
+
+#[test]
+fn a_failed_write_stops_the_node() {
+    let mut world = World::cluster(1, 3);
+    world.event(0, Event::PersistFailed(synod_membership::id::Token(99)));
+    assert_eq!(world.hosts[0].halted, Some(Halt::PersistFailed));
+    world.until(ms(6_000), "the others", |w| w.agree(&[1, 2]));
+}
+
+#[test]
+fn lag_beyond_truncation_means_a_new_start() {
+    let mut world = World::new(4);
+    for _ in 0..4 {
+        let host = world.add_host();
+        world.hosts[host].settings.log_views_max = 4;
+    }
+    world.start(0, &[]);
+    world.run(ms(500));
+    (1..4).for_each(|host| world.start(host, &[0]));
+    world.until(ms(20_000), "four", |w| w.agree(&[0, 1, 2, 3]));
+    world.crash(3);
+    world.until(ms(6_000), "three", |w| w.agree(&[0, 1, 2]));
+    for _ in 0..12 {
+        world.restart(2);
+        world.run(ms(65_000));
+    }
+    let base = world.hosts[0]
+        .disk
+        .base
+        .as_ref()
+        .unwrap()
+        .configuration
+        .seq();
+    assert!(
+        base > world.hosts[3].disk.views.last().map_or(0, |view| view.seq),
+        "truncated"
+    );
+    assert!(world.hosts[0].disk.views.len() <= 6);
+    world.restart(3);
+    world.until(ms(90_000), "all four", |w| w.agree(&[0, 1, 2, 3]));
+}
+
+#[test]
+fn founders_begin_together_without_a_join() {
+    let mut world = World::new(12);
+    (0..5).for_each(|_| {
+        world.add_host();
+    });
+    world.found(&[0, 1, 2, 3, 4]);
+    for host in 0..5 {
+        world.start_as(host, &[], BootChoice::Registered);
+    }
+    world.until(ms(1_000), "the founders", |w| w.agree(&[0, 1, 2, 3, 4]));
+    assert_eq!(world.seq(0), 1);
+    world.restart(2);
+    world.until(ms(3_000), "a restart", |w| w.agree(&[0, 1, 2, 3, 4]));
+    assert_eq!(world.seq(0), 2);
+}

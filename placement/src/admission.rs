@@ -1,0 +1,167 @@
+//! Admission: a policy is checked before it is accepted.
+//!
+//! Against the state as it is, and against the loss of each single row of each domain (a node) and of each zone
+//! (the rows of a domain that share a value in its column `zone`). A policy is refused only for what it makes
+//! infeasible that was feasible without it: three nodes that replicate three times survive no loss with or
+//! without it, and must still accept policies.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::answer::{PolicyRow, Status};
+use crate::compile::{Compiler, Goals};
+use crate::error::{Result, Source};
+use crate::problem::Problem;
+use crate::solve;
+use crate::tables::quoted;
+
+/// The column that groups the rows of a domain which fail together.
+const ZONE: &str = "zone";
+
+/// What admission says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Nothing that was feasible becomes infeasible.
+    Accepted,
+    /// Some loss, or the present state, cannot be met any more.
+    Refused,
+    /// Not decided within the budget: accept it with force only.
+    Unproven,
+}
+
+/// A loss that the candidate was checked against.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// `now`, `loss of nodes n1`, `loss of zone a`, ….
+    pub scenario: String,
+    /// Without the candidate.
+    pub before: Status,
+    /// With it.
+    pub after: Status,
+    /// Rows that cannot hold together.
+    pub core: Vec<PolicyRow>,
+    /// The fewest rows to give up that were found: what the least-breaking assignment breaks.
+    pub relaxation: Vec<PolicyRow>,
+}
+
+/// The answer of admission.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Admission {
+    /// Accepted, refused or unproven.
+    pub verdict: Verdict,
+    /// How many scenarios were checked.
+    pub scenarios: usize,
+    /// The scenarios that speak against the candidate.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks whether `candidate` may join `policies` over `state`.
+pub fn admit(
+    state: &str,
+    policies: &str,
+    candidate: &str,
+    config: &solve::Config,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Admission> {
+    let before = [(state, Source::State), (policies, Source::Policies)];
+    let with = [before[0], before[1], (candidate, Source::Policies)];
+    // Errors of the candidate are errors of the input, whatever the scenario.
+    let scenarios = scenarios(&Problem::load_scripts(&with)?);
+    let mut findings = Vec::new();
+    let mut verdict = Verdict::Accepted;
+    let count = scenarios.len();
+    for (scenario, loss) in scenarios {
+        let lost = |scripts: &[(&str, Source)]| {
+            let mut scripts: Vec<(String, Source)> =
+                scripts.iter().map(|(text, source)| ((*text).to_owned(), *source)).collect();
+            scripts.insert(1, (loss.clone(), Source::State));
+            scripts
+        };
+        let after = judge(&lost(&with), config, abort)?;
+        if matches!(after.0, Status::Optimal | Status::Feasible) {
+            continue;
+        }
+        let before = judge(&lost(&before), config, abort)?;
+        // What was infeasible before is not the candidate's doing.
+        if before.0 == Status::Infeasible {
+            continue;
+        }
+        let proved = after.0 == Status::Infeasible && before.0 != Status::Unknown;
+        verdict = match (verdict, proved) {
+            (Verdict::Refused, _) | (_, true) => Verdict::Refused,
+            (Verdict::Accepted | Verdict::Unproven, false) => Verdict::Unproven,
+        };
+        findings.push(Finding {
+            scenario,
+            before: before.0,
+            after: after.0,
+            core: after.1,
+            relaxation: after.2,
+        });
+    }
+    Ok(Admission { verdict, scenarios: count, findings })
+}
+
+/// The state as it is, and the SQL of every single loss.
+fn scenarios(problem: &Problem) -> Vec<(String, String)> {
+    let compiler = &problem.compiler;
+    let mut out = vec![("now".to_owned(), String::new())];
+    let mut seen = BTreeSet::new();
+    let decisions = compiler.mirrors.iter().flat_map(|m| &m.decisions);
+    for decision in decisions {
+        let entry = &compiler.mirrors[decision.mirror];
+        let schema = &entry.mirror.schema;
+        // Domains that are lists of values in a CHECK are no rows that can be lost.
+        if schema.name.is_empty() || !seen.insert(decision.mirror) {
+            continue;
+        }
+        let zone = schema.position(ZONE);
+        let mut zones = BTreeSet::new();
+        for slot in entry.mirror.occupied() {
+            let Some(row) = entry.mirror.row(slot) else { continue };
+            zones.extend(zone.map(|z| compiler.symbols.sql(row[z])));
+            let mut conditions = Vec::new();
+            let mut shown = Vec::new();
+            let all: Vec<usize> = (0..schema.columns.len()).collect();
+            let key = if schema.primary_key.is_empty() { &all } else { &schema.primary_key };
+            for &column in key {
+                let value = compiler.symbols.sql(row[column]);
+                conditions.push(format!("{} IS {value}", quoted(&schema.columns[column].name)));
+                shown.push(value);
+            }
+            let table = quoted(&schema.name);
+            out.push((
+                format!("loss of {} {}", schema.name, shown.join(", ")),
+                format!("DELETE FROM {table} WHERE {}", conditions.join(" AND ")),
+            ));
+        }
+        if zones.len() > 1 {
+            for zone in zones {
+                let table = quoted(&schema.name);
+                out.push((
+                    format!("loss of zone {zone}"),
+                    format!("DELETE FROM {table} WHERE {ZONE} IS {zone}"),
+                ));
+            }
+        }
+    }
+    out
+}
+
+/// Feasibility alone: objectives are left out.
+fn judge(
+    scripts: &[(String, Source)],
+    config: &solve::Config,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<(Status, Vec<PolicyRow>, Vec<PolicyRow>)> {
+    let scripts: Vec<(&str, Source)> = scripts.iter().map(|(t, s)| (t.as_str(), *s)).collect();
+    let mut problem = Problem { compiler: Compiler::load(&scripts, Goals::Hard)? };
+    let model = &mut problem.compiler.model;
+    let outcome = solve::solve(model, solve::Scope::All, config, abort)
+        .map_err(|e| crate::problem::model_error(&e))?;
+    let relaxation = outcome.broken.iter().map(|&row| problem.policy_row(row)).collect();
+    let answer = problem.answer(&outcome);
+    Ok((answer.status, answer.core, relaxation))
+}

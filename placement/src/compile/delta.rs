@@ -1,0 +1,561 @@
+//! Changed rows of a compiled problem.
+//!
+//! A row that is inserted joins the rest of each block by keys and adds what comes of it; a row that goes takes its
+//! records ([`super::joined`]) away; a row that changes does both and keeps its decisions. No view is run again.
+//! Subqueries that are correlated by an equality re-derive the outer rows with that key.
+//!
+//! What cannot be done by keys (a changed domain, a constant query over the changed table, a group that comes or goes
+//! with an expression of its own) compiles the problem again from the tables. The two ways are held
+//! equal by tests; only the time differs.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::Compiler;
+use super::group::Grouping;
+use super::join::Part;
+use super::joined::Handle;
+use super::maps::Recipe;
+use super::resolved::{Block, RelationId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::VarId;
+use crate::tables::{MILLION, Value, millionths, quoted};
+
+/// Marks the errors that compiling again resolves.
+pub(super) const REBUILD: &str = "the problem must be compiled again";
+
+/// A value of a changed row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Datum {
+    /// NULL.
+    Null,
+    /// An integer.
+    Integer(i64),
+    /// A decimal of at most six places.
+    Real(f64),
+    /// Text.
+    Text(String),
+}
+
+/// A change of one row of a table that has a primary key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A row in the table's column order; it replaces the row with its primary key.
+    Upsert {
+        /// The table.
+        table: String,
+        /// All of its columns.
+        row: Vec<Datum>,
+    },
+    /// The row with a primary key goes.
+    Delete {
+        /// The table.
+        table: String,
+        /// The key, in key order.
+        key: Vec<Datum>,
+    },
+}
+
+/// What a change left to do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Applied {
+    /// Decisions of new rows, and of rows whose decision must or may be made again.
+    pub touched: BTreeSet<VarId>,
+    /// Whether everything was compiled again (`touched` is empty then).
+    pub rebuilt: bool,
+}
+
+/// How a changed row reaches a block.
+enum Reach {
+    /// Not at all.
+    No,
+    /// As a row of these sources.
+    Rows(Vec<usize>),
+    /// In a way that keys cannot follow.
+    Rebuild,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Policy(usize),
+    View(usize),
+}
+
+fn rebuild<T>() -> Result<T> {
+    Err(Error::bare(ErrorKind::Limit, REBUILD))
+}
+
+impl Compiler {
+    /// Applies changes. On an error the tables may hold some of them, and the problem must be loaded again.
+    pub(crate) fn apply_changes(&mut self, changes: &[Change]) -> Result<Applied> {
+        let mut applied = Applied::default();
+        let mut again = false;
+        for change in changes {
+            match self.change(change, again) {
+                Ok(touched) => applied.touched.extend(touched),
+                Err(e) if e.message == REBUILD => again = true,
+                Err(e) => return Err(e),
+            }
+            // Soft cells that wait must be there when a later change of the list takes them away.
+            again |= !again && self.add_softs().is_err();
+        }
+        if again {
+            self.rebuild()?;
+            return Ok(Applied { touched: BTreeSet::new(), rebuilt: true });
+        }
+        let variables = &self.variables;
+        let mirrors = &self.mirrors;
+        // A row may have come and gone within the list.
+        applied.touched.retain(|var| {
+            let of = variables[var.index()];
+            let vars = &mirrors[of.mirror].decisions[of.decision].vars;
+            vars.get(of.slot as usize).copied().flatten() == Some(*var)
+        });
+        Ok(applied)
+    }
+
+    fn value(&mut self, datum: &Datum) -> Result<Value> {
+        Ok(match datum {
+            Datum::Null => Value::Null,
+            Datum::Integer(n) => Value::Integer(*n),
+            Datum::Real(x) => match millionths(&format!("{x}")) {
+                Some(n) if n % MILLION == 0 || n != 0 => Value::Decimal(n),
+                Some(n) => Value::Decimal(n),
+                None => {
+                    let message = format!("{x} is not a decimal of at most 6 places in range");
+                    return Err(Error::bare(ErrorKind::Arithmetic, message));
+                }
+            },
+            Datum::Text(text) => Value::Text(self.symbols.intern(text)),
+        })
+    }
+
+    /// Writes the change into SQLite, and into everything that follows from it unless all is compiled again anyway.
+    fn change(&mut self, change: &Change, again: bool) -> Result<Vec<VarId>> {
+        let (Change::Upsert { table: name, .. } | Change::Delete { table: name, .. }) = change;
+        let Some(&RelationId::Mirror(table)) = self.by_name.get(&name.to_ascii_lowercase()) else {
+            // No policy reads it, or it is a view.
+            return self.change_unread(change).and_then(|()| rebuild());
+        };
+        let schema = Rc::clone(&self.mirrors[table].mirror.schema);
+        if schema.primary_key.is_empty() {
+            let message = format!("table {name} has no primary key");
+            return Err(Error::bare(ErrorKind::Domain, message));
+        }
+        let (key, row) = match change {
+            Change::Upsert { row, .. } => {
+                if row.len() != schema.columns.len() {
+                    let message = format!("{} values for the columns of {name}", row.len());
+                    return Err(Error::bare(ErrorKind::Type, message));
+                }
+                let row: Box<[Value]> = row.iter().map(|d| self.value(d)).collect::<Result<_>>()?;
+                let key: Vec<Value> = schema.primary_key.iter().map(|&c| row[c]).collect();
+                (key, Some(row))
+            }
+            Change::Delete { key, .. } => {
+                let key: Vec<Value> = key.iter().map(|d| self.value(d)).collect::<Result<_>>()?;
+                if key.len() != schema.primary_key.len() {
+                    let message = format!("{} values for the primary key of {name}", key.len());
+                    return Err(Error::bare(ErrorKind::Type, message));
+                }
+                (key, None)
+            }
+        };
+        let sql = match &row {
+            Some(row) => {
+                let marks: Vec<String> = (1..=row.len()).map(|i| format!("?{i}")).collect();
+                format!("INSERT OR REPLACE INTO {} VALUES ({})", quoted(&schema.name), marks.join(", "))
+            }
+            None => {
+                let columns = schema.primary_key.iter().enumerate();
+                let columns: Vec<String> = columns
+                    .map(|(i, &c)| format!("{} = ?{}", quoted(&schema.columns[c].name), i + 1))
+                    .collect();
+                format!("DELETE FROM {} WHERE {}", quoted(&schema.name), columns.join(" AND "))
+            }
+        };
+        self.tables.rows_with(&sql, row.as_deref().unwrap_or(&key), None, &mut self.symbols)?;
+        if again {
+            return rebuild();
+        }
+        self.change_row(table, &key, row)
+    }
+
+    fn change_unread(&mut self, change: &Change) -> Result<()> {
+        let (Change::Upsert { table: name, .. } | Change::Delete { table: name, .. }) = change;
+        let schema = crate::tables::Schema::read(&self.tables, name, &mut self.symbols)?;
+        let Some(schema) = schema else {
+            return Err(Error::bare(ErrorKind::Name, format!("no such table: {name}")));
+        };
+        let (sql, values) = match change {
+            Change::Upsert { row, .. } => {
+                let marks: Vec<String> = (1..=row.len()).map(|i| format!("?{i}")).collect();
+                let sql = format!(
+                    "INSERT OR REPLACE INTO {} VALUES ({})",
+                    quoted(&schema.name),
+                    marks.join(", ")
+                );
+                (sql, row)
+            }
+            Change::Delete { key, .. } => {
+                let columns = schema.primary_key.iter().enumerate();
+                let columns: Vec<String> = columns
+                    .map(|(i, &c)| format!("{} = ?{}", quoted(&schema.columns[c].name), i + 1))
+                    .collect();
+                let sql =
+                    format!("DELETE FROM {} WHERE {}", quoted(&schema.name), columns.join(" AND "));
+                (sql, key)
+            }
+        };
+        let values: Vec<Value> = values.iter().map(|d| self.value(d)).collect::<Result<_>>()?;
+        self.tables.rows_with(&sql, &values, None, &mut self.symbols).map(|_| ())
+    }
+
+    /// Compiles everything again from what the tables hold.
+    fn rebuild(&mut self) -> Result<()> {
+        let tables = self.tables.successor()?;
+        let old = std::mem::replace(&mut self.tables, tables);
+        let fresh = Compiler::from_tables(
+            old,
+            std::mem::take(&mut self.view_statements),
+            std::mem::take(&mut self.decision_tables),
+            std::mem::take(&mut self.constraints),
+        )?;
+        *self = fresh;
+        Ok(())
+    }
+
+    fn change_row(
+        &mut self,
+        table: usize,
+        key: &[Value],
+        new: Option<Box<[Value]>>,
+    ) -> Result<Vec<VarId>> {
+        let entry = &self.mirrors[table];
+        let schema = Rc::clone(&entry.mirror.schema);
+        let slot = entry.mirror.find(&schema.primary_key, key).first().copied();
+        let old: Option<Box<[Value]>> = slot.and_then(|s| entry.mirror.row(s)).map(Box::from);
+        if old == new {
+            return Ok(Vec::new());
+        }
+        // Only the decision itself changed: nothing is re-derived.
+        if let (Some(old), Some(new), Some(slot)) = (&old, &new, slot)
+            && (0..old.len()).all(|c| old[c] == new[c] || entry.decision_of(c).is_some())
+        {
+            self.mirrors[table].mirror.replace(slot, new.clone());
+            return self.redecide(table, slot, false);
+        }
+        if self.reads_as_constant(table) {
+            return rebuild();
+        }
+        let emptied = new.is_none() && entry.mirror.occupied().nth(1).is_none();
+        if emptied || entry.mirror.occupied().next().is_none() {
+            return rebuild();
+        }
+        // A column that gets a first text, or a first number, changes its type.
+        if let Some(new) = &new {
+            let mut kinds = entry.kinds.clone();
+            for (kind, value) in kinds.iter_mut().zip(new.iter()) {
+                kind.note(*value);
+            }
+            let same = |(a, b): (&super::Kinds, &super::Kinds)| {
+                a.text == b.text && a.number == b.number
+            };
+            if !kinds.iter().zip(&entry.kinds).all(same) {
+                return rebuild();
+            }
+        }
+        let policies = (0..self.policies.len()).map(Of::Policy);
+        let all: Vec<Of> = (0..self.views.len()).map(Of::View).chain(policies).collect();
+        let mut plan: Vec<(Of, usize, Option<u32>)> = Vec::new();
+        for of in all {
+            let block = self.block_of(of);
+            match self.reach(of, &block, table, old.is_some()) {
+                Reach::No => {}
+                Reach::Rebuild => return rebuild(),
+                // The changed row itself: its slot is not known yet where it is new.
+                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, None))),
+            }
+            for link in &block.links {
+                if link.relation != RelationId::Mirror(table) {
+                    continue;
+                }
+                let Some((inner, source, outer)) = link.by else { return rebuild() };
+                let RelationId::Mirror(other) = block.sources[source].relation else {
+                    return rebuild();
+                };
+                let mut rows = BTreeSet::new();
+                for row in [&old, &new].into_iter().flatten() {
+                    rows.extend(self.mirrors[other].mirror.find(&[outer], &[row[inner]]));
+                }
+                plan.extend(rows.into_iter().map(|row| (of, source, Some(row))));
+            }
+        }
+        if let Some(slot) = slot {
+            for &(of, source, row) in &plan {
+                self.take_away(of, source, row.unwrap_or(slot))?;
+            }
+        } else {
+            for &(of, source, row) in &plan {
+                if let Some(row) = row {
+                    self.take_away(of, source, row)?;
+                }
+            }
+        }
+        let mut touched = Vec::new();
+        let slot = match (slot, new) {
+            (None, None) => return Ok(touched),
+            (Some(slot), None) => {
+                self.remove_row(table, slot)?;
+                for &(of, source, row) in &plan {
+                    if let Some(row) = row {
+                        self.bring(of, source, row)?;
+                    }
+                }
+                return Ok(touched);
+            }
+            (Some(slot), Some(row)) => {
+                self.mirrors[table].mirror.replace(slot, row);
+                touched.extend(self.redecide(table, slot, true)?);
+                slot
+            }
+            (None, Some(row)) => {
+                let slot = self.mirrors[table].mirror.insert(row);
+                for decision in 0..self.mirrors[table].decisions.len() {
+                    self.add_variable(table, decision, slot)?;
+                    let vars = &self.mirrors[table].decisions[decision].vars;
+                    touched.extend(vars[slot as usize]);
+                }
+                slot
+            }
+        };
+        for &(of, source, row) in &plan {
+            self.bring(of, source, row.unwrap_or(slot))?;
+        }
+        Ok(touched)
+    }
+
+    fn block_of(&self, of: Of) -> Rc<Block> {
+        match of {
+            Of::Policy(policy) => Rc::clone(&self.policies[policy].block),
+            Of::View(view) => Rc::clone(&self.views[view].block),
+        }
+    }
+
+    fn grouping_of(&mut self, of: Of) -> &mut Option<Grouping> {
+        match of {
+            Of::Policy(policy) => &mut self.policies[policy].grouping,
+            Of::View(view) => &mut self.views[view].grouping,
+        }
+    }
+
+    /// Whether some constant query reads a table, or a domain is made of it.
+    fn reads_as_constant(&self, table: usize) -> bool {
+        let name = self.mirrors[table].mirror.schema.name.to_ascii_lowercase();
+        self.constant_readers.contains(&name)
+            || self.domains.iter().any(|d| d.mirror == table)
+            || self.maps.entries.iter().any(|e| {
+                matches!(e.recipe, Recipe::Find { mirror, .. } if mirror == table)
+            })
+    }
+
+    fn reach(&self, of: Of, block: &Block, table: usize, existed: bool) -> Reach {
+        let sources: Vec<usize> = (0..block.sources.len())
+            .filter(|&s| block.sources[s].relation == RelationId::Mirror(table))
+            .collect();
+        if sources.is_empty() {
+            return Reach::No;
+        }
+        let (grouping, template) = match of {
+            Of::Policy(policy) => {
+                (&self.policies[policy].grouping, self.policies[policy].template.is_some())
+            }
+            Of::View(view) => (&self.views[view].grouping, false),
+        };
+        if matches!(of, Of::View(_)) && !block.grouped {
+            return Reach::Rebuild;
+        }
+        if block.grouped {
+            let Some(grouping) = grouping else { return Reach::Rebuild };
+            if grouping.is_brittle(block) {
+                return Reach::Rebuild;
+            }
+            // A group with an expression of its own may go with the row.
+            let named = grouping.components.iter().any(|c| {
+                sources.iter().any(|&s| c.sources >> s & 1 == 1) && !c.keys.is_empty()
+            });
+            if existed && named && !template {
+                return Reach::Rebuild;
+            }
+        }
+        Reach::Rows(sources)
+    }
+
+    /// Removes what a row of a source brought.
+    fn take_away(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
+        let handles = match self.grouping_of(of) {
+            Some(grouping) => grouping.joined.take(source, row),
+            None => match of {
+                Of::Policy(policy) => self.policies[policy].joined.take(source, row),
+                Of::View(_) => Vec::new(),
+            },
+        };
+        for handle in handles {
+            match (handle, of) {
+                (Handle::Bag(row), _) => self.model.remove_row(row),
+                (Handle::Row(row), Of::Policy(policy)) => {
+                    let of = &mut self.policies[policy];
+                    if let Some(root) = of.roots[row as usize].take() {
+                        self.model.remove_root(root);
+                    }
+                    of.free_rows.push(row);
+                }
+                (Handle::Row(_), Of::View(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what a row of a source brings.
+    fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
+        let block = self.block_of(of);
+        let RelationId::Mirror(mirror) = block.sources[source].relation else { return rebuild() };
+        if self.mirrors[mirror].mirror.row(row).is_none() {
+            return Ok(());
+        }
+        let mut found = self.matches(&block, None, Part::Delta { source, row })?;
+        // A self-join meets the new row once for each source that it is.
+        let same = |s: &usize| block.sources[*s].relation == block.sources[source].relation;
+        let earlier: Vec<usize> = (0..source).filter(same).collect();
+        found.retain(|m| earlier.iter().all(|&s| m.rows()[s] != row));
+        if let Of::Policy(policy) = of
+            && !block.grouped
+        {
+            let goal = Rc::clone(&self.policies[policy].goal);
+            for m in &found {
+                self.compile_row(policy, &block, &goal, m)?;
+            }
+            return Ok(());
+        }
+        let Some(mut grouping) = self.grouping_of(of).take() else { return rebuild() };
+        let named = grouping.components.iter().any(|c| c.sources >> source & 1 == 1 && !c.keys.is_empty());
+        if found.is_empty() && named && grouping.constants.is_none() {
+            // A group may have come without a row of its own.
+            *self.grouping_of(of) = Some(grouping);
+            return rebuild();
+        }
+        let result = self.bring_to_bag(of, &block, &mut grouping, &found);
+        *self.grouping_of(of) = Some(grouping);
+        result
+    }
+
+    fn bring_to_bag(
+        &mut self,
+        of: Of,
+        block: &Block,
+        grouping: &mut Grouping,
+        found: &[super::join::Match],
+    ) -> Result<()> {
+        let arguments = std::mem::take(&mut grouping.arguments);
+        let borrowed: Vec<&super::resolved::Expr> = arguments.iter().collect();
+        let places: Vec<_> = arguments.iter().map(|a| a.place).collect();
+        let mut result = Ok(());
+        for m in found {
+            result = self.bring_match(of, block, grouping, m, &borrowed, &places);
+            if result.is_err() {
+                break;
+            }
+        }
+        grouping.arguments = arguments;
+        result
+    }
+
+    fn bring_match(
+        &mut self,
+        of: Of,
+        block: &Block,
+        grouping: &mut Grouping,
+        found: &super::join::Match,
+        arguments: &[&super::resolved::Expr],
+        places: &[crate::error::Place],
+    ) -> Result<()> {
+        self.introduce_tuples(block, grouping, found)?;
+        let parts = grouping.part_count();
+        let components = grouping.components.clone();
+        let row = self.prepare_row(block, None, found, &components, arguments)?;
+        let rows = found.rows();
+        if let Some(id) = self.add_bag_row(grouping, row, places, block.place)? {
+            grouping.joined.add(&rows, Handle::Bag(id));
+        }
+        for part in parts..grouping.part_count() {
+            let known = match of {
+                Of::Policy(policy) => self.introduce_part(policy, grouping, part)?,
+                Of::View(_) => false,
+            };
+            if !known {
+                return rebuild();
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers the key tuples that a new row brings to components without decisions.
+    fn introduce_tuples(
+        &mut self,
+        block: &Block,
+        grouping: &Grouping,
+        found: &super::join::Match,
+    ) -> Result<()> {
+        let frame =
+            super::join::Frame { parent: None, block, bound: &found.bound, folded: None };
+        for (number, component) in grouping.components.iter().enumerate() {
+            if component.keyed || component.keys.is_empty() {
+                continue;
+            }
+            let mut tuple = Vec::with_capacity(component.keys.len());
+            for &key in &component.keys {
+                match self.eval(&block.keys[key], &frame)? {
+                    super::Cell::Const(value) => tuple.push(value.key()),
+                    _ => return rebuild(),
+                }
+            }
+            if let Some(dictionary) = self.tuples.get_mut(&(block.id, number)) {
+                dictionary.add(tuple.into_boxed_slice());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the present values of a row's decisions again, and their choices if the row itself changed.
+    fn redecide(&mut self, table: usize, slot: u32, row_changed: bool) -> Result<Vec<VarId>> {
+        let mut touched = Vec::new();
+        for decision in 0..self.mirrors[table].decisions.len() {
+            let (allowed, current) = self.choices(table, decision, slot)?;
+            let vars = &self.mirrors[table].decisions[decision].vars;
+            let Some(var) = vars.get(slot as usize).copied().flatten() else { continue };
+            if row_changed {
+                self.model.set_allowed(var, allowed);
+            }
+            if self.model.current(var) != current {
+                self.model.set_current(var, current);
+                touched.push(var);
+            } else if row_changed {
+                touched.push(var);
+            }
+        }
+        Ok(touched)
+    }
+
+    fn remove_row(&mut self, table: usize, slot: u32) -> Result<()> {
+        for decision in 0..self.mirrors[table].decisions.len() {
+            let vars = &mut self.mirrors[table].decisions[decision].vars;
+            if let Some(var) = vars.get_mut(slot as usize).and_then(Option::take)
+                && self.model.remove_var(var).is_err()
+            {
+                return rebuild();
+            }
+        }
+        self.mirrors[table].mirror.remove(slot);
+        Ok(())
+    }
+}

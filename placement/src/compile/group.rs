@@ -1,0 +1,1003 @@
+//! GROUP BY over conditional rows: which groups exist, and the bag that folds them.
+//!
+//! Which groups exist never depends on what is placed: the conditions that read decisions are dropped and every
+//! distinct tuple of the keys in what remains is a group. Sources that no constant condition ties together
+//! are independent *components*, and the groups are the product of each component's distinct
+//! tuples, so the product itself is not enumerated unless every group needs an expression of its own.
+
+use std::collections::HashMap;
+
+use super::Compiler;
+use super::cells::{Cell, NodeRef, Target, Term};
+use super::joined::{Handle, Joined};
+use super::eval::ConditionalRow;
+use super::join::{Bound, Folded, Frame, Match, Part};
+use super::maps::{Operand, Recipe, denominator, integer};
+use super::resolved::{Block, Expr, Node, Operator, RelationId};
+use crate::dialect::ast::{Aggregate, Infix};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::graph::{self, CmpOp, Fold, Template};
+use crate::tables::Value;
+
+/// The most groups that get expressions of their own.
+const GROUPS_MAX: u64 = 4_000_000;
+
+/// Numbers for the distinct key tuples of a component.
+#[derive(Debug, Default)]
+pub(crate) struct Dictionary {
+    pub tuples: Vec<Box<[Value]>>,
+    numbers: HashMap<Box<[Value]>, u32>,
+    /// The tuple of a decision that may be NULL: its group exists only when it is not empty.
+    pub null: Option<u32>,
+}
+
+impl Dictionary {
+    pub(crate) fn number(&self, tuple: &[Value]) -> Option<u32> {
+        self.numbers.get(tuple).copied()
+    }
+
+    pub(crate) fn add(&mut self, tuple: Box<[Value]>) -> u32 {
+        if let Some(number) = self.number(&tuple) {
+            return number;
+        }
+        let number = u32::try_from(self.tuples.len()).unwrap_or(u32::MAX);
+        self.numbers.insert(tuple.clone(), number);
+        self.tuples.push(tuple);
+        number
+    }
+}
+
+/// Sources that constant conditions tie together, and the keys that read them.
+#[derive(Clone, Debug)]
+pub(crate) struct Component {
+    pub sources: u64,
+    pub keys: Vec<usize>,
+    /// The keys are decision columns themselves: the tuples are those of the whole domain.
+    decision: Option<(usize, usize, usize)>,
+    /// Whether some row's tuple depends on a decision.
+    pub keyed: bool,
+}
+
+/// A bag and how its groups are named.
+#[derive(Debug)]
+pub(crate) struct Grouping {
+    pub bag: graph::BagId,
+    pub block: usize,
+    pub components: Vec<Component>,
+    keys: usize,
+    /// Tuple numbers of the components that are not keyed, by part.
+    parts: Vec<Box<[u32]>>,
+    part_numbers: HashMap<Box<[u32]>, u32>,
+    part_base: u32,
+    /// Rows when the bag was filled.
+    rows: u32,
+    cells: Vec<CellShape>,
+    /// The bag cell of each aggregate's argument.
+    cell_of: Vec<Option<u8>>,
+    /// The distinct arguments of the aggregates.
+    pub arguments: Vec<Expr>,
+    /// What the template of the policy reads of parts and keys; `None` if groups have their own expressions.
+    pub constants: Option<Vec<KeyConstant>>,
+    /// Which joined row became which row of the bag.
+    pub joined: Joined,
+}
+
+/// What is known of a bag's cell over all of its rows.
+#[derive(Clone, Copy, Debug)]
+struct CellShape {
+    den: i64,
+    real: bool,
+    text: bool,
+    /// In a bag of one group: rows that always exist with a cell that is never NULL.
+    certain: u32,
+}
+
+pub(super) struct PreparedRow {
+    /// The rows joined, by source.
+    bound: Box<[u32]>,
+    condition: Option<NodeRef>,
+    tuples: Vec<Cell>,
+    arguments: Vec<Cell>,
+}
+
+fn lcm(a: i64, b: i64, place: Place) -> Result<i64> {
+    let gcd = |mut a: i64, mut b: i64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    (a / gcd(a, b)).checked_mul(b).ok_or_else(|| {
+        let message = "the common denominator of these decimals overflows; use integers";
+        Error::at(ErrorKind::Arithmetic, place, message)
+    })
+}
+
+/// Visits the columns of the block's own sources that an expression reads.
+fn visit_columns(expr: &Expr, visit: &mut impl FnMut(usize, usize)) -> bool {
+    match &expr.node {
+        Node::Column { level: 0, source, column } => {
+            visit(*source, *column);
+            true
+        }
+        Node::Const(_) | Node::ConstantScalar(_) => true,
+        Node::Apply(_, args) => args.iter().fold(true, |ok, a| visit_columns(a, visit) && ok),
+        Node::Column { .. }
+        | Node::Key { .. }
+        | Node::Aggregate(_)
+        | Node::InBlock(..)
+        | Node::Exists(_)
+        | Node::Scalar(_) => false,
+    }
+}
+
+impl Compiler {
+    /// The decision that all columns of a key are part of, if they are.
+    fn decision_of_key(&self, block: &Block, key: &Expr) -> Option<(usize, usize, usize)> {
+        let mut found: Option<(usize, usize, usize)> = None;
+        let mut mixed = false;
+        let plain = visit_columns(key, &mut |source, column| {
+            let decision = match block.sources[source].relation {
+                RelationId::Mirror(mirror) => {
+                    self.mirrors[mirror].decision_of(column).map(|(d, _)| (source, mirror, d))
+                }
+                RelationId::View(_) => None,
+            };
+            match (decision, found) {
+                (Some(d), None) => found = Some(d),
+                (Some(d), Some(f)) if d == f => {}
+                _ => mixed = true,
+            }
+        });
+        if plain && !mixed { found } else { None }
+    }
+
+    /// Splits the sources and keys of a block into components.
+    fn components(&self, block: &Block) -> Vec<Component> {
+        let count = block.sources.len();
+        let mut parent: Vec<usize> = (0..count).collect();
+        fn root(parent: &mut [usize], mut i: usize) -> usize {
+            while parent[i] != i {
+                parent[i] = parent[parent[i]];
+                i = parent[i];
+            }
+            i
+        }
+        let mut unite = |mask: u64| {
+            let mut first = None;
+            for source in (0..count).filter(|s| mask >> s & 1 == 1) {
+                let of_source = root(&mut parent, source);
+                match first {
+                    None => first = Some(of_source),
+                    Some(f) => parent[of_source] = f,
+                }
+            }
+        };
+        for condition in block.conditions.iter().filter(|c| !c.decision) {
+            unite(condition.sources);
+        }
+        let mut decisions = Vec::new();
+        for key in &block.keys {
+            let decision = self.decision_of_key(block, key);
+            if decision.is_none() {
+                unite(key.sources);
+            }
+            decisions.push(decision);
+        }
+        let mut components: Vec<Component> = Vec::new();
+        let mut number_of = vec![usize::MAX; count];
+        for source in 0..count {
+            let r = root(&mut parent, source);
+            if number_of[r] == usize::MAX {
+                number_of[r] = components.len();
+                components.push(Component {
+                    sources: 0,
+                    keys: Vec::new(),
+                    decision: None,
+                    keyed: false,
+                });
+            }
+            number_of[source] = number_of[r];
+            components[number_of[source]].sources |= 1 << source;
+        }
+        for (index, key) in block.keys.iter().enumerate() {
+            match decisions[index] {
+                Some(decision) => {
+                    match components.iter_mut().find(|c| c.decision == Some(decision)) {
+                        Some(component) => component.keys.push(index),
+                        None => components.push(Component {
+                            sources: 0,
+                            keys: vec![index],
+                            decision: Some(decision),
+                            keyed: true,
+                        }),
+                    }
+                }
+                None => {
+                    let source = (0..count).find(|s| key.sources >> s & 1 == 1);
+                    match source {
+                        Some(source) => components[number_of[source]].keys.push(index),
+                        // A key that reads no source is one constant.
+                        None => components.push(Component {
+                            sources: 0,
+                            keys: vec![index],
+                            decision: None,
+                            keyed: false,
+                        }),
+                    }
+                }
+            }
+        }
+        components
+    }
+
+    /// The distinct tuples of a component; `false` if it has no rows at all.
+    fn fill_dictionary(
+        &mut self,
+        block: &Block,
+        number: usize,
+        component: &Component,
+    ) -> Result<bool> {
+        let mut dictionary = Dictionary::default();
+        if let Some((source, mirror, decision)) = component.decision {
+            let decision = &self.mirrors[mirror].decisions[decision];
+            let (domain, nullable) = (decision.domain, decision.nullable);
+            // Any variable of the domain will do: what is read are the maps.
+            let Some(var) = decision.vars.iter().copied().flatten().next() else {
+                return Ok(false);
+            };
+            let slot = decision.vars.iter().position(|v| *v == Some(var)).unwrap_or(0);
+            let mut bound = vec![Bound::Unbound; block.sources.len()];
+            bound[source] = Bound::Row(u32::try_from(slot).unwrap_or(u32::MAX));
+            let frame = Frame { parent: None, block, bound: &bound, folded: None };
+            let mut cells = Vec::new();
+            for &key in &component.keys {
+                cells.push(self.eval(&block.keys[key], &frame)?);
+            }
+            self.add_tuples(&mut dictionary, &cells, block.place)?;
+            let _ = domain;
+            if nullable {
+                let nulls = vec![Value::Null; component.keys.len()].into_boxed_slice();
+                dictionary.null = Some(dictionary.add(nulls));
+            }
+            self.tuples.insert((block.id, number), dictionary);
+            return Ok(true);
+        }
+        let limit = if component.keys.is_empty() { 1 } else { usize::MAX };
+        let part = Part::Constants { sources: component.sources, limit };
+        let found = if component.sources == 0 {
+            let bound = vec![Bound::Unbound; block.sources.len()].into_boxed_slice();
+            vec![Match { bound, condition: None }]
+        } else {
+            self.matches(block, None, part)?
+        };
+        for row in &found {
+            let frame = Frame { parent: None, block, bound: &row.bound, folded: None };
+            let mut cells = Vec::with_capacity(component.keys.len());
+            for &key in &component.keys {
+                cells.push(self.eval(&block.keys[key], &frame)?);
+            }
+            self.add_tuples(&mut dictionary, &cells, block.place)?;
+        }
+        self.tuples.insert((block.id, number), dictionary);
+        Ok(!found.is_empty())
+    }
+
+    /// Adds the tuple of `cells`, or all that it may become.
+    fn add_tuples(
+        &mut self,
+        dictionary: &mut Dictionary,
+        cells: &[Cell],
+        place: Place,
+    ) -> Result<()> {
+        let mut vars: Vec<graph::VarId> = Vec::new();
+        for cell in cells {
+            match cell {
+                Cell::Const(_) => {}
+                Cell::Map { var, .. } => {
+                    if !vars.contains(var) {
+                        vars.push(*var);
+                    }
+                }
+                Cell::Node(_) | Cell::Ratio { .. } => {
+                    let message = "GROUP BY a value computed from several decisions";
+                    return Err(Error::at(ErrorKind::Unsupported, place, message));
+                }
+            }
+        }
+        let mut tuples: Vec<Vec<Value>> = vec![vec![Value::Null; cells.len()]];
+        for (index, cell) in cells.iter().enumerate() {
+            if let Cell::Const(value) = cell {
+                tuples[0][index] = value.key();
+            }
+        }
+        for var in vars {
+            let mirror = self.domains[self.domain_of(var).0 as usize].mirror;
+            let live: Vec<u32> = self.mirrors[mirror].mirror.occupied().collect();
+            let mut next = Vec::new();
+            for tuple in &tuples {
+                for &value in &live {
+                    let mut tuple = tuple.clone();
+                    for (index, cell) in cells.iter().enumerate() {
+                        if let Cell::Map { var: v, map } = cell
+                            && *v == var
+                        {
+                            tuple[index] = self.maps.entry(*map).values[value as usize].key();
+                        }
+                    }
+                    next.push(tuple);
+                }
+                if next.len() as u64 > GROUPS_MAX {
+                    let message = format!("more than {GROUPS_MAX} groups");
+                    return Err(Error::at(ErrorKind::Limit, place, message));
+                }
+            }
+            tuples = next;
+        }
+        for tuple in tuples {
+            dictionary.add(tuple.into_boxed_slice());
+        }
+        Ok(())
+    }
+
+    /// Folds the rows of a grouped block into a bag; `None` if it has no group at all.
+    pub(super) fn grouping(
+        &mut self,
+        block: &Block,
+        parent: Option<&Frame<'_>>,
+    ) -> Result<Option<Grouping>> {
+        let mut components = Vec::new();
+        if !block.keys.is_empty() {
+            components = self.components(block);
+            for (number, component) in components.iter().enumerate() {
+                if !self.fill_dictionary(block, number, component)? {
+                    return Ok(None);
+                }
+            }
+        }
+        let mut cell_of = Vec::new();
+        let mut arguments: Vec<&Expr> = Vec::new();
+        for aggregate in &block.aggregates {
+            cell_of.push(match &aggregate.argument {
+                None => None,
+                Some(argument) => {
+                    let known = arguments.iter().position(|a| a.same(argument));
+                    let position = known.unwrap_or_else(|| {
+                        arguments.push(argument);
+                        arguments.len() - 1
+                    });
+                    Some(u8::try_from(position).map_err(|_| {
+                        Error::at(ErrorKind::Limit, aggregate.place, "too many aggregates")
+                    })?)
+                }
+            });
+        }
+        let mut rows = Vec::new();
+        for found in self.matches(block, parent, Part::Whole)? {
+            rows.push(self.prepare_row(block, parent, &found, &components, &arguments)?);
+        }
+        let mut cells = vec![
+            CellShape { den: 1, real: false, text: false, certain: 0 };
+            arguments.len()
+        ];
+        for row in &rows {
+            for (component, cell) in components.iter_mut().zip(&row.tuples) {
+                component.keyed |= !matches!(cell, Cell::Const(_));
+            }
+            for (index, cell) in row.arguments.iter().enumerate() {
+                let shape = self.shape(*cell, arguments[index].place)?;
+                let cell = &mut cells[index];
+                cell.text |= shape.text;
+                cell.den = lcm(cell.den, shape.den, arguments[index].place)?;
+                cell.real |= shape.real;
+                cell.certain += u32::from(row.condition.is_none() && shape.never_null);
+            }
+        }
+        let width = u8::try_from(arguments.len())
+            .map_err(|_| Error::at(ErrorKind::Limit, block.place, "too many aggregates"))?;
+        // The rows of a correlated subquery share one bag, a part for each row around it.
+        let (bag, part_base) = match (parent, self.shared_bags.get_mut(&block.id)) {
+            (Some(_), Some((bag, next))) => {
+                *next += 1;
+                (*bag, *next)
+            }
+            (Some(_), None) => {
+                let bag = self.model.add_bag(graph::BagSpec { cells: width });
+                self.shared_bags.insert(block.id, (bag, 0));
+                (bag, 0)
+            }
+            (None, _) => (self.model.add_bag(graph::BagSpec { cells: width }), 0),
+        };
+        let mut grouping = Grouping {
+            bag,
+            block: block.id,
+            components,
+            keys: block.keys.len(),
+            parts: Vec::new(),
+            part_numbers: HashMap::new(),
+            part_base,
+            rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+            cells,
+            cell_of,
+            arguments: Vec::new(),
+            constants: None,
+            joined: Joined::new(block.sources.len()),
+        };
+        if block.keys.is_empty() {
+            grouping.part_of(Box::new([]));
+        }
+        self.check_key_space(&grouping, block.place)?;
+        let places: Vec<Place> = arguments.iter().map(|a| a.place).collect();
+        for row in rows {
+            let bound = row.bound.clone();
+            if let Some(id) = self.add_bag_row(&mut grouping, row, &places, block.place)? {
+                grouping.joined.add(&bound, Handle::Bag(id));
+            }
+        }
+        grouping.arguments = arguments.into_iter().cloned().collect();
+        Ok(Some(grouping))
+    }
+
+    fn check_key_space(&self, grouping: &Grouping, place: Place) -> Result<()> {
+        let keyed = self.sizes(grouping, true).iter().product::<u64>();
+        if keyed > u64::from(u32::MAX / 2) {
+            return Err(Error::at(ErrorKind::Limit, place, "more than 2^31 groups of decisions"));
+        }
+        Ok(())
+    }
+
+    /// The numbers of tuples of the (un)keyed components.
+    fn sizes(&self, grouping: &Grouping, keyed: bool) -> Vec<u64> {
+        let mut sizes = Vec::new();
+        for (number, component) in grouping.components.iter().enumerate() {
+            if component.keyed == keyed {
+                let tuples = self.tuples.get(&(grouping.block, number));
+                sizes.push(tuples.map_or(0, |d| d.tuples.len() as u64));
+            }
+        }
+        sizes
+    }
+
+    pub(super) fn prepare_row(
+        &mut self,
+        block: &Block,
+        parent: Option<&Frame<'_>>,
+        found: &Match,
+        components: &[Component],
+        arguments: &[&Expr],
+    ) -> Result<PreparedRow> {
+        let frame = Frame { parent, block, bound: &found.bound, folded: None };
+        let mut tuples = Vec::with_capacity(components.len());
+        for (number, component) in components.iter().enumerate() {
+            let mut cells = Vec::with_capacity(component.keys.len());
+            for &key in &component.keys {
+                cells.push(self.eval(&block.keys[key], &frame)?);
+            }
+            tuples.push(self.tuple_cell(block, number, &cells)?);
+        }
+        let mut values = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            values.push(self.eval(argument, &frame)?);
+        }
+        let bound = found.rows();
+        Ok(PreparedRow { bound, condition: found.condition, tuples, arguments: values })
+    }
+
+    /// The number of the tuple of `cells`, as a cell.
+    fn tuple_cell(&mut self, block: &Block, component: usize, cells: &[Cell]) -> Result<Cell> {
+        let mut operands = Vec::with_capacity(cells.len());
+        let mut decision = None;
+        let mut several = false;
+        for cell in cells {
+            match cell {
+                Cell::Const(value) => operands.push(Operand::Const(value.key())),
+                Cell::Map { var, map } => {
+                    several |= decision.is_some_and(|v| v != *var);
+                    decision = Some(*var);
+                    operands.push(Operand::Map(*map));
+                }
+                Cell::Node(_) | Cell::Ratio { .. } => several = true,
+            }
+        }
+        if several {
+            let message = "GROUP BY columns of one relation that depend on several decisions";
+            return Err(Error::at(ErrorKind::Unsupported, block.place, message));
+        }
+        let Some(var) = decision else {
+            let tuple: Vec<Value> = operands
+                .iter()
+                .map(|o| match o {
+                    Operand::Const(value) => *value,
+                    Operand::Map(_) => Value::Null,
+                })
+                .collect();
+            let number = self
+                .tuples
+                .get(&(block.id, component))
+                .and_then(|dictionary| dictionary.number(&tuple));
+            return Ok(match number {
+                Some(number) => Cell::Const(Value::Integer(i64::from(number))),
+                None => Cell::NULL,
+            });
+        };
+        let recipe =
+            Recipe::Tuple { block: block.id, component, cells: operands.into_boxed_slice() };
+        let map = self.map(self.domain_of(var), recipe, block.place)?;
+        let cell = Cell::Map { var, map };
+        let null = self.tuples.get(&(block.id, component)).and_then(|d| d.null);
+        match null {
+            Some(number) if self.variables[var.index()].nullable => {
+                let is_null = self.apply(Operator::IsNull, &[cell], block.place)?;
+                let number = Cell::Const(Value::Integer(i64::from(number)));
+                self.apply(Operator::Choose, &[is_null, number, cell], block.place)
+            }
+            _ => Ok(cell),
+        }
+    }
+
+    fn shape(&mut self, cell: Cell, place: Place) -> Result<Term> {
+        match cell {
+            Cell::Const(value) => Ok(Term {
+                node: NodeRef(0),
+                den: denominator(&[value]),
+                real: matches!(value, Value::Decimal(_)),
+                text: matches!(value, Value::Text(_)),
+                nonzero: false,
+                never_null: !value.is_null(),
+            }),
+            Cell::Map { var, map } => {
+                let (_, den) = self.twin(map)?;
+                let entry = self.maps.entry(map);
+                Ok(Term {
+                    node: NodeRef(0),
+                    den,
+                    real: entry.values.iter().any(|v| matches!(v, Value::Decimal(_))),
+                    text: self.maps.is_text(map),
+                    nonzero: false,
+                    never_null: !entry.has_null && !self.variables[var.index()].nullable,
+                })
+            }
+            Cell::Node(_) | Cell::Ratio { .. } => self.term(cell, place),
+        }
+    }
+
+    pub(super) fn add_bag_row(
+        &mut self,
+        grouping: &mut Grouping,
+        row: PreparedRow,
+        places: &[Place],
+        place: Place,
+    ) -> Result<Option<graph::RowId>> {
+        let mut unkeyed = Vec::new();
+        let mut key = Cell::Const(Value::Integer(0));
+        for (number, component) in grouping.components.iter().enumerate() {
+            let cell = row.tuples[number];
+            if component.keyed {
+                let size = self
+                    .tuples
+                    .get(&(grouping.block, number))
+                    .map_or(0, |dictionary| dictionary.tuples.len());
+                let size = Cell::Const(Value::Integer(i64::try_from(size).unwrap_or(i64::MAX)));
+                let times = Operator::Infix(Infix::Multiply);
+                let plus = Operator::Infix(Infix::Add);
+                key = match key {
+                    Cell::Const(Value::Integer(0)) => cell,
+                    key => {
+                        let shifted = self.apply(times, &[key, size], place)?;
+                        self.apply(plus, &[shifted, cell], place)?
+                    }
+                };
+            } else {
+                match cell {
+                    Cell::Const(Value::Integer(n)) => {
+                        unkeyed.push(u32::try_from(n).unwrap_or(u32::MAX));
+                    }
+                    // The tuple is no group: a condition on constants excludes it, and the row with it.
+                    _ => return Ok(None),
+                }
+            }
+        }
+        let part = grouping.part_of(unkeyed.into_boxed_slice());
+        let key = match key {
+            Cell::Const(Value::Integer(n)) => {
+                graph::Key::Const(u32::try_from(n).unwrap_or(u32::MAX))
+            }
+            Cell::Const(_) => return Ok(None),
+            Cell::Map { var, map } => graph::Key::Of(var, self.twin(map)?.0),
+            cell => graph::Key::Expr(self.term(cell, place)?.node.expr()),
+        };
+        let mut cells = Vec::with_capacity(row.arguments.len());
+        for (index, cell) in row.arguments.iter().enumerate() {
+            let shape = grouping.cells[index];
+            let own = self.shape(*cell, places[index])?;
+            let null = matches!(cell, Cell::Const(Value::Null));
+            if shape.den % own.den != 0 || (shape.text != own.text && !null) {
+                return Err(Error::at(ErrorKind::Limit, places[index], super::delta::REBUILD));
+            }
+            cells.push(match *cell {
+                Cell::Const(value) => graph::Cell::Const(integer(value, shape.den, places[index])?),
+                Cell::Map { var, map } => {
+                    let (map, den) = self.twin(map)?;
+                    graph::Cell::Lookup { var, map, times: shape.den / den }
+                }
+                cell => {
+                    let term = self.term(cell, places[index])?;
+                    let target = Term { den: shape.den, ..term };
+                    let (term, _) = self.aligned(term, target, places[index])?;
+                    graph::Cell::Expr(term.node.expr())
+                }
+            });
+        }
+        let cond = row.condition.map(NodeRef::expr);
+        let spec = graph::Row { part, key, cond, cells };
+        self.model
+            .add_row(grouping.bag, spec)
+            .map(Some)
+            .map_err(|e| Error::at(ErrorKind::Unsupported, place, e.to_string()))
+    }
+
+    /// The cells of a group's aggregates; of the template's when there is no group.
+    fn aggregate_cells(
+        &mut self,
+        block: &Block,
+        grouping: &Grouping,
+        group: Option<(u32, u32)>,
+    ) -> Result<Vec<Cell>> {
+        let mut cells = Vec::with_capacity(block.aggregates.len());
+        for (index, aggregate) in block.aggregates.iter().enumerate() {
+            let place = aggregate.place;
+            let cell = grouping.cell_of[index].unwrap_or(0);
+            let shape = grouping.cells.get(usize::from(cell)).copied().unwrap_or(CellShape {
+                den: 1,
+                real: false,
+                text: false,
+                certain: 0,
+            });
+            let one_group = block.keys.is_empty();
+            let fold = |this: &mut Compiler, fold: Fold| -> Result<NodeRef> {
+                match (&mut this.target, group) {
+                    (Target::Template(arena), _) => {
+                        arena.push(Template::Fold(fold));
+                        Ok(NodeRef(u32::try_from(arena.len() - 1).unwrap_or(u32::MAX)))
+                    }
+                    (Target::Graph, Some((part, key))) => {
+                        let agg = graph::Agg { bag: grouping.bag, part, key, fold };
+                        this.emit(graph::Expr::Agg(agg), place)
+                    }
+                    (Target::Graph, None) => {
+                        Err(Error::at(ErrorKind::Unsupported, place, "an aggregate"))
+                    }
+                }
+            };
+            let count = |node| {
+                Cell::Node(Term {
+                    node,
+                    den: 1,
+                    real: false,
+                    text: false,
+                    nonzero: false,
+                    never_null: true,
+                })
+            };
+            let value = |node| Term {
+                node,
+                den: shape.den,
+                real: shape.real,
+                text: shape.text,
+                nonzero: false,
+                never_null: one_group && shape.certain > 0,
+            };
+            cells.push(match aggregate.function {
+                Aggregate::CountRows => count(fold(self, Fold::CountRows)?),
+                Aggregate::Count => count(fold(self, Fold::Count(cell))?),
+                Aggregate::CountDistinct => count(fold(self, Fold::CountDistinct(cell))?),
+                Aggregate::Sum => Cell::Node(value(fold(self, Fold::Sum(cell))?)),
+                Aggregate::Min | Aggregate::Max if shape.text => {
+                    let message = "MIN or MAX of texts over decisions";
+                    return Err(Error::at(ErrorKind::Unsupported, place, message));
+                }
+                Aggregate::Min => Cell::Node(value(fold(self, Fold::Min(cell))?)),
+                Aggregate::Max => Cell::Node(value(fold(self, Fold::Max(cell))?)),
+                Aggregate::Avg => {
+                    let sum = Term { real: true, ..value(fold(self, Fold::Sum(cell))?) };
+                    match shape.certain {
+                        // All rows are certain: the count is a constant.
+                        rows if one_group && rows > 0 && rows == grouping.rows => Cell::Node(Term {
+                            den: shape.den.checked_mul(i64::from(rows)).ok_or_else(|| {
+                                Error::at(ErrorKind::Arithmetic, place, "AVG overflows")
+                            })?,
+                            ..sum
+                        }),
+                        _ => Cell::Ratio { sum, count: fold(self, Fold::Count(cell))? },
+                    }
+                }
+                Aggregate::AllEqual | Aggregate::AllDifferent => {
+                    let distinct = fold(self, Fold::CountDistinct(cell))?;
+                    let (op, other) = match aggregate.function {
+                        Aggregate::AllEqual => (CmpOp::Le, self.const_node(Some(1), place)?),
+                        _ => (CmpOp::Eq, fold(self, Fold::Count(cell))?),
+                    };
+                    let node = graph::Expr::Cmp(op, distinct.expr(), other.expr());
+                    Cell::truth(self.emit(node, place)?)
+                }
+            });
+        }
+        Ok(cells)
+    }
+
+
+    /// All groups, as (part, key, key values, whether only when not empty).
+    pub(super) fn groups(
+        &self,
+        grouping: &mut Grouping,
+        place: Place,
+    ) -> Result<Vec<(u32, u32, Box<[Value]>, bool)>> {
+        let unkeyed = self.sizes(grouping, false);
+        let keyed = self.sizes(grouping, true);
+        let parts: u64 = unkeyed.iter().product();
+        let keys: u64 = keyed.iter().product();
+        if parts.saturating_mul(keys) > GROUPS_MAX {
+            let message = format!("more than {GROUPS_MAX} groups that each need an expression");
+            return Err(Error::at(ErrorKind::Limit, place, message));
+        }
+        let digits = |mut n: u64, sizes: &[u64]| -> Box<[u32]> {
+            let mut out = vec![0; sizes.len()];
+            for (digit, size) in out.iter_mut().zip(sizes).rev() {
+                *digit = u32::try_from(n % size).unwrap_or(u32::MAX);
+                n /= size;
+            }
+            out.into_boxed_slice()
+        };
+        let mut out = Vec::new();
+        for p in 0..parts {
+            let tuple = digits(p, &unkeyed);
+            let part = grouping.part_of(tuple);
+            for k in 0..keys {
+                let key = u32::try_from(k).unwrap_or(u32::MAX);
+                let (values, optional) = self.group_values(grouping, part, key);
+                out.push((part, key, values, optional));
+            }
+        }
+        Ok(out)
+    }
+
+    /// The key values of a group, and whether it exists only when it is not empty.
+    pub(super) fn group_values(
+        &self,
+        grouping: &Grouping,
+        part: u32,
+        key: u32,
+    ) -> (Box<[Value]>, bool) {
+        let mut values = vec![Value::Null; grouping.keys];
+        let mut optional = false;
+        let index = part.wrapping_sub(grouping.part_base) as usize;
+        let unkeyed = grouping.parts.get(index).map_or(&[][..], |p| p);
+        let mut unkeyed = unkeyed.iter();
+        let keyed = self.sizes(grouping, true);
+        let mut digits = Vec::with_capacity(keyed.len());
+        let mut rest = u64::from(key);
+        for size in keyed.iter().rev() {
+            digits.push(u32::try_from(rest % size).unwrap_or(u32::MAX));
+            rest /= size;
+        }
+        let mut digits = digits.into_iter().rev();
+        for (number, component) in grouping.components.iter().enumerate() {
+            let tuple = match component.keyed {
+                true => digits.next().unwrap_or(0),
+                false => unkeyed.next().copied().unwrap_or(0),
+            };
+            let Some(dictionary) = self.tuples.get(&(grouping.block, number)) else { continue };
+            optional |= dictionary.null == Some(tuple);
+            for (&key, value) in component.keys.iter().zip(&dictionary.tuples[tuple as usize]) {
+                values[key] = *value;
+            }
+        }
+        (values.into_boxed_slice(), optional)
+    }
+
+    /// The cells of one group, for the expressions behind the fold.
+    pub(super) fn folded(
+        &mut self,
+        block: &Block,
+        grouping: &Grouping,
+        part: u32,
+        key: u32,
+        values: &[Value],
+    ) -> Result<Folded> {
+        let keys = values.iter().map(|&v| Cell::Const(v)).collect();
+        let aggregates = self.aggregate_cells(block, grouping, Some((part, key)))?;
+        Ok(Folded { keys, aggregates })
+    }
+
+    /// The condition under which a group is there: HAVING, and not empty where that is asked.
+    pub(super) fn group_condition(
+        &mut self,
+        block: &Block,
+        grouping: &Grouping,
+        frame: &Frame<'_>,
+        group: (u32, u32),
+        optional: bool,
+    ) -> Result<Cell> {
+        let mut condition = match &block.having {
+            Some(having) => self.eval(having, frame)?,
+            None => Cell::TRUE,
+        };
+        if optional {
+            let (part, key) = group;
+            let agg = graph::Agg { bag: grouping.bag, part, key, fold: Fold::CountRows };
+            let count = self.emit(graph::Expr::Agg(agg), block.place)?;
+            let zero = self.const_node(Some(0), block.place)?;
+            let some = graph::Expr::Cmp(CmpOp::Gt, count.expr(), zero.expr());
+            let some = Cell::truth(self.emit(some, block.place)?);
+            condition = self.apply(Operator::Infix(Infix::And), &[condition, some], block.place)?;
+        }
+        Ok(condition)
+    }
+
+    /// The rows of a grouped view or subquery, one for each group.
+    pub(super) fn grouped_rows(
+        &mut self,
+        block: &Block,
+        parent: Option<&Frame<'_>>,
+    ) -> Result<Vec<ConditionalRow>> {
+        self.grouped(block, parent).map(|(rows, _)| rows)
+    }
+
+    /// The rows of a grouped block, and the bag behind them.
+    pub(super) fn grouped(
+        &mut self,
+        block: &Block,
+        parent: Option<&Frame<'_>>,
+    ) -> Result<(Vec<ConditionalRow>, Option<Grouping>)> {
+        let Some(mut grouping) = self.grouping(block, parent)? else {
+            return Ok((Vec::new(), None));
+        };
+        let groups = match block.keys.is_empty() {
+            true => vec![(grouping.part_base, 0, Box::from([]), false)],
+            false => self.groups(&mut grouping, block.place)?,
+        };
+        let mut rows = Vec::with_capacity(groups.len());
+        for (part, key, values, optional) in groups {
+            let folded = self.folded(block, &grouping, part, key, &values)?;
+            let frame = Frame { parent, block, bound: &[], folded: Some(&folded) };
+            let condition =
+                self.group_condition(block, &grouping, &frame, (part, key), optional)?;
+            let condition = match condition {
+                Cell::Const(value) if value.truth() == Some(true) => None,
+                Cell::Const(_) => continue,
+                cell => Some(self.condition_node(cell, block.place)?),
+            };
+            let mut cells = Vec::with_capacity(block.outputs.len());
+            for (_, output) in &block.outputs {
+                cells.push(self.eval(output, &frame)?);
+            }
+            rows.push(ConditionalRow { condition, cells: cells.into_boxed_slice() });
+        }
+        Ok((rows, Some(grouping)))
+    }
+
+    /// The cells of the template: keys are constants of parts and keys, which are handed to the graph.
+    pub(super) fn template_folded(
+        &mut self,
+        block: &Block,
+        grouping: &Grouping,
+    ) -> Result<(Folded, Vec<KeyConstant>)> {
+        let mut keys = vec![Cell::NULL; block.keys.len()];
+        let mut constants = Vec::new();
+        let (mut part_count, mut key_count) = (0u8, 0u8);
+        for (number, component) in grouping.components.iter().enumerate() {
+            for (position, &key) in component.keys.iter().enumerate() {
+                let Some(dictionary) = self.tuples.get(&(grouping.block, number)) else { continue };
+                let column: Vec<Value> =
+                    dictionary.tuples.iter().map(|tuple| tuple[position]).collect();
+                let den = denominator(&column);
+                let text = column.iter().any(|v| matches!(v, Value::Text(_)));
+                let slot = match component.keyed {
+                    true => &mut key_count,
+                    false => &mut part_count,
+                };
+                let template = match component.keyed {
+                    true => Template::Key(*slot),
+                    false => Template::Part(*slot),
+                };
+                *slot += 1;
+                constants.push(KeyConstant { key, den, keyed: component.keyed });
+                let Target::Template(arena) = &mut self.target else { continue };
+                arena.push(template);
+                let node = NodeRef(u32::try_from(arena.len() - 1).unwrap_or(u32::MAX));
+                keys[key] = Cell::Node(Term {
+                    node,
+                    den,
+                    real: column.iter().any(|v| matches!(v, Value::Decimal(_))),
+                    text,
+                    nonzero: column.iter().all(|v| !matches!(v, Value::Integer(0) | Value::Null)),
+                    never_null: column.iter().all(|v| !v.is_null()),
+                });
+            }
+        }
+        let aggregates = self.aggregate_cells(block, grouping, None)?;
+        Ok((Folded { keys, aggregates }, constants))
+    }
+
+    /// The part and key constants of every group's halves that the graph must know.
+    pub(super) fn half_constants(
+        &self,
+        grouping: &Grouping,
+        constants: &[KeyConstant],
+        part: u32,
+        key: u32,
+        keyed: bool,
+        place: Place,
+    ) -> Result<Vec<Option<i64>>> {
+        let (values, _) = self.group_values(grouping, part, key);
+        constants
+            .iter()
+            .filter(|c| c.keyed == keyed)
+            .map(|c| integer(values[c.key], c.den, place))
+            .collect()
+    }
+
+    /// The number of keys (of the keyed components together).
+    pub(super) fn key_count(&self, grouping: &Grouping) -> u32 {
+        let count = self.sizes(grouping, true).iter().product::<u64>();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Numbers every part there is, whether or not rows fall into it.
+    pub(super) fn all_parts(&self, grouping: &mut Grouping, place: Place) -> Result<()> {
+        let sizes = self.sizes(grouping, false);
+        let parts: u64 = sizes.iter().product();
+        if parts > GROUPS_MAX {
+            let message = format!("more than {GROUPS_MAX} groups");
+            return Err(Error::at(ErrorKind::Limit, place, message));
+        }
+        for p in 0..parts {
+            let mut n = p;
+            let mut tuple = vec![0; sizes.len()];
+            for (digit, size) in tuple.iter_mut().zip(&sizes).rev() {
+                *digit = u32::try_from(n % size).unwrap_or(u32::MAX);
+                n /= size;
+            }
+            grouping.part_of(tuple.into_boxed_slice());
+        }
+        Ok(())
+    }
+}
+
+/// A key that a template reads, as a constant over `den` of the part or of the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyConstant {
+    key: usize,
+    den: i64,
+    keyed: bool,
+}
+
+impl Grouping {
+    /// The part of a tuple of unkeyed components.
+    fn part_of(&mut self, tuple: Box<[u32]>) -> u32 {
+        if let Some(&part) = self.part_numbers.get(&tuple) {
+            return part;
+        }
+        let part = self.part_base + u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
+        self.part_numbers.insert(tuple.clone(), part);
+        self.parts.push(tuple);
+        part
+    }
+
+    /// Whether the rows that are certain to be there may stop being so when rows change.
+    pub(super) fn is_brittle(&self, block: &Block) -> bool {
+        let average = block.aggregates.iter().any(|a| a.function == Aggregate::Avg);
+        let mixed = self.cells.iter().any(|c| c.certain > 0 && c.certain < self.rows);
+        block.keys.is_empty() && (average || mixed)
+    }
+
+    /// The number of parts so far.
+    pub(crate) fn part_count(&self) -> u32 {
+        u32::try_from(self.parts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The part of a group without keys.
+    pub(crate) fn only_part(&self) -> u32 {
+        self.part_base
+    }
+}

@@ -1,0 +1,180 @@
+//! The compiler: from tables, views and constraints to the expression graph.
+//!
+//! 1. [`load`]: statements run or are kept; decision tables get their variables.
+//! 2. [`resolve`]: names become positions, types are checked, constant subqueries become values.
+//! 3. [`join`]: the rows of a block, decision joins factored into lookups.
+//! 4. [`group`]: rows are folded into bags; groups exist whatever is placed.
+//! 5. [`policy`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of one
+//!    template for all groups of a bag.
+//!
+//! [`cells`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled problem.
+//!
+//! What is built never depends on what is placed now, nor on other policies: presolve is the solvers' business.
+
+mod cells;
+mod delta;
+mod eval;
+mod fold;
+mod group;
+mod join;
+mod joined;
+mod load;
+mod maps;
+mod policy;
+mod resolve;
+mod resolved;
+mod warnings;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+pub(crate) use cells::Cell;
+use cells::Target;
+pub use delta::{Change, Datum};
+pub(crate) use load::Goals;
+use eval::ConditionalRow;
+use fold::Set;
+use group::Dictionary;
+use maps::{DomainRef, MapRef, Maps};
+pub(crate) use policy::PolicyOf;
+pub use warnings::Warning;
+use resolved::{Block, RelationId};
+
+use crate::dialect::ast;
+use crate::error::Place;
+use crate::graph;
+use crate::tables::{Mirror, Symbols, Tables, Value};
+
+/// The number of `contains` among functions.
+const CONTAINS: u8 = u8::MAX;
+
+/// Which types the values of a column have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds {
+    text: bool,
+    number: bool,
+}
+
+/// One column of a decision.
+#[derive(Debug)]
+pub(crate) struct DecisionColumnOf {
+    /// In its own table.
+    pub column: usize,
+    /// In the domain's mirror.
+    pub domain_column: usize,
+    /// value → what the column holds.
+    ids: MapRef,
+}
+
+/// A decision of a table: one column, or the columns of a composite foreign key decided together.
+#[derive(Debug)]
+pub(crate) struct DecisionOf {
+    pub mirror: usize,
+    domain: DomainRef,
+    pub columns: Vec<DecisionColumnOf>,
+    /// (own column, column of the domain's mirror) that must agree.
+    constants: Vec<(usize, usize)>,
+    nullable: bool,
+    /// By slot.
+    pub vars: Vec<Option<graph::VarId>>,
+    place: Place,
+}
+
+/// A mirrored table, view of constants, or derived constant table.
+#[derive(Debug)]
+pub(crate) struct MirrorOf {
+    pub mirror: Mirror,
+    kinds: Vec<Kinds>,
+    pub decisions: Vec<DecisionOf>,
+}
+
+impl MirrorOf {
+    /// The decision that a column is part of, and its position there.
+    fn decision_of(&self, column: usize) -> Option<(usize, usize)> {
+        self.decisions.iter().enumerate().find_map(|(index, decision)| {
+            let position = decision.columns.iter().position(|c| c.column == column)?;
+            Some((index, position))
+        })
+    }
+}
+
+/// A domain: the rows of a mirror.
+#[derive(Debug)]
+struct DomainOf {
+    mirror: usize,
+    graph: graph::DomainId,
+}
+
+/// A decision variable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VariableOf {
+    domain: DomainRef,
+    nullable: bool,
+    pub mirror: usize,
+    pub decision: usize,
+    pub slot: u32,
+}
+
+/// A view that depends on decisions, expanded once.
+#[derive(Debug)]
+struct ViewOf {
+    block: Rc<Block>,
+    /// The bag behind it, if it is grouped.
+    grouping: Option<group::Grouping>,
+    rows: Rc<Vec<ConditionalRow>>,
+    /// Rows by the constant in a column; `None` where some row's cell is no constant.
+    indexes: RefCell<BTreeMap<usize, Option<HashMap<Value, Vec<u32>>>>>,
+}
+
+impl ViewOf {
+    fn find(&self, column: usize, value: Value) -> Option<Vec<u32>> {
+        let mut indexes = self.indexes.borrow_mut();
+        let index = indexes.entry(column).or_insert_with(|| {
+            let mut index: HashMap<Value, Vec<u32>> = HashMap::new();
+            for (number, row) in self.rows.iter().enumerate() {
+                let Cell::Const(value) = row.cells[column] else { return None };
+                index.entry(value.key()).or_default().push(u32::try_from(number).ok()?);
+            }
+            Some(index)
+        });
+        Some(index.as_ref()?.get(&value.key()).cloned().unwrap_or_default())
+    }
+}
+
+/// A compiled problem.
+#[derive(Debug)]
+pub(crate) struct Compiler {
+    tables: Tables,
+    pub symbols: Symbols,
+    pub mirrors: Vec<MirrorOf>,
+    by_name: BTreeMap<String, RelationId>,
+    /// CREATE VIEW statements by lower-case name.
+    view_statements: BTreeMap<String, ast::View>,
+    constant_views: BTreeMap<String, bool>,
+    opening: Vec<String>,
+    decision_tables: BTreeMap<String, Vec<ast::DecisionColumn>>,
+    views: Vec<ViewOf>,
+    domains: Vec<DomainOf>,
+    pub variables: Vec<VariableOf>,
+    blocks_of: BTreeMap<(String, Value), u32>,
+    maps: Maps,
+    sets: Vec<Set>,
+    set_numbers: BTreeMap<Set, u32>,
+    /// Values of constant scalar subqueries.
+    scalars: Vec<Value>,
+    /// Base tables that constant queries read, in lower case.
+    constant_readers: BTreeSet<String>,
+    tuples: HashMap<(usize, usize), Dictionary>,
+    subqueries: HashMap<usize, Rc<Vec<ConditionalRow>>>,
+    shared_bags: HashMap<usize, (graph::BagId, u32)>,
+    blocks: usize,
+    target: Target,
+    pub model: graph::Model,
+    pub policies: Vec<PolicyOf>,
+    constraints: Vec<ast::Constraint>,
+    softs: Vec<policy::Soft>,
+    pub warnings: Vec<Warning>,
+    /// What the sums of each tier are multiples of: `1 / den`.
+    pub tier_dens: BTreeMap<u32, i64>,
+}

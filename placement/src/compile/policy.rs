@@ -1,0 +1,593 @@
+//! Constraints: hard rows and soft cells.
+//!
+//! A constraint over groups becomes one template for all groups of its bag when no group without rows can
+//! violate it (or add to its sum), so that empty groups cost nothing; otherwise every group gets an expression.
+
+use std::rc::Rc;
+
+use super::Compiler;
+use super::cells::{Cell, NodeRef, Target, Term};
+use super::group::{Grouping, KeyConstant};
+use super::join::{Frame, Match, Part};
+use super::joined::{Handle, Joined};
+use super::resolve::Wanted;
+use super::resolved::{Block, Expr, Operator, RelationId};
+use crate::dialect::ast::{self, Deferral, Goal, Infix, Sense};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::graph::{self, CmpOp, Fold, RootKind, Template};
+use crate::tables::Value;
+
+/// What names a row of a policy.
+#[derive(Clone, Debug)]
+pub(crate) enum RowIdentity {
+    /// The rows joined, by source; `u32::MAX` for what a decision looks up.
+    Match(Box<[u32]>),
+    /// The key of a group.
+    Group(Box<[Value]>),
+}
+
+/// A compiled constraint.
+#[derive(Debug)]
+pub(crate) struct PolicyOf {
+    pub name: String,
+    pub block: Rc<Block>,
+    pub goal: Rc<Expr>,
+    pub kind: Kind,
+    pub rows: Vec<RowIdentity>,
+    pub grouping: Option<Grouping>,
+    /// What every group of the bag is judged by, where one template does.
+    pub template: Option<Template>,
+    /// Roots by row.
+    pub roots: Vec<Option<graph::RootId>>,
+    /// Rows whose roots were removed, for reuse.
+    pub free_rows: Vec<u32>,
+    /// Which joined row became which row of the policy, where it has no groups.
+    pub joined: Joined,
+}
+
+/// Hard, or soft in a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Hard,
+    /// The weight is negative for MAXIMIZE.
+    Soft {
+        tier: u32,
+        weight: i64,
+    },
+}
+
+/// A soft cell that waits for its tier's common denominator.
+#[derive(Debug)]
+pub(super) struct Soft {
+    policy: usize,
+    tier: u32,
+    weight: i64,
+    den: i64,
+    place: Place,
+    cell: SoftCell,
+}
+
+#[derive(Debug)]
+enum SoftCell {
+    Row { row: u64, node: NodeRef },
+    Lazy { bag: graph::BagId, template: Template },
+}
+
+fn model_error(place: Place, e: &graph::ModelError) -> Error {
+    Error::at(ErrorKind::Arithmetic, place, e.to_string())
+}
+
+impl Compiler {
+    pub(super) fn compile_constraint(&mut self, constraint: &ast::Constraint) -> Result<()> {
+        let select = constraint.query.select.as_ref().map_err(Clone::clone)?;
+        let (expr, kind, deferrable) = match &constraint.goal {
+            Goal::Check { expr, deferrable } => (expr, Kind::Hard, *deferrable),
+            Goal::Objective { sense, expr, weight, tier } => {
+                let weight = match sense {
+                    Sense::Minimize => *weight,
+                    Sense::Maximize => -*weight,
+                };
+                (expr, Kind::Soft { tier: *tier, weight }, Deferral::EachStep)
+            }
+        };
+        let wanted = Wanted { items: false, goal: Some(expr) };
+        let (block, goal) = self.resolve_block(select, &mut Vec::new(), &wanted)?;
+        let Some(goal) = goal else { return Ok(()) };
+        let goal = match kind {
+            Kind::Hard => self.condition(goal)?,
+            Kind::Soft { tier, .. } => {
+                self.tier_dens.entry(tier).or_insert(1);
+                if !goal.ty.is_numeric() {
+                    let message = "an objective must be a number";
+                    return Err(Error::at(ErrorKind::Type, goal.place, message));
+                }
+                goal
+            }
+        };
+        if kind == Kind::Hard || !block.aggregates.is_empty() {
+            self.warn(&block, &goal);
+        }
+        let policy = self.policies.len();
+        let (block, goal) = (Rc::new(block), Rc::new(goal));
+        if deferrable == Deferral::AtEnd {
+            self.model.set_deferrable(u32::try_from(policy).unwrap_or(u32::MAX));
+        }
+        self.policies.push(PolicyOf {
+            name: constraint.name.clone(),
+            block: Rc::clone(&block),
+            goal: Rc::clone(&goal),
+            kind,
+            rows: Vec::new(),
+            grouping: None,
+            template: None,
+            roots: Vec::new(),
+            free_rows: Vec::new(),
+            joined: Joined::new(block.sources.len()),
+        });
+        if block.grouped {
+            self.compile_groups(policy, &block, &goal)
+        } else {
+            for found in self.matches(&block, None, Part::Whole)? {
+                self.compile_row(policy, &block, &goal, &found)?;
+            }
+            Ok(())
+        }
+    }
+
+    /// One joined row of a policy without groups.
+    pub(super) fn compile_row(
+        &mut self,
+        policy: usize,
+        block: &Block,
+        goal: &Expr,
+        found: &Match,
+    ) -> Result<()> {
+        let frame = Frame { parent: None, block, bound: &found.bound, folded: None };
+        let condition = found.condition.map_or(Cell::TRUE, Cell::truth);
+        let cell = match (found.condition, self.eval(goal, &frame)?) {
+            (None, cell) => cell,
+            (Some(_), cell) => self.under(policy, condition, cell, goal.place)?,
+        };
+        let bound = found.rows();
+        let identity = RowIdentity::Match(bound.clone());
+        if let Some(row) = self.add_cell(policy, identity, cell, goal.place)? {
+            self.policies[policy].joined.add(&bound, Handle::Row(row));
+        }
+        Ok(())
+    }
+
+    /// The goal's cell where the row exists only under a condition.
+    fn under(
+        &mut self,
+        policy: usize,
+        condition: Cell,
+        cell: Cell,
+        place: Place,
+    ) -> Result<Cell> {
+        match self.policies[policy].kind {
+            Kind::Hard => {
+                let absent = self.apply(Operator::Not, &[condition], place)?;
+                self.apply(Operator::Infix(Infix::Or), &[absent, cell], place)
+            }
+            Kind::Soft { .. } => {
+                self.apply(Operator::Choose, &[condition, cell, Cell::FALSE], place)
+            }
+        }
+    }
+
+    /// Adds the cell of one row or group to the model.
+    fn add_cell(
+        &mut self,
+        policy: usize,
+        identity: RowIdentity,
+        cell: Cell,
+        place: Place,
+    ) -> Result<Option<u32>> {
+        let kind = self.policies[policy].kind;
+        // A constant that holds, or adds nothing, needs no expression.
+        if let Cell::Const(value) = cell {
+            let idle = match kind {
+                Kind::Hard => value.truth() != Some(false),
+                Kind::Soft { .. } => matches!(value, Value::Null | Value::Integer(0)),
+            };
+            if idle {
+                return Ok(None);
+            }
+        }
+        let term = self.term(cell, place)?;
+        let of = &mut self.policies[policy];
+        let index = match of.free_rows.pop() {
+            Some(index) => {
+                of.rows[index as usize] = identity;
+                index
+            }
+            None => {
+                of.rows.push(identity);
+                of.roots.push(None);
+                u32::try_from(of.rows.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        let row = u64::from(index);
+        match kind {
+            Kind::Hard => {
+                let number = u32::try_from(policy).unwrap_or(u32::MAX);
+                let root = self
+                    .model
+                    .add_root(number, row, RootKind::Hard, term.node.expr());
+                self.policies[policy].roots[index as usize] = Some(root);
+                Ok(Some(index))
+            }
+            Kind::Soft { tier, weight } => {
+                if term.text {
+                    let message = "an objective must be a number";
+                    return Err(Error::at(ErrorKind::Type, place, message));
+                }
+                let cell = SoftCell::Row { row, node: term.node };
+                self.softs.push(Soft { policy, tier, weight, den: term.den, place, cell });
+                Ok(Some(index))
+            }
+        }
+    }
+
+    fn compile_groups(&mut self, policy: usize, block: &Block, goal: &Expr) -> Result<()> {
+        let Some(mut grouping) = self.grouping(block, None)? else { return Ok(()) };
+        if !block.keys.is_empty() && self.compile_template(policy, block, goal, &mut grouping)? {
+            self.policies[policy].grouping = Some(grouping);
+            return Ok(());
+        }
+        let groups = match block.keys.is_empty() {
+            true => vec![(grouping.only_part(), 0, Box::from([]), false)],
+            false => self.groups(&mut grouping, block.place)?,
+        };
+        for (part, key, values, optional) in groups {
+            let folded = self.folded(block, &grouping, part, key, &values)?;
+            let frame = Frame { parent: None, block, bound: &[], folded: Some(&folded) };
+            let condition =
+                self.group_condition(block, &grouping, &frame, (part, key), optional)?;
+            if let Cell::Const(value) = condition
+                && value.truth() != Some(true)
+            {
+                continue;
+            }
+            let cell = self.eval(goal, &frame)?;
+            let cell = match condition {
+                Cell::Const(_) => cell,
+                condition => self.under(policy, condition, cell, goal.place)?,
+            };
+            self.add_cell(policy, RowIdentity::Group(values), cell, goal.place)?;
+        }
+        self.policies[policy].grouping = Some(grouping);
+        Ok(())
+    }
+
+    /// Compiles a policy over groups into one template; `false` if groups need expressions of their own.
+    fn compile_template(
+        &mut self,
+        policy: usize,
+        block: &Block,
+        goal: &Expr,
+        grouping: &mut Grouping,
+    ) -> Result<bool> {
+        self.target = Target::Template(Vec::new());
+        let built = self.template(policy, block, goal, grouping);
+        let target = std::mem::replace(&mut self.target, Target::Graph);
+        // What no template can say, expressions may: they raise the error if it is one.
+        let Ok((term, constants)) = built else { return Ok(false) };
+        let Target::Template(arena) = target else { return Ok(false) };
+        let Some(template) = arena.get(term.node.0 as usize).cloned() else { return Ok(false) };
+        let kind = self.policies[policy].kind;
+        self.all_parts(grouping, block.place)?;
+        let keys = self.key_count(grouping);
+        let part_count = grouping.part_count();
+        let mut part_rows = Vec::with_capacity(part_count as usize);
+        for part in 0..part_count {
+            part_rows.push(self.half_constants(grouping, &constants, part, 0, false, block.place)?);
+        }
+        let mut key_rows = Vec::with_capacity(keys as usize);
+        for key in 0..keys {
+            key_rows.push(self.half_constants(grouping, &constants, 0, key, true, block.place)?);
+        }
+        // Groups that the template cannot tell apart are judged once.
+        let distinct = |rows: &[Vec<Option<i64>>]| {
+            let mut rows = rows.to_vec();
+            rows.sort_unstable();
+            rows.dedup();
+            rows
+        };
+        let parts = if reads(&template, Half::Part) { distinct(&part_rows) } else { vec![vec![]] };
+        let columns = if reads(&template, Half::Key) { distinct(&key_rows) } else { vec![vec![]] };
+        for part in &parts {
+            for key in &columns {
+                let Ok(value) = empty_value(&template, part, key) else { return Ok(false) };
+                let idle = match kind {
+                    Kind::Hard => value != Some(0),
+                    Kind::Soft { .. } => matches!(value, None | Some(0)),
+                };
+                if !idle {
+                    return Ok(false);
+                }
+            }
+        }
+        let number = u32::try_from(policy).unwrap_or(u32::MAX);
+        if reads(&template, Half::Part) {
+            for (part, row) in (0..part_count).zip(&part_rows) {
+                self.model
+                    .set_part(grouping.bag, part, row)
+                    .map_err(|e| model_error(block.place, &e))?;
+            }
+        }
+        if reads(&template, Half::Key) {
+            for (key, row) in (0..keys).zip(&key_rows) {
+                self.model
+                    .set_key(grouping.bag, key, row)
+                    .map_err(|e| model_error(block.place, &e))?;
+            }
+        }
+        self.policies[policy].template = Some(template.clone());
+        match kind {
+            Kind::Hard => {
+                let kind = RootKind::Hard;
+                let spec = graph::LazySpec { policy: number, kind, template };
+                self.model
+                    .add_lazy(grouping.bag, spec)
+                    .map_err(|e| model_error(block.place, &e))?;
+            }
+            Kind::Soft { tier, weight } => {
+                let cell = SoftCell::Lazy { bag: grouping.bag, template };
+                let place = goal.place;
+                self.softs.push(Soft { policy, tier, weight, den: term.den, place, cell });
+            }
+        }
+        grouping.constants = Some(constants);
+        Ok(true)
+    }
+
+    /// Tells the graph the constants of a part that came with new rows; `false` if the part, empty, would
+    /// not satisfy the template.
+    pub(super) fn introduce_part(&mut self, policy: usize, grouping: &Grouping, part: u32) -> Result<bool> {
+        let (Some(template), Some(constants)) =
+            (self.policies[policy].template.clone(), &grouping.constants)
+        else {
+            return Ok(false);
+        };
+        if !reads(&template, Half::Part) {
+            return Ok(true);
+        }
+        let place = self.policies[policy].goal.place;
+        let row = self.half_constants(grouping, constants, part, 0, false, place)?;
+        let kind = self.policies[policy].kind;
+        let keys = if reads(&template, Half::Key) { self.key_count(grouping) } else { 1 };
+        for key in 0..keys {
+            let key_row = self.half_constants(grouping, constants, part, key, true, place)?;
+            let idle = match (empty_value(&template, &row, &key_row), kind) {
+                (Ok(value), Kind::Hard) => value != Some(0),
+                (Ok(value), Kind::Soft { .. }) => matches!(value, None | Some(0)),
+                (Err(()), _) => false,
+            };
+            if !idle {
+                return Ok(false);
+            }
+        }
+        self.model.set_part(grouping.bag, part, &row).map_err(|e| model_error(place, &e))?;
+        Ok(true)
+    }
+
+    fn template(
+        &mut self,
+        policy: usize,
+        block: &Block,
+        goal: &Expr,
+        grouping: &Grouping,
+    ) -> Result<(Term, Vec<KeyConstant>)> {
+        let (folded, constants) = self.template_folded(block, grouping)?;
+        let frame = Frame { parent: None, block, bound: &[], folded: Some(&folded) };
+        let mut cell = self.eval(goal, &frame)?;
+        if let Some(having) = &block.having {
+            let condition = self.eval(having, &frame)?;
+            cell = self.under(policy, condition, cell, goal.place)?;
+        }
+        Ok((self.term(cell, goal.place)?, constants))
+    }
+
+    /// Gives every soft cell its weight over the common denominator of its tier.
+    pub(super) fn finish_tiers(&mut self) -> Result<()> {
+        for soft in &self.softs {
+            let den = self.tier_dens.entry(soft.tier).or_insert(1);
+            let (mut a, mut b) = (*den, soft.den);
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            *den = (*den / a).checked_mul(soft.den).ok_or_else(|| {
+                let message = "the common denominator of a tier overflows; use integers";
+                Error::at(ErrorKind::Arithmetic, soft.place, message)
+            })?;
+        }
+        // A tier exists as soon as it is declared, with the value 0.
+        let zero = self.const_node(Some(0), Place::start(crate::error::Source::Policies))?;
+        for &tier in self.tier_dens.keys() {
+            let kind = RootKind::Soft { tier, weight: 1 };
+            self.model.add_root(u32::MAX, u64::from(tier), kind, zero.expr());
+        }
+        self.add_softs()
+    }
+
+    /// Adds the soft cells that wait; their denominators must divide their tier's.
+    pub(super) fn add_softs(&mut self) -> Result<()> {
+        for soft in std::mem::take(&mut self.softs) {
+            let den = self.tier_dens.get(&soft.tier).copied().unwrap_or(1);
+            if den % soft.den != 0 {
+                let message = "a decimal finer than its tier's";
+                return Err(Error::at(ErrorKind::Arithmetic, soft.place, message));
+            }
+            let weight = soft.weight.checked_mul(den / soft.den).ok_or_else(|| {
+                Error::at(ErrorKind::Arithmetic, soft.place, "WEIGHT overflows")
+            })?;
+            let kind = RootKind::Soft { tier: soft.tier, weight };
+            let policy = u32::try_from(soft.policy).unwrap_or(u32::MAX);
+            match soft.cell {
+                SoftCell::Row { row, node } => {
+                    let root = self
+                        .model
+                        .add_root(policy, row, kind, node.expr());
+                    let index = usize::try_from(row).unwrap_or(usize::MAX);
+                    if let Some(slot) = self.policies[soft.policy].roots.get_mut(index) {
+                        *slot = Some(root);
+                    }
+                }
+                SoftCell::Lazy { bag, template } => {
+                    let spec = graph::LazySpec { policy, kind, template };
+                    self.model.add_lazy(bag, spec).map_err(|e| model_error(soft.place, &e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of a policy row: (column, value) pairs.
+    pub(crate) fn row_of(&self, source: graph::RowRef) -> (String, Vec<(String, Value)>) {
+        let (policy, identity) = match source {
+            graph::RowRef::Root { policy, row } => {
+                let Some(of) = self.policies.get(policy as usize) else {
+                    return (String::new(), Vec::new());
+                };
+                let index = usize::try_from(row).unwrap_or(usize::MAX);
+                (of, of.rows.get(index).cloned())
+            }
+            graph::RowRef::Lazy { policy, part, key } => {
+                let Some(of) = self.policies.get(policy as usize) else {
+                    return (String::new(), Vec::new());
+                };
+                let values = of.grouping.as_ref().map(|g| self.group_values(g, part, key).0);
+                (of, values.map(RowIdentity::Group))
+            }
+        };
+        let mut row: Vec<(String, Value)> = Vec::new();
+        let block = &policy.block;
+        match identity {
+            None => {}
+            Some(RowIdentity::Group(values)) => {
+                row.extend(block.key_names.iter().cloned().zip(values.iter().copied()));
+            }
+            Some(RowIdentity::Match(bound)) => {
+                for (source, &slot) in block.sources.iter().zip(bound.iter()) {
+                    if slot == u32::MAX {
+                        continue;
+                    }
+                    for (name, value) in self.source_key(source.relation, slot) {
+                        let taken = row.iter().any(|(n, _)| *n == name);
+                        let name =
+                            if taken { format!("{}.{name}", source.alias) } else { name };
+                        row.push((name, value));
+                    }
+                }
+            }
+        }
+        (policy.name.clone(), row)
+    }
+
+    /// What names a row of a relation: a table's primary key, else its constant columns.
+    fn source_key(&self, relation: RelationId, slot: u32) -> Vec<(String, Value)> {
+        match relation {
+            RelationId::Mirror(mirror) => {
+                let entry = &self.mirrors[mirror];
+                let schema = &entry.mirror.schema;
+                let Some(row) = entry.mirror.row(slot) else { return Vec::new() };
+                let all: Vec<usize> = (0..schema.columns.len()).collect();
+                let key = if schema.primary_key.is_empty() { &all } else { &schema.primary_key };
+                key.iter().map(|&c| (schema.columns[c].name.clone(), row[c])).collect()
+            }
+            RelationId::View(view) => {
+                let view = &self.views[view];
+                let Some(row) = view.rows.get(slot as usize) else { return Vec::new() };
+                let outputs = view.block.outputs.iter().zip(row.cells.iter());
+                outputs
+                    .filter_map(|((name, _), cell)| match cell {
+                        Cell::Const(value) => Some((name.clone(), *value)),
+                        Cell::Map { .. } | Cell::Node(_) | Cell::Ratio { .. } => None,
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Part,
+    Key,
+}
+
+/// Whether a template reads constants of parts, or of keys.
+fn reads(template: &Template, half: Half) -> bool {
+    match template {
+        Template::Part(_) => half == Half::Part,
+        Template::Key(_) => half == Half::Key,
+        Template::Fold(_) | Template::Const(_) => false,
+        Template::Neg(a) | Template::Not(a) | Template::IsNull(a) | Template::InSet(a, _) => {
+            reads(a, half)
+        }
+        Template::Add(a, b)
+        | Template::Sub(a, b)
+        | Template::Mul(a, b)
+        | Template::Div(a, b)
+        | Template::Rem(a, b)
+        | Template::Cmp(_, a, b) => reads(a, half) || reads(b, half),
+        Template::And(list) | Template::Or(list) => list.iter().any(|t| reads(t, half)),
+        Template::Ite(a, b, c) => reads(a, half) || reads(b, half) || reads(c, half),
+    }
+}
+
+/// The value of a template on a group without rows; an error where it cannot be told.
+fn empty_value(
+    template: &Template,
+    part: &[Option<i64>],
+    key: &[Option<i64>],
+) -> std::result::Result<Option<i128>, ()> {
+    let of = |t: &Template| empty_value(t, part, key);
+    let both = |a: &Template, b: &Template| Ok::<_, ()>((of(a)?).zip(of(b)?));
+    let truth = |b: bool| Some(i128::from(b));
+    Ok(match template {
+        Template::Fold(Fold::CountRows | Fold::Count(_) | Fold::CountDistinct(_)) => Some(0),
+        Template::Fold(Fold::Sum(_) | Fold::Min(_) | Fold::Max(_)) => None,
+        Template::Part(i) => part.get(usize::from(*i)).ok_or(())?.map(i128::from),
+        Template::Key(i) => key.get(usize::from(*i)).ok_or(())?.map(i128::from),
+        Template::Const(n) => n.map(i128::from),
+        Template::Neg(a) => of(a)?.map(|a| -a),
+        Template::Add(a, b) => both(a, b)?.map(|(a, b)| a + b),
+        Template::Sub(a, b) => both(a, b)?.map(|(a, b)| a - b),
+        Template::Mul(a, b) => match both(a, b)? {
+            None => None,
+            Some((a, b)) => Some(a.checked_mul(b).ok_or(())?),
+        },
+        Template::Div(a, b) => both(a, b)?.and_then(|(a, b)| a.checked_div(b)),
+        Template::Rem(a, b) => both(a, b)?.and_then(|(a, b)| a.checked_rem(b)),
+        Template::Cmp(op, a, b) => both(a, b)?.map(|(a, b)| i128::from(holds(*op, a, b))),
+        Template::And(list) | Template::Or(list) => {
+            let absorbing = i128::from(matches!(template, Template::Or(_)));
+            let mut result = Some(1 - absorbing);
+            for t in list {
+                match of(t)? {
+                    None => result = None,
+                    Some(v) if i128::from(v != 0) == absorbing => return Ok(Some(absorbing)),
+                    Some(_) => {}
+                }
+            }
+            result
+        }
+        Template::Not(a) => of(a)?.and_then(|a| truth(a == 0)),
+        Template::IsNull(a) => truth(of(a)?.is_none()),
+        Template::Ite(c, a, b) => match of(c)? {
+            Some(c) if c != 0 => of(a)?,
+            _ => of(b)?,
+        },
+        // The set is the graph's; what is not known is not assumed.
+        Template::InSet(a, _) => match of(a)? {
+            None => None,
+            Some(_) => return Err(()),
+        },
+    })
+}
+
+fn holds(op: CmpOp, a: i128, b: i128) -> bool {
+    op.holds(a, b)
+}

@@ -1,0 +1,705 @@
+//! The cut bound: what must stand in a set of buckets because it can stand nowhere else.
+//!
+//! Order the buckets of a sum (the loads of the nodes) by how full they are, and take each prefix H. Every block of
+//! decisions (a shard's replicas) has a least contribution to H: what is left of it when as much as its policies allow
+//! stands outside. The sum of these is a load that H has to carry in every assignment, so its fullest bucket carries
+//! at least what makes room for it. Where shards are domiciled in a region, the prefix that is the region gives
+//! the bound that the average over the cluster misses by a fifth. Sound for any H: the order only decides how good.
+
+use super::super::candidates::Candidates;
+use super::interval::Intervals;
+use crate::graph::internal::{
+    FxMap, Graph, Key, NIL, NULL, Op, RootKind, State, UNSET, is_special,
+};
+use crate::graph::{Cell, CmpOp, Fold, MapId, RowRef, Template, VarId};
+use crate::graph::{Plant, planted};
+
+/// More buckets than this are not ordered into prefixes one by one.
+const STEPS_MAX: usize = 20_000;
+
+/// `(factor × sum + offset) / divisor` of one bucket, truncated; increasing in the sum.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    bag: u32,
+    part: u32,
+    key: u32,
+    cell: u8,
+    factor: i128,
+    offset: i128,
+    divisor: i128,
+}
+
+impl Form {
+    /// The greatest sum at which the form is at most `limit`.
+    fn room(self, limit: i128) -> Option<i128> {
+        // Truncation rounds towards 0: (x / d ≤ m) is x ≤ m·d + d − 1 for m ≥ 0, and x ≤ m·d below.
+        let scaled = limit.checked_mul(self.divisor)?;
+        let most = if limit >= 0 {
+            scaled.checked_add(self.divisor - 1)?
+        } else {
+            scaled
+        };
+        Some(most.checked_sub(self.offset)?.div_euclid(self.factor))
+    }
+}
+
+/// What a bucket may hold, and the row that says so.
+#[derive(Clone, Copy, Debug)]
+struct Capacity {
+    key: u32,
+    most: i128,
+    root: u32,
+}
+
+/// A proof that hard rows cannot all hold: the buckets of `rows` must carry `needed` and have room for `available`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shortfall {
+    pub rows: Vec<RowRef>,
+    pub needed: i128,
+    pub available: i128,
+}
+
+/// Blocks that are alike except for their weights.
+struct Class {
+    set: u32,
+    domain: usize,
+    /// Members of each block.
+    count: usize,
+    /// At most `.1` of a block on the values that share an entry of the column `.0`.
+    limits: Vec<(MapId, i64)>,
+    /// `least[m]`: the sum over the blocks of their `m` lightest members.
+    least: Vec<i128>,
+}
+
+/// A sum's decisions, as classes.
+struct Demand {
+    classes: Vec<Class>,
+    map: MapId,
+}
+
+pub(crate) struct Cuts<'a> {
+    graph: &'a Graph,
+    state: &'a State,
+    candidates: &'a Candidates,
+    demands: FxMap<(u32, u32, u8), Option<std::rc::Rc<Demand>>>,
+    intervals: Intervals<'a>,
+}
+
+impl<'a> Cuts<'a> {
+    pub(crate) fn new(graph: &'a Graph, state: &'a State, candidates: &'a Candidates) -> Cuts<'a> {
+        Cuts {
+            graph,
+            state,
+            candidates,
+            demands: FxMap::default(),
+            intervals: Intervals::new(graph, state, candidates),
+        }
+    }
+
+    /// A lower bound of an expression that is a maximum of forms.
+    pub(crate) fn expression(&mut self, id: u32) -> Option<i128> {
+        let node = self.graph.nodes.get(id);
+        if node.op != Op::Agg {
+            return None;
+        }
+        let agg = self.graph.nodes.aggs[node.a as usize];
+        let Fold::Max(cell) = agg.fold else {
+            return None;
+        };
+        let bag = &self.graph.bags.bag[agg.bag.index()];
+        let mut forms: Vec<Form> = Vec::new();
+        for &row in bag.parts.get(agg.part as usize)? {
+            let data = &self.graph.bags.rows[row as usize];
+            if data.key != Key::Const(agg.key) || data.cond != NIL {
+                continue;
+            }
+            if let Cell::Expr(id) = self.graph.bags.cells_of(row)[cell as usize] {
+                forms.extend(self.form(id.0));
+            }
+        }
+        let first = *forms.first()?;
+        // One sum at a time; a maximum over several resources is bounded by each.
+        forms
+            .retain(|form| (form.bag, form.part, form.cell) == (first.bag, first.part, first.cell));
+        self.maximum(&forms)
+    }
+
+    /// Recognises an increasing linear form of one bucket's sum.
+    fn form(&self, id: u32) -> Option<Form> {
+        let node = self.graph.nodes.get(id);
+        let constant = |id: u32| {
+            self.graph
+                .nodes
+                .constant(id)
+                .filter(|&value| !is_special(value))
+        };
+        match node.op {
+            Op::Agg => {
+                let agg = self.graph.nodes.aggs[node.a as usize];
+                let Fold::Sum(cell) = agg.fold else {
+                    return None;
+                };
+                let (bag, part, key) = (agg.bag.0, agg.part, agg.key);
+                Some(Form {
+                    bag,
+                    part,
+                    key,
+                    cell,
+                    factor: 1,
+                    offset: 0,
+                    divisor: 1,
+                })
+            }
+            Op::Mul => {
+                let (form, times) = match (constant(node.a), constant(node.b)) {
+                    (Some(times), _) => (self.form(node.b)?, times),
+                    (_, Some(times)) => (self.form(node.a)?, times),
+                    (None, None) => return None,
+                };
+                (times > 0 && form.divisor == 1).then_some(Form {
+                    factor: form.factor.checked_mul(times)?,
+                    offset: form.offset.checked_mul(times)?,
+                    ..form
+                })
+            }
+            Op::Div => {
+                let form = self.form(node.a)?;
+                let divisor = constant(node.b)?;
+                (divisor > 0 && form.divisor == 1).then_some(Form { divisor, ..form })
+            }
+            Op::Add | Op::Sub => {
+                let form = self.form(node.a)?;
+                let by = constant(node.b)?;
+                let by = if node.op == Op::Add { by } else { -by };
+                (form.divisor == 1).then_some(Form {
+                    offset: form.offset.checked_add(by)?,
+                    ..form
+                })
+            }
+            // COALESCE(sum, 0): an empty bucket counts as 0, which is what a missing contribution is.
+            Op::Ite => {
+                let cond = self.graph.nodes.get(node.a);
+                let tested = cond.op == Op::IsNull && constant(node.b) == Some(0);
+                if tested && cond.a == node.c {
+                    self.form(node.c)
+                } else {
+                    None
+                }
+            }
+            Op::Const
+            | Op::Lookup
+            | Op::Neg
+            | Op::Rem
+            | Op::Cmp(_)
+            | Op::And
+            | Op::Or
+            | Op::Not
+            | Op::IsNull
+            | Op::InSet
+            | Op::Free => None,
+        }
+    }
+
+    /// The least that the greatest of the forms can be.
+    fn maximum(&mut self, forms: &[Form]) -> Option<i128> {
+        let first = forms.first()?;
+        let demand = self.demand(first.bag, first.part, first.cell)?;
+        let mut order: Vec<(i128, Form)> = forms
+            .iter()
+            .map(|&form| {
+                let load = self.load(form.bag, form.part, form.key, form.cell);
+                let value = (load * form.factor + form.offset) / form.divisor;
+                (value, form)
+            })
+            .collect();
+        order.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.key.cmp(&b.1.key)));
+        let incumbent = order.first()?.0;
+        order.truncate(STEPS_MAX);
+        let mut prefix = Prefix::new(self.graph, self.candidates, &demand);
+        let mut best: Option<i128> = None;
+        let mut inside: Vec<Form> = Vec::new();
+        let mut uniform = true;
+        for (_, form) in order {
+            prefix.include(form.key);
+            inside.push(form);
+            uniform &= (form.factor, form.offset, form.divisor)
+                == (first.factor, first.offset, first.divisor);
+            let base = self
+                .intervals
+                .fixed_sum(form.bag, form.part, form.key, form.cell)?;
+            prefix.fixed += base;
+            let needed = prefix.needed();
+            if needed <= 0 {
+                // Nothing has to stand here: the maximum may even be NULL.
+                continue;
+            }
+            let fits = |limit: i128| -> Option<bool> {
+                let room = if uniform {
+                    first
+                        .room(limit)?
+                        .max(0)
+                        .checked_mul(inside.len() as i128)?
+                } else {
+                    let mut room = 0_i128;
+                    for form in &inside {
+                        // An empty bucket carries nothing, whatever its form says.
+                        room = room.checked_add(form.room(limit)?.max(0))?;
+                    }
+                    room
+                };
+                Some(room >= needed)
+            };
+            // Nothing above the incumbent can be a bound; nothing below the best so far is interesting.
+            let floor = match best {
+                Some(best) => best,
+                None => {
+                    let mut span = 1_i128;
+                    let mut low = incumbent;
+                    while fits(low)? {
+                        low = low.checked_sub(span)?;
+                        span = span.checked_mul(2)?;
+                        if span > 1 << 100 {
+                            return None;
+                        }
+                    }
+                    low
+                }
+            };
+            if fits(floor)? {
+                continue;
+            }
+            let (mut low, mut high) = (floor, incumbent.max(floor + 1));
+            while high - low > 1 {
+                let middle = low + (high - low) / 2;
+                if fits(middle)? {
+                    high = middle
+                } else {
+                    low = middle
+                }
+            }
+            let high = if planted(Plant::BoldCut) {
+                high + 1
+            } else {
+                high
+            };
+            best = Some(best.map_or(high, |best| best.max(high)));
+        }
+        best
+    }
+
+    fn load(&self, bag: u32, part: u32, key: u32, cell: u8) -> i128 {
+        let sum = self.state.fold(self.graph, bag, part, key, Fold::Sum(cell));
+        if sum == NULL || is_special(sum) {
+            0
+        } else {
+            sum
+        }
+    }
+
+    /// The decisions that a sum over buckets is made of. `None` where a cut would not be sound.
+    fn demand(&mut self, bag: u32, part: u32, cell: u8) -> Option<std::rc::Rc<Demand>> {
+        if let Some(demand) = self.demands.get(&(bag, part, cell)) {
+            return demand.clone();
+        }
+        let demand = self.collect(bag, part, cell).map(std::rc::Rc::new);
+        self.demands.insert((bag, part, cell), demand.clone());
+        demand
+    }
+
+    fn collect(&self, bag: u32, part: u32, cell: u8) -> Option<Demand> {
+        let graph = self.graph;
+        if graph.bags.bag[bag as usize].expr_rows > 0 {
+            return None;
+        }
+        let mut map: Option<MapId> = None;
+        // Members in scope of each block, in the order of their blocks.
+        let mut members: Vec<(u32, VarId, i128)> = Vec::new();
+        for &var in &self.candidates.vars {
+            for row in graph.bags.rows_of(var) {
+                let data = &graph.bags.rows[row as usize];
+                if data.bag != bag || data.part != part {
+                    continue;
+                }
+                let Key::Of(own, by) = data.key else {
+                    return None;
+                };
+                let Cell::Const(weight) = graph.bags.cells_of(row)[cell as usize] else {
+                    return None;
+                };
+                let weight = i128::from(weight.unwrap_or(0));
+                if own != var || weight < 0 || *map.get_or_insert(by) != by {
+                    return None;
+                }
+                members.push((graph.vars.block[var.index()], var, weight));
+            }
+        }
+        let map = map?;
+        members.sort_by_key(|&(block, var, _)| (block, var));
+        let mut classes: Vec<Class> = Vec::new();
+        let mut ids: FxMap<(u32, usize, Vec<(MapId, i64)>), usize> = FxMap::default();
+        let mut at = 0;
+        while at < members.len() {
+            let block = members[at].0;
+            let mut end = at;
+            while end < members.len() && members[end].0 == block {
+                end += 1;
+            }
+            let group = &members[at..end];
+            at = end;
+            let set = self.candidates.set_id(group[0].1);
+            let alike = group
+                .iter()
+                .all(|&(_, var, _)| self.candidates.set_id(var) == set)
+                && group.windows(2).all(|pair| pair[0].1 != pair[1].1);
+            if alike {
+                let vars: Vec<VarId> = group.iter().map(|&(_, var, _)| var).collect();
+                let limits = self.limits(&vars);
+                let mut weights: Vec<i128> = group.iter().map(|&(_, _, weight)| weight).collect();
+                weights.sort_unstable();
+                add_block(
+                    graph,
+                    &mut classes,
+                    &mut ids,
+                    (set, limits, group[0].1),
+                    &weights,
+                );
+            } else {
+                for &(_, var, weight) in group {
+                    let set = self.candidates.set_id(var);
+                    add_block(
+                        graph,
+                        &mut classes,
+                        &mut ids,
+                        (set, Vec::new(), var),
+                        &[weight],
+                    );
+                }
+            }
+        }
+        Some(Demand { classes, map })
+    }
+
+    /// The policies that keep members of a block apart: at most so many per entry of a column.
+    fn limits(&self, vars: &[VarId]) -> Vec<(MapId, i64)> {
+        let graph = self.graph;
+        let mut limits = Vec::new();
+        for row in graph.bags.rows_of(vars[0]) {
+            let data = &graph.bags.rows[row as usize];
+            let bag = &graph.bags.bag[data.bag as usize];
+            let Key::Of(_, map) = data.key else { continue };
+            for lazy in &bag.lazies {
+                let spec = &graph.bags.lazies[lazy.index()];
+                let Some(most) =
+                    at_most(&spec.template, bag.part_constants.get(data.part as usize))
+                else {
+                    continue;
+                };
+                let all_in = spec.kind == RootKind::Hard
+                    && vars.iter().all(|&var| {
+                        graph.bags.rows_of(var).any(|row| {
+                            let other = &graph.bags.rows[row as usize];
+                            other.bag == data.bag
+                                && other.part == data.part
+                                && other.key == Key::Of(var, map)
+                                && other.cond == NIL
+                        })
+                    });
+                if all_in {
+                    limits.push((map, most));
+                }
+            }
+        }
+        limits.sort_unstable();
+        limits.dedup();
+        limits
+    }
+
+    /// A proof that the hard rows which limit a sum per bucket cannot all hold, if a cut gives one.
+    pub(crate) fn shortfall(&mut self) -> Option<Shortfall> {
+        let mut capacities: FxMap<(u32, u32, u8), Vec<Capacity>> = FxMap::default();
+        let mut names: Vec<(u32, u32, u8)> = Vec::new();
+        for (root, data) in self.graph.roots.root.iter().enumerate() {
+            if !data.alive || data.kind != RootKind::Hard {
+                continue;
+            }
+            let node = self.graph.nodes.get(data.expr.0);
+            let Op::Cmp(op) = node.op else { continue };
+            let (sum, limit, less) = match op {
+                CmpOp::Le => (node.a, node.b, 0),
+                CmpOp::Lt => (node.a, node.b, 1),
+                CmpOp::Ge => (node.b, node.a, 0),
+                CmpOp::Gt => (node.b, node.a, 1),
+                CmpOp::Eq | CmpOp::Ne => continue,
+            };
+            let Some(limit) = self.graph.nodes.constant(limit).filter(|&c| !is_special(c)) else {
+                continue;
+            };
+            let Some(form) = self.form(sum) else { continue };
+            let Some(most) = form.room(limit - less) else {
+                continue;
+            };
+            let name = (form.bag, form.part, form.cell);
+            let list = capacities.entry(name).or_insert_with(|| {
+                names.push(name);
+                Vec::new()
+            });
+            list.push(Capacity {
+                key: form.key,
+                most,
+                root: root as u32,
+            });
+        }
+        names.into_iter().find_map(|name| {
+            let mut list = capacities.remove(&name)?;
+            self.shortfall_of(name, &mut list)
+        })
+    }
+
+    fn shortfall_of(
+        &mut self,
+        (bag, part, cell): (u32, u32, u8),
+        capacities: &mut Vec<Capacity>,
+    ) -> Option<Shortfall> {
+        let demand = self.demand(bag, part, cell)?;
+        // The tightest row of each bucket; the fullest buckets first.
+        capacities.sort_by_key(|capacity| (capacity.key, capacity.most, capacity.root));
+        capacities.dedup_by_key(|capacity| capacity.key);
+        capacities.sort_by_key(|capacity| {
+            let free = capacity.most - self.load(bag, part, capacity.key, cell);
+            (free, capacity.key)
+        });
+        let mut prefix = Prefix::new(self.graph, self.candidates, &demand);
+        let mut available = 0_i128;
+        for (index, capacity) in capacities.iter().enumerate().take(STEPS_MAX) {
+            prefix.include(capacity.key);
+            prefix.fixed += self.intervals.fixed_sum(bag, part, capacity.key, cell)?;
+            available = available.checked_add(capacity.most.max(0))?;
+            let needed = prefix.needed();
+            if needed > available {
+                let mut rows: Vec<RowRef> = capacities[..=index]
+                    .iter()
+                    .map(|capacity| {
+                        let root = self.graph.roots.root[capacity.root as usize];
+                        RowRef::Root {
+                            policy: root.policy,
+                            row: root.row,
+                        }
+                    })
+                    .collect();
+                rows.extend(self.confining_rows(&demand, &prefix));
+                rows.sort_unstable();
+                rows.dedup();
+                return Some(Shortfall {
+                    rows,
+                    needed,
+                    available,
+                });
+            }
+        }
+        None
+    }
+
+    /// The rows over single decisions that keep them inside the prefix.
+    fn confining_rows(&self, demand: &Demand, prefix: &Prefix<'_>) -> Vec<RowRef> {
+        let confined: Vec<u32> = demand
+            .classes
+            .iter()
+            .enumerate()
+            .filter(|&(class, _)| prefix.must_stay(class) > 0)
+            .map(|(_, class)| class.set)
+            .collect();
+        let mut rows = Vec::new();
+        for &var in &self.candidates.vars {
+            if confined.contains(&self.candidates.set_id(var)) {
+                for &root in self.candidates.unary_roots(var) {
+                    let root = self.graph.roots.root[root as usize];
+                    rows.push(RowRef::Root {
+                        policy: root.policy,
+                        row: root.row,
+                    });
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// The limit of `count(*) <= constant`.
+fn at_most(template: &Template, part: Option<&Box<[i64]>>) -> Option<i64> {
+    let Template::Cmp(op, a, b) = template else {
+        return None;
+    };
+    if **a != Template::Fold(Fold::CountRows) {
+        return None;
+    }
+    let limit = match **b {
+        Template::Const(limit) => limit?,
+        Template::Part(index) => *part?.get(index as usize)?,
+        _ => return None,
+    };
+    match op {
+        CmpOp::Le => Some(limit.max(0)),
+        CmpOp::Lt => Some((limit - 1).max(0)),
+        CmpOp::Eq | CmpOp::Ne | CmpOp::Gt | CmpOp::Ge => None,
+    }
+}
+
+fn add_block(
+    graph: &Graph,
+    classes: &mut Vec<Class>,
+    ids: &mut FxMap<(u32, usize, Vec<(MapId, i64)>), usize>,
+    (set, limits, var): (u32, Vec<(MapId, i64)>, VarId),
+    weights: &[i128],
+) {
+    let count = weights.len();
+    let class = *ids.entry((set, count, limits.clone())).or_insert_with(|| {
+        let domain = graph.vars.domain[var.index()].index();
+        classes.push(Class {
+            set,
+            domain,
+            count,
+            limits,
+            least: vec![0; count + 1],
+        });
+        classes.len() - 1
+    });
+    let mut sum = 0;
+    for (index, weight) in weights.iter().enumerate() {
+        sum += weight;
+        classes[class].least[index + 1] += sum;
+    }
+}
+
+/// A growing set of buckets, and how much room each class has outside of it.
+struct Prefix<'a> {
+    demand: &'a Demand,
+    /// Values of each bucket, by key.
+    values: Vec<Vec<u32>>,
+    /// For each class and limit: values outside by entry of the limit's column.
+    outside: Vec<Vec<Vec<i64>>>,
+    /// For each class: values outside.
+    left: Vec<i64>,
+    /// For each class and limit: how many members of a block can stand outside.
+    room: Vec<Vec<i64>>,
+    allowed: Vec<Vec<bool>>,
+    graph: &'a Graph,
+    pub fixed: i128,
+}
+
+impl<'a> Prefix<'a> {
+    fn new(graph: &'a Graph, candidates: &Candidates, demand: &'a Demand) -> Prefix<'a> {
+        let map = &graph.maps[demand.map.index()];
+        let mut values: Vec<Vec<u32>> = Vec::new();
+        for (value, &key) in map.image.iter().enumerate() {
+            if let Ok(key) = usize::try_from(key) {
+                if values.len() <= key {
+                    values.resize(key + 1, Vec::new());
+                }
+                values[key].push(value as u32);
+            }
+        }
+        let mut prefix = Prefix {
+            demand,
+            values,
+            outside: Vec::new(),
+            left: Vec::new(),
+            room: Vec::new(),
+            allowed: Vec::new(),
+            graph,
+            fixed: 0,
+        };
+        for class in &demand.classes {
+            let set = candidates.set(class.set);
+            let mut allowed = vec![false; graph.domains[class.domain].len as usize];
+            let mut left = 0;
+            let mut outside: Vec<Vec<i64>> = vec![Vec::new(); class.limits.len()];
+            // A decision that may be NULL can always stay outside.
+            let null = set.contains(&UNSET);
+            for &value in set.iter().filter(|&&value| value != UNSET) {
+                allowed[value as usize] = true;
+                left += 1;
+                for (limit, counts) in class.limits.iter().zip(&mut outside) {
+                    match usize::try_from(graph.image(limit.0, value)) {
+                        Ok(entry) => {
+                            if counts.len() <= entry {
+                                counts.resize(entry + 1, 0);
+                            }
+                            counts[entry] += 1;
+                        }
+                        // Without an entry the limit does not bind.
+                        Err(_) => left += 1 << 40,
+                    }
+                }
+            }
+            if null {
+                left += 1 << 40;
+            }
+            // With several values per entry a limit allows several; with one it allows one even if it says more,
+            // unless members may share a value.
+            let room = class
+                .limits
+                .iter()
+                .zip(&outside)
+                .map(|(limit, counts)| counts.iter().map(|&count| share(count, limit.1)).sum())
+                .collect();
+            prefix.outside.push(outside);
+            prefix.left.push(left);
+            prefix.room.push(room);
+            prefix.allowed.push(allowed);
+        }
+        prefix
+    }
+
+    fn include(&mut self, key: u32) {
+        let Some(values) = self.values.get(key as usize) else {
+            return;
+        };
+        for (class, data) in self.demand.classes.iter().enumerate() {
+            for &value in values {
+                if !self.allowed[class]
+                    .get(value as usize)
+                    .copied()
+                    .unwrap_or(false)
+                {
+                    continue;
+                }
+                self.left[class] -= 1;
+                for (index, limit) in data.limits.iter().enumerate() {
+                    if let Ok(entry) = usize::try_from(self.graph.image(limit.0, value)) {
+                        let count = &mut self.outside[class][index][entry];
+                        let before = share(*count, limit.1);
+                        *count -= 1;
+                        self.room[class][index] += share(*count, limit.1) - before;
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many members of a block of the class must stand inside.
+    fn must_stay(&self, class: usize) -> usize {
+        let count = self.demand.classes[class].count as i64;
+        let left = self.left[class];
+        let mut room = if left == 0 { 0 } else { count };
+        if left < 1 << 39 {
+            for &limited in &self.room[class] {
+                room = room.min(limited);
+            }
+        }
+        (count - room.min(count)) as usize
+    }
+
+    /// What the buckets inside must carry.
+    fn needed(&self) -> i128 {
+        let classes = self.demand.classes.iter().enumerate();
+        let moving: i128 = classes
+            .map(|(index, class)| class.least[self.must_stay(index)])
+            .sum();
+        self.fixed + moving
+    }
+}
+
+/// Members that the values of one entry can take: the limit, where there is any value left.
+fn share(values: i64, limit: i64) -> i64 {
+    if values > 0 { limit } else { 0 }
+}

@@ -1,0 +1,170 @@
+//! Proved lower bounds, without which "feasible" says nothing about how good.
+//!
+//! Three kinds, the best of which counts for each tier: the sum of what every soft row must cost by itself
+//! (intervals, and for rows over one decision the minimum over its candidates), and *cuts*: however the decisions fall,
+//! some set of nodes must carry what cannot stand elsewhere, and its fullest node at least the average.
+
+mod cut;
+mod interval;
+
+pub(crate) use cut::Cuts;
+use interval::Intervals;
+
+use super::candidates::{Candidates, value_at};
+use crate::graph::Fold;
+use crate::graph::internal::{Bucket, FxMap, Graph, LazyData, Op, RootKind, State, soft_term};
+
+/// A lower bound for each tier, at the state's incumbent assignment.
+///
+/// `roots` are the soft roots that the scope can change; all others stay what they are.
+pub(crate) fn lower_bounds(
+    graph: &Graph,
+    state: &State,
+    candidates: &Candidates,
+    roots: &[u32],
+) -> Vec<i128> {
+    let mut bounds: Vec<Option<i128>> = state.totals.tiers.iter().copied().map(Some).collect();
+    let mut intervals = Intervals::new(graph, state, candidates);
+    let mut cuts = Cuts::new(graph, state, candidates);
+    // What rows over a single decision cost together, by decision: their minima may conflict.
+    let mut unary: FxMap<(usize, u32), Vec<(u32, i64)>> = FxMap::default();
+    let mut order: Vec<(usize, u32)> = Vec::new();
+    for &root in roots {
+        let root = &graph.roots.root[root as usize];
+        let RootKind::Soft { tier, weight } = root.kind else {
+            continue;
+        };
+        let tier = graph.roots.tier_index(tier);
+        let id = root.expr.index() as u32;
+        // What it costs now makes way for the least that it can cost.
+        raise(
+            &mut bounds[tier],
+            -soft_term(weight, state.values[id as usize]),
+        );
+        if let Some(var) = only_variable(graph, id) {
+            if candidates.is_free(crate::graph::VarId::at(var)) {
+                let list = unary.entry((tier, var)).or_insert_with(|| {
+                    order.push((tier, var));
+                    Vec::new()
+                });
+                list.push((id, weight));
+            } else {
+                raise(
+                    &mut bounds[tier],
+                    soft_term(weight, state.values[id as usize]),
+                );
+            }
+            continue;
+        }
+        let mut least = intervals.least_term(id, weight);
+        if weight > 0
+            && let Some(cut) = cuts.expression(id)
+        {
+            let cut = cut * i128::from(weight);
+            if least.is_none_or(|least| cut > least) {
+                least = Some(cut);
+            }
+        }
+        match least {
+            Some(least) => raise(&mut bounds[tier], least),
+            None => bounds[tier] = None,
+        }
+    }
+    for (tier, var) in order {
+        let roots = &unary[&(tier, var)];
+        let least = least_of_one(graph, state, candidates, var, roots);
+        raise(&mut bounds[tier], least);
+    }
+    for lazy in graph.bags.lazies.iter().filter(|lazy| lazy.alive) {
+        if let RootKind::Soft { tier, weight } = lazy.kind {
+            let tier = graph.roots.tier_index(tier);
+            raise(&mut bounds[tier], -present_of(graph, state, lazy, weight));
+            match intervals.least_lazy(lazy, weight) {
+                Some(least) => raise(&mut bounds[tier], least),
+                None => bounds[tier] = None,
+            }
+        }
+    }
+    bounds
+        .into_iter()
+        .map(|bound| bound.unwrap_or(i128::MIN))
+        .collect()
+}
+
+/// What a soft policy over buckets costs now.
+fn present_of(graph: &Graph, state: &State, lazy: &LazyData, weight: i64) -> i128 {
+    let bag = lazy.bag.index() as u32;
+    state
+        .occupied(graph, bag, None, None)
+        .into_iter()
+        .map(|(part, key)| {
+            let rows = state.fold(graph, bag, part, key, Fold::CountRows);
+            let bucket = Bucket {
+                state,
+                graph,
+                bag,
+                part,
+                key,
+                rows,
+            };
+            soft_term(weight, bucket.value(&lazy.template))
+        })
+        .sum()
+}
+
+fn raise(bound: &mut Option<i128>, by: i128) {
+    *bound = bound.and_then(|bound| bound.checked_add(by));
+}
+
+/// The one variable that an expression looks up, if it folds nothing.
+fn only_variable(graph: &Graph, id: u32) -> Option<u32> {
+    let mut only = None;
+    let mut stack = vec![id];
+    while let Some(id) = stack.pop() {
+        let node = graph.nodes.get(id);
+        match node.op {
+            Op::Agg => return None,
+            Op::Lookup if *only.get_or_insert(node.a) != node.a => return None,
+            _ => graph.nodes.for_operands(id, |operand| stack.push(operand)),
+        }
+    }
+    only
+}
+
+/// The least that rows over one decision cost together.
+fn least_of_one(
+    graph: &Graph,
+    state: &State,
+    candidates: &Candidates,
+    var: u32,
+    roots: &[(u32, i64)],
+) -> i128 {
+    let cost = |value: u32| -> i128 {
+        roots
+            .iter()
+            .map(|&(id, weight)| soft_term(weight, value_at(graph, id, value)))
+            .sum()
+    };
+    let present = cost(state.assignment[var as usize]);
+    // Truth values are 0 or 1, so the present value is often known to be the least without looking further.
+    let truths = roots.iter().all(|&(id, _)| {
+        matches!(
+            graph.nodes.get(id).op,
+            Op::Cmp(_) | Op::And | Op::Or | Op::Not | Op::IsNull | Op::InSet
+        )
+    });
+    let floor: i128 = roots
+        .iter()
+        .map(|&(_, weight)| i128::from(weight.min(0)))
+        .sum();
+    if truths && present == floor {
+        return present;
+    }
+    let var = crate::graph::VarId::at(var);
+    candidates
+        .of(var)
+        .iter()
+        .map(|&value| cost(value))
+        .min()
+        .unwrap_or(present)
+}

@@ -1,0 +1,226 @@
+//! Why nothing satisfies the policies: a set of rows that cannot hold together, none of which can be dropped.
+//!
+//! One assumption literal stands for each row; the domains are background. The solver's own core comes first. Then
+//! each of its rows is left out in turn from a model that has only the core's rows, and so only their decisions:
+//! leaving rows out of the whole model would be a whole solve each.
+
+use std::collections::BTreeSet;
+
+use pumpkin_solver::conflict_resolvers::resolvers::ResolutionResolver;
+use pumpkin_solver::core::predicates::Predicate;
+use pumpkin_solver::core::results::SatisfactionResultUnderAssumptions;
+
+use super::super::candidates::Candidates;
+use super::encode::Encoder;
+use super::linear::TooWide;
+use super::touched::Touched;
+use super::{Budget, Countdown, Hard, broken_constant, hard_rows, post};
+use crate::graph::VarId;
+use crate::graph::internal::{Graph, Op, State};
+use crate::solve::Core;
+
+/// Which rows a core may be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// All that the scope can change; what it cannot is a constant.
+    All,
+    /// Those that depend on the scope and nothing else: a core of them is one whatever the rest does.
+    Closed,
+}
+
+enum Answer {
+    Satisfiable,
+    /// These of the rows cannot hold together.
+    Conflict(Vec<Hard>),
+    Unknown,
+}
+
+/// A core of the hard rows that decisions in scope can change. `None` when no proof was found.
+///
+/// `candidates` must not have the unary rows folded in: they are rows like others here.
+pub(crate) fn core(
+    graph: &Graph,
+    state: &State,
+    candidates: &Candidates,
+    rows: Rows,
+    budget: &mut Budget<'_>,
+) -> Option<Core> {
+    let touched = Touched::from(graph, candidates, &state.assignment);
+    find(graph, state, candidates, &touched, rows, budget).unwrap_or(None)
+}
+
+fn find(
+    graph: &Graph,
+    state: &State,
+    candidates: &Candidates,
+    touched: &Touched,
+    kind: Rows,
+    budget: &mut Budget<'_>,
+) -> Result<Option<Core>, TooWide> {
+    if candidates
+        .vars
+        .iter()
+        .any(|&var| candidates.of(var).is_empty())
+    {
+        // No row is needed to make an empty domain infeasible.
+        return Ok(Some(Core {
+            rows: Vec::new(),
+            minimal: true,
+            shortage: None,
+        }));
+    }
+    let rows = {
+        let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
+        let mut rows = hard_rows(&mut encoder)?;
+        if kind == Rows::Closed {
+            rows.retain(|&row| is_closed(graph, candidates, row));
+        }
+        rows
+    };
+    if kind == Rows::All
+        && let Some(row) = broken_constant(graph, state, touched, &rows)
+    {
+        return Ok(Some(Core {
+            rows: vec![row],
+            minimal: true,
+            shortage: None,
+        }));
+    }
+    let Answer::Conflict(mut core) = check(graph, state, candidates, touched, &rows, budget)?
+    else {
+        return Ok(None);
+    };
+    core.sort_by_key(|row| row.name(graph));
+    let mut minimal = true;
+    let mut index = 0;
+    while index < core.len() {
+        let mut rest = core.clone();
+        rest.remove(index);
+        match check(graph, state, candidates, touched, &rest, budget)? {
+            Answer::Conflict(smaller) => {
+                // The rows before `index` are needed by every core of what is left.
+                core.retain(|row| smaller.contains(row));
+            }
+            Answer::Satisfiable => index += 1,
+            Answer::Unknown => {
+                minimal = false;
+                index += 1;
+            }
+        }
+    }
+    let names: BTreeSet<_> = core.into_iter().map(|row| row.name(graph)).collect();
+    Ok(Some(Core {
+        rows: names.into_iter().collect(),
+        minimal,
+        shortage: None,
+    }))
+}
+
+/// Whether the rows can hold together.
+fn check(
+    graph: &Graph,
+    state: &State,
+    candidates: &Candidates,
+    touched: &Touched,
+    rows: &[Hard],
+    budget: &mut Budget<'_>,
+) -> Result<Answer, TooWide> {
+    let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
+    let mut assumptions: Vec<(Predicate, Hard)> = Vec::new();
+    for &row in rows {
+        let literal = encoder.gate.literal();
+        post(&mut encoder, literal, row)?;
+        assumptions.push((literal.get_true_predicate(), row));
+    }
+    if encoder.gate.is_dead() {
+        // Without an assumption the rows' own definitions conflict: the solver cannot say which.
+        return Ok(Answer::Conflict(rows.to_vec()));
+    }
+    let predicates: Vec<Predicate> = assumptions
+        .iter()
+        .map(|&(predicate, _)| predicate)
+        .collect();
+    let rounds = budget.rounds_max;
+    let mut brancher = encoder.gate.solver.default_brancher();
+    let mut resolver = ResolutionResolver::default();
+    let mut countdown = Countdown {
+        left: rounds,
+        aborted: false,
+        budget,
+    };
+    let result = encoder.gate.solver.satisfy_under_assumptions(
+        &mut brancher,
+        &mut countdown,
+        &mut resolver,
+        &predicates,
+    );
+    Ok(match result {
+        SatisfactionResultUnderAssumptions::Satisfiable(_) => Answer::Satisfiable,
+        SatisfactionResultUnderAssumptions::Unsatisfiable(_) => Answer::Conflict(rows.to_vec()),
+        SatisfactionResultUnderAssumptions::Unknown(_) => Answer::Unknown,
+        SatisfactionResultUnderAssumptions::UnsatisfiableUnderAssumptions(mut conflict) => {
+            let core = conflict.extract_core();
+            let named = assumptions
+                .iter()
+                .filter(|(predicate, _)| core.contains(predicate))
+                .map(|&(_, row)| row)
+                .collect();
+            Answer::Conflict(named)
+        }
+    })
+}
+
+/// Rows of a part beyond which a fold of it is taken to depend on the whole cluster.
+const CLOSED_ROWS_MAX: usize = 64;
+
+/// Whether a row depends on decisions in scope only.
+fn is_closed(graph: &Graph, candidates: &Candidates, row: Hard) -> bool {
+    match row {
+        Hard::Root(root) => is_closed_expr(
+            graph,
+            candidates,
+            graph.roots.root[root as usize].expr.index() as u32,
+        ),
+        Hard::Bucket { lazy, part, .. } => {
+            let bag = graph.bags.lazies[lazy as usize].bag;
+            is_closed_part(graph, candidates, bag.index(), part)
+        }
+    }
+}
+
+fn is_closed_part(graph: &Graph, candidates: &Candidates, bag: usize, part: u32) -> bool {
+    let Some(rows) = graph.bags.bag[bag].parts.get(part as usize) else {
+        return true;
+    };
+    rows.len() <= CLOSED_ROWS_MAX
+        && rows.iter().all(|&row| {
+            graph
+                .bags
+                .vars_of(row)
+                .iter()
+                .all(|&var| candidates.is_free(var))
+                && graph
+                    .bags
+                    .exprs_of(row)
+                    .iter()
+                    .all(|&expr| is_closed_expr(graph, candidates, expr))
+        })
+}
+
+fn is_closed_expr(graph: &Graph, candidates: &Candidates, id: u32) -> bool {
+    let mut stack = vec![id];
+    while let Some(id) = stack.pop() {
+        let node = graph.nodes.get(id);
+        match node.op {
+            Op::Lookup if !candidates.is_free(VarId::at(node.a)) => return false,
+            Op::Agg => {
+                let agg = graph.nodes.aggs[node.a as usize];
+                if !is_closed_part(graph, candidates, agg.bag.index(), agg.part) {
+                    return false;
+                }
+            }
+            _ => graph.nodes.for_operands(id, |operand| stack.push(operand)),
+        }
+    }
+    true
+}

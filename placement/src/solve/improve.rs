@@ -1,0 +1,165 @@
+//! Lowering one tier, the ones before it frozen by the comparison.
+
+use std::cmp::Ordering;
+
+use super::aim::Targets;
+use super::bound::lower_bounds;
+use super::search::Search;
+use crate::graph::VarId;
+
+/// Tries between two computations of the lower bounds.
+const BOUND_EVERY: u64 = 4_000;
+
+impl Search<'_> {
+    /// Works on the goal's tier until `patience` tries in a row found nothing, or the tier meets its bound.
+    /// Leaves the best assignment found. True when it is better than the one at the start.
+    pub(crate) fn improve(&mut self, targets: &Targets) -> bool {
+        self.remember();
+        let mut better = false;
+        let mut last = self.evaluations;
+        let mut changes: Vec<(VarId, u32)> = Vec::new();
+        let tier = self.goal.tier;
+        let mut bound_due = self.evaluations + BOUND_EVERY;
+        while self.evaluations - last < self.limits.patience && !self.exhausted() {
+            if self.is_settled(tier) || self.candidates.vars.is_empty() {
+                break;
+            }
+            if self.improve_step(targets, &mut changes) {
+                debug_assert!(self.improved());
+                self.remember();
+                better = true;
+                last = self.evaluations;
+            }
+            if self.evaluations >= bound_due {
+                // Cuts follow the order of the loads, so a better assignment gives a better bound.
+                self.raise_bounds();
+                bound_due = self.evaluations + BOUND_EVERY.max(self.candidates.vars.len() as u64);
+            }
+        }
+        self.return_to_best();
+        self.raise_bounds();
+        better
+    }
+
+    /// Computes lower bounds at the present assignment and keeps the best that were ever found.
+    pub(crate) fn raise_bounds(&mut self) {
+        let bounds = lower_bounds(self.graph, self.state, self.candidates, self.soft);
+        for (best, bound) in self.bounds.iter_mut().zip(bounds) {
+            *best = (*best).max(bound);
+        }
+    }
+
+    /// One neighbourhood of one decision. True when the best assignment was beaten.
+    fn improve_step(&mut self, targets: &Targets, changes: &mut Vec<(VarId, u32)>) -> bool {
+        let aimed = if self.rng.below(8) == 0 {
+            None
+        } else {
+            self.aim(targets)
+        };
+        let var = match aimed {
+            Some(var) => var,
+            None => self.candidates.vars[self.rng.below(self.candidates.vars.len())],
+        };
+        self.evaluations += 1;
+        let before = self.evaluations;
+        let neighbourhood = self.merit.choose(&mut self.rng);
+        let taken = match neighbourhood {
+            0 => self.step_move(var, targets),
+            1 => self.step_follow(var, targets, changes),
+            2 => self.step_swap(var, targets),
+            _ => self.step_chain(var),
+        };
+        let tries = self.evaluations - before;
+        self.merit
+            .note(neighbourhood, tries, taken == Some(Ordering::Less));
+        match taken {
+            Some(Ordering::Less) => self.improved(),
+            Some(Ordering::Equal | Ordering::Greater) | None => false,
+        }
+    }
+
+    pub(crate) fn target_value(&mut self, var: VarId, targets: &Targets) -> Option<u32> {
+        if self.goal.guided
+            && self.rng.below(2) == 0
+            && let Some(value) = self.cold_value(targets)
+            && self.candidates.permits(var, value)
+        {
+            return Some(value);
+        }
+        self.random_candidate(var)
+    }
+
+    fn step_move(&mut self, var: VarId, targets: &Targets) -> Option<Ordering> {
+        let from = self.value(var);
+        let mut taken = None;
+        for _ in 0..4 {
+            let value = self.target_value(var, targets)?;
+            if value != from {
+                taken = self.step(&[(var, value)], Self::not_worse);
+                if taken.is_some() {
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    fn step_follow(
+        &mut self,
+        var: VarId,
+        targets: &Targets,
+        changes: &mut Vec<(VarId, u32)>,
+    ) -> Option<Ordering> {
+        let value = self.target_value(var, targets)?;
+        if value != self.value(var) && self.follow(var, value, changes) {
+            let changes = std::mem::take(changes);
+            return self.step(&changes, Self::not_worse);
+        }
+        // Nothing to take along: two members of the block change places, as when leadership moves.
+        let block = self.graph.vars.block[var.index()] as usize;
+        let members = &self.graph.blocks[block];
+        let other = members[self.rng.below(members.len())];
+        if other != var && self.candidates.is_free(other) {
+            let value = self.value(other);
+            if self.candidates.permits(var, value) && value != self.value(var) {
+                return self.step(&[(var, value)], Self::not_worse);
+            }
+        }
+        None
+    }
+
+    fn step_swap(&mut self, var: VarId, targets: &Targets) -> Option<Ordering> {
+        let mut taken = None;
+        for _ in 0..6 {
+            let value = self.target_value(var, targets)?;
+            let Some(partner) = self.random_holder(var, value) else {
+                continue;
+            };
+            if let Some(swap) = self.swap(var, partner) {
+                taken = self.step(&swap, Self::not_worse);
+                if taken.is_some() {
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    fn step_chain(&mut self, var: VarId) -> Option<Ordering> {
+        let b = self.random_candidate(var)?;
+        let second = self.random_holder(var, b)?;
+        let c = self.random_candidate(second)?;
+        if second == var || b == c {
+            return None;
+        }
+        if self.rng.below(2) == 0
+            && let Some(third) = self.random_holder(second, c)
+            && third != var
+            && third != second
+            && let Some(last) = self.random_candidate(third)
+        {
+            return self.step(&[(var, b), (second, c), (third, last)], Self::not_worse);
+        }
+        self.step(&[(var, b), (second, c)], Self::not_worse)
+    }
+}

@@ -1,0 +1,199 @@
+//! The command: verbs, exit codes, the shape of its JSON, the same answer for the same inputs.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use synod_placement::command::{Edge, Output, run};
+
+const STATE: &str = "\
+CREATE TABLE nodes (node_id TEXT PRIMARY KEY, zone TEXT, cap INTEGER);
+CREATE TABLE replicas (shard_id INTEGER, slot INTEGER, bytes INTEGER, current_node TEXT,
+    controllable__node TEXT REFERENCES nodes (node_id), PRIMARY KEY (shard_id, slot));
+INSERT INTO nodes VALUES ('n1', 'a', 10), ('n2', 'b', 10), ('n3', 'c', 10);
+INSERT INTO replicas VALUES (1, 0, 4, 'n1', 'n1'), (1, 1, 4, 'n1', 'n1');
+";
+
+const POLICIES: &str = "\
+CREATE CONSTRAINT distinct_nodes AS SELECT * FROM replicas r
+GROUP BY r.shard_id, r.controllable__node CHECK count(*) <= 1;
+CREATE CONSTRAINT stay AS SELECT * FROM replicas MINIMIZE controllable__node <> current_node;
+";
+
+fn command(files: &[(&str, &str)], args: &[&str]) -> Output {
+    let files: BTreeMap<&str, &str> = files.iter().copied().collect();
+    let mut read = |path: &str| {
+        files.get(path).map(|text| (*text).to_owned()).ok_or(std::io::ErrorKind::NotFound.into())
+    };
+    let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+    run(&args, &mut Edge { read: &mut read, now_us: &|| 0 })
+}
+
+fn with(verb: &str, state: &str, policies: &str, more: &[&str]) -> Output {
+    let mut args = vec![verb, "--state", "s", "--policies", "p"];
+    args.extend(more);
+    command(&[("s", state), ("p", policies)], &args)
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+#[test]
+fn solve_answers_in_the_documented_shape() {
+    let output = with("solve", STATE, POLICIES, &["--json"]);
+    assert_eq!(output.exit_code, 0, "{output:?}");
+    let answer = json(&output);
+    assert_eq!(answer["status"], "optimal");
+    assert_eq!(answer["tiers"], serde_json::json!([{ "tier": 0, "value": 1, "bound": 1 }]));
+    let assignments = answer["assignments"].as_array().unwrap();
+    assert_eq!(assignments.len(), 2, "unchanged decisions are listed too");
+    assert_eq!(assignments[0]["table"], "replicas");
+    assert_eq!(assignments[0]["key"], serde_json::json!({ "shard_id": 1, "slot": 0 }));
+    assert_eq!(assignments[0]["column"], "controllable__node");
+    assert_eq!(assignments[0]["current"], "n1");
+    assert!(answer["core"].as_array().unwrap().is_empty());
+    for stat in ["variables", "expressions", "compile_ms", "solve_ms"] {
+        assert!(answer["stats"][stat].is_number(), "{stat}");
+    }
+    let again = with("solve", STATE, POLICIES, &["--json"]);
+    assert_eq!(output, again, "same inputs, same answer");
+}
+
+#[test]
+fn infeasible_is_exit_3_with_a_core() {
+    let state = STATE.replace("('n2', 'b', 10), ('n3', 'c', 10)", "('n2', 'b', 3)");
+    let policies = format!(
+        "{POLICIES}CREATE CONSTRAINT capacity AS SELECT * FROM replicas r JOIN nodes n \
+         ON n.node_id = r.controllable__node GROUP BY n.node_id, n.cap CHECK sum(r.bytes) <= n.cap;"
+    );
+    let output = with("solve", &state, &policies, &["--json"]);
+    assert_eq!(output.exit_code, 3, "{output:?}");
+    let answer = json(&output);
+    assert_eq!(answer["status"], "infeasible");
+    assert!(answer["assignments"].as_array().unwrap().is_empty());
+    let mut core: Vec<String> = answer["core"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| format!("{} {}", row["policy"].as_str().unwrap(), row["row"]))
+        .collect();
+    core.sort();
+    assert_eq!(
+        core,
+        [
+            "capacity {\"cap\":3,\"node_id\":\"n2\"}",
+            "distinct_nodes {\"controllable__node\":\"n1\",\"shard_id\":1}"
+        ]
+    );
+}
+
+#[test]
+fn solutions_are_distinct_and_complete() {
+    let policies = POLICIES.split("CREATE CONSTRAINT stay").next().unwrap();
+    let output = with("solve", STATE, policies, &["--json", "--solutions", "10"]);
+    let answer = json(&output);
+    assert_eq!(answer["tiers"], serde_json::json!([]));
+    assert_eq!(answer["status"], "optimal", "without an objective a solution is optimal");
+    let solutions = answer["solutions"].as_array().unwrap();
+    // Two replicas on two of three nodes, in order.
+    assert_eq!(solutions.len(), 6);
+    let distinct: std::collections::BTreeSet<String> =
+        solutions.iter().map(ToString::to_string).collect();
+    assert_eq!(distinct.len(), 6);
+}
+
+#[test]
+fn bad_input_is_exit_2_with_a_place() {
+    let output = with("solve", STATE, "CREATE CONSTRAINT c AS SELECT * FROM nope CHECK 1", &["--json"]);
+    assert_eq!(output.exit_code, 2);
+    let error = &json(&output)["error"];
+    assert_eq!((&error["line"], &error["column"]), (&Value::from(1), &Value::from(38)));
+    assert!(output.stderr.contains("policies:1:38: name error: no such table: nope"), "{output:?}");
+    for args in [
+        &["solve"][..],
+        &["solve", "--state", "s"],
+        &["frob", "--state", "s", "--policies", "p"],
+        &["solve", "--state", "missing", "--policies", "p"],
+        &["solve", "--state", "s", "--policies", "p", "--solver", "magic"],
+        &["solve", "--state", "s", "--policies", "p", "--seed", "x"],
+        &["solve", "--state", "s", "--policies", "p", "--seed"],
+        &[],
+    ] {
+        let output = command(&[("s", STATE), ("p", POLICIES)], args);
+        assert_eq!(output.exit_code, 2, "{args:?} {output:?}");
+    }
+}
+
+#[test]
+fn plan_orders_the_changes() {
+    let output = with("plan", STATE, POLICIES, &["--json"]);
+    assert_eq!(output.exit_code, 0, "{output:?}");
+    let plan = json(&output);
+    assert_eq!(plan["status"], "complete");
+    let steps = plan["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 1);
+    let change = &steps[0][0];
+    assert_eq!(change["from"], "n1");
+    assert!(change["to"] == "n2" || change["to"] == "n3");
+    assert_eq!(plan["blocked_by"], serde_json::json!([]));
+}
+
+#[test]
+fn explain_lists_every_alternative() {
+    let state = STATE.replace("(1, 1, 4, 'n1', 'n1')", "(1, 1, 4, 'n2', 'n2')");
+    let more = ["--table", "replicas", "--key", "{\"shard_id\": 1, \"slot\": 0}", "--json"];
+    let output = with("explain", &state, POLICIES, &more);
+    assert_eq!(output.exit_code, 0, "{output:?}");
+    let explanation = json(&output);
+    assert_eq!(explanation["current"], "n1");
+    let alternatives = explanation["alternatives"].as_array().unwrap();
+    assert_eq!(alternatives.len(), 2);
+    assert_eq!(alternatives[0]["value"], "n3");
+    assert_eq!(alternatives[0]["tiers"], serde_json::json!([{ "tier": 0, "change": 1 }]));
+    assert_eq!(alternatives[0]["violates"], serde_json::json!([]));
+    assert_eq!(alternatives[1]["value"], "n2");
+    assert_eq!(alternatives[1]["violates"][0]["policy"], "distinct_nodes");
+    let more = ["--table", "replicas", "--key", "{\"shard_id\": 9}"];
+    assert_eq!(with("explain", &state, POLICIES, &more).exit_code, 2);
+}
+
+#[test]
+fn whatif_leaves_the_state_alone() {
+    let change = "DELETE FROM nodes WHERE zone <> 'a'";
+    let output = with("whatif", STATE, POLICIES, &["--change", change, "--json"]);
+    assert_eq!(output.exit_code, 3, "{output:?}");
+    let both = json(&output);
+    assert_eq!(both["before"]["status"], "optimal");
+    assert_eq!(both["after"]["status"], "infeasible");
+}
+
+#[test]
+fn check_refuses_what_a_loss_would_make_infeasible() {
+    let candidate = "CREATE CONSTRAINT spread AS SELECT * FROM replicas r JOIN nodes n \
+        ON n.node_id = r.controllable__node GROUP BY n.zone CHECK count(*) >= 1";
+    // Three zones and two replicas: infeasible at once.
+    let files = [("s", STATE), ("p", POLICIES), ("c", candidate)];
+    let args = ["check", "--state", "s", "--policies", "p", "--candidate", "c", "--json"];
+    let output = command(&files, &args);
+    assert_eq!(output.exit_code, 3, "{output:?}");
+    let admission = json(&output);
+    assert_eq!(admission["verdict"], "refused");
+    assert_eq!(admission["findings"][0]["scenario"], "now");
+    assert!(!admission["findings"][0]["core"].as_array().unwrap().is_empty());
+    assert!(!admission["findings"][0]["relaxation"].as_array().unwrap().is_empty());
+    // What is infeasible with and without it is not its doing: two nodes are needed, and one of two is lost.
+    let two = STATE.replace(", ('n3', 'c', 10)", "");
+    let harmless = "CREATE CONSTRAINT small AS SELECT * FROM replicas r CHECK r.bytes < 100";
+    let files = [("s", two.as_str()), ("p", POLICIES), ("c", harmless)];
+    let output = command(&files, &args);
+    assert_eq!(output.exit_code, 0, "{output:?}");
+    assert_eq!(json(&output)["verdict"], "accepted");
+}
+
+#[test]
+fn warnings_name_the_blind_spot() {
+    let policies = "CREATE CONSTRAINT floor AS SELECT * FROM replicas r JOIN nodes n \
+        ON n.node_id = r.controllable__node GROUP BY n.node_id CHECK sum(r.bytes) >= 1";
+    let output = with("solve", STATE, policies, &[]);
+    assert!(output.stderr.contains("warning: an empty group is NULL"), "{output:?}");
+}

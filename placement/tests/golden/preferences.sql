@@ -1,0 +1,19 @@
+---- state
+CREATE TABLE zones (zone TEXT PRIMARY KEY);
+CREATE TABLE nodes (node_id TEXT PRIMARY KEY, zone TEXT, region TEXT, disk TEXT, status TEXT, cap_bytes INTEGER, cap_qps INTEGER);
+CREATE TABLE shards (shard_id INTEGER PRIMARY KEY, tag TEXT, bytes INTEGER, read_qps INTEGER, write_qps INTEGER, rf INTEGER, home_region TEXT, colo_group TEXT);
+CREATE TABLE replicas (shard_id INTEGER, slot INTEGER, role TEXT, current_node TEXT, controllable__node TEXT REFERENCES nodes (node_id), PRIMARY KEY (shard_id, slot));
+CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, current_leader TEXT, controllable__leader TEXT REFERENCES nodes (node_id));
+CREATE TABLE pins (shard_id INTEGER, slot INTEGER, node TEXT);
+INSERT INTO zones VALUES ('a'), ('b'), ('c');
+INSERT INTO nodes VALUES ('n1', 'a', 'eu', 'ssd', 'up', 10, 100), ('n2', 'a', 'eu', 'hdd', 'up', 10, 100), ('n3', 'b', 'eu', 'ssd', 'up', 10, 100), ('n4', 'b', 'us', 'hdd', 'up', 10, 100), ('n5', 'c', 'us', 'ssd', 'up', 10, 100);
+INSERT INTO shards VALUES (1, 'eu', 4, 5, 5, 3, 'eu', NULL), (2, NULL, 3, 20, 1, 2, 'us', NULL);
+INSERT INTO replicas VALUES (1, 0, 'voter', 'n1', 'n1'), (1, 1, 'voter', NULL, NULL), (2, 0, 'voter', 'n2', 'n2'), (2, 1, 'voter', 'n1', 'n1');
+---- policies
+CREATE CONSTRAINT ssd_for_writers AS
+SELECT * FROM replicas r JOIN shards s ON s.shard_id = r.shard_id JOIN nodes n ON n.node_id = r.controllable__node
+MAXIMIZE (n.disk = 'ssd') * s.write_qps WEIGHT 3;
+CREATE CONSTRAINT distinct_nodes AS
+SELECT * FROM replicas r GROUP BY r.shard_id CHECK all_different(r.controllable__node);
+CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node WEIGHT 2;
+---- answer
