@@ -30,7 +30,7 @@ impl Group {
     ) -> Handed {
         loop {
             let ready = self.committed().min(self.persisted());
-            if self.handed >= ready || self.fetching || self.installing {
+            if self.handed >= ready || self.fetching || self.installing || self.is_removed() {
                 return Handed::All;
             }
             let (low, high) = (self.handed + 1, ready + 1);

@@ -81,8 +81,9 @@ pub enum Effect {
         /// The members at that entry.
         configuration: Configuration,
     },
-    /// This replica is no longer a member: it applied its own removal, or peers say so. The node
-    /// confirms with the shard map and then sends [`crate::Event::Destroy`].
+    /// This replica is no longer a member: it applied its own removal, and applies nothing more. The
+    /// node sends [`crate::Event::Destroy`]. (A replica that never hears of its removal cannot say
+    /// so: the node compares what it carries with the shard map.)
     Removed {
         /// The shard.
         shard: ShardId,

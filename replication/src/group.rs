@@ -289,6 +289,11 @@ impl Group {
             .is_some_and(|leading| self.applied() >= leading.first_index)
     }
 
+    /// Whether it has applied its own removal: it applies nothing more, and waits to be destroyed.
+    pub(crate) fn is_removed(&self) -> bool {
+        !self.configuration.nodes.is_empty() && !self.configuration.contains(self.replica)
+    }
+
     /// Whether a `Ready` would have anything in it.
     pub(crate) fn has_ready(&self) -> bool {
         let raft = &self.raft.raft;

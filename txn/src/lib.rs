@@ -24,6 +24,7 @@ pub mod glob;
 pub mod hlc;
 pub mod number;
 mod participant;
+mod planted;
 mod reply;
 mod shard_map;
 mod split;
@@ -31,6 +32,8 @@ mod state;
 mod transaction;
 mod value;
 mod wire;
+#[cfg(test)]
+mod world;
 
 pub use command::{
     Access, Begin, COMMAND_BYTES_MAX, Class, Command, Deadline, ExpireCondition, GetExExpiry,

@@ -13,12 +13,7 @@ fn cost_of_a_write() {
     plan.shards = groups;
     plan.clients = 0;
     plan.disk_us = (0, 0);
-    let mut world = World::new(plan);
-    world.options = Options::default();
-    for node in 0..3 {
-        world.kill(node);
-        world.start(node);
-    }
+    let mut world = World::with_options(plan, Options::default());
     world.run_ms(3_000);
     for row in &mut world.links {
         for link in row {

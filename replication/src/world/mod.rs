@@ -64,6 +64,8 @@ struct Plan {
     think_us: (u64, u64),
     /// Permille of operations that write.
     write_permille: u64,
+    /// Bytes of a value besides its number.
+    padding: usize,
 }
 
 impl Plan {
@@ -80,6 +82,7 @@ impl Plan {
             disk_us: (50, 400),
             think_us: (500, 20_000),
             write_permille: 500,
+            padding: 100,
         }
     }
 }
@@ -204,6 +207,10 @@ struct World {
 
 impl World {
     fn new(plan: Plan) -> World {
+        World::with_options(plan, Options::tiny())
+    }
+
+    fn with_options(plan: Plan, options: Options) -> World {
         let random = Random::new(plan.seed, ShardId(0), ReplicaId(0));
         let nodes = plan.nodes as usize;
         let mut world = World {
@@ -225,7 +232,7 @@ impl World {
             failure: None,
             counts: BTreeMap::new(),
             trace: std::env::var_os("SYNOD_TRACE").is_some(),
-            options: Options::tiny(),
+            options,
             applied_total: 0,
             spoiled_chunks: 0,
             plan,
@@ -358,6 +365,7 @@ impl World {
                 return;
             }
         };
+        let found = format!("{:?} {:?}", opened.report, opened.replicas);
         let mut fx = Effects::new();
         let local = machine.now(now);
         let mut applied = BTreeMap::new();
@@ -380,7 +388,7 @@ impl World {
             applied,
         });
         let life = machine.life;
-        self.say(|| format!("node {node} starts, life {life}"));
+        self.say(|| format!("node {node} starts, life {life}: {found}"));
         self.carry_out(node, &mut fx);
         for shard in shards {
             self.event(
@@ -702,6 +710,7 @@ impl World {
             let index = entry.id.index;
             let print = (entry.id.term, entry_checksum(entry));
             let known = *self.committed.entry((shard, index)).or_insert(print);
+            self.say(|| format!("node {node} {shard}: applies {}", entry.id));
             if known != print {
                 self.fail(format!("{shard}: index {index} is {known:?} and {print:?}"));
             }
@@ -870,7 +879,7 @@ impl World {
             Some(value) => {
                 let mut data = vec![op.key.1];
                 data.extend_from_slice(&value.to_le_bytes());
-                data.extend_from_slice(&[b'x'; 100]);
+                data.resize(9 + self.plan.padding, b'x');
                 match process.replication.propose(now, shard, data.into()) {
                     Ok(entry) => {
                         process.writes.insert((shard, entry), (id, attempt));

@@ -10,6 +10,7 @@ use super::plan::{Plan, keys_of};
 use super::session::{Session, carry_out};
 use super::{Owner, Turn, attempt_of};
 use crate::command::{Class, Key};
+use crate::planted::planted;
 use crate::reply::{ErrorCode, Reply};
 use crate::transaction::{
     AttemptId, KeyRead, KeyWrite, ReadValue, TxnAnswer, TxnId, TxnRequest, Verdict,
@@ -391,10 +392,13 @@ impl Run {
                         version,
                         replies: of_part,
                     }) => {
-                        prepared.version = prepared.version.max(version);
+                        prepared.version = match planted!(CommitsAtFirstPrepare) {
+                            true if prepared.version > Version::ZERO => prepared.version,
+                            true | false => prepared.version.max(version),
+                        };
                         turn.hlc.merge(version);
                         prepared.replies.insert(index, of_part);
-                        match waiting.is_empty() {
+                        match waiting.is_empty() || planted!(DecidesTooEarly) {
                             true => self.decide(turn, prepared, replies),
                             false => {
                                 self.phase = Phase::Preparing {
@@ -436,6 +440,7 @@ impl Run {
                         self.tell_abort(turn);
                         self.again(turn);
                     }
+                    _ if planted!(RetriesUnknown) => self.again(turn),
                     // Until it is known, it is asked for again, at the next tick.
                     _ => {
                         self.phase = Phase::Deciding {

@@ -25,7 +25,7 @@ pub struct Script {
 }
 
 /// An input of [`Coordinator::step`](super::Coordinator::step).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Carry out a script. Ends with `Replies`, `Changed` or `Failed`.
     Run {

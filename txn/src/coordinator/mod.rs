@@ -30,6 +30,7 @@
 //! It has no state that matters: when its node dies, whoever meets its locks asks the anchor.
 
 mod attempt;
+mod connection;
 mod event;
 mod plan;
 mod session;
@@ -44,6 +45,7 @@ use crate::participant::Now;
 use crate::shard_map::ShardMap;
 use crate::transaction::{AttemptId, TxnId};
 
+pub use connection::{Connection, Next};
 pub use event::{Call, Effect, Ended, Event, Script, Ticket};
 
 use attempt::Run;
@@ -155,7 +157,8 @@ impl Coordinator {
             wall_ms: 0,
             // 2⁴⁰ transactions for each start of the node.
             last_txn: incarnation << 40,
-            last_call: 0,
+            // Calls too: an answer to the process before this one must not pass for one to this.
+            last_call: incarnation << 40,
             runs: BTreeMap::new(),
             sessions: BTreeMap::new(),
             calls: BTreeMap::new(),

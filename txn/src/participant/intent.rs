@@ -14,6 +14,7 @@ use super::transactions::{Prepared, TxnRecord};
 use super::work::{Asker, Slot, Task};
 use crate::command::{Class, Command, Key};
 use crate::execute;
+use crate::planted::planted;
 use crate::reply::Reply;
 use crate::state::State;
 use crate::transaction::{
@@ -247,7 +248,7 @@ impl Leader {
     }
 
     /// A participant learns the verdict.
-    fn resolve<S: State>(
+    pub(super) fn resolve<S: State>(
         &mut self,
         turn: &mut Turn<S>,
         own: &Own,
@@ -266,7 +267,7 @@ impl Leader {
         };
         // An abort of an attempt that was never seen leaves a tombstone: its prepare may be on its
         // way. A commit of one can only be an old one told again.
-        let tombstone = verdict == Verdict::Aborted && !known && late;
+        let tombstone = verdict == Verdict::Aborted && !known && late && !planted!(NoTombstones);
         match prepared || tombstone {
             true => {
                 // Before a lock is let go, the clock is behind no version written under it.
@@ -301,7 +302,8 @@ impl Leader {
         }
         let verdict = Verdict::Aborted;
         let aborted = Outcome::Txn(TxnAnswer::Decided(verdict));
-        match self.view.prepared().contains_key(&attempt) || begun > self.view.floor() {
+        let tombstone = begun > self.view.floor() && !planted!(NoTombstones);
+        match self.view.prepared().contains_key(&attempt) || tombstone {
             true => {
                 let record = TxnRecord::Resolve {
                     attempt,
@@ -355,6 +357,9 @@ fn is_as_read<S>(read: &KeyRead, slot: &Slot, turn: &Turn<S>) -> bool {
         unreachable!("a task is evaluated when all its values are known");
     };
     let value = slot.live(turn.now.wall_ms);
+    if planted!(ValidationIgnoresVersions) {
+        return true;
+    }
     match (read.version, value) {
         (Some(read), Some(_)) => read == *version,
         (None, None) => true,
@@ -409,6 +414,9 @@ fn run<S>(turn: &Turn<S>, intent: &Intent, slots: &[Slot]) -> Option<Ran> {
         writes.insert(write.key.clone(), value);
     }
     reads.retain(|key| !writes.contains_key(key));
+    if planted!(ReadsAreNotLocked) {
+        reads.clear();
+    }
     Some(Ran {
         replies,
         writes,
@@ -529,6 +537,16 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Recover { .. }
             | TxnRequest::Forget { .. },
         ) => {}
+    }
+    if planted!(FastPathPassesReadLocks) && age.is_none() {
+        wanted.reads.append(&mut wanted.writes);
+    }
+    let validates = matches!(task, Task::Txn(TxnRequest::Validate { .. }));
+    if planted!(ValidationIgnoresLocks) && validates {
+        wanted = Wanted::default();
+    }
+    if planted!(ReadsUnderLocks) && age.is_none() && wanted.writes.is_empty() && !validates {
+        wanted = Wanted::default();
     }
     (wanted, age)
 }

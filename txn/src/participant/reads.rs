@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use synod_storage::Micros;
 
 use super::event::{Batch, Round, Token};
+use crate::planted::planted;
 use crate::wire::{Outcome, Stream};
 
 /// An answer that is ready but for a condition.
@@ -98,7 +99,7 @@ impl Reads {
                 break;
             };
             for HeldRead { held, needs } in asked.reads {
-                match needs <= applied {
+                match needs <= applied || planted!(AnswersBeforeApply) {
                     true => out.push(held),
                     false => self.confirmed.entry(needs).or_default().push(held),
                 }

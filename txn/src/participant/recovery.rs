@@ -17,6 +17,7 @@ use super::transactions::TxnRecord;
 use super::work::{Asker, Stage};
 use super::{Effect, Turn};
 use crate::hlc;
+use crate::planted::planted;
 use crate::state::State;
 use crate::transaction::{AttemptId, TxnAnswer, TxnRequest, Verdict};
 use crate::wire::{Body, Outcome};
@@ -69,10 +70,15 @@ impl Leader {
     pub(super) fn recover_stale<S: State>(&mut self, turn: &mut Turn<S>, own: &Own) {
         let now = turn.now.monotonic;
         let view = &self.view;
+        // A commit is told only when the log has it: what is only proposed may still be lost.
+        let committed = match planted!(TellsBeforeApply) {
+            true => view.committed(),
+            false => own.transactions.committed(),
+        };
         self.recovery.watched.retain(|attempt, _| {
-            view.prepared().contains_key(attempt) || view.committed().contains_key(attempt)
+            view.prepared().contains_key(attempt) || committed.contains_key(attempt)
         });
-        for attempt in view.prepared().keys().chain(view.committed().keys()) {
+        for attempt in view.prepared().keys().chain(committed.keys()) {
             self.recovery
                 .watched
                 .entry(*attempt)
@@ -123,10 +129,19 @@ impl Leader {
             if prepared.is_anchor() {
                 return self.recover(turn, own, Asker::Nobody, attempt, begun);
             }
+            if planted!(ReleasesByClock) {
+                let verdict = Verdict::Aborted;
+                return self.resolve(turn, own, Asker::Nobody, attempt, begun, verdict);
+            }
             let request = TxnRequest::Recover { attempt, begun };
             return self.call(turn, anchor, request, Asked::Verdict(attempt));
         }
-        let Some(committed) = self.view.committed().get(&attempt) else {
+        let committed = match planted!(TellsBeforeApply) {
+            true => self.view.committed().get(&attempt),
+            false => own.transactions.committed().get(&attempt),
+        };
+        let Some(committed) = committed.filter(|_| self.view.committed().contains_key(&attempt))
+        else {
             return;
         };
         let (begun, verdict) = (committed.begun, Verdict::Committed(committed.version));

@@ -6,17 +6,15 @@
 //! appends that took effect; a read shows a prefix of it. So real time can be checked exactly: what
 //! was answered before something else was asked must stand before it.
 
-mod world;
-
 use std::collections::BTreeMap;
 
+use super::World;
+use crate::{Command, Event, Leadership, Outcome, Reply, Stream};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_replication::NodeId;
 use synod_storage::ShardId;
-use synod_txn::{Command, Event, Leadership, Outcome, Reply, Stream};
-use world::World;
 
 const SHARD: ShardId = ShardId(1);
 

@@ -5,14 +5,12 @@
 //! `\"` and `\\`); what follows is its reply. `advance_ms N` lets time pass, `shards N` (first line)
 //! sets the number of shards, `#` is a comment. `UPDATE_SCRIPTS=1` writes the replies that are given.
 
-mod world;
-
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::World;
+use crate::{Command, Reply};
 use bytes::Bytes;
-use synod_txn::{Command, Reply};
-use world::World;
 
 fn words(line: &str) -> Vec<Bytes> {
     let mut words = Vec::new();
@@ -105,7 +103,7 @@ fn replay(script: &str, late: Option<u64>) -> String {
             let argv = words(command);
             let reply = match argv.first() {
                 Some(name) if name.eq_ignore_ascii_case(b"COMMAND") => {
-                    synod_txn::table::answer_command(&argv)
+                    crate::table::answer_command(&argv)
                 }
                 _ => match Command::parse(argv) {
                     Ok(command) => world.call(command),
@@ -129,7 +127,7 @@ fn replay(script: &str, late: Option<u64>) -> String {
 
 #[test]
 fn scripts_give_the_replies_they_say() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let mut paths: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -1,13 +1,11 @@
 //! Random commands against the simplest program that could be right, with a clock that both see.
 
-mod world;
-
 use std::collections::BTreeMap;
 
+use super::{START_MS, World};
+use crate::{Command, ErrorCode, Reply};
 use bytes::Bytes;
 use proptest::prelude::*;
-use synod_txn::{Command, ErrorCode, Reply};
-use world::{START_MS, World};
 
 /// What every key should hold, and until when.
 #[derive(Default)]
@@ -216,7 +214,7 @@ proptest! {
         words in prop::collection::vec(
             prop_oneof![
                 prop::sample::select(
-                    synod_txn::table::all().iter().map(|spec| spec.name).collect::<Vec<_>>()
+                    crate::table::all().iter().map(|spec| spec.name).collect::<Vec<_>>()
                 ).prop_map(|name| Bytes::from_static(name.as_bytes())),
                 prop::sample::select(vec![
                     "NX", "XX", "EX", "PX", "GET", "1", "-1", "0", "MATCH", "COUNT", "LIMIT",

@@ -3,11 +3,19 @@
 //! The log is a list with a commit index; leadership is what the test says. The store answers late
 //! when the seed says so, so that latches and waiting reads are exercised.
 
-#![allow(dead_code)] // Each test binary uses its part.
+mod coordination;
+mod linearizability;
+mod model;
+mod scripts;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+use crate::{
+    Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
+    Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
+};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -15,10 +23,6 @@ use synod_replication::NodeId;
 use synod_storage::{
     Direction, Entry, EntryId, EntryKind, KeyRange, Lookup, Micros, Pressure, ReadId, ReadResult,
     Scan, ScanPage, ScanRequest, ScanRow, ScanWhat, ShardId, Space, Version, Write, WriteOp,
-};
-use synod_txn::{
-    Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
-    Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
 };
 
 /// One row's versions; `None` is a deletion.
@@ -245,11 +249,11 @@ pub struct World {
     /// Proposals are committed and applied at once, leadership is confirmed at once.
     pub eager: bool,
     /// Confirmations that the test has to give.
-    pub confirms: Vec<(usize, ShardId, u64, synod_txn::Round)>,
+    pub confirms: Vec<(usize, ShardId, u64, crate::Round)>,
     /// Refuse this many proposals.
     pub refuse: usize,
     /// Questions of leaders to other shards, which the test has to carry.
-    pub calls: VecDeque<(usize, ShardId, synod_txn::Call, Bytes, Body)>,
+    pub calls: VecDeque<(usize, ShardId, crate::Call, Bytes, Body)>,
     next_token: u64,
 }
 
@@ -258,6 +262,15 @@ pub const START_MS: u64 = 1_700_000_000_000;
 impl World {
     /// `nodes` nodes and `shards` shards, the first node leading all.
     pub fn new(nodes: usize, shards: u32, late: Option<u64>) -> World {
+        World::with_settings(nodes, shards, late, Settings::default())
+    }
+
+    pub fn with_settings(
+        nodes: usize,
+        shards: u32,
+        late: Option<u64>,
+        settings: Settings,
+    ) -> World {
         let descriptors: Vec<ShardDescriptor> = even_ranges(shards)
             .into_iter()
             .zip(1..)
@@ -283,7 +296,7 @@ impl World {
         };
         for node in 0..nodes {
             world.nodes.push(Node {
-                participant: Participant::new(Settings::default()),
+                participant: Participant::new(settings.clone()),
                 state: MemoryState::new(late.map(|seed| seed + node as u64)),
                 applied: BTreeMap::new(),
                 wall_skew_ms: 0,

@@ -1,0 +1,377 @@
+//! What a client's connection remembers of transactions: `MULTI`, `WATCH`, `BEGIN`.
+//!
+//! The gateway shows every command of a connection to its [`Connection`], in order, one at a time
+//! while the answer before depends on a coordinator. It says what to do: answer, send the command as
+//! it is, or hand an event to the coordinator, whose answer comes back through
+//! [`Connection::replied`] or [`Connection::ended`] and becomes the client's reply.
+
+use super::event::{Ended, Event, Script, Ticket};
+use crate::command::{Begin, Command, ReadMode, TransactionCommand};
+use crate::reply::{ErrorCode, Reply};
+use crate::transaction::KeyRead;
+
+/// What to do about a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Answer this.
+    Reply(Reply),
+    /// It has nothing to do with a transaction: carry it out by itself.
+    Plain(Command),
+    /// Give this to the coordinator and wait for its answer.
+    Coordinate(Event),
+    /// Give this to the coordinator, which does not answer, and answer this.
+    Abandon(Event, Reply),
+}
+
+/// A command between `MULTI` and `EXEC`.
+#[derive(Clone, Debug)]
+enum Queued {
+    /// For the shards.
+    Command(Command),
+    /// Answered at the edge already: its reply stands in the array of `EXEC`.
+    Known(Reply),
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// No transaction.
+    Plain,
+    /// Between `MULTI` and `EXEC`.
+    Multi { queued: Vec<Queued>, dirty: Dirty },
+    /// `EXEC` is being carried out; these are the places of its replies.
+    Executing { queued: Vec<Queued> },
+    /// `WATCH` is being carried out.
+    Watching,
+    /// Between `BEGIN` and its end.
+    Interactive { ticket: Ticket },
+    /// `COMMIT` is being carried out.
+    Committing,
+}
+
+/// Whether a command was refused while queueing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dirty {
+    No,
+    Yes,
+}
+
+/// A connection's transaction state.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    state: State,
+    watched: Vec<KeyRead>,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Connection {
+            state: State::Plain,
+            watched: Vec::new(),
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the present state is the one of a fresh connection: nothing queued, watched or begun.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.state, State::Plain) && self.watched.is_empty()
+    }
+
+    /// Whether commands go through the coordinator, or wait for `EXEC`.
+    pub fn is_in_transaction(&self) -> bool {
+        !matches!(self.state, State::Plain)
+    }
+
+    /// A command that the edge has answered by itself. What the client is to be told.
+    pub fn known(&mut self, reply: Reply) -> Reply {
+        let State::Multi { queued, dirty } = &mut self.state else {
+            return reply;
+        };
+        if reply.is_error() {
+            *dirty = Dirty::Yes;
+            return reply;
+        }
+        queued.push(Queued::Known(reply));
+        queued_reply()
+    }
+
+    /// A command. `ticket` is a fresh one, should it be needed.
+    pub fn command(&mut self, command: Command, ticket: Ticket) -> Next {
+        let Command::Transaction(transaction) = command else {
+            return self.data(command);
+        };
+        match (transaction, &mut self.state) {
+            (TransactionCommand::Multi, State::Plain) => {
+                self.state = State::Multi {
+                    queued: Vec::new(),
+                    dirty: Dirty::No,
+                };
+                Next::Reply(Reply::Ok)
+            }
+            (TransactionCommand::Multi, State::Multi { .. }) => {
+                error("MULTI calls can not be nested")
+            }
+            (TransactionCommand::Exec, State::Multi { queued, dirty }) => {
+                let (queued, dirty) = (std::mem::take(queued), *dirty);
+                let watched = std::mem::take(&mut self.watched);
+                self.state = State::Plain;
+                self.exec(queued, dirty, watched, ticket)
+            }
+            (TransactionCommand::Exec, _) => error("EXEC without MULTI"),
+            (TransactionCommand::Discard, State::Multi { .. }) => {
+                *self = Connection::default();
+                Next::Reply(Reply::Ok)
+            }
+            (TransactionCommand::Discard, _) => error("DISCARD without MULTI"),
+            (TransactionCommand::Watch { .. }, State::Multi { .. }) => {
+                error("WATCH inside MULTI is not allowed")
+            }
+            (TransactionCommand::Watch { keys }, State::Plain) => {
+                self.state = State::Watching;
+                Next::Coordinate(Event::Watch { ticket, keys })
+            }
+            (TransactionCommand::Unwatch, State::Plain) => {
+                self.watched.clear();
+                Next::Reply(Reply::Ok)
+            }
+            (TransactionCommand::Unwatch, State::Multi { queued, .. }) => {
+                // As in Redis: `EXEC` forgets the watched keys anyway.
+                queued.push(Queued::Known(Reply::Ok));
+                Next::Reply(queued_reply())
+            }
+            (TransactionCommand::Begin(begin), State::Plain) => self.begin(begin, ticket),
+            (TransactionCommand::Begin(_), _) => error("a transaction is under way already"),
+            (TransactionCommand::Commit, State::Interactive { ticket }) => {
+                let ticket = *ticket;
+                self.state = State::Committing;
+                Next::Coordinate(Event::Commit { ticket })
+            }
+            (TransactionCommand::Commit, _) => error("COMMIT without BEGIN"),
+            (TransactionCommand::Rollback, State::Interactive { ticket }) => {
+                let ticket = *ticket;
+                self.state = State::Plain;
+                Next::Abandon(Event::Drop { ticket }, Reply::Ok)
+            }
+            (TransactionCommand::Rollback, _) => error("ROLLBACK without BEGIN"),
+            (TransactionCommand::Status { .. }, _) => error("tokens are not supported yet"),
+            (
+                TransactionCommand::Multi
+                | TransactionCommand::Watch { .. }
+                | TransactionCommand::Unwatch,
+                State::Interactive { .. }
+                | State::Executing { .. }
+                | State::Watching
+                | State::Committing,
+            ) => error("not allowed between BEGIN and COMMIT"),
+        }
+    }
+
+    /// A command on data.
+    fn data(&mut self, command: Command) -> Next {
+        match &mut self.state {
+            State::Plain => Next::Plain(command),
+            State::Multi { queued, dirty } => {
+                let mut keys = 0;
+                command.for_each_key(|_| keys += 1);
+                if keys == 0 {
+                    *dirty = Dirty::Yes;
+                    return error("this command cannot be part of a transaction yet");
+                }
+                queued.push(Queued::Command(command));
+                Next::Reply(queued_reply())
+            }
+            State::Interactive { ticket } => Next::Coordinate(Event::Execute {
+                ticket: *ticket,
+                command,
+            }),
+            State::Executing { .. } | State::Watching | State::Committing => {
+                error("the command before is not answered yet")
+            }
+        }
+    }
+
+    fn exec(
+        &mut self,
+        queued: Vec<Queued>,
+        dirty: Dirty,
+        watched: Vec<KeyRead>,
+        ticket: Ticket,
+    ) -> Next {
+        if dirty == Dirty::Yes {
+            let message = "Transaction discarded because of previous errors.";
+            return Next::Reply(Reply::error(ErrorCode::ExecAbort, message));
+        }
+        let commands: Vec<Command> = queued
+            .iter()
+            .filter_map(|queued| match queued {
+                Queued::Command(command) => Some(command.clone()),
+                Queued::Known(_) => None,
+            })
+            .collect();
+        self.state = State::Executing { queued };
+        Next::Coordinate(Event::Run {
+            ticket,
+            script: Script { watched, commands },
+        })
+    }
+
+    fn begin(&mut self, begin: Begin, ticket: Ticket) -> Next {
+        if begin.reads != ReadMode::Latest {
+            return error("SNAPSHOT is not supported yet");
+        }
+        if begin.token.is_some() {
+            return error("TOKEN is not supported yet");
+        }
+        self.state = State::Interactive { ticket };
+        self.watched.clear();
+        Next::Abandon(Event::Begin { ticket, begin }, Reply::Ok)
+    }
+
+    /// [`Effect::Reply`](super::Effect::Reply): what the client is to be told.
+    pub fn replied(&mut self, reply: Reply) -> Reply {
+        reply
+    }
+
+    /// [`Effect::Ended`](super::Effect::Ended): what the client is to be told.
+    pub fn ended(&mut self, ended: Ended) -> Reply {
+        let state = std::mem::replace(&mut self.state, State::Plain);
+        match (ended, state) {
+            (Ended::Watched(reads), _) => {
+                self.watched.extend(reads);
+                Reply::Ok
+            }
+            (Ended::Changed, _) => Reply::NullArray,
+            (Ended::Failed(reply), _) => reply,
+            (Ended::Replies(replies), State::Executing { queued }) => {
+                let mut replies = replies.into_iter();
+                let replies = queued.into_iter().map(|queued| match queued {
+                    Queued::Known(reply) => reply,
+                    Queued::Command(_) => replies.next().unwrap_or(Reply::Null),
+                });
+                Reply::Array(replies.collect())
+            }
+            (Ended::Replies(_), _) => Reply::Ok,
+        }
+    }
+
+    /// The client is gone, or has reset its connection: forgets everything. What the coordinator is
+    /// to be told, if it knows of anything.
+    pub fn reset(&mut self) -> Option<Event> {
+        match std::mem::take(self).state {
+            State::Interactive { ticket } => Some(Event::Drop { ticket }),
+            State::Plain
+            | State::Multi { .. }
+            | State::Executing { .. }
+            | State::Watching
+            | State::Committing => None,
+        }
+    }
+}
+
+fn queued_reply() -> Reply {
+    Reply::Status("QUEUED".into())
+}
+
+fn error(message: &'static str) -> Next {
+    Next::Reply(Reply::err(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn command(line: &str) -> Command {
+        let argv = line
+            .split(' ')
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()));
+        Command::parse(argv.collect()).unwrap()
+    }
+
+    fn reply_to(connection: &mut Connection, line: &str) -> Reply {
+        match connection.command(command(line), Ticket(1)) {
+            Next::Reply(reply) | Next::Abandon(_, reply) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn queued_commands_and_known_replies_keep_their_places() {
+        let mut connection = Connection::default();
+        assert_eq!(reply_to(&mut connection, "MULTI"), Reply::Ok);
+        assert_eq!(reply_to(&mut connection, "SET k v"), queued_reply());
+        assert_eq!(
+            connection.known(Reply::Status("PONG".into())),
+            queued_reply()
+        );
+        assert_eq!(reply_to(&mut connection, "GET k"), queued_reply());
+        let Next::Coordinate(Event::Run { script, .. }) =
+            connection.command(command("EXEC"), Ticket(7))
+        else {
+            panic!("a script");
+        };
+        assert_eq!(script.commands, vec![command("SET k v"), command("GET k")]);
+        let reply = connection.ended(Ended::Replies(vec![Reply::Ok, Reply::bulk("v")]));
+        let pong = Reply::Status("PONG".into());
+        assert_eq!(reply, Reply::Array(vec![Reply::Ok, pong, Reply::bulk("v")]));
+        assert!(connection.is_plain());
+    }
+
+    #[test]
+    fn an_error_while_queueing_aborts_exec() {
+        let mut connection = Connection::default();
+        reply_to(&mut connection, "MULTI");
+        assert!(connection.known(Reply::err("syntax error")).is_error());
+        reply_to(&mut connection, "SET k v");
+        let reply = reply_to(&mut connection, "EXEC");
+        assert!(
+            matches!(
+                reply,
+                Reply::Error {
+                    code: ErrorCode::ExecAbort,
+                    ..
+                }
+            ),
+            "{reply:?}"
+        );
+        assert!(connection.is_plain());
+    }
+
+    #[test]
+    fn commands_out_of_place_are_errors_that_change_nothing() {
+        let mut connection = Connection::default();
+        for line in ["EXEC", "DISCARD", "COMMIT", "ROLLBACK"] {
+            assert!(reply_to(&mut connection, line).is_error(), "{line}");
+        }
+        reply_to(&mut connection, "MULTI");
+        for line in ["MULTI", "WATCH k", "BEGIN"] {
+            assert!(reply_to(&mut connection, line).is_error(), "{line}");
+        }
+        assert_eq!(reply_to(&mut connection, "DISCARD"), Reply::Ok);
+        assert!(connection.is_plain());
+    }
+
+    #[test]
+    fn watched_keys_go_with_the_script_and_are_forgotten_after_it() {
+        let mut connection = Connection::default();
+        let read = KeyRead {
+            key: Bytes::from_static(b"k"),
+            version: None,
+        };
+        let next = connection.command(command("WATCH k"), Ticket(1));
+        assert!(matches!(next, Next::Coordinate(Event::Watch { .. })));
+        assert_eq!(
+            connection.ended(Ended::Watched(vec![read.clone()])),
+            Reply::Ok
+        );
+        reply_to(&mut connection, "MULTI");
+        let Next::Coordinate(Event::Run { script, .. }) =
+            connection.command(command("EXEC"), Ticket(2))
+        else {
+            panic!("a script");
+        };
+        assert_eq!(script.watched, vec![read]);
+        assert_eq!(connection.ended(Ended::Changed), Reply::NullArray);
+        assert!(connection.is_plain());
+    }
+}
