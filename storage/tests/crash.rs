@@ -13,7 +13,7 @@ fn seeds() -> std::ops::Range<u64> {
     let count = std::env::var("SYNOD_SEEDS")
         .ok()
         .and_then(|count| count.parse().ok());
-    0..count.unwrap_or(150)
+    0..count.unwrap_or(40)
 }
 
 fn random_rot(rng: &mut impl Rng) -> Rot {

@@ -1,2 +1,44 @@
-//! Development tasks: `cargo xtask test`.
-fn main() {}
+//! The project's own tasks: `cargo xtask test`, `cargo xtask tidy`, `cargo xtask eval`.
+//!
+//! They are a program and not a script so that they run the same for everyone who has cargo, and
+//! need nothing else.
+
+mod eval;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Tasks of this project
+
+  cargo xtask test [STEP…]   format, clippy, tidy, unit, simulated: all, or the steps named
+  cargo xtask tidy [--bless] checks of the source that no compiler does; --bless: lowers the ratchet
+  cargo xtask eval [ARG…]    the benchmark report (arguments go to the benchmark)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (task, rest) = match arguments.split_first() {
+        Some((task, rest)) => (task.as_str(), rest),
+        None => ("", &[][..]),
+    };
+    let result = match task {
+        "test" => test::run(rest),
+        "tidy" => tidy::run(rest),
+        "eval" => eval::run(rest),
+        "" | "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => Err(format!("there is no task {other}\n\n{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

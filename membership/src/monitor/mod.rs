@@ -1,0 +1,420 @@
+//! Watching the subjects: probes, answers, and what an observer has to report.
+//!
+//! A node keeps an [`Edge`] to each of its subjects. An edge survives view changes with its history, so that one which
+//! fails goes on failing in the next configuration. What is to be reported about a subject is a function of its edge
+//! ([`Edge::standing`]): that it restarted, that it leaves, that it is down, that it is ready to vote, or nothing.
+//!
+//! The observer doubts itself first. If it was paused, its pending probes are void. If all of several subjects fail at
+//! once, it is more likely to be deaf than they are to be dead, and holds its alerts back for another window.
+
+pub mod detector;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use detector::{FailureDetector, Outcome, build};
+
+use crate::configuration::Configuration;
+use crate::id::{Boot, Destination, NodeId};
+use crate::member::Member;
+use crate::message::{Health, Report};
+use crate::rng::Rng;
+use crate::settings::{Detector, Timing};
+use crate::status::Reachability;
+use crate::time::{Time, earliest};
+
+/// A probe on its way.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    nonce: u16,
+    sent: Time,
+    tries: u8,
+}
+
+/// What an observer knows of one subject.
+pub(crate) struct Edge {
+    pub(crate) node: NodeId,
+    address: SocketAddr,
+    boot: Boot,
+    /// The subject's place in the configuration, and the ring on which it is observed.
+    pub(crate) subject: u32,
+    pub(crate) ring: u8,
+    detector: Box<dyn FailureDetector>,
+    next_probe: Time,
+    pending: Option<Pending>,
+    last: Option<Outcome>,
+    /// Evidence that needs no window: another node answers there, or nobody listens.
+    gone: bool,
+    stalled_since: Option<Time>,
+    disk_stall_max: Duration,
+    leaving: bool,
+    ready: bool,
+    restarted: Option<(Arc<Member>, Time)>,
+    /// Durable writes that the subject's acceptor last spoke of.
+    pub(crate) writes: u64,
+    pub(crate) alert: Alerted,
+}
+
+/// What was last reported over an edge.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alerted {
+    /// The report that stands at the voters.
+    pub(crate) standing: Option<Report>,
+    /// Rises with each sending.
+    pub(crate) refresh: u32,
+    /// When it was last sent.
+    pub(crate) sent: Time,
+}
+
+impl Alerted {
+    /// Brings what stands in line with what should; gives the report to send if one is due.
+    pub(crate) fn update(
+        &mut self,
+        now: Time,
+        wanted: Option<Report>,
+        refresh: Duration,
+    ) -> Option<(u32, Report)> {
+        let changed = self.standing != wanted;
+        let repeats = wanted.is_some() && now >= self.sent + refresh;
+        if !changed && !repeats {
+            return None;
+        }
+        self.refresh += 1;
+        self.sent = now;
+        self.standing = wanted.clone();
+        Some((self.refresh, wanted.unwrap_or(Report::Withdrawn)))
+    }
+
+    /// When what stands is to be sent again.
+    pub(crate) fn repeats_at(&self, refresh: Duration) -> Option<Time> {
+        self.standing.as_ref().map(|_| self.sent + refresh)
+    }
+}
+
+impl Edge {
+    /// What should stand about this subject now.
+    fn standing(&self, now: Time, held: bool) -> Option<Report> {
+        if let Some((member, not_before)) = &self.restarted {
+            // The new boot answers, so the old one is neither down nor leaving nor ready.
+            return (now >= *not_before).then(|| Report::Replace(member.clone()));
+        }
+        let stalled = self
+            .stalled_since
+            .is_some_and(|since| now >= since + self.disk_stall_max);
+        if self.leaving {
+            Some(Report::Leave)
+        } else if self.gone || stalled || (self.detector.failed() && !held) {
+            Some(Report::Down)
+        } else if self.ready {
+            Some(Report::Ready)
+        } else {
+            None
+        }
+    }
+
+    /// True if what stands at the voters is not what should.
+    pub(crate) fn differs(&self, now: Time, held: bool) -> bool {
+        self.standing(now, held) != self.alert.standing
+    }
+
+    /// The report to send now, if one is due, with its refresh number.
+    pub(crate) fn due(
+        &mut self,
+        now: Time,
+        held: bool,
+        refresh: Duration,
+    ) -> Option<(u32, Report)> {
+        let wanted = self.standing(now, held);
+        self.alert.update(now, wanted, refresh)
+    }
+
+    fn destination(&self) -> Destination {
+        Destination {
+            node: Some(self.node),
+            address: self.address,
+        }
+    }
+
+    /// Ends the pending probe. The next one keeps its distance from this one's beginning.
+    fn finish(&mut self, now: Time, outcome: Outcome, timing: &Timing) {
+        let Some(pending) = self.pending.take() else {
+            return;
+        };
+        self.last = Some(outcome);
+        self.detector.record(outcome);
+        self.next_probe = (pending.sent + self.detector.interval(timing)).max(now);
+    }
+}
+
+/// A probe to send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) to: Destination,
+    pub(crate) nonce: u16,
+}
+
+/// A node's edges to its subjects.
+pub(crate) struct Monitor {
+    edges: Vec<Edge>,
+    kind: Detector,
+    timing: Timing,
+    nonce: u16,
+    /// Since when all of two or more edges have been failing.
+    all_failing_since: Option<Time>,
+}
+
+impl Monitor {
+    pub(crate) fn new(kind: Detector, timing: Timing) -> Monitor {
+        Monitor {
+            edges: Vec::new(),
+            kind,
+            timing,
+            nonce: 0,
+            all_failing_since: None,
+        }
+    }
+
+    /// Takes up the subjects that this node has in a configuration. What was reported in the one before is void there.
+    pub(crate) fn observe(&mut self, now: Time, config: &Configuration, me: NodeId, rng: &mut Rng) {
+        let Some(place) = config.index_of(me) else {
+            self.edges.clear();
+            return;
+        };
+        let mut old = std::mem::take(&mut self.edges);
+        let phase = rng.span(self.timing.probe_interval);
+        for (subject, ring) in config.topology().subjects(place as u32) {
+            let member = &config.members()[*subject as usize];
+            let known = old.iter().position(|edge| edge.node == member.node);
+            let mut edge = match known.map(|at| old.swap_remove(at)) {
+                Some(edge) if edge.boot == member.boot => edge,
+                other => {
+                    let writes = other.map_or(0, |edge| edge.writes);
+                    self.edge(member, now + phase, writes)
+                }
+            };
+            (edge.subject, edge.ring) = (*subject, *ring);
+            edge.alert = Alerted::default();
+            edge.ready = false;
+            edge.leaving = false;
+            self.edges.push(edge);
+        }
+    }
+
+    fn edge(&self, member: &Member, next_probe: Time, writes: u64) -> Edge {
+        Edge {
+            node: member.node,
+            address: member.address,
+            boot: member.boot,
+            subject: 0,
+            ring: 0,
+            detector: build(self.kind),
+            next_probe,
+            pending: None,
+            last: None,
+            gone: false,
+            stalled_since: None,
+            disk_stall_max: self.timing.disk_stall_max,
+            leaving: false,
+            ready: false,
+            restarted: None,
+            writes,
+            alert: Alerted::default(),
+        }
+    }
+
+    /// The edges, to bring their alerts up to date.
+    pub(crate) fn edges_mut(&mut self) -> &mut [Edge] {
+        &mut self.edges
+    }
+
+    /// The edge to this subject.
+    pub(crate) fn edge_to(&self, node: NodeId) -> Option<&Edge> {
+        self.edges.iter().find(|edge| edge.node == node)
+    }
+
+    fn edge_to_mut(&mut self, node: NodeId) -> Option<&mut Edge> {
+        self.edges.iter_mut().find(|edge| edge.node == node)
+    }
+
+    /// True while a failure of everything is still put down to this node itself.
+    pub(crate) fn holds(&self, now: Time) -> bool {
+        self.all_failing_since
+            .is_some_and(|since| now < since + self.second_window())
+    }
+
+    /// The time in which a window fills with failures once more.
+    fn second_window(&self) -> Duration {
+        self.timing.probe_interval_in_doubt * 3 + self.timing.probe_timeout
+    }
+
+    /// When [`Monitor::tick`] is due.
+    pub(crate) fn deadline(&self, now: Time) -> Option<Time> {
+        let mut due = None;
+        for edge in &self.edges {
+            let probe = edge.pending.map_or(edge.next_probe, |pending| {
+                let retry = pending.tries < edge.detector.tries();
+                let wait = if retry {
+                    self.timing.probe_retry
+                } else {
+                    self.timing.probe_timeout
+                };
+                pending.sent + wait
+            });
+            due = earliest(due, Some(probe));
+            if let Some((_, not_before)) = &edge.restarted {
+                due = earliest(due, Some(*not_before).filter(|at| *at > now));
+            }
+        }
+        let released = self
+            .all_failing_since
+            .map(|since| since + self.second_window());
+        earliest(due, released.filter(|at| *at > now))
+    }
+
+    /// Ends probes that timed out and begins those that are due.
+    pub(crate) fn tick(&mut self, now: Time, out: &mut Vec<Outgoing>) {
+        let timing = self.timing;
+        for edge in &mut self.edges {
+            if let Some(pending) = edge.pending {
+                if now >= pending.sent + timing.probe_timeout {
+                    edge.finish(now, Outcome::Unanswered, &timing);
+                } else if pending.tries < edge.detector.tries()
+                    && now >= pending.sent + timing.probe_retry
+                {
+                    edge.pending = Some(Pending {
+                        tries: pending.tries + 1,
+                        ..pending
+                    });
+                    out.push(Outgoing {
+                        to: edge.destination(),
+                        nonce: pending.nonce,
+                    });
+                }
+            }
+            if edge.pending.is_none() && now >= edge.next_probe {
+                self.nonce = self.nonce.wrapping_add(1).max(1);
+                let nonce = self.nonce;
+                edge.pending = Some(Pending {
+                    nonce,
+                    sent: now,
+                    tries: 1,
+                });
+                edge.next_probe = now + edge.detector.interval(&timing);
+                out.push(Outgoing {
+                    to: edge.destination(),
+                    nonce,
+                });
+            }
+        }
+        self.note_failures(now);
+    }
+
+    /// Takes the answer to a probe. True if it was one that we waited for.
+    pub(crate) fn on_ack(&mut self, now: Time, from: NodeId, nonce: u16, health: Health) -> bool {
+        let timing = self.timing;
+        let Some(edge) = self.edge_to_mut(from) else {
+            return false;
+        };
+        if edge.pending.is_none_or(|pending| pending.nonce != nonce) {
+            return false;
+        }
+        edge.finish(now, Outcome::Answered, &timing);
+        edge.gone = false;
+        match health {
+            Health::Well => edge.stalled_since = None,
+            Health::DiskStalled => {
+                edge.stalled_since.get_or_insert(now);
+            }
+        }
+        self.note_failures(now);
+        true
+    }
+
+    /// Nobody listens at the subject's address: its probe fails without waiting.
+    pub(crate) fn on_refused(&mut self, now: Time, node: NodeId) {
+        let timing = self.timing;
+        if let Some(edge) = self.edge_to_mut(node)
+            && edge.pending.is_some()
+        {
+            edge.finish(now, Outcome::Unanswered, &timing);
+            edge.next_probe = edge.next_probe.max(now + timing.probe_interval_in_doubt);
+        }
+        self.note_failures(now);
+    }
+
+    /// Somebody else answers at the subject's address.
+    pub(crate) fn on_stranger(&mut self, node: NodeId) {
+        if let Some(edge) = self.edge_to_mut(node) {
+            edge.gone = true;
+        }
+    }
+
+    /// The subject answers as a new boot, not to be reported before the given time. True if that is news.
+    pub(crate) fn on_restarted(&mut self, member: &Arc<Member>, not_before: Time) -> bool {
+        let Some(edge) = self.edge_to_mut(member.node) else {
+            return false;
+        };
+        let newer = edge
+            .restarted
+            .as_ref()
+            .is_none_or(|(known, _)| known.boot < member.boot);
+        if newer {
+            edge.restarted = Some((member.clone(), not_before));
+        }
+        newer
+    }
+
+    /// The subject said that it leaves.
+    pub(crate) fn on_leaving(&mut self, node: NodeId) {
+        if let Some(edge) = self.edge_to_mut(node) {
+            edge.leaving = true;
+        }
+    }
+
+    /// The subject said that it installed this configuration. `may_vote` tells whether that is worth reporting.
+    pub(crate) fn on_installed(&mut self, node: NodeId, writes: u64, may_vote: bool) {
+        if let Some(edge) = self.edge_to_mut(node) {
+            edge.ready = may_vote;
+            edge.writes = edge.writes.max(writes);
+        }
+    }
+
+    /// This node was paused, or could not run: what it was waiting for means nothing.
+    pub(crate) fn void_pending(&mut self, now: Time) {
+        for edge in &mut self.edges {
+            edge.pending = None;
+            edge.next_probe = now;
+        }
+        self.all_failing_since = None;
+    }
+
+    /// Whether the subject can be reached.
+    pub(crate) fn reachable(&self, node: NodeId) -> Reachability {
+        match self.edge_to(node) {
+            None => Reachability::Unknown,
+            Some(edge) if edge.gone => Reachability::Unreachable,
+            Some(edge) => match edge.last {
+                None => Reachability::Unknown,
+                Some(Outcome::Answered) => Reachability::Reachable,
+                Some(Outcome::Unanswered) => Reachability::Unreachable,
+            },
+        }
+    }
+
+    /// True if no subject's latest probe failed.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.edges
+            .iter()
+            .all(|edge| !edge.gone && edge.last != Some(Outcome::Unanswered))
+    }
+
+    fn note_failures(&mut self, now: Time) {
+        let all = self.edges.len() >= 2 && self.edges.iter().all(|edge| edge.detector.failed());
+        if all {
+            self.all_failing_since.get_or_insert(now);
+        } else {
+            self.all_failing_since = None;
+        }
+    }
+}

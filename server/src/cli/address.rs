@@ -1,0 +1,45 @@
+//! `--addr`: which server a client command talks to.
+
+use synod_client::{Client, Options};
+
+use crate::config::Address;
+
+/// The flags that every client command has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Server {
+    /// Nodes to talk to, with commas between them; the first that answers is used
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "SYNOD_ADDR",
+        default_value = "127.0.0.1:7601",
+        value_delimiter = ',',
+        value_parser = parse_address
+    )]
+    pub addr: Vec<Address>,
+    /// The cluster's password
+    #[arg(
+        long,
+        value_name = "TEXT",
+        env = "SYNOD_PASSWORD",
+        hide_env_values = true
+    )]
+    pub password: Option<String>,
+}
+
+impl Server {
+    /// A client of it. It connects when it is used.
+    pub fn client(&self) -> Client {
+        let options = Options {
+            password: self.password.clone(),
+            name: "synod-cli".to_owned(),
+            ..Options::default()
+        };
+        Client::new(self.addr.iter().map(ToString::to_string), options)
+    }
+}
+
+fn parse_address(text: &str) -> Result<Address, String> {
+    text.parse()
+        .map_err(|fault: crate::config::Fault| fault.to_string())
+}

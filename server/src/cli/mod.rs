@@ -1,0 +1,102 @@
+//! The command line.
+//!
+//! `start` and `local` run nodes; the other commands are clients of a running one, found by `--addr`.
+//! A command that fails says why in one line on stderr and exits with 1; a command line that is
+//! wrong exits with 2.
+
+mod address;
+mod answer;
+mod repl;
+mod settings;
+mod start;
+mod status;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use settings::SettingFlags;
+
+/// Synod: a sharded, replicated, strictly serializable key-value store.
+#[derive(Debug, Parser)]
+#[command(name = "synod", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node. On an empty directory it is a working one-node store
+    Start(start::Start),
+    /// Run a cluster of several nodes on this machine; Ctrl-C stops it
+    Local(crate::local::Local),
+    /// Send commands to a node: one given here, those on stdin, or interactively
+    Cli(repl::Repl),
+    /// Show the state of the cluster on one screen
+    Status(status::Status),
+}
+
+/// Runs the program with these arguments, the first of which is its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout with 0, an error to stderr with 2. A closed pipe is no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Start(start) => start.run(),
+        Command::Local(local) => local.run(),
+        Command::Cli(repl) => repl.run(),
+        Command::Status(status) => status.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("synod: {failure}");
+            failure.code()
+        }
+    }
+}
+
+/// Why a command failed, as the user is told.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The settings are wrong.
+    #[error("{0}")]
+    Config(#[from] crate::config::ConfigError),
+    /// The command line or the environment asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+    /// A server did not do what was asked.
+    #[error("{address}: {error}")]
+    Client {
+        /// The server.
+        address: String,
+        /// What it was.
+        error: synod_client::Error,
+    },
+}
+
+impl Failure {
+    fn code(&self) -> ExitCode {
+        match self {
+            Failure::Config(_) | Failure::Usage(_) => ExitCode::from(2),
+            Failure::Failed(_) | Failure::Client { .. } => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// A runtime for a command that is a client, or one node.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))
+}

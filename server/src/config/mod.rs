@@ -1,0 +1,203 @@
+//! Settings: where they come from, and what they become.
+//!
+//! Every setting has one name and three places to be given: the flag `--peer-advertise`, the
+//! environment variable `SYNOD_PEER_ADVERTISE`, and the key `peer_advertise` of the TOML file that
+//! `--config` names. The first of flag, environment, file that has it wins; else its default holds.
+//! All of them are declared once, in [`catalog`], so the three places cannot drift apart; whatever
+//! the place, a value arrives here as text with its [`Source`] and is read by one parser, so a wrong
+//! one is named in the same words with the place that it came from. An unknown name is refused in
+//! all three places: a misspelt setting must not be silently without effect.
+//!
+//! The result is two structs. [`ClusterSettings`] must be the same on all nodes of a cluster: they
+//! are fixed when the cluster is made, and a node that joins adopts them. [`ProcessSettings`] may
+//! differ from node to node. Both are checked once, here; the rest of the program trusts them.
+
+pub mod catalog;
+mod layer;
+mod parse;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+pub use layer::{ConfigError, Layer, Layers, Source};
+pub use parse::{Address, Fault};
+use parse::{Bounded, Labels, List};
+
+/// How reads make sure that they are current.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reads {
+    /// A leader's lease, which assumes a bounded rate of the nodes' clocks.
+    #[default]
+    Lease,
+    /// A round of the shard's quorum for every batch of reads; assumes nothing about clocks.
+    Quorum,
+}
+
+/// What all nodes of a cluster must agree on. Fixed at bootstrap.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ClusterSettings {
+    /// Ranges that the key space is cut into at bootstrap.
+    pub shards: u32,
+    /// Replicas of each shard, once there are nodes enough.
+    pub replicas: u32,
+    /// How reads make sure that they are current.
+    pub reads: Reads,
+    /// How much faster or slower than true time any node's clock may run, in parts per million.
+    pub clock_rate_error_ppm: u32,
+    /// A leader's pause between two heartbeats.
+    pub heartbeat_ms: u32,
+    /// How long a replica waits without a heartbeat before it campaigns, at least.
+    pub election_timeout_ms: u32,
+}
+
+/// What each node may have its own of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Directory of all that the node keeps. One process at a time.
+    pub data: PathBuf,
+    /// Where clients are served.
+    pub client: SocketAddr,
+    /// Where other nodes are heard.
+    pub peer: SocketAddr,
+    /// The address that other nodes are told to reach this one at.
+    pub peer_advertise: SocketAddr,
+    /// Peer addresses of nodes to join through; empty: bootstrap, or continue.
+    pub join: Vec<Address>,
+    /// What placement policies know this node by.
+    pub labels: BTreeMap<String, String>,
+    /// What clients must give to AUTH, if anything.
+    pub password: Option<String>,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub log: String,
+    /// Limits of the client port.
+    pub clients: ClientSettings,
+}
+
+/// Limits of the client port: what one client, or all of them together, can hold of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Connections at one time; one more is told so and closed.
+    pub connections_max: u32,
+    /// Commands of one connection that are not answered yet; beyond, its input waits.
+    pub in_flight_commands_max: u32,
+    /// Bytes of such commands.
+    pub in_flight_bytes_max: u32,
+    /// Bytes of answers that a client has not read yet; beyond, its input waits.
+    pub output_bytes_max: u32,
+    /// A client that reads none of its waiting answers for so long is disconnected.
+    pub output_stall_ms: u32,
+    /// How long a stopping node waits for the commands in flight.
+    pub shutdown_grace_ms: u32,
+}
+
+/// All settings of one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What all nodes agree on.
+    pub cluster: ClusterSettings,
+    /// What is this node's own.
+    pub process: ProcessSettings,
+}
+
+impl Settings {
+    /// Reads every setting from the layers, and checks each, then all together.
+    pub fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
+        let settings = Settings {
+            cluster: ClusterSettings::from_layers(layers)?,
+            process: ProcessSettings::from_layers(layers)?,
+        };
+        // With a heartbeat lost, the next one must still arrive in time.
+        let heartbeat_ms = settings.cluster.heartbeat_ms;
+        if settings.cluster.election_timeout_ms < 3 * heartbeat_ms {
+            let reason = format!("must be at least 3 times heartbeat_ms, which is {heartbeat_ms}");
+            return Err(layers.refuse("election_timeout_ms", Fault::new(reason)));
+        }
+        Ok(settings)
+    }
+}
+
+impl ClusterSettings {
+    fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
+        Ok(ClusterSettings {
+            shards: layers.read::<Bounded<1, 4096>>("shards")?.get(),
+            replicas: layers.read::<parse::Replicas>("replicas")?.0,
+            reads: layers.read("reads")?,
+            clock_rate_error_ppm: layers
+                .read::<Bounded<0, 100_000>>("clock_rate_error_ppm")?
+                .get(),
+            heartbeat_ms: layers.read::<Bounded<10, 10_000>>("heartbeat_ms")?.get(),
+            election_timeout_ms: layers
+                .read::<Bounded<100, 100_000>>("election_timeout_ms")?
+                .get(),
+        })
+    }
+}
+
+impl ProcessSettings {
+    fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
+        let client = layers.read::<parse::Listen>("client")?.0;
+        let peer = layers.read::<parse::Listen>("peer")?.0;
+        if client == peer && client.port() != 0 {
+            let reason = format!("{peer} is the client address too");
+            return Err(layers.refuse("peer", Fault::new(reason)));
+        }
+        let peer_advertise = match layers.read_optional::<parse::Listen>("peer_advertise")? {
+            Some(listen) => listen.0,
+            None if peer.ip().is_unspecified() => {
+                let reason = format!("must be set when peer is {peer}, which no node can dial");
+                return Err(layers.refuse("peer_advertise", Fault::new(reason)));
+            }
+            None => peer,
+        };
+        if peer_advertise.ip().is_unspecified() {
+            let reason = format!("{peer_advertise} is not an address that a node can dial");
+            return Err(layers.refuse("peer_advertise", Fault::new(reason)));
+        }
+        Ok(ProcessSettings {
+            data: layers.read("data")?,
+            client,
+            peer,
+            peer_advertise,
+            join: layers.read::<List<Address>>("join")?.0,
+            labels: layers.read::<Labels>("label")?.0,
+            password: layers.read_optional("password")?,
+            log: layers.read("log")?,
+            clients: ClientSettings::from_layers(layers)?,
+        })
+    }
+}
+
+impl ClientSettings {
+    fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
+        const GIB: u32 = 1 << 30;
+        Ok(ClientSettings {
+            connections_max: layers
+                .read::<Bounded<1, 1_000_000>>("connections_max")?
+                .get(),
+            in_flight_commands_max: layers
+                .read::<Bounded<1, 1_000_000>>("in_flight_commands_max")?
+                .get(),
+            in_flight_bytes_max: layers
+                .read::<Bounded<65_536, GIB>>("in_flight_bytes_max")?
+                .get(),
+            output_bytes_max: layers
+                .read::<Bounded<65_536, GIB>>("output_bytes_max")?
+                .get(),
+            output_stall_ms: layers
+                .read::<Bounded<100, 3_600_000>>("output_stall_ms")?
+                .get(),
+            shutdown_grace_ms: layers
+                .read::<Bounded<0, 600_000>>("shutdown_grace_ms")?
+                .get(),
+        })
+    }
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        ClientSettings::from_layers(&Layers::default()).expect("the defaults are valid")
+    }
+}
+
+#[cfg(test)]
+mod tests;

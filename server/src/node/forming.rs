@@ -1,0 +1,192 @@
+//! The start of a node that belongs to no cluster yet: it forms one, with the others of its list.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use synod_membership::id::{ClusterId, Destination};
+use synod_storage::disk::Disk;
+use synod_txn::{ErrorCode, Reply};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::NodeError;
+use crate::edge::Shutdown;
+use crate::edge::session::Submission;
+use crate::formation::{Formation, Founding, Message, Progress};
+use crate::gateway::{Mailbox, Outbox, SessionId, Submitted};
+use crate::identity::save_founding;
+use crate::transport::{Class, Inbound, Kind, Transport, decode, encode};
+
+const POLL_PAUSE: Duration = Duration::from_millis(200);
+/// Frames that are kept for the node that will be.
+const BACKLOG_MAX: usize = 4096;
+const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// What a forming node has at hand.
+pub(super) struct Forming<'a> {
+    pub(super) transport: &'a Transport,
+    pub(super) inbox: &'a mut mpsc::Receiver<Inbound>,
+    /// What arrives meanwhile and concerns the node that will be: others may be further already.
+    pub(super) backlog: &'a mut Vec<Inbound>,
+    pub(super) mailbox: &'a Arc<Mailbox>,
+    pub(super) wake: &'a Notify,
+    pub(super) disk: &'a Arc<dyn Disk>,
+}
+
+impl Forming<'_> {
+    /// Polls the others until there is a cluster; None: told to stop first.
+    pub(super) async fn form(
+        self,
+        mut formation: Formation,
+        shutdown: &Shutdown,
+    ) -> Result<Option<Founding>, NodeError> {
+        let Self {
+            transport,
+            inbox,
+            backlog,
+            mailbox,
+            wake,
+            disk,
+        } = self;
+        let mut clients = Clients::default();
+        let mut next_poll = Instant::now();
+        let mut next_complaint = Instant::now() + COMPLAIN_EVERY;
+        let mut stop = std::pin::pin!(shutdown.wait());
+        loop {
+            match formation.progress() {
+                Progress::Founded(founding) => {
+                    clients.hand_over(mailbox);
+                    return settle(founding, transport, disk).map(Some);
+                }
+                Progress::Waiting(why) => {
+                    clients.answer(mailbox, &why);
+                    if Instant::now() >= next_complaint {
+                        info!("{why}");
+                        next_complaint = Instant::now() + COMPLAIN_EVERY;
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(None),
+                inbound = inbox.recv() => {
+                    let (peer, body) = match inbound {
+                        Some(Inbound::Frame { peer, kind: Kind::Formation, body }) => (peer, body),
+                        // Polls are repeated, so nothing hangs on those that were lost.
+                        Some(Inbound::Lost { destination, class, .. }) => {
+                            transport.resume(destination, class);
+                            continue;
+                        }
+                        Some(other) if backlog.len() < BACKLOG_MAX => {
+                            backlog.push(other);
+                            continue;
+                        }
+                        // Lost like a frame on a broken connection.
+                        Some(_) | None => continue,
+                    };
+                    let message = match decode::<Message>(Kind::Formation, &body) {
+                        Ok(message) => message,
+                        Err(error) => {
+                            warn!(from = %peer.address, "{error}");
+                            continue;
+                        }
+                    };
+                    let (answer, founding) = formation.receive(message);
+                    if let Some(answer) = answer {
+                        send(transport, peer.address, &answer);
+                    }
+                    if let Some(founding) = founding {
+                        clients.hand_over(mailbox);
+                        return settle(founding, transport, disk).map(Some);
+                    }
+                }
+                () = wake.notified() => {}
+                () = sleep_until(next_poll) => {
+                    let (others, poll) = formation.poll();
+                    for other in others {
+                        send(transport, other, &poll);
+                    }
+                    next_poll = Instant::now() + POLL_PAUSE;
+                }
+            }
+        }
+    }
+}
+
+/// Clients that came too early: they are told so, and stay.
+#[derive(Default)]
+struct Clients {
+    waiting: BTreeMap<SessionId, Arc<Outbox>>,
+}
+
+impl Clients {
+    /// Answers every command with why nothing is served yet.
+    fn answer(&mut self, mailbox: &Mailbox, why: &str) {
+        let mut news = Vec::new();
+        mailbox.take(&mut news);
+        for submitted in news {
+            match submitted {
+                Submitted::Opened(session, outbox) => {
+                    self.waiting.insert(session, outbox);
+                }
+                Submitted::Commands(session, batch) => {
+                    mailbox.answered(batch.len());
+                    let replies = batch.into_iter().map(|submission| match submission {
+                        Submission::Immediate(reply) | Submission::Reset(reply) => reply,
+                        Submission::Command(_) => {
+                            Reply::error(ErrorCode::TryAgain, format!("not serving yet: {why}"))
+                        }
+                    });
+                    if let Some(outbox) = self.waiting.get(&session) {
+                        outbox.push(replies.collect());
+                    }
+                }
+                Submitted::Closed(session) => {
+                    self.waiting.remove(&session);
+                }
+            }
+        }
+    }
+
+    /// Announces the clients that stayed to the node that begins to serve.
+    fn hand_over(self, mailbox: &Mailbox) {
+        let opened = self.waiting.into_iter();
+        mailbox.put_first(opened.map(|(session, outbox)| Submitted::Opened(session, outbox)));
+    }
+}
+
+fn settle(
+    founding: Founding,
+    transport: &Transport,
+    disk: &Arc<dyn Disk>,
+) -> Result<Founding, NodeError> {
+    save_founding(disk, &founding)?;
+    transport.set_cluster(ClusterId(founding.cluster));
+    info!(
+        cluster = format!("{:032x}", founding.cluster),
+        members = founding.members.len(),
+        shards = founding.shards.len(),
+        "cluster formed"
+    );
+    Ok(founding)
+}
+
+/// Formation messages are repeated, so one that finds no room is no loss.
+pub(super) fn send(transport: &Transport, to: SocketAddr, message: &Message) {
+    match encode(Kind::Formation, message) {
+        Ok(frame) => {
+            let _ = transport.send(
+                Destination {
+                    node: None,
+                    address: to,
+                },
+                Class::Control,
+                frame,
+            );
+        }
+        Err(error) => warn!("cannot encode a formation message: {error}"),
+    }
+}

@@ -1,0 +1,286 @@
+//! A report as text, for one screen.
+
+use std::fmt::{self, Write};
+
+use super::report::{Report, ShardReport, short};
+
+/// Lines of the shard table before the rest is only counted.
+const SHARDS_SHOWN_MAX: usize = 12;
+
+/// The report as the text of `synod status`.
+pub fn render(report: &Report) -> String {
+    let mut text = String::new();
+    write_report(report, &mut text).expect("writing to a string does not fail");
+    text
+}
+
+fn write_report(report: &Report, out: &mut String) -> fmt::Result {
+    let problems = report.all_problems();
+    let node = &report.node;
+    if problems.is_empty() {
+        writeln!(out, "healthy")?;
+    } else {
+        writeln!(out, "NOT HEALTHY")?;
+        for problem in &problems {
+            writeln!(out, "  ! {problem}")?;
+        }
+    }
+    writeln!(
+        out,
+        "\nnode {} (incarnation {}), version {}, up {}",
+        short(&node.id),
+        node.incarnation,
+        node.version,
+        duration(node.uptime_s)
+    )?;
+    let traffic = &report.traffic;
+    writeln!(
+        out,
+        "  clients {}, {:.0} commands/s",
+        traffic.clients, traffic.commands_per_s
+    )?;
+    let storage = &report.storage;
+    writeln!(
+        out,
+        "  data {}, log {}, not checkpointed {}, disk free {}",
+        bytes(storage.data_bytes),
+        bytes(storage.log_bytes),
+        bytes(storage.checkpoint_debt_bytes),
+        bytes(storage.disk_free_bytes)
+    )?;
+    write_members(report, out)?;
+    write_shards(report, out)?;
+    for running in &report.moves {
+        let left = running
+            .left_s
+            .map(|left_s| format!(", {} left", duration(left_s)));
+        let left = left.unwrap_or_default();
+        writeln!(
+            out,
+            "moving shard {}: {}, {}%{left}",
+            running.shard, running.what, running.percent
+        )?;
+    }
+    for policy in &report.policies_violated {
+        writeln!(out, "soft policy not satisfied: {policy}")?;
+    }
+    Ok(())
+}
+
+fn write_members(report: &Report, out: &mut String) -> fmt::Result {
+    let view = &report.view;
+    writeln!(
+        out,
+        "\nview {} ({}), {} members",
+        view.seq,
+        short(&view.hash),
+        view.members.len()
+    )?;
+    for member in &view.members {
+        let leads = report
+            .shards
+            .iter()
+            .filter(|shard| shard.leader.as_ref() == Some(&member.id));
+        let holds = |shard: &&ShardReport| {
+            shard
+                .replicas
+                .iter()
+                .any(|replica| replica.node == member.id)
+        };
+        let replicas = report.shards.iter().filter(holds).count();
+        let reached = match (member.id == report.node.id, member.reachable) {
+            (true, _) => "this node",
+            (false, true) => "reachable",
+            (false, false) => "UNREACHABLE",
+        };
+        let labels: Vec<String> = member
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let controls = match report.controller.as_ref() == Some(&member.id) {
+            true => "controller ",
+            false => "",
+        };
+        let line = format!(
+            "  {}  {:<21} {reached:<11}  leads {}, holds {replicas}  {controls}{}",
+            short(&member.id),
+            member.client,
+            leads.count(),
+            labels.join(" ")
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn write_shards(report: &Report, out: &mut String) -> fmt::Result {
+    writeln!(out, "\n{} shards", report.shards.len())?;
+    for shard in report.shards.iter().take(SHARDS_SHOWN_MAX) {
+        let nodes: Vec<&str> = shard
+            .replicas
+            .iter()
+            .map(|replica| short(&replica.node))
+            .collect();
+        writeln!(
+            out,
+            "  {:>4}  [{}, {})  epoch {}, {}  leader {}  on {}",
+            shard.id,
+            key(&shard.start),
+            if shard.end.is_empty() {
+                "end".to_owned()
+            } else {
+                key(&shard.end)
+            },
+            shard.epoch,
+            bytes(shard.bytes),
+            shard.leader.as_deref().map_or("NONE", short),
+            nodes.join(" ")
+        )?;
+    }
+    let more = report.shards.len().saturating_sub(SHARDS_SHOWN_MAX);
+    if more > 0 {
+        writeln!(out, "  … and {more} more (--json shows all)")?;
+    }
+    Ok(())
+}
+
+/// A key, cut so that it fits a line.
+fn key(text: &str) -> String {
+    const CHARS_MAX: usize = 16;
+    match text.char_indices().nth(CHARS_MAX) {
+        None => format!("{text:?}"),
+        Some((cut, _)) => format!("{:?}…", &text[..cut]),
+    }
+}
+
+/// A size for people: three figures and a unit.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match (unit, value < 10.0) {
+        (0, _) => format!("{bytes} B"),
+        (_, true) => format!("{value:.1} {}", UNITS[unit]),
+        (_, false) => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A time for people: the two largest units.
+fn duration(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {seconds} s"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        (_, _, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::*, *};
+
+    fn sample() -> Report {
+        let member = |id: &str, port: u16| Member {
+            id: id.repeat(4),
+            incarnation: 1,
+            client: format!("127.0.0.1:{port}"),
+            peer: format!("127.0.0.1:{}", port + 100),
+            reachable: true,
+            ..Member::default()
+        };
+        let replica = |id: &str| Replica {
+            node: id.repeat(4),
+            role: "voter".into(),
+            lag_entries: None,
+        };
+        let shard = |id: u64, start: &str, end: &str| ShardReport {
+            id,
+            start: start.into(),
+            end: end.into(),
+            epoch: 1,
+            leader: Some("aaaaaaaa".repeat(4)),
+            replicas: vec![replica("aaaaaaaa"), replica("bbbbbbbb")],
+            replicas_wanted: 2,
+            bytes: 1_500_000,
+        };
+        Report {
+            node: NodeReport {
+                id: "aaaaaaaa".repeat(4),
+                incarnation: 1,
+                version: "0.1.0".into(),
+                uptime_s: 75,
+                ..NodeReport::default()
+            },
+            view: View {
+                seq: 2,
+                hash: "0123456789".into(),
+                members: vec![member("aaaaaaaa", 7601), member("bbbbbbbb", 7602)],
+            },
+            shards: vec![shard(1, "", "m"), shard(2, "m", "")],
+            traffic: TrafficReport {
+                clients: 3,
+                commands: 9,
+                commands_per_s: 1234.5,
+            },
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_healthy_cluster() {
+        let expected = "\
+healthy
+
+node aaaaaaaa (incarnation 1), version 0.1.0, up 1 min 15 s
+  clients 3, 1234 commands/s
+  data 0 B, log 0 B, not checkpointed 0 B, disk free 0 B
+
+view 2 (01234567), 2 members
+  aaaaaaaa  127.0.0.1:7601        this node    leads 2, holds 2
+  bbbbbbbb  127.0.0.1:7602        reachable    leads 0, holds 2
+
+2 shards
+     1  [\"\", \"m\")  epoch 1, 1.4 MiB  leader aaaaaaaa  on aaaaaaaa bbbbbbbb
+     2  [\"m\", end)  epoch 1, 1.4 MiB  leader aaaaaaaa  on aaaaaaaa bbbbbbbb
+";
+        assert_eq!(render(&sample()), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_stands_on_top_in_words() {
+        let mut report = sample();
+        report.view.members[1].reachable = false;
+        report.shards[0].leader = None;
+        report.shards[1].replicas_wanted = 3;
+        report.storage.damaged_replicas = 1;
+        report.problems.push("the disk is full".into());
+        let text = render(&report);
+        let top: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
+        assert_eq!(
+            top,
+            [
+                "NOT HEALTHY",
+                "  ! the disk is full",
+                "  ! node bbbbbbbb (127.0.0.1:7702) is a member and cannot be reached",
+                "  ! 1 shard without a leader: unavailable: 1",
+                "  ! 1 shard with fewer replicas than wanted: 2",
+                "  ! 1 replicas on this node are damaged and wait for repair",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_report_of_another_version_is_read() {
+        let report: Report =
+            serde_json::from_str(r#"{"node": {"id": "a"}, "something_new": 1}"#).expect("reads");
+        assert_eq!(report.node.id, "a");
+        assert!(report.view.members.is_empty());
+    }
+}

@@ -1,0 +1,250 @@
+//! What a node says of itself and its cluster.
+//!
+//! Every field has a default, so that a newer `synod status` can read an older node and the other way
+//! round. Node ids are hexadecimal; keys are text with escapes for what is not printable.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The answer of `SYNOD STATUS`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// The node that answers.
+    pub node: NodeReport,
+    /// The configuration of members that it has installed.
+    pub view: View,
+    /// All shards, in the order of their keys.
+    pub shards: Vec<ShardReport>,
+    /// The node's own disk.
+    pub storage: StorageReport,
+    /// The node's own clients.
+    pub traffic: TrafficReport,
+    /// The node that decides placement, if one is known.
+    pub controller: Option<String>,
+    /// Replicas and leaders that are being moved.
+    pub moves: Vec<Move>,
+    /// Soft policies that are not satisfied.
+    pub policies_violated: Vec<String>,
+    /// What the node itself knows to be wrong, in words.
+    pub problems: Vec<String>,
+}
+
+/// A node, about itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeReport {
+    /// Its id.
+    pub id: String,
+    /// How often its data directory was started.
+    pub incarnation: u64,
+    /// Where it serves clients.
+    pub client: String,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// The program's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long it has been running.
+    pub uptime_s: u64,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A configuration of members.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct View {
+    /// Its number.
+    pub seq: u64,
+    /// Its chained hash.
+    pub hash: String,
+    /// Its members.
+    pub members: Vec<Member>,
+}
+
+/// A member of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Member {
+    /// Its id.
+    pub id: String,
+    /// How often its data directory was started.
+    pub incarnation: u64,
+    /// Where it serves clients.
+    pub client: String,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// Whether the answering node can reach it now. Being a member is a different question.
+    pub reachable: bool,
+    /// The number of the configuration that it has installed, when it is known.
+    pub view_seq: Option<u64>,
+    /// The hash of that configuration.
+    pub view_hash: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShardReport {
+    /// Its id.
+    pub id: u64,
+    /// Its first key.
+    pub start: String,
+    /// The key behind its last one; empty: there is none.
+    pub end: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The id of the node that leads it, if one is known.
+    pub leader: Option<String>,
+    /// Its replicas.
+    pub replicas: Vec<Replica>,
+    /// The replicas that it should have.
+    pub replicas_wanted: u32,
+    /// What its keys and values take.
+    pub bytes: u64,
+}
+
+/// A replica of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Replica {
+    /// The id of its node.
+    pub node: String,
+    /// `voter` or `learner`.
+    pub role: String,
+    /// Entries that it is behind its leader, when that is known.
+    pub lag_entries: Option<u64>,
+}
+
+/// A node's disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageReport {
+    /// What the log takes.
+    pub log_bytes: u64,
+    /// What the value files take.
+    pub data_bytes: u64,
+    /// What is in memory and in the log, but in no value file yet.
+    pub checkpoint_debt_bytes: u64,
+    /// What is free on the disk.
+    pub disk_free_bytes: u64,
+    /// Replicas that wait for repair.
+    pub damaged_replicas: u32,
+}
+
+/// A node's clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficReport {
+    /// Connections.
+    pub clients: u64,
+    /// Commands since the start.
+    pub commands: u64,
+    /// Commands in the last second.
+    pub commands_per_s: f64,
+}
+
+/// A replica or a leader that is being moved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Move {
+    /// The shard.
+    pub shard: u64,
+    /// What is done, in words.
+    pub what: String,
+    /// How much of it is done.
+    pub percent: u32,
+    /// An estimate of the time left.
+    pub left_s: Option<u64>,
+}
+
+impl Report {
+    /// Everything that is wrong, in words: what the node says, and what its own figures show.
+    pub fn all_problems(&self) -> Vec<String> {
+        let mut problems = self.problems.clone();
+        for member in self.view.members.iter().filter(|member| !member.reachable) {
+            problems.push(format!(
+                "node {} ({}) is a member and cannot be reached",
+                short(&member.id),
+                member.peer
+            ));
+        }
+        for member in &self.view.members {
+            if member.view_seq == Some(self.view.seq)
+                && member
+                    .view_hash
+                    .as_ref()
+                    .is_some_and(|hash| *hash != self.view.hash)
+            {
+                problems.push(format!(
+                    "node {} has another view {}: the nodes' histories have parted",
+                    short(&member.id),
+                    self.view.seq
+                ));
+            }
+        }
+        count_shards(
+            &mut problems,
+            "without a leader: unavailable",
+            &self.shards,
+            |shard| shard.leader.is_none(),
+        );
+        count_shards(
+            &mut problems,
+            "with fewer replicas than wanted",
+            &self.shards,
+            |shard| (shard.voters() as u32) < shard.replicas_wanted,
+        );
+        let damaged = self.storage.damaged_replicas;
+        if damaged > 0 {
+            problems.push(format!(
+                "{damaged} replicas on this node are damaged and wait for repair"
+            ));
+        }
+        problems
+    }
+}
+
+impl ShardReport {
+    /// Replicas that vote.
+    pub fn voters(&self) -> usize {
+        self.replicas
+            .iter()
+            .filter(|replica| replica.role == "voter")
+            .count()
+    }
+}
+
+/// One line for all shards with the same problem: there may be thousands.
+fn count_shards(
+    problems: &mut Vec<String>,
+    what: &str,
+    shards: &[ShardReport],
+    has_problem: impl Fn(&ShardReport) -> bool,
+) {
+    const SHOWN_MAX: usize = 5;
+    let ids: Vec<String> = shards
+        .iter()
+        .filter(|shard| has_problem(shard))
+        .map(|shard| shard.id.to_string())
+        .collect();
+    match ids.as_slice() {
+        [] => {}
+        [id] => problems.push(format!("1 shard {what}: {id}")),
+        ids => {
+            let more = if ids.len() > SHOWN_MAX { ", …" } else { "" };
+            let shown = ids[..ids.len().min(SHOWN_MAX)].join(", ");
+            problems.push(format!("{} shards {what}: {shown}{more}", ids.len()));
+        }
+    }
+}
+
+/// Enough of an id to tell nodes apart by eye.
+pub(super) fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}

@@ -1,0 +1,253 @@
+//! The dialling side of a connection: a bounded queue and the task that empties it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use synod_membership::id::Destination;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::frame::{self, Frame, FrameError};
+use super::hello::{self, Answer, Class, Hello, Refusal};
+use super::{Delivery, Inbound, NotSent, Transport};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const WRITE_BUFFER_BYTES: usize = 256 << 10;
+
+#[derive(Default)]
+struct Queue {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// The connection is lost and the node has not heard of it yet: what it sends in ignorance is
+    /// refused, so that "lost" covers exactly what was taken before.
+    lost: bool,
+    closed: bool,
+}
+
+struct Mailbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+impl Mailbox {
+    fn with<T>(&self, f: impl FnOnce(&mut Queue) -> T) -> T {
+        f(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The handle that the transport keeps; dropping it ends the task and the connection.
+pub(super) struct Dialer {
+    mailbox: Arc<Mailbox>,
+}
+
+impl Dialer {
+    pub(super) fn start(transport: Transport, to: Destination, class: Class) -> Self {
+        let mailbox = Arc::new(Mailbox {
+            queue: Mutex::new(Queue::default()),
+            filled: Notify::new(),
+        });
+        tokio::spawn(run(transport, to, class, mailbox.clone()));
+        Self { mailbox }
+    }
+
+    pub(super) fn enqueue(&self, frame: Frame, bytes_max: usize) -> Result<(), NotSent> {
+        self.mailbox.with(|queue| {
+            if queue.lost {
+                return Err(NotSent::Lost);
+            }
+            // One frame always fits, however large: a bound must not make progress impossible.
+            if queue.bytes > 0 && queue.bytes + frame.len() > bytes_max {
+                return Err(NotSent::Full);
+            }
+            queue.bytes += frame.len();
+            queue.frames.push_back(frame);
+            Ok(())
+        })?;
+        self.mailbox.filled.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.mailbox.with(|queue| queue.bytes)
+    }
+
+    /// The node has heard that the connection was lost.
+    pub(super) fn resume(&self) {
+        self.mailbox.with(|queue| queue.lost = false);
+    }
+}
+
+impl Drop for Dialer {
+    fn drop(&mut self) {
+        self.mailbox.with(|queue| queue.closed = true);
+        self.mailbox.filled.notify_one();
+    }
+}
+
+/// How a connection ended.
+enum Ended {
+    /// The handle is gone: so is the task.
+    Unwanted,
+    /// Try again.
+    Broken {
+        reason: String,
+        refused: Option<Refusal>,
+        was_up: bool,
+    },
+}
+
+async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<Mailbox>) {
+    let seed = transport.seed ^ u64::from(to.address.port()) << 8 ^ class as u64;
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut backoff = BACKOFF_MIN;
+    let mut failures: u32 = 0;
+    loop {
+        let (reason, refused, delivery) = match connection(&transport, to, class, &mailbox).await {
+            Ended::Unwanted => return,
+            Ended::Broken {
+                reason,
+                refused,
+                was_up,
+            } => {
+                let delivery = if was_up {
+                    Delivery::Unknown
+                } else {
+                    Delivery::Nothing
+                };
+                if was_up {
+                    (backoff, failures) = (BACKOFF_MIN, 0);
+                }
+                (reason, refused, delivery)
+            }
+        };
+        failures += 1;
+        match (&refused, failures) {
+            (Some(_), 1) => warn!(peer = %to.address, ?class, "refused: {reason}"),
+            (None, 1) => info!(peer = %to.address, ?class, "connection lost: {reason}"),
+            (_, n) => debug!(peer = %to.address, ?class, attempt = n, "{reason}"),
+        }
+        // What waited is stale by the time the peer is back: Raft repeats, requests are answered.
+        mailbox.with(|queue| {
+            queue.frames.clear();
+            queue.bytes = 0;
+            queue.lost = true;
+        });
+        let lost = Inbound::Lost {
+            destination: to,
+            class,
+            refused,
+            delivery,
+        };
+        if transport.inbox.send(lost).await.is_err() || mailbox.with(|queue| queue.closed) {
+            return;
+        }
+        let jitter = rng.random_range(0.5..1.5);
+        tokio::time::sleep(backoff.mul_f64(jitter)).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+fn broken(reason: impl ToString, refused: Option<Refusal>, was_up: bool) -> Ended {
+    Ended::Broken {
+        reason: reason.to_string(),
+        refused,
+        was_up,
+    }
+}
+
+/// Dials, shakes hands and writes until the connection breaks or is unwanted.
+async fn connection(
+    transport: &Transport,
+    to: Destination,
+    class: Class,
+    mailbox: &Mailbox,
+) -> Ended {
+    let dialled = async {
+        let mut stream = TcpStream::connect(to.address).await?;
+        stream.set_nodelay(true)?;
+        let answer = shake(transport, to, class, &mut stream).await?;
+        Ok::<_, FrameError>((stream, answer))
+    };
+    let (stream, answer) = match timeout(CONNECT_TIMEOUT, dialled).await {
+        Err(_) => return broken("no answer in time", None, false),
+        Ok(Err(error)) => return broken(error, None, false),
+        Ok(Ok(shaken)) => shaken,
+    };
+    let peer = match answer {
+        Ok(peer) => peer,
+        Err(refusal) => return broken(refusal.to_string(), Some(refusal), false),
+    };
+    debug!(peer = %to.address, ?class, node = %peer.node, "connected");
+    let reached = Inbound::Reached {
+        destination: to,
+        peer,
+        class,
+    };
+    if transport.inbox.send(reached).await.is_err() {
+        return Ended::Unwanted;
+    }
+    let (mut reader, writer) = tokio::io::split(stream);
+    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
+    let mut batch = VecDeque::new();
+    loop {
+        let closed = mailbox.with(|queue| {
+            std::mem::swap(&mut queue.frames, &mut batch);
+            queue.bytes = 0;
+            queue.closed
+        });
+        if closed {
+            return Ended::Unwanted;
+        }
+        if batch.is_empty() {
+            let mut byte = [0u8; 1];
+            tokio::select! {
+                biased;
+                () = mailbox.filled.notified() => continue,
+                // The other side never writes after the handshake: a byte or an end is the end.
+                outcome = reader.read(&mut byte) => return match outcome {
+                    Ok(0) => broken("closed by the peer", None, true),
+                    Ok(_) => broken("the peer wrote where it must not", None, true),
+                    Err(error) => broken(error, None, true),
+                },
+            }
+        }
+        for frame in batch.drain(..) {
+            if let Err(error) = writer.write_all(&frame).await {
+                return broken(error, None, true);
+            }
+        }
+        if let Err(error) = writer.flush().await {
+            return broken(error, None, true);
+        }
+    }
+}
+
+async fn shake(
+    transport: &Transport,
+    to: Destination,
+    class: Class,
+    stream: &mut TcpStream,
+) -> Result<Answer, FrameError> {
+    let local = transport.lock().local;
+    let hello = Hello {
+        caller: local,
+        expected: to.node,
+        class,
+    };
+    stream.write_all(&hello::encode_hello(&hello)?).await?;
+    stream.flush().await?;
+    let (kind, body) = frame::read(stream).await?;
+    Ok(hello::decode_answer(kind, &body)?.and_then(|peer| {
+        hello::judge(&peer, local.cluster, &mut transport.lock().boots)?;
+        hello::judge_place(to.node, peer.node)?;
+        Ok(peer)
+    }))
+}

@@ -1,0 +1,215 @@
+//! Peer transport: how nodes talk.
+//!
+//! Between two nodes there are up to six one-way connections: each side dials the other once per
+//! [`Class`] and only ever writes on what it dialled. So bulk data never delays a vote, a forwarded
+//! request never delays a heartbeat, and losing one direction looks like losing one direction.
+//!
+//! Queues are bounded, in bytes. What a full queue means depends on the class, and the sender is
+//! told at once: Raft repeats what it lost, the gateway answers its client, a snapshot waits.
+//! Delivery is at most once and in order per connection; a broken connection loses what was in
+//! flight, and says so with [`Inbound::Lost`].
+
+mod dial;
+mod faults;
+mod frame;
+mod hello;
+mod listen;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use synod_membership::id::{ClusterId, Destination, Identity};
+use tokio::sync::mpsc;
+
+pub use self::faults::{Fate, LinkFaults};
+pub use self::frame::{Encodable, Frame, FrameError, Kind, begin, decode, encode, seal};
+pub use self::hello::{CLASSES, Class, Refusal};
+
+use self::dial::Dialer;
+use self::hello::KnownBoots;
+
+/// What the transport tells the node.
+#[derive(Debug)]
+pub enum Inbound {
+    /// A frame came, checksum verified; the body is validated by [`decode`].
+    Frame {
+        /// The sender.
+        peer: Identity,
+        /// What the body is.
+        kind: Kind,
+        /// The body.
+        body: Bytes,
+    },
+    /// The first connection to a peer stands: frames reach it from now on.
+    Reached {
+        /// Where.
+        destination: Destination,
+        /// Who answered.
+        peer: Identity,
+        /// For what.
+        class: Class,
+    },
+    /// A connection broke, or could not be made; what was queued for it is gone.
+    Lost {
+        /// Where.
+        destination: Destination,
+        /// For what.
+        class: Class,
+        /// Whether the other side is certainly not who was wanted (or nobody): no need to wait.
+        refused: Option<Refusal>,
+        /// What became of the frames that were taken since the last time.
+        delivery: Delivery,
+    },
+    /// A connection from a peer ended.
+    Closed {
+        /// Whose.
+        peer: Identity,
+        /// For what.
+        class: Class,
+    },
+}
+
+/// Bounds of the transport, all per connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes queued for one destination and class before `send` refuses.
+    pub queue_bytes_max: usize,
+    /// Connections accepted at once.
+    pub accepted_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_bytes_max: 64 << 20,
+            accepted_max: 4096,
+        }
+    }
+}
+
+/// What became of frames that a lost connection had taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// None of them left this node.
+    Nothing,
+    /// Some may have arrived.
+    Unknown,
+}
+
+/// The frame was not taken, and will not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// Too much waits already.
+    #[error("the queue to the peer is full")]
+    Full,
+    /// The connection was lost, and [`Inbound::Lost`] is on its way.
+    #[error("the connection to the peer is lost")]
+    Lost,
+}
+
+struct Shared {
+    local: Identity,
+    boots: KnownBoots,
+    dialers: BTreeMap<(Destination, Class), Dialer>,
+    accepted: usize,
+}
+
+/// The transport of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Transport {
+    shared: Arc<Mutex<Shared>>,
+    inbox: mpsc::Sender<Inbound>,
+    limits: Limits,
+    faults: Option<Arc<dyn LinkFaults>>,
+    seed: u64,
+}
+
+impl Transport {
+    /// A transport that delivers into `inbox`. `seed` feeds the jitter of reconnects.
+    pub fn new(
+        local: Identity,
+        inbox: mpsc::Sender<Inbound>,
+        limits: Limits,
+        seed: u64,
+        faults: Option<Arc<dyn LinkFaults>>,
+    ) -> Self {
+        let shared = Shared {
+            local,
+            boots: KnownBoots::default(),
+            dialers: BTreeMap::new(),
+            accepted: 0,
+        };
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            inbox,
+            limits,
+            faults,
+            seed,
+        }
+    }
+
+    /// The cluster is known from now on; peers of others are refused.
+    pub fn set_cluster(&self, cluster: ClusterId) {
+        self.lock().local.cluster = Some(cluster);
+    }
+
+    /// Queues a frame, dialling if there is no connection yet.
+    pub fn send(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
+        let Some(faults) = &self.faults else {
+            return self.enqueue(to, class, frame);
+        };
+        let from = self.lock().local.address;
+        for delay in faults.fate(from, to.address, class, frame.len()).deliveries {
+            if delay.is_zero() {
+                self.enqueue(to, class, frame.clone())?;
+                continue;
+            }
+            let (this, copy) = (self.clone(), frame.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                // A late copy that no longer fits is one more lost message.
+                let _ = this.enqueue(to, class, copy);
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes that wait for a destination.
+    pub fn queued_bytes(&self, to: Destination, class: Class) -> usize {
+        self.lock()
+            .dialers
+            .get(&(to, class))
+            .map_or(0, Dialer::queued_bytes)
+    }
+
+    /// Takes frames again after [`Inbound::Lost`] was dealt with. Until this is called, sending to
+    /// the destination fails.
+    pub fn resume(&self, to: Destination, class: Class) {
+        if let Some(dialer) = self.lock().dialers.get(&(to, class)) {
+            dialer.resume();
+        }
+    }
+
+    /// Closes the connections to a destination that is no longer needed.
+    pub fn forget(&self, to: Destination) {
+        let mut shared = self.lock();
+        for class in CLASSES {
+            shared.dialers.remove(&(to, class));
+        }
+    }
+
+    fn enqueue(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
+        let mut shared = self.lock();
+        let dialer = shared
+            .dialers
+            .entry((to, class))
+            .or_insert_with(|| Dialer::start(self.clone(), to, class));
+        dialer.enqueue(frame, self.limits.queue_bytes_max)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Nothing under this lock panics half-way, so a poisoned lock still holds whole state.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

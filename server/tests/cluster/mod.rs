@@ -1,0 +1,212 @@
+//! A cluster of real processes on loopback, for tests. Ends with the test.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Processes, their directories and ports.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    root: PathBuf,
+}
+
+/// One process and what it is started with.
+pub struct Node {
+    data: PathBuf,
+    log: PathBuf,
+    client: u16,
+    peer: u16,
+    join: Vec<u16>,
+    process: Option<Child>,
+}
+
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// Two ports that are free now.
+pub fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
+}
+
+/// Runs a command that should end by itself; its status and all that it printed.
+pub fn run_to_end(mut command: Command) -> (ExitStatus, String) {
+    let output = command.output().expect("the program runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status, String::from_utf8_lossy(&text).into_owned())
+}
+
+impl Node {
+    /// The command that starts a node.
+    pub fn command(data: &Path, client: u16, peer: u16, join: &[u16]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
+        command
+            .arg("start")
+            .args(["--data".as_ref(), data.as_os_str()])
+            .args(["--client", &format!("127.0.0.1:{client}")])
+            .args(["--peer", &format!("127.0.0.1:{peer}")]);
+        if !join.is_empty() {
+            let list: Vec<String> = join
+                .iter()
+                .map(|port| format!("127.0.0.1:{port}"))
+                .collect();
+            command.args(["--join", &list.join(",")]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn run(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("a log file");
+        let child = Self::command(&self.data, self.client, self.peer, &self.join)
+            .stdout(log.try_clone().expect("the log file again"))
+            .stderr(log)
+            .spawn()
+            .expect("the program runs");
+        self.process = Some(child);
+    }
+
+    fn log(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = std::fs::File::open(&self.log) {
+            let _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+}
+
+impl Cluster {
+    /// Starts `nodes` processes with empty directories. They form a cluster by themselves.
+    pub fn start(nodes: usize) -> Self {
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("synod-test-{}-{number}", std::process::id()));
+        let ports: Vec<[u16; 2]> = (0..nodes).map(|_| free_ports()).collect();
+        let join: Vec<u16> = if nodes > 1 {
+            ports.iter().map(|ports| ports[1]).collect()
+        } else {
+            Vec::new()
+        };
+        std::fs::create_dir_all(&root).expect("a temporary directory");
+        let nodes = ports
+            .iter()
+            .enumerate()
+            .map(|(i, [client, peer])| Node {
+                data: root.join(format!("n{i}")),
+                log: root.join(format!("n{i}.log")),
+                client: *client,
+                peer: *peer,
+                join: join.clone(),
+                process: None,
+            })
+            .collect();
+        let mut cluster = Self { nodes, root };
+        for i in 0..cluster.nodes.len() {
+            cluster.run(i);
+        }
+        for i in 0..cluster.nodes.len() {
+            cluster.wait_until_up(i);
+        }
+        cluster
+    }
+
+    /// Waits until a node accepts clients.
+    pub fn wait_until_up(&mut self, i: usize) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(self.client(i)).is_err() {
+            assert!(
+                Instant::now() < patience,
+                "node {i} is not up: {}",
+                self.nodes[i].log()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// Starts a node's process.
+    pub fn run(&mut self, i: usize) {
+        self.nodes[i].run();
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, i: usize) {
+        if let Some(mut process) = self.nodes[i].process.take() {
+            process.kill().expect("the process is there");
+            process.wait().expect("the process ends");
+        }
+    }
+
+    /// Asks a node to stop, waits until it has, and returns what it logged.
+    pub fn stop(&mut self, i: usize) -> String {
+        let node = &mut self.nodes[i];
+        let Some(mut process) = node.process.take() else {
+            return node.log();
+        };
+        let pid = rustix::process::Pid::from_child(&process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        let patience = Instant::now() + Duration::from_secs(20);
+        while process.try_wait().expect("a child").is_none() {
+            if Instant::now() > patience {
+                let _ = process.kill();
+                let _ = process.wait();
+                panic!("node {i} did not stop: {}", node.log());
+            }
+            std::thread::yield_now();
+        }
+        node.log()
+    }
+
+    /// Changes the addresses that a node joins through at its next start.
+    pub fn join(&mut self, i: usize, peers: &[u16]) {
+        self.nodes[i].join = peers.to_vec();
+    }
+
+    /// The client address of a node.
+    pub fn client(&self, i: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[i].client)
+    }
+
+    /// All client addresses.
+    pub fn clients(&self) -> Vec<String> {
+        (0..self.nodes.len()).map(|i| self.client(i)).collect()
+    }
+
+    /// The client port of a node.
+    pub fn client_port(&self, i: usize) -> u16 {
+        self.nodes[i].client
+    }
+
+    /// The peer address of a node.
+    pub fn peer(&self, i: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[i].peer)
+    }
+
+    /// The peer port of a node.
+    pub fn peer_port(&self, i: usize) -> u16 {
+        self.nodes[i].peer
+    }
+
+    /// The data directory of a node.
+    pub fn data(&self, i: usize) -> PathBuf {
+        self.nodes[i].data.clone()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for i in 0..self.nodes.len() {
+            self.kill(i);
+        }
+        if std::thread::panicking() {
+            for (i, node) in self.nodes.iter().enumerate() {
+                eprintln!("--- node {i}\n{}", node.log());
+            }
+        }
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}

@@ -1,0 +1,285 @@
+//! Real processes on loopback: formation, failover, kills, restarts, and everything that a careless
+//! world does to a port or a directory. `KILLS=20` makes the kill test as long as it should be
+//! before a release.
+#![cfg(not(madsim))]
+
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, Node, free_ports, run_to_end};
+use synod_client::{Client, Command, Options, Outcome};
+
+fn client(addresses: Vec<String>) -> Client {
+    let options = Options {
+        retry_for: Duration::from_secs(20),
+        ..Options::default()
+    };
+    Client::new(addresses, options)
+}
+
+/// Keys on several shards.
+fn keys() -> Vec<String> {
+    "09AMbkz"
+        .chars()
+        .map(|first| format!("{first}key"))
+        .collect()
+}
+
+#[tokio::test]
+async fn any_node_answers_any_command_and_a_clean_stop_keeps_everything() {
+    let mut cluster = Cluster::start(3);
+    for (i, key) in keys().iter().enumerate() {
+        client(vec![cluster.client(i % 3)])
+            .set(key, "v")
+            .await
+            .unwrap();
+    }
+    for node in 0..3 {
+        let found = client(vec![cluster.client(node)])
+            .mget(keys())
+            .await
+            .unwrap();
+        assert!(
+            found.iter().all(|value| value.as_deref() == Some(b"v")),
+            "{found:?}"
+        );
+    }
+    for node in 0..3 {
+        let output = cluster.stop(node);
+        assert!(output.contains("stopped"), "no clean stop: {output}");
+    }
+    for node in 0..3 {
+        cluster.run(node);
+    }
+    let found = client(cluster.clients()).mget(keys()).await.unwrap();
+    assert!(
+        found.iter().all(|value| value.as_deref() == Some(b"v")),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
+    let kills = std::env::var("KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(3);
+    let mut cluster = Cluster::start(3);
+    let over = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..6)
+        .map(|writer| tokio::spawn(write(writer, cluster.clients(), over.clone())))
+        .collect();
+    for kill in 0..kills {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let victim = kill % 3;
+        cluster.kill(victim);
+        let killed = Instant::now();
+        let survivors = vec![
+            cluster.client((victim + 1) % 3),
+            cluster.client((victim + 2) % 3),
+        ];
+        let mut prober = client(survivors);
+        for key in keys() {
+            prober
+                .set(format!("{key}.probe"), kill.to_string())
+                .await
+                .unwrap();
+        }
+        let pause = killed.elapsed();
+        assert!(
+            pause < Duration::from_secs(3),
+            "writes resumed after {pause:?}"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.run(victim);
+    }
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    over.store(true, Ordering::Relaxed);
+    for node in 0..3 {
+        cluster.run(node);
+    }
+    let mut reader = client(cluster.clients());
+    let mut acknowledged = 0;
+    for writer in writers {
+        for (key, tokens) in writer.await.unwrap() {
+            let value = reader.get(&key).await.unwrap().unwrap_or_default();
+            let value = String::from_utf8(value.to_vec()).unwrap();
+            let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+            for token in value.split_terminator(',') {
+                *times.entry(token).or_default() += 1;
+            }
+            for (token, outcome) in &tokens {
+                let times = times.get(token.as_str()).copied().unwrap_or(0);
+                match outcome {
+                    Written::Acknowledged => {
+                        acknowledged += 1;
+                        assert_eq!(times, 1, "{token} of {key} was acknowledged");
+                    }
+                    Written::Refused => assert_eq!(times, 0, "{token} of {key} was refused"),
+                    Written::Unknown => assert!(times <= 1, "{token} of {key} is doubled"),
+                }
+            }
+        }
+    }
+    assert!(
+        acknowledged > 100,
+        "only {acknowledged} acknowledged writes: nothing is shown"
+    );
+    println!("{kills} kills, {acknowledged} acknowledged appends, all there once");
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Written {
+    Acknowledged,
+    Refused,
+    Unknown,
+}
+
+/// Appends unique tokens to keys of its own until told to stop.
+async fn write(
+    writer: usize,
+    mut addresses: Vec<String>,
+    over: Arc<AtomicBool>,
+) -> BTreeMap<String, Vec<(String, Written)>> {
+    addresses.rotate_left(writer % 3);
+    let options = Options {
+        retry_for: Duration::ZERO,
+        ..Options::default()
+    };
+    let mut client = Client::new(addresses, options);
+    let mut done: BTreeMap<String, Vec<(String, Written)>> = BTreeMap::new();
+    for i in 0.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let first = keys()[i % keys().len()].clone();
+        let (key, token) = (format!("{first}.{writer}"), format!("{writer}.{i}"));
+        let command = Command::new("APPEND").arg(&key).arg(format!("{token},"));
+        let written = match client.call_once(&command).await {
+            Ok(_) => Written::Acknowledged,
+            Err(error) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                match error.outcome() {
+                    Outcome::Unknown => Written::Unknown,
+                    Outcome::NotDone | Outcome::Retryable => Written::Refused,
+                }
+            }
+        };
+        done.entry(key).or_default().push((token, written));
+    }
+    done
+}
+
+#[tokio::test]
+async fn garbage_on_either_port_is_refused_and_nothing_is_lost() {
+    let cluster = Cluster::start(1);
+    let mut good = client(cluster.clients());
+    good.set("k", "v").await.unwrap();
+    let mut state = 1u64;
+    let mut garbage = vec![0u8; 64 << 10];
+    for byte in &mut garbage {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = (state >> 33) as u8;
+    }
+    let http = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    let half_frame = [
+        b"SYN0".as_slice(),
+        &[200, 0, 0, 0, 1, 2, 3, 4, 1, 0, 1, 0, 9],
+    ]
+    .concat();
+    let huge_command = b"*1\r\n$999999999999\r\n".to_vec();
+    for address in [cluster.client(0), cluster.peer(0)] {
+        for bytes in [&garbage, &http, &half_frame, &huge_command] {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(1)))
+                .unwrap();
+            // The node may close before it has read everything.
+            let _ = stream.write_all(bytes);
+            let mut answer = Vec::new();
+            let _ = stream.take(4096).read_to_end(&mut answer);
+        }
+    }
+    assert_eq!(
+        good.get("k").await.unwrap().as_deref(),
+        Some(b"v".as_slice())
+    );
+}
+
+#[tokio::test]
+async fn an_oversized_key_or_value_is_an_error_and_the_connection_lives_on() {
+    let cluster = Cluster::start(1);
+    let mut client = client(cluster.clients());
+    let key = vec![b'k'; (8 << 10) + 1];
+    let error = client
+        .set(&key, "v")
+        .await
+        .expect_err("a key of 8 KiB and a byte");
+    assert!(error.to_string().contains("8192"), "{error}");
+    let value = vec![b'v'; (1 << 20) + 1];
+    let error = client
+        .set("k", &value)
+        .await
+        .expect_err("a value of 1 MiB and a byte");
+    assert!(error.to_string().contains("1048576"), "{error}");
+    client.set("k", &value[1..]).await.unwrap();
+    assert_eq!(
+        client.get("k").await.unwrap().map(|v| v.len()),
+        Some(1 << 20)
+    );
+}
+
+#[tokio::test]
+async fn a_directory_serves_one_process() {
+    let cluster = Cluster::start(1);
+    let [client, peer] = free_ports();
+    let second = Node::command(&cluster.data(0), client, peer, &[]);
+    let (status, output) = run_to_end(second);
+    assert!(!status.success());
+    assert!(output.contains("another process uses it"), "{output}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_and_a_file_for_a_directory_are_named() {
+    let cluster = Cluster::start(1);
+    let [client, peer] = free_ports();
+    let elsewhere = tempdir("in-use");
+    let (status, output) = run_to_end(Node::command(&elsewhere, cluster.client_port(0), peer, &[]));
+    assert!(!status.success());
+    assert!(output.contains("cannot listen for clients"), "{output}");
+    let file = elsewhere.join("a-file");
+    std::fs::write(&file, "not a directory").unwrap();
+    let (status, output) = run_to_end(Node::command(&file, client, peer, &[]));
+    assert!(!status.success());
+    assert!(output.contains("a-file"), "{output}");
+}
+
+#[tokio::test]
+async fn a_peer_of_another_cluster_is_refused_by_name() {
+    let one = Cluster::start(1);
+    let mut other = Cluster::start(1);
+    client(other.clients()).set("formed", "yes").await.unwrap();
+    other.kill(0);
+    // The same directory, with the address of a member of another cluster to talk to: the
+    // directory wins, and its node serves on.
+    other.join(0, &[one.peer_port(0)]);
+    other.run(0);
+    client(other.clients()).set("k", "v").await.unwrap();
+    client(one.clients()).set("k", "v").await.unwrap();
+}
+
+fn tempdir(name: &str) -> std::path::PathBuf {
+    let dir = std::env::temp_dir().join(format!("synod-test-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}

@@ -1,0 +1,701 @@
+//! A transaction that is being carried out: one attempt after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use synod_storage::{Micros, Version};
+
+use super::event::{Call, Effect, Ended, Script, Ticket};
+use super::plan::{Plan, keys_of};
+use super::session::{Session, carry_out};
+use super::{Owner, Turn, attempt_of};
+use crate::command::{Class, Key};
+use crate::reply::{ErrorCode, Reply};
+use crate::transaction::{
+    AttemptId, KeyRead, KeyWrite, ReadValue, TxnAnswer, TxnId, TxnRequest, Verdict,
+};
+use crate::wire::Outcome;
+
+/// After so many attempts, a script that only reads takes locks to get through.
+const OPTIMISTIC_MAX: u32 = 4;
+
+/// A verdict is told so many times; then it is left to recovery.
+const TOLD_MAX: u32 = 3;
+
+/// What is to be carried out.
+#[derive(Debug)]
+enum Source {
+    /// Commands.
+    Script(Script),
+    /// What an interactive transaction has read, and wants to write.
+    Effects {
+        reads: Vec<KeyRead>,
+        writes: Vec<KeyWrite>,
+    },
+}
+
+/// Where an attempt is.
+#[derive(Debug)]
+enum Phase {
+    /// Before an attempt.
+    Pause { until: Micros },
+    /// Values are read.
+    Gathering {
+        waiting: BTreeMap<Call, Vec<Key>>,
+        values: BTreeMap<Key, ReadValue>,
+    },
+    /// What was read is checked, once more, in all shards.
+    Validating {
+        waiting: BTreeSet<Call>,
+        replies: Vec<Reply>,
+    },
+    /// One shard does it all.
+    Executing {
+        call: Call,
+        replies: Option<Vec<Reply>>,
+    },
+    /// The first phase. `replies` are those of commands that were carried out here.
+    Preparing {
+        waiting: BTreeMap<Call, usize>,
+        prepared: Prepared,
+        replies: Option<Vec<Reply>>,
+    },
+    /// The second.
+    Deciding {
+        call: Option<Call>,
+        version: Version,
+        replies: Vec<Reply>,
+        since: Micros,
+    },
+    /// The client has its answer; the participants are told.
+    Resolving {
+        waiting: BTreeMap<Call, usize>,
+        left: BTreeSet<usize>,
+        version: Version,
+        told: u32,
+    },
+    /// The anchor may forget.
+    Over,
+}
+
+/// What the participants have answered to their prepares.
+#[derive(Debug, Default)]
+struct Prepared {
+    version: Version,
+    replies: BTreeMap<usize, Vec<Reply>>,
+}
+
+/// A transaction on its way.
+///
+/// Invariants: it is `Over` or its client is owed an answer or it is `Resolving`; a decision is asked
+/// for only when every participant of the attempt is prepared.
+#[derive(Debug)]
+pub(super) struct Run {
+    txn: TxnId,
+    ticket: Ticket,
+    attempt: u32,
+    /// The clock when this attempt began to prepare.
+    begun: Version,
+    source: Source,
+    plan: Plan,
+    phase: Phase,
+    started: Micros,
+    /// When the questions of this phase were asked.
+    asked: Micros,
+}
+
+impl Run {
+    pub(super) fn of_script(txn: TxnId, ticket: Ticket, script: Script, now: Micros) -> Run {
+        Run::new(txn, ticket, Source::Script(script), now)
+    }
+
+    pub(super) fn of_session(txn: TxnId, ticket: Ticket, session: Session, now: Micros) -> Run {
+        let (reads, writes) = session.into_effects();
+        Run::new(txn, ticket, Source::Effects { reads, writes }, now)
+    }
+
+    fn new(txn: TxnId, ticket: Ticket, source: Source, now: Micros) -> Run {
+        Run {
+            txn,
+            ticket,
+            attempt: 0,
+            begun: Version::ZERO,
+            source,
+            plan: Plan::default(),
+            phase: Phase::Pause { until: now },
+            started: now,
+            asked: now,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    fn id(&self) -> AttemptId {
+        attempt_of(self.txn, self.attempt)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::Run(self.txn)
+    }
+
+    fn end(&mut self, turn: &mut Turn, ended: Ended) {
+        turn.effects.push(Effect::Ended {
+            ticket: self.ticket,
+            ended,
+        });
+        self.phase = Phase::Over;
+    }
+
+    fn fail(&mut self, turn: &mut Turn, code: ErrorCode, message: &'static str) {
+        self.end(turn, Ended::Failed(Reply::error(code, message)));
+    }
+
+    /// Begins the next attempt.
+    pub(super) fn begin(&mut self, turn: &mut Turn) {
+        self.attempt += 1;
+        self.begun = turn.tick();
+        self.asked = turn.monotonic();
+        let plan = match &self.source {
+            Source::Script(script) => {
+                let reads_only = script
+                    .commands
+                    .iter()
+                    .all(|command| command.class() == Class::Read);
+                match Plan::of_script(turn.map, script) {
+                    Ok(plan) if plan.parts.is_empty() => {
+                        return self.end(turn, Ended::Replies(Vec::new()));
+                    }
+                    // Reads of several shards are optimistic, until they have failed too often.
+                    Ok(plan)
+                        if reads_only && plan.parts.len() > 1 && self.attempt <= OPTIMISTIC_MAX =>
+                    {
+                        return self.gather(turn);
+                    }
+                    Ok(plan) => Ok(plan),
+                    Err(reply) if is_try_again(&reply) => Err(reply),
+                    // Commands that depend on keys of several shards are carried out here.
+                    Err(_) if script.commands.iter().any(has_keys_of_several_shards) => {
+                        return self.gather(turn);
+                    }
+                    Err(reply) => return self.end(turn, Ended::Failed(reply)),
+                }
+            }
+            Source::Effects { reads, writes } => Plan::of_effects(turn.map, reads, writes),
+        };
+        match plan {
+            Ok(plan) => self.commit(turn, plan, None),
+            Err(_) => self.again(turn),
+        }
+    }
+
+    /// Reads all keys of the script.
+    fn gather(&mut self, turn: &mut Turn) {
+        let Source::Script(script) = &self.source else {
+            unreachable!("only scripts are gathered");
+        };
+        let mut keys = keys_of(&script.commands);
+        keys.extend(script.watched.iter().map(|read| read.key.clone()));
+        keys.sort();
+        keys.dedup();
+        let Some(waiting) = read_keys(turn, self.owner(), keys) else {
+            return self.again(turn);
+        };
+        self.phase = Phase::Gathering {
+            waiting,
+            values: BTreeMap::new(),
+        };
+    }
+
+    /// All values are there: carries out the script on them.
+    fn gathered(&mut self, turn: &mut Turn, values: BTreeMap<Key, ReadValue>) {
+        let Source::Script(script) = &self.source else {
+            unreachable!("only scripts are gathered");
+        };
+        let unchanged = |read: &KeyRead| {
+            values
+                .get(&read.key)
+                .is_some_and(|value| read.version == value.value.as_ref().map(|_| value.version))
+        };
+        if !script.watched.iter().all(unchanged) {
+            return self.end(turn, Ended::Changed);
+        }
+        let mut written = BTreeMap::new();
+        let mut replies = Vec::new();
+        for command in &script.commands {
+            replies.push(carry_out(command, &values, &mut written, turn.now.wall_ms));
+        }
+        let reads = reads_of(&values);
+        let writes: Vec<KeyWrite> = written
+            .into_iter()
+            .map(|(key, value)| KeyWrite { key, value })
+            .collect();
+        match Plan::of_effects(turn.map, &reads, &writes) {
+            Ok(plan) => self.commit(turn, plan, Some(replies)),
+            Err(_) => self.again(turn),
+        }
+    }
+
+    /// Makes a plan's effects true. `replies` are those of commands that were carried out here.
+    fn commit(&mut self, turn: &mut Turn, mut plan: Plan, replies: Option<Vec<Reply>>) {
+        plan.put_anchor_first();
+        self.asked = turn.monotonic();
+        self.plan = plan;
+        let parts = &self.plan.parts;
+        let owner = self.owner();
+        match &parts[..] {
+            [] => self.end(turn, Ended::Replies(replies.unwrap_or_default())),
+            [only] => {
+                let request = TxnRequest::Execute {
+                    intent: only.intent.clone(),
+                };
+                match turn.call(owner, &only.key, request) {
+                    Some(call) => self.phase = Phase::Executing { call, replies },
+                    None => self.again(turn),
+                }
+            }
+            _ if !self.plan.writes() && replies.is_some() => {
+                let waiting = parts.iter().map(|part| {
+                    let reads = part.intent.reads.clone();
+                    let request = TxnRequest::Validate {
+                        reads,
+                        ranges: Vec::new(),
+                    };
+                    turn.call(owner, &part.key, request)
+                });
+                match waiting.collect::<Option<BTreeSet<Call>>>() {
+                    Some(waiting) => {
+                        let replies = replies.unwrap_or_default();
+                        self.phase = Phase::Validating { waiting, replies };
+                    }
+                    None => self.again(turn),
+                }
+            }
+            _ => self.prepare(turn, replies),
+        }
+    }
+
+    fn prepare(&mut self, turn: &mut Turn, replies: Option<Vec<Reply>>) {
+        let (attempt, begun, owner) = (self.id(), self.begun, self.owner());
+        let anchor = self.plan.parts[0].key.clone();
+        let spans: Vec<Bytes> = self
+            .plan
+            .parts
+            .iter()
+            .map(|part| part.key.clone())
+            .collect();
+        let mut waiting = BTreeMap::new();
+        for (index, part) in self.plan.parts.iter().enumerate() {
+            let request = TxnRequest::Prepare {
+                attempt,
+                begun,
+                anchor: anchor.clone(),
+                spans: if index == 0 {
+                    spans.clone()
+                } else {
+                    Vec::new()
+                },
+                intent: part.intent.clone(),
+            };
+            match turn.call(owner, &part.key, request) {
+                Some(call) => waiting.insert(call, index),
+                None => return self.abort(turn),
+            };
+        }
+        self.phase = Phase::Preparing {
+            waiting,
+            prepared: Prepared::default(),
+            replies,
+        };
+    }
+
+    /// Takes in the answer to a call.
+    pub(super) fn answered(&mut self, turn: &mut Turn, call: Call, outcome: Outcome) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        match phase {
+            Phase::Gathering {
+                mut waiting,
+                mut values,
+            } => {
+                let Some(keys) = waiting.remove(&call) else {
+                    self.phase = Phase::Gathering { waiting, values };
+                    return;
+                };
+                match outcome {
+                    Outcome::Txn(TxnAnswer::Values { values: read, .. }) => {
+                        values.extend(keys.into_iter().zip(read));
+                        match waiting.is_empty() {
+                            true => self.gathered(turn, values),
+                            false => self.phase = Phase::Gathering { waiting, values },
+                        }
+                    }
+                    outcome => self.lost(turn, outcome),
+                }
+            }
+            Phase::Validating {
+                mut waiting,
+                replies,
+            } => {
+                if !waiting.remove(&call) {
+                    self.phase = Phase::Validating { waiting, replies };
+                    return;
+                }
+                match outcome {
+                    Outcome::Txn(TxnAnswer::Valid { .. }) if waiting.is_empty() => {
+                        self.end(turn, Ended::Replies(replies));
+                    }
+                    Outcome::Txn(TxnAnswer::Valid { .. }) => {
+                        self.phase = Phase::Validating { waiting, replies };
+                    }
+                    outcome => self.lost(turn, outcome),
+                }
+            }
+            Phase::Executing {
+                call: expected,
+                replies,
+            } => {
+                if call != expected {
+                    self.phase = Phase::Executing {
+                        call: expected,
+                        replies,
+                    };
+                    return;
+                }
+                match outcome {
+                    Outcome::Txn(TxnAnswer::Executed {
+                        replies: executed, ..
+                    }) => {
+                        let replies = replies.unwrap_or_else(|| self.plan.merge(vec![executed]));
+                        self.end(turn, Ended::Replies(replies));
+                    }
+                    Outcome::Unknown if self.plan.writes() => self.unknown(turn),
+                    outcome => self.lost(turn, outcome),
+                }
+            }
+            Phase::Preparing {
+                mut waiting,
+                mut prepared,
+                replies,
+            } => {
+                let Some(index) = waiting.remove(&call) else {
+                    self.phase = Phase::Preparing {
+                        waiting,
+                        prepared,
+                        replies,
+                    };
+                    return;
+                };
+                match outcome {
+                    Outcome::Txn(TxnAnswer::Prepared {
+                        version,
+                        replies: of_part,
+                    }) => {
+                        prepared.version = prepared.version.max(version);
+                        turn.hlc.merge(version);
+                        prepared.replies.insert(index, of_part);
+                        match waiting.is_empty() {
+                            true => self.decide(turn, prepared, replies),
+                            false => {
+                                self.phase = Phase::Preparing {
+                                    waiting,
+                                    prepared,
+                                    replies,
+                                };
+                            }
+                        }
+                    }
+                    outcome => {
+                        // Nothing has been decided, and only this coordinator could: it is off.
+                        self.tell_abort(turn);
+                        self.lost(turn, outcome);
+                    }
+                }
+            }
+            Phase::Deciding {
+                call: asked,
+                version,
+                replies,
+                since,
+            } => {
+                if asked != Some(call) {
+                    self.phase = Phase::Deciding {
+                        call: asked,
+                        version,
+                        replies,
+                        since,
+                    };
+                    return;
+                }
+                match outcome {
+                    Outcome::Txn(TxnAnswer::Decided(Verdict::Committed(version))) => {
+                        self.end(turn, Ended::Replies(replies));
+                        self.resolve(turn, version);
+                    }
+                    Outcome::Txn(TxnAnswer::Decided(Verdict::Aborted)) => {
+                        self.tell_abort(turn);
+                        self.again(turn);
+                    }
+                    // Until it is known, it is asked for again, at the next tick.
+                    _ => {
+                        self.phase = Phase::Deciding {
+                            call: None,
+                            version,
+                            replies,
+                            since,
+                        };
+                    }
+                }
+            }
+            Phase::Resolving {
+                mut waiting,
+                mut left,
+                version,
+                told,
+            } => {
+                if let Some(index) = waiting.remove(&call)
+                    && outcome == Outcome::Txn(TxnAnswer::Done)
+                {
+                    left.remove(&index);
+                }
+                match left.is_empty() {
+                    true => {
+                        let request = TxnRequest::Forget { attempt: self.id() };
+                        let _ = turn.call(self.owner(), &self.plan.parts[0].key, request);
+                    }
+                    false => {
+                        self.phase = Phase::Resolving {
+                            waiting,
+                            left,
+                            version,
+                            told,
+                        };
+                    }
+                }
+            }
+            Phase::Pause { until } => self.phase = Phase::Pause { until },
+            Phase::Over => {}
+        }
+    }
+
+    fn decide(&mut self, turn: &mut Turn, prepared: Prepared, replies: Option<Vec<Reply>>) {
+        let version = prepared.version;
+        let replies =
+            replies.unwrap_or_else(|| self.plan.merge(prepared.replies.into_values().collect()));
+        self.asked = turn.monotonic();
+        let call = self.ask_decision(turn, version);
+        self.phase = Phase::Deciding {
+            call,
+            version,
+            replies,
+            since: turn.monotonic(),
+        };
+    }
+
+    fn ask_decision(&self, turn: &mut Turn, version: Version) -> Option<Call> {
+        let request = TxnRequest::Decide {
+            attempt: self.id(),
+            begun: self.begun,
+            version,
+        };
+        turn.call(self.owner(), &self.plan.parts[0].key, request)
+    }
+
+    /// Tells the participants that it is committed; the anchor has seen to itself.
+    fn resolve(&mut self, turn: &mut Turn, version: Version) {
+        let left = (1..self.plan.parts.len()).collect();
+        self.tell_commit(turn, left, version, 1);
+    }
+
+    fn tell_commit(&mut self, turn: &mut Turn, left: BTreeSet<usize>, version: Version, told: u32) {
+        let (attempt, begun) = (self.id(), self.begun);
+        let verdict = Verdict::Committed(version);
+        let mut waiting = BTreeMap::new();
+        for index in &left {
+            let request = TxnRequest::Resolve {
+                attempt,
+                begun,
+                verdict,
+            };
+            let call = turn.call(self.owner(), &self.plan.parts[*index].key, request);
+            waiting.extend(call.map(|call| (call, *index)));
+        }
+        self.asked = turn.monotonic();
+        self.phase = Phase::Resolving {
+            waiting,
+            left,
+            version,
+            told,
+        };
+    }
+
+    /// Tells all participants that the attempt is off. Their answers are not awaited: one that does
+    /// not hear it will ask the anchor.
+    fn tell_abort(&self, turn: &mut Turn) {
+        let (attempt, begun) = (self.id(), self.begun);
+        for part in &self.plan.parts {
+            let request = TxnRequest::Resolve {
+                attempt,
+                begun,
+                verdict: Verdict::Aborted,
+            };
+            let _ = turn.call(self.owner(), &part.key, request);
+        }
+    }
+
+    fn abort(&mut self, turn: &mut Turn) {
+        self.tell_abort(turn);
+        self.again(turn);
+    }
+
+    /// The attempt has certainly had no effect: what follows depends on why.
+    fn lost(&mut self, turn: &mut Turn, outcome: Outcome) {
+        match outcome {
+            Outcome::Txn(TxnAnswer::Changed) => match &self.source {
+                // Only watched keys are checked where a script's commands are carried out.
+                Source::Script(script) if !script.watched.is_empty() => {
+                    self.end(turn, Ended::Changed);
+                }
+                Source::Script(_) => self.again(turn),
+                Source::Effects { .. } => {
+                    self.fail(
+                        turn,
+                        ErrorCode::Conflict,
+                        "something that was read has changed",
+                    );
+                }
+            },
+            Outcome::Reply(reply) if !is_try_again(&reply) => {
+                self.end(turn, Ended::Failed(reply));
+            }
+            Outcome::Txn(_)
+            | Outcome::Reply(_)
+            | Outcome::NotLeader { .. }
+            | Outcome::StaleEpoch { .. }
+            | Outcome::StreamBroken
+            | Outcome::Overloaded
+            | Outcome::Unknown => self.again(turn),
+        }
+    }
+
+    fn unknown(&mut self, turn: &mut Turn) {
+        self.fail(
+            turn,
+            ErrorCode::Unknown,
+            "the outcome of the transaction is not known",
+        );
+    }
+
+    /// Pauses before the next attempt, unless time is up.
+    fn again(&mut self, turn: &mut Turn) {
+        let now = turn.monotonic();
+        if now.0.saturating_sub(self.started.0) >= turn.settings.retry_max_us {
+            let message = "the transaction lost against others for too long";
+            return self.fail(turn, ErrorCode::Conflict, message);
+        }
+        // Not the same for all: those who met once should not meet again.
+        let spread = self.txn.counter % 7 + 1;
+        let pause_us = turn.settings.pause_us * u64::from(self.attempt.min(16)) * spread / 4;
+        self.phase = Phase::Pause {
+            until: Micros(now.0 + pause_us),
+        };
+    }
+
+    pub(super) fn tick(&mut self, turn: &mut Turn) {
+        let now = turn.monotonic();
+        let late = now.0.saturating_sub(self.asked.0) >= turn.settings.answer_max_us;
+        match &mut self.phase {
+            Phase::Pause { until } if now >= *until => self.begin(turn),
+            Phase::Gathering { .. } | Phase::Validating { .. } if late => self.again(turn),
+            Phase::Executing { .. } if late => match self.plan.writes() {
+                true => self.unknown(turn),
+                false => self.again(turn),
+            },
+            Phase::Preparing { .. } if late => self.abort(turn),
+            Phase::Deciding {
+                call,
+                version,
+                since,
+                ..
+            } => {
+                if now.0.saturating_sub(since.0) >= turn.settings.decide_max_us {
+                    return self.unknown(turn);
+                }
+                if call.is_none() || late {
+                    let version = *version;
+                    self.asked = now;
+                    let asked = self.ask_decision(turn, version);
+                    if let Phase::Deciding { call, .. } = &mut self.phase {
+                        *call = asked;
+                    }
+                }
+            }
+            Phase::Resolving {
+                left,
+                version,
+                told,
+                ..
+            } if late => match *told < TOLD_MAX {
+                true => {
+                    let (left, version, told) = (left.clone(), *version, *told + 1);
+                    self.tell_commit(turn, left, version, told);
+                }
+                // The anchor will see to it.
+                false => self.phase = Phase::Over,
+            },
+            Phase::Pause { .. }
+            | Phase::Gathering { .. }
+            | Phase::Validating { .. }
+            | Phase::Executing { .. }
+            | Phase::Preparing { .. }
+            | Phase::Resolving { .. }
+            | Phase::Over => {}
+        }
+    }
+}
+
+/// Reads keys, each in its shard. `None` if a shard is not known at present.
+pub(super) fn read_keys(
+    turn: &mut Turn,
+    owner: Owner,
+    keys: Vec<Key>,
+) -> Option<BTreeMap<Call, Vec<Key>>> {
+    let mut by_shard: BTreeMap<synod_storage::ShardId, Vec<Key>> = BTreeMap::new();
+    for key in keys {
+        by_shard
+            .entry(turn.map.locate(&key)?.shard)
+            .or_default()
+            .push(key);
+    }
+    let mut waiting = BTreeMap::new();
+    for keys in by_shard.into_values() {
+        let request = TxnRequest::Read { keys: keys.clone() };
+        waiting.insert(turn.call(owner, &keys[0], request)?, keys);
+    }
+    Some(waiting)
+}
+
+/// What has to hold of values that were read.
+pub(super) fn reads_of(values: &BTreeMap<Key, ReadValue>) -> Vec<KeyRead> {
+    values
+        .iter()
+        .map(|(key, read)| KeyRead {
+            key: key.clone(),
+            version: read.value.as_ref().map(|_| read.version),
+        })
+        .collect()
+}
+
+fn is_try_again(reply: &Reply) -> bool {
+    matches!(
+        reply,
+        Reply::Error {
+            code: ErrorCode::TryAgain,
+            ..
+        }
+    )
+}
+
+fn has_keys_of_several_shards(command: &crate::command::Command) -> bool {
+    matches!(command, crate::command::Command::MSetNx { .. })
+}

@@ -1,0 +1,294 @@
+//! The coordinator: transactions as a gateway drives them.
+//!
+//! # One shot
+//!
+//! A script (the commands between `MULTI` and `EXEC`, or one command whose keys lie in several
+//! shards) is known whole, so its commands travel to their shards and are carried out there, under
+//! locks; there is no round of reads, and nothing optimistic that could fail.
+//!
+//! ```text
+//! one shard        execute                                     one round of consensus
+//! only reads       read ∥ … , validate ∥ …                     none
+//! several shards   prepare ∥ … , decide at the anchor, answer  two; resolve ∥ … behind the answer
+//! ```
+//!
+//! # Interactive
+//!
+//! The commands of `BEGIN … COMMIT` are carried out here, on values that are read as they are needed,
+//! and their writes are kept. What was read is checked when it is committed, and before: a value that
+//! is newer than what the earlier reads are known to hold for makes them be validated again, so that
+//! a transaction never sees a torn state, not even one that will abort.
+//!
+//! # Conflicts
+//!
+//! An attempt that loses is aborted and the next one begins, after a pause, under the same name and
+//! age: sooner or later it is the oldest, and the others give way. An attempt whose outcome is not
+//! known is never started again: its decision is asked for until it is known, or time is up.
+//!
+//! # What it does not do
+//!
+//! It has no state that matters: when its node dies, whoever meets its locks asks the anchor.
+
+mod attempt;
+mod event;
+mod plan;
+mod session;
+
+use std::collections::BTreeMap;
+
+use synod_replication::NodeId;
+use synod_storage::{Micros, Version};
+
+use crate::hlc::Hlc;
+use crate::participant::Now;
+use crate::shard_map::ShardMap;
+use crate::transaction::{AttemptId, TxnId};
+
+pub use event::{Call, Effect, Ended, Event, Script, Ticket};
+
+use attempt::Run;
+use session::Session;
+
+/// Settings of a gateway's coordinator.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a transaction is started again for before it is given up.
+    pub retry_max_us: u64,
+    /// The pause before the second attempt; later ones are longer.
+    pub pause_us: u64,
+    /// How long an answer is waited for before the question is asked again.
+    pub answer_max_us: u64,
+    /// How long a decision is asked for before the outcome is called unknown.
+    pub decide_max_us: u64,
+    /// How long an interactive transaction may be idle.
+    pub idle_max_us: u64,
+    /// Keys that an interactive transaction may read and write.
+    pub keys_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            retry_max_us: 10_000_000,
+            pause_us: 1_000,
+            answer_max_us: 3_000_000,
+            decide_max_us: 10_000_000,
+            idle_max_us: 60_000_000,
+            keys_max: 65_536,
+        }
+    }
+}
+
+/// The transactions of one gateway.
+///
+/// Invariants: every ticket is ended exactly once; a call belongs to a run or session that is alive,
+/// or its answer is ignored.
+#[derive(Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    node: NodeId,
+    hlc: Hlc,
+    wall_ms: u64,
+    last_txn: u64,
+    last_call: u64,
+    runs: BTreeMap<TxnId, Run>,
+    sessions: BTreeMap<Ticket, Session>,
+    calls: BTreeMap<Call, Owner>,
+}
+
+/// Whose call it is.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Run(TxnId),
+    Session(Ticket),
+}
+
+/// What the parts of the coordinator need during one step.
+struct Turn<'a> {
+    now: Now,
+    map: &'a ShardMap,
+    effects: &'a mut Vec<Effect>,
+    hlc: &'a mut Hlc,
+    settings: &'a Settings,
+    last_call: &'a mut u64,
+    calls: &'a mut BTreeMap<Call, Owner>,
+}
+
+impl Turn<'_> {
+    fn monotonic(&self) -> Micros {
+        self.now.monotonic
+    }
+
+    fn tick(&mut self) -> Version {
+        self.hlc.tick(self.now.wall_ms)
+    }
+
+    /// Asks the shard of `key`. `None` if the shard is not known at present.
+    fn call(
+        &mut self,
+        owner: Owner,
+        key: &bytes::Bytes,
+        body: impl Into<crate::wire::Body>,
+    ) -> Option<Call> {
+        let descriptor = self.map.locate(key)?;
+        *self.last_call += 1;
+        let call = Call(*self.last_call);
+        self.calls.insert(call, owner);
+        self.effects.push(Effect::Call {
+            call,
+            shard: descriptor.shard,
+            epoch: descriptor.epoch,
+            hlc: self.hlc.last(),
+            body: body.into(),
+        });
+        Some(call)
+    }
+}
+
+impl Coordinator {
+    /// A coordinator for this node. `incarnation` is the node's: it makes names unique over restarts.
+    pub fn new(settings: Settings, node: NodeId, incarnation: u64) -> Coordinator {
+        Coordinator {
+            settings,
+            node,
+            hlc: Hlc::default(),
+            wall_ms: 0,
+            // 2⁴⁰ transactions for each start of the node.
+            last_txn: incarnation << 40,
+            last_call: 0,
+            runs: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            calls: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in one event.
+    pub fn step(&mut self, now: Now, event: Event, map: &ShardMap, effects: &mut Vec<Effect>) {
+        self.wall_ms = self.wall_ms.max(now.wall_ms);
+        let now = Now {
+            wall_ms: self.wall_ms,
+            ..now
+        };
+        let mut turn = Turn {
+            now,
+            map,
+            effects,
+            hlc: &mut self.hlc,
+            settings: &self.settings,
+            last_call: &mut self.last_call,
+            calls: &mut self.calls,
+        };
+        match event {
+            Event::Run { ticket, script } => {
+                self.last_txn += 1;
+                let age = turn.tick();
+                let txn = TxnId {
+                    age,
+                    node: self.node,
+                    counter: self.last_txn,
+                };
+                let mut run = Run::of_script(txn, ticket, script, now.monotonic);
+                run.begin(&mut turn);
+                self.keep(txn, run);
+            }
+            Event::Begin { ticket, begin } => {
+                self.sessions
+                    .insert(ticket, Session::new(begin, now.monotonic));
+            }
+            Event::Watch { ticket, keys } => {
+                let session = self
+                    .sessions
+                    .entry(ticket)
+                    .or_insert_with(|| Session::watching(now));
+                session.watch(&mut turn, ticket, keys);
+            }
+            Event::Execute { ticket, command } => {
+                if let Some(session) = self.sessions.get_mut(&ticket)
+                    && !session.is_over()
+                {
+                    session.execute(&mut turn, ticket, command);
+                }
+            }
+            Event::Commit { ticket } => {
+                if let Some(session) = self.sessions.remove(&ticket)
+                    && !session.is_over()
+                {
+                    self.last_txn += 1;
+                    let age = turn.tick();
+                    let txn = TxnId {
+                        age,
+                        node: self.node,
+                        counter: self.last_txn,
+                    };
+                    let mut run = Run::of_session(txn, ticket, session, now.monotonic);
+                    run.begin(&mut turn);
+                    self.keep(txn, run);
+                }
+            }
+            Event::Drop { ticket } => {
+                self.sessions.remove(&ticket);
+            }
+            Event::Answered { call, outcome } => match turn.calls.remove(&call) {
+                None => {}
+                Some(Owner::Run(txn)) => {
+                    if let Some(mut run) = self.runs.remove(&txn) {
+                        run.answered(&mut turn, call, outcome);
+                        self.keep(txn, run);
+                    }
+                }
+                Some(Owner::Session(ticket)) => {
+                    if let Some(session) = self.sessions.get_mut(&ticket) {
+                        session.answered(&mut turn, ticket, call, outcome);
+                    }
+                }
+            },
+            Event::Tick => {
+                self.sessions.retain(|_, session| !session.is_over());
+                for run in self.runs.values_mut() {
+                    run.tick(&mut turn);
+                }
+                self.runs.retain(|_, run| !run.is_over());
+                let mut stale = Vec::new();
+                for (ticket, session) in &mut self.sessions {
+                    if session.tick(&mut turn, *ticket) {
+                        stale.push(*ticket);
+                    }
+                }
+                for ticket in stale {
+                    self.sessions.remove(&ticket);
+                }
+                let (runs, sessions) = (&self.runs, &self.sessions);
+                self.calls.retain(|_, owner| match owner {
+                    Owner::Run(txn) => runs.contains_key(txn),
+                    Owner::Session(ticket) => sessions.contains_key(ticket),
+                });
+            }
+        }
+    }
+
+    fn keep(&mut self, txn: TxnId, run: Run) {
+        if !run.is_over() {
+            self.runs.insert(txn, run);
+        }
+    }
+
+    /// The clock, for outgoing frames.
+    pub fn hlc(&self) -> Version {
+        self.hlc.last()
+    }
+
+    /// Merges a peer's clock, from a response.
+    pub fn merge_hlc(&mut self, seen: Version) {
+        self.hlc.merge(seen);
+    }
+
+    /// Transactions that are not over.
+    pub fn active(&self) -> usize {
+        self.runs.len() + self.sessions.len()
+    }
+}
+
+/// The name of an attempt.
+fn attempt_of(txn: TxnId, attempt: u32) -> AttemptId {
+    AttemptId { txn, attempt }
+}

@@ -1,0 +1,240 @@
+//! Apply: what the log says becomes the state, alike on every replica.
+//!
+//! Everything that decides whether an entry has an effect is in the entry or in the state that
+//! earlier entries have made. What this node knows besides (its role, what it proposed) only decides
+//! who is answered.
+
+use bytes::Bytes;
+use synod_storage::{Entry, Space, Version, Write, WriteOp};
+
+use super::entry::{self, Header, Record};
+use super::event::Batch;
+use super::leader::{Proposed, release};
+use super::shard::{CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
+use super::{Effect, Turn};
+use crate::shard_map::{ShardDescriptor, keyspace};
+use crate::state::State;
+use crate::wire::Outcome;
+
+/// Whether an entry had its effect, which all replicas agree about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Its writes are part of the state.
+    Applied,
+    /// It was evaluated in another term than the one it came in.
+    OldTerm,
+    /// It was evaluated in another epoch than the applied one.
+    OldEpoch,
+}
+
+impl Shard {
+    /// Applies committed entries, in order.
+    pub(super) fn committed<S: State>(&mut self, turn: &mut Turn<S>, entries: &[Entry]) {
+        for entry in entries {
+            self.settle_older_terms(turn, entry.id.term);
+            if entry.data.is_empty() {
+                turn.state.apply(self.id, entry.id, &[]);
+                continue;
+            }
+            let (header, records) = match entry::decode(&entry.data) {
+                Ok(decoded) => decoded,
+                Err(malformed) => {
+                    return self.fatal(turn, format!("entry {}: {malformed}", entry.id));
+                }
+            };
+            let verdict = if header.term != entry.id.term {
+                Verdict::OldTerm
+            } else if header.epoch != self.own.descriptor.epoch {
+                Verdict::OldEpoch
+            } else {
+                Verdict::Applied
+            };
+            let described = match verdict {
+                Verdict::Applied => match self.apply(turn, entry, header, records) {
+                    Ok(described) => described,
+                    Err(reason) => {
+                        return self.fatal(turn, format!("entry {}: {reason}", entry.id));
+                    }
+                },
+                Verdict::OldTerm | Verdict::OldEpoch => {
+                    turn.state.apply(self.id, entry.id, &[]);
+                    None
+                }
+            };
+            self.settle(turn, header, verdict);
+            if let Some(descriptor) = described {
+                self.described(turn, descriptor);
+            }
+        }
+    }
+
+    /// Carries out an entry's records. After an error the replica is not used any more.
+    fn apply<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        entry: &Entry,
+        header: Header,
+        records: Vec<Record>,
+    ) -> Result<Option<ShardDescriptor>, String> {
+        let id = self.id;
+        // Rows of the shard's own carry the raft index.
+        let index = Version(entry.id.index);
+        let row = |key: Bytes, value: Option<Bytes>| Write {
+            space: Space::Local(id),
+            key,
+            version: index,
+            op: value.map_or(WriteOp::Delete, WriteOp::Put),
+        };
+        let user = |key: &Bytes, value: Option<Bytes>, version: Version| {
+            let (space, key) = keyspace::row(id, key);
+            let version = match space {
+                Space::User => version,
+                Space::Local(_) => index,
+            };
+            let op = value.map_or(WriteOp::Delete, WriteOp::Put);
+            Write {
+                space,
+                key,
+                version,
+                op,
+            }
+        };
+        let ceiling = self.own.ceiling.max(header.ceiling);
+        let mut writes = Vec::new();
+        let mut described = None;
+        let mut last_version = Version::ZERO;
+        let mut greatest = Version::ZERO;
+        for record in records {
+            match record {
+                Record::Writes {
+                    version,
+                    writes: of_command,
+                } => {
+                    if version <= last_version {
+                        return Err(format!("version {version} is not above the one before"));
+                    }
+                    last_version = version;
+                    greatest = greatest.max(version);
+                    let rows = of_command.into_iter();
+                    writes.extend(rows.map(|(key, value)| user(&key, value, version)));
+                }
+                Record::Txn(record) => {
+                    let changes = self.own.transactions.apply(&record)?;
+                    for (key, value, version) in changes.writes {
+                        greatest = greatest.max(version);
+                        writes.push(user(&key, value, version));
+                    }
+                    writes.extend(changes.rows.into_iter().map(|(key, value)| row(key, value)));
+                }
+                Record::Descriptor(descriptor) => {
+                    if descriptor.shard != id {
+                        return Err(format!("describes shard {}", descriptor.shard));
+                    }
+                    let value = entry::encode_descriptor(&descriptor);
+                    writes.push(row(Bytes::from_static(DESCRIPTOR_ROW), Some(value)));
+                    described = Some(descriptor);
+                }
+            }
+        }
+        if greatest > ceiling {
+            return Err(format!("version {greatest} is above the ceiling {ceiling}"));
+        }
+        if ceiling > self.own.ceiling {
+            let value = Bytes::copy_from_slice(&ceiling.0.to_le_bytes());
+            writes.push(row(Bytes::from_static(CEILING_ROW), Some(value)));
+        }
+        turn.state.apply(id, entry.id, &writes);
+        self.own.ceiling = ceiling;
+        turn.hlc.merge(greatest);
+        Ok(described)
+    }
+
+    /// The shard is described anew.
+    fn described<S: State>(&mut self, turn: &mut Turn<S>, descriptor: ShardDescriptor) {
+        let new_epoch = descriptor.epoch != self.own.descriptor.epoch;
+        self.own.descriptor = descriptor.clone();
+        self.own.described = true;
+        turn.effects.push(Effect::Described {
+            descriptor: descriptor.clone(),
+        });
+        if new_epoch && let Role::Leading(leader) = &mut self.role {
+            let undone = leader.epoch_changed(turn, &self.own.transactions);
+            self.refuse_all(turn, undone, &Outcome::StaleEpoch { descriptor });
+        }
+    }
+
+    /// An entry of `term` is being applied: no entry of an earlier term is still to come, so what
+    /// was proposed in one and was not seen has certainly not happened.
+    fn settle_older_terms<S: State>(&mut self, turn: &mut Turn<S>, term: u64) {
+        if let Role::Leading(leader) = &self.role
+            && leader.term() < term
+        {
+            let leadership = super::Leadership::Following { leader: None };
+            self.leadership(turn, leadership);
+        }
+        while self
+            .orphans
+            .front()
+            .is_some_and(|orphans| orphans.term < term)
+        {
+            let Some(orphans) = self.orphans.pop_front() else {
+                break;
+            };
+            let hint = self.hint();
+            for proposed in orphans.batches {
+                self.refuse_all(turn, proposed.held, &Outcome::NotLeader { hint });
+            }
+        }
+    }
+
+    /// Tells those who wait for a batch what the log has decided.
+    fn settle<S: State>(&mut self, turn: &mut Turn<S>, header: Header, verdict: Verdict) {
+        let batch = header.batch;
+        let proposed = match &mut self.role {
+            Role::Leading(leader) if leader.term() == header.term => leader.settle(batch),
+            Role::Leading(_) | Role::Following { .. } => {
+                match self.take_orphan(header.term, batch) {
+                    Some(proposed) => proposed,
+                    None => return,
+                }
+            }
+        };
+        match verdict {
+            Verdict::Applied => release(turn, proposed.held),
+            Verdict::OldTerm => {
+                let hint = self.hint();
+                self.refuse_all(turn, proposed.held, &Outcome::NotLeader { hint });
+            }
+            Verdict::OldEpoch => {
+                let descriptor = self.own.descriptor.clone();
+                self.refuse_all(turn, proposed.held, &Outcome::StaleEpoch { descriptor });
+            }
+        }
+        if let Role::Leading(leader) = &mut self.role
+            && leader.term() == header.term
+        {
+            let mut ready = Vec::new();
+            leader.reads.applied(batch, &mut ready);
+            release(turn, ready);
+            leader.wake_scans(turn, &self.own, batch);
+            leader.run_released(turn, &self.own);
+        }
+    }
+
+    /// A batch that this node proposed when it led in `term`.
+    fn take_orphan(&mut self, term: u64, batch: Batch) -> Option<Proposed> {
+        let orphans = self
+            .orphans
+            .front_mut()
+            .filter(|orphans| orphans.term == term)?;
+        let proposed = orphans.batches.pop_front()?;
+        assert_eq!(
+            proposed.batch, batch,
+            "batches are applied in the order of their proposal"
+        );
+        if orphans.batches.is_empty() {
+            self.orphans.pop_front();
+        }
+        Some(proposed)
+    }
+}

@@ -1,0 +1,410 @@
+//! One shard's replica on this node: what it knows by its log, and its role.
+
+use std::collections::VecDeque;
+
+use synod_storage::{
+    Direction, Lookup, Micros, Scan, ScanRequest, ScanWhat, ShardId, Space, Version,
+};
+
+use super::entry;
+use super::event::{Batch, Leadership, Now, Refusal, Round, Token};
+use super::intent;
+use super::leader::{Leader, Proposed};
+use super::reads::Held;
+use super::streams::{Admission, Streams};
+use super::transactions::{FLOOR_ROW, Transactions, attempt_rows};
+use super::{Effect, Turn};
+use crate::reply::{ErrorCode, Reply};
+use crate::shard_map::ShardDescriptor;
+use crate::state::State;
+use crate::wire::{Body, Outcome, Request, Stream};
+
+/// The local row that holds the shard's description.
+pub(super) const DESCRIPTOR_ROW: &[u8] = b"descriptor";
+
+/// The local row that holds the ceiling.
+pub(super) const CEILING_ROW: &[u8] = b"ceiling";
+
+/// What the applied log says about the shard itself. Replicas that have applied the same entries
+/// hold the same.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// The description.
+    pub(super) descriptor: ShardDescriptor,
+    /// Whether the log holds a description; else this one was only told.
+    pub(super) described: bool,
+    /// No leader has promised anything above it.
+    pub(super) ceiling: Version,
+    /// The transactions.
+    pub(super) transactions: Transactions,
+}
+
+/// Batches of an earlier term whose outcome the log has not shown yet.
+#[derive(Debug)]
+pub(super) struct Orphans {
+    pub(super) term: u64,
+    pub(super) since: Micros,
+    pub(super) batches: VecDeque<Proposed>,
+}
+
+/// The role.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Does not serve.
+    Following {
+        /// Who leads, if known.
+        leader: Option<synod_replication::NodeId>,
+    },
+    /// Leads and serves.
+    Leading(Box<Leader>),
+}
+
+/// One shard's replica.
+///
+/// Invariants: orphans are in the order of their terms, all below the term of the present
+/// leadership; `own.ceiling` is at or above every version that was applied.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) id: ShardId,
+    pub(super) own: Own,
+    pub(super) role: Role,
+    pub(super) orphans: VecDeque<Orphans>,
+    pub(super) streams: Streams,
+}
+
+impl Shard {
+    pub(super) fn open<S: State>(id: ShardId, told: ShardDescriptor, turn: &mut Turn<S>) -> Shard {
+        let mut shard = Shard {
+            id,
+            own: Own {
+                descriptor: told,
+                described: false,
+                ceiling: Version::ZERO,
+                transactions: Transactions::default(),
+            },
+            role: Role::Following { leader: None },
+            orphans: VecDeque::new(),
+            streams: Streams::default(),
+        };
+        shard.load(turn);
+        shard
+    }
+
+    /// Reads the shard's own rows, which are always resident.
+    fn load<S: State>(&mut self, turn: &mut Turn<S>) {
+        let space = Space::Local(self.id);
+        match turn.state.get(space, DESCRIPTOR_ROW, Version::MAX) {
+            Lookup::Found { value, .. } => match entry::decode_descriptor(&value) {
+                Ok(descriptor) => {
+                    self.own.descriptor = descriptor;
+                    self.own.described = true;
+                }
+                Err(_) => self.fatal(turn, "the shard's own description cannot be read".into()),
+            },
+            Lookup::Absent { .. } => {}
+            Lookup::Pending(_) => unreachable!("local rows are resident"),
+        }
+        if let Lookup::Found { value, .. } = turn.state.get(space, CEILING_ROW, Version::MAX) {
+            match <[u8; 8]>::try_from(&value[..]) {
+                Ok(bytes) => self.own.ceiling = Version(u64::from_le_bytes(bytes)),
+                Err(_) => self.fatal(turn, "the shard's ceiling cannot be read".into()),
+            }
+        }
+        turn.hlc.merge(self.own.ceiling);
+        if let Err(reason) = self.load_transactions(turn) {
+            self.fatal(turn, reason);
+        }
+    }
+
+    fn load_transactions<S: State>(&mut self, turn: &mut Turn<S>) -> Result<(), String> {
+        let space = Space::Local(self.id);
+        let mut transactions = Transactions::default();
+        if let Lookup::Found { value, .. } = turn.state.get(space, FLOOR_ROW, Version::MAX) {
+            transactions.load_floor(&value)?;
+        }
+        let mut rest = Some(attempt_rows());
+        while let Some(range) = rest {
+            let request = ScanRequest {
+                space,
+                range,
+                at: Version::MAX,
+                direction: Direction::Forward,
+                what: ScanWhat::Values,
+                rows_max: 1024,
+                bytes_max: 1 << 20,
+            };
+            let Scan::Ready(page) = turn.state.scan(request) else {
+                unreachable!("local rows are resident");
+            };
+            for row in page.rows {
+                transactions.load(&row.key, &row.value.unwrap_or_default())?;
+            }
+            rest = page.rest;
+        }
+        self.own.transactions = transactions;
+        Ok(())
+    }
+
+    pub(super) fn fatal<S>(&self, turn: &mut Turn<S>, reason: String) {
+        turn.effects.push(Effect::Fatal {
+            shard: self.id,
+            reason,
+        });
+    }
+
+    pub(super) fn descriptor(&self) -> &ShardDescriptor {
+        &self.own.descriptor
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        matches!(self.role, Role::Leading(_))
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.orphans.is_empty()
+            || match &self.role {
+                Role::Leading(leader) => leader.is_busy(),
+                Role::Following { .. } => false,
+            }
+    }
+
+    /// A request from a gateway.
+    pub(super) fn request<S: State>(&mut self, turn: &mut Turn<S>, token: Token, request: Request) {
+        let stream = request.stream;
+        match self.streams.admit(stream) {
+            Admission::Open => {}
+            Admission::Broken => return turn.respond(token, Outcome::StreamBroken),
+            Admission::Full => return turn.respond(token, Outcome::Overloaded),
+        }
+        let Role::Leading(leader) = &mut self.role else {
+            let hint = self.hint();
+            return self.refuse(turn, token, stream, Outcome::NotLeader { hint });
+        };
+        if request.epoch != self.own.descriptor.epoch || !self.own.covers(&request.body) {
+            let descriptor = self.own.descriptor.clone();
+            return self.refuse(turn, token, stream, Outcome::StaleEpoch { descriptor });
+        }
+        if leader.is_overloaded(turn.settings) {
+            return self.refuse(turn, token, stream, Outcome::Overloaded);
+        }
+        leader.request(turn, &self.own, token, stream, request.body);
+        leader.run_released(turn, &self.own);
+    }
+
+    pub(super) fn hint(&self) -> Option<synod_replication::NodeId> {
+        match &self.role {
+            Role::Following { leader } => *leader,
+            Role::Leading(_) => None,
+        }
+    }
+
+    /// Answers a request in a way that its gateway may retry.
+    pub(super) fn refuse<S>(
+        &mut self,
+        turn: &mut Turn<S>,
+        token: Token,
+        stream: Stream,
+        outcome: Outcome,
+    ) {
+        assert!(outcome.is_retryable());
+        self.streams.break_off(stream, turn.now.monotonic);
+        turn.respond(token, outcome);
+    }
+
+    pub(super) fn refuse_all<S>(&mut self, turn: &mut Turn<S>, held: Vec<Held>, outcome: &Outcome) {
+        for held in held {
+            self.refuse(turn, held.token, held.stream, outcome.clone());
+        }
+    }
+
+    pub(super) fn leadership<S: State>(&mut self, turn: &mut Turn<S>, leadership: Leadership) {
+        match (leadership, &mut self.role) {
+            (Leadership::Leading { term }, Role::Leading(leader)) if leader.term() == term => {}
+            (Leadership::Leading { term }, _) => {
+                self.step_down(turn, None);
+                assert!(
+                    self.orphans
+                        .back()
+                        .is_none_or(|orphans| orphans.term < term),
+                    "a term is led without a break"
+                );
+                turn.hlc.merge(self.own.ceiling);
+                let mut leader = Leader::new(self.id, term, &self.own, turn.settings);
+                if !self.own.described {
+                    // The first leader writes down what its creator said, for replicas to come.
+                    leader.describe(self.own.descriptor.clone());
+                }
+                self.role = Role::Leading(Box::new(leader));
+            }
+            (Leadership::Following { leader }, Role::Following { leader: known }) => {
+                *known = leader;
+            }
+            (Leadership::Following { leader }, Role::Leading(_)) => self.step_down(turn, leader),
+        }
+    }
+
+    /// Ends the leadership, if there is one. What was not proposed has not happened; what was is
+    /// decided by the log.
+    fn step_down<S: State>(&mut self, turn: &mut Turn<S>, hint: Option<synod_replication::NodeId>) {
+        let role = std::mem::replace(&mut self.role, Role::Following { leader: hint });
+        let Role::Leading(leader) = role else {
+            return;
+        };
+        let term = leader.term();
+        let (undone, batches) = leader.step_down(turn);
+        self.refuse_all(turn, undone, &Outcome::NotLeader { hint });
+        if !batches.is_empty() {
+            self.orphans.push_back(Orphans {
+                term,
+                since: turn.now.monotonic,
+                batches,
+            });
+        }
+    }
+
+    /// Nobody can tell any more what became of the orphans.
+    fn give_up_orphans<S>(&mut self, turn: &mut Turn<S>, mut gone: impl FnMut(&Orphans) -> bool) {
+        let mut kept = VecDeque::new();
+        for orphans in std::mem::take(&mut self.orphans) {
+            match gone(&orphans) {
+                false => kept.push_back(orphans),
+                true => {
+                    for held in orphans.batches.into_iter().flat_map(|batch| batch.held) {
+                        turn.respond(held.token, Outcome::Unknown);
+                    }
+                }
+            }
+        }
+        self.orphans = kept;
+    }
+
+    pub(super) fn close<S: State>(&mut self, turn: &mut Turn<S>) {
+        self.step_down(turn, None);
+        self.give_up_orphans(turn, |_| true);
+    }
+
+    /// The state jumped: batches that were under way may be part of it or not.
+    pub(super) fn snapshot_installed<S: State>(&mut self, turn: &mut Turn<S>) {
+        self.step_down(turn, None);
+        self.give_up_orphans(turn, |_| true);
+        self.load(turn);
+    }
+
+    pub(super) fn proposal_refused<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        batch: Batch,
+        refusal: Refusal,
+    ) {
+        let Role::Leading(leader) = &mut self.role else {
+            return;
+        };
+        let undone = leader.proposal_refused(turn, &self.own.transactions, batch);
+        let outcome = match refusal {
+            Refusal::NotLeader { hint } => Outcome::NotLeader { hint },
+            Refusal::Throttled => Outcome::Overloaded,
+        };
+        self.refuse_all(turn, undone, &outcome);
+    }
+
+    pub(super) fn confirmed<S: State>(&mut self, turn: &mut Turn<S>, term: u64, round: Round) {
+        if let Role::Leading(leader) = &mut self.role
+            && leader.term() == term
+        {
+            leader.confirmed(turn, round);
+        }
+    }
+
+    pub(super) fn doubtful<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        term: u64,
+        round: Round,
+        hint: Option<synod_replication::NodeId>,
+    ) {
+        if let Role::Leading(leader) = &mut self.role
+            && leader.term() == term
+        {
+            let undone = leader.doubtful(round);
+            self.refuse_all(turn, undone, &Outcome::NotLeader { hint });
+        }
+    }
+
+    pub(super) fn describe(&mut self, descriptor: ShardDescriptor) {
+        if descriptor.epoch > self.own.descriptor.epoch
+            && let Role::Leading(leader) = &mut self.role
+        {
+            leader.describe(descriptor);
+        }
+    }
+
+    pub(super) fn tick<S: State>(&mut self, turn: &mut Turn<S>) {
+        self.streams.tick(turn.now.monotonic);
+        let patience_us = turn.settings.outcome_timeout_us;
+        let now = turn.now.monotonic;
+        self.give_up_orphans(turn, |orphans| {
+            now.0.saturating_sub(orphans.since.0) >= patience_us
+        });
+        if let Role::Leading(leader) = &mut self.role {
+            leader.tick(turn, &self.own);
+            leader.run_released(turn, &self.own);
+        }
+        self.collect(turn);
+    }
+
+    /// Lets storage drop superseded versions that nobody reads.
+    fn collect<S: State>(&self, turn: &mut Turn<S>) {
+        let kept_from_ms = turn.now.wall_ms.saturating_sub(turn.settings.retention_ms);
+        let mut threshold = crate::hlc::floor_of(kept_from_ms);
+        if let Role::Leading(leader) = &self.role
+            && let Some(oldest) = leader.oldest_scan()
+        {
+            threshold = threshold.min(oldest);
+        }
+        turn.state
+            .set_threshold(self.id, self.own.descriptor.range.clone(), threshold);
+    }
+
+    pub(super) fn needs_flush(&self) -> bool {
+        match &self.role {
+            Role::Leading(leader) => leader.needs_flush(),
+            Role::Following { .. } => false,
+        }
+    }
+
+    pub(super) fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if let Role::Leading(leader) = &mut self.role {
+            leader.flush(now, &self.own, effects);
+        }
+    }
+}
+
+impl Own {
+    /// Whether all keys of a request are in the shard's range.
+    fn covers(&self, body: &Body) -> bool {
+        let range = &self.descriptor.range;
+        match body {
+            Body::Command(command) => {
+                let mut covered = true;
+                command.for_each_key(|key| covered &= range.contains(key));
+                covered
+            }
+            Body::Txn(request) => intent::keys_of(request)
+                .iter()
+                .all(|key| range.contains(key)),
+        }
+    }
+}
+
+/// The answer to a command whose value is damaged on this node.
+pub(super) fn corrupt_reply() -> Reply {
+    Reply::error(
+        ErrorCode::Corrupt,
+        "the stored value is damaged here and is being repaired",
+    )
+}
+
+/// The answer to a command whose read failed.
+pub(super) fn read_failed_reply() -> Reply {
+    Reply::error(ErrorCode::TryAgain, "the disk refused a read")
+}

@@ -1,0 +1,374 @@
+//! The transactions of one shard, as its log says.
+//!
+//! An attempt goes through these rows of the shard, each change an entry of the log:
+//!
+//! ```text
+//!            prepare                 resolve
+//!   (none) ──────────► prepared ───────────────► finished ──floor──► (none)
+//!                         │  decide (anchor only)    ▲
+//!                         └────────► committed ──────┘ forget
+//!   (none) ─── resolve or recover: aborted ──► finished: a tombstone, which blocks a late prepare
+//! ```
+//!
+//! The decision to commit is a compare-and-set at apply: it needs the anchor's own prepared row. An
+//! absent row never permits commit. Finished attempts are remembered until the floor passes the clock
+//! reading at which they were begun; attempts at or below the floor are refused.
+//!
+//! A leader keeps this twice: as applied, and as it will be when all that it has proposed is
+//! applied. Both go through [`Transactions::apply`], so they cannot disagree about what a record does.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rkyv::{Archive, Deserialize, Serialize};
+use synod_storage::{KeyRange, Version};
+
+use super::locks::Locks;
+use crate::transaction::{AttemptId, Verdict};
+
+/// The local row that holds the floor.
+pub(super) const FLOOR_ROW: &[u8] = b"floor";
+
+const PREPARED_ROWS: u8 = 1;
+const COMMITTED_ROWS: u8 = 2;
+const FINISHED_ROWS: u8 = 3;
+
+/// The local rows that are about attempts.
+pub(super) fn attempt_rows() -> KeyRange {
+    KeyRange::new([PREPARED_ROWS], [FINISHED_ROWS + 1])
+}
+
+/// An attempt that has locked what it needs here, and can still go either way.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Prepared {
+    /// The coordinator's clock when the attempt began to prepare.
+    pub(super) begun: Version,
+    /// The version of the prepare: the commit version will be at least this.
+    pub(super) version: Version,
+    /// A key of the shard that decides.
+    pub(super) anchor: Bytes,
+    /// At the anchor: a key of each participant. Elsewhere nothing.
+    pub(super) spans: Vec<Bytes>,
+    /// Keys locked for reading, and not for writing.
+    pub(super) reads: Vec<Bytes>,
+    /// Ranges locked for reading.
+    pub(super) ranges: Vec<KeyRange>,
+    /// Keys locked for writing, and what will be stored under them.
+    pub(super) writes: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl Prepared {
+    /// Whether this shard decides about the attempt.
+    pub(super) fn is_anchor(&self) -> bool {
+        !self.spans.is_empty()
+    }
+}
+
+/// The anchor's record of a commit, kept until every participant has applied it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) begun: Version,
+    pub(super) version: Version,
+    pub(super) spans: Vec<Bytes>,
+}
+
+/// An attempt that is over here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Finished {
+    pub(super) begun: Version,
+    pub(super) verdict: Verdict,
+}
+
+/// A change of the shard's transactions, as it stands in the log.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) enum TxnRecord {
+    /// Lock, and keep the writes.
+    Prepare {
+        /// Whose.
+        attempt: AttemptId,
+        /// What.
+        prepared: Prepared,
+    },
+    /// At the anchor: commit.
+    Decide {
+        /// Which.
+        attempt: AttemptId,
+        /// The commit version.
+        version: Version,
+    },
+    /// Let go of the locks. Of an attempt that is not prepared here: a tombstone.
+    Resolve {
+        /// Which.
+        attempt: AttemptId,
+        /// When it was begun.
+        begun: Version,
+        /// The verdict.
+        verdict: Verdict,
+    },
+    /// At the anchor: every participant knows.
+    Forget {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// Refuse attempts begun at or below this from now on, and forget those that are over.
+    Floor {
+        /// The floor.
+        version: Version,
+    },
+}
+
+/// What a record does to the rest of the state.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// User keys, what is stored under them, and at which version.
+    pub(super) writes: Vec<(Bytes, Option<Bytes>, Version)>,
+    /// Rows of the shard's own.
+    pub(super) rows: Vec<(Bytes, Option<Bytes>)>,
+    /// The attempt that let go of its locks, with its verdict.
+    pub(super) released: Option<(AttemptId, Verdict)>,
+}
+
+/// All that a shard knows about transactions.
+///
+/// Invariants: an attempt is in at most one of `prepared` and `finished`; one in `committed` is
+/// finished as committed; `locks` are exactly those of `prepared`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Transactions {
+    floor: Version,
+    prepared: BTreeMap<AttemptId, Prepared>,
+    committed: BTreeMap<AttemptId, Committed>,
+    finished: BTreeMap<AttemptId, Finished>,
+    locks: Locks,
+}
+
+impl Transactions {
+    pub(super) fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    pub(super) fn floor(&self) -> Version {
+        self.floor
+    }
+
+    pub(super) fn prepared(&self) -> &BTreeMap<AttemptId, Prepared> {
+        &self.prepared
+    }
+
+    pub(super) fn committed(&self) -> &BTreeMap<AttemptId, Committed> {
+        &self.committed
+    }
+
+    pub(super) fn finished(&self, attempt: &AttemptId) -> Option<&Finished> {
+        self.finished.get(attempt)
+    }
+
+    /// Whether an attempt may be prepared here: it is new, and not too old.
+    pub(super) fn admits(&self, attempt: &AttemptId, begun: Version) -> bool {
+        begun > self.floor
+            && !self.prepared.contains_key(attempt)
+            && !self.finished.contains_key(attempt)
+    }
+
+    /// Whether the floor could be raised to `version` with some use and no harm.
+    pub(super) fn wants_floor(&self, version: Version) -> bool {
+        version > self.floor
+            && self
+                .finished
+                .values()
+                .any(|finished| finished.begun <= version)
+            && self
+                .prepared
+                .values()
+                .all(|prepared| prepared.begun > version)
+            && self
+                .committed
+                .values()
+                .all(|committed| committed.begun > version)
+    }
+
+    /// Carries out a record. An error means that the record should never have been proposed.
+    pub(super) fn apply(&mut self, record: &TxnRecord) -> Result<Changes, String> {
+        let mut changes = Changes::default();
+        match record {
+            TxnRecord::Prepare { attempt, prepared } => {
+                if !self.admits(attempt, prepared.begun) {
+                    return Err(format!("{attempt:?} may not be prepared"));
+                }
+                let row = encode(prepared);
+                changes.rows.push((attempt.row(PREPARED_ROWS), Some(row)));
+                self.locks.lock(*attempt, prepared);
+                self.prepared.insert(*attempt, prepared.clone());
+            }
+            TxnRecord::Decide { attempt, version } => {
+                let Some(prepared) = self.prepared.get(attempt).filter(|it| it.is_anchor()) else {
+                    return Err(format!("{attempt:?} is not prepared at its anchor"));
+                };
+                let (begun, spans) = (prepared.begun, prepared.spans.clone());
+                let committed = Committed {
+                    begun,
+                    version: *version,
+                    spans,
+                };
+                changes
+                    .rows
+                    .push((attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
+                self.committed.insert(*attempt, committed);
+                self.finish(*attempt, begun, Verdict::Committed(*version), &mut changes)?;
+            }
+            TxnRecord::Resolve {
+                attempt,
+                begun,
+                verdict,
+            } => {
+                if let Some(finished) = self.finished.get(attempt) {
+                    // Told twice; it must be the same story.
+                    return match finished.verdict == *verdict {
+                        true => Ok(changes),
+                        false => Err(format!("{attempt:?} has two verdicts")),
+                    };
+                }
+                self.finish(*attempt, *begun, *verdict, &mut changes)?;
+            }
+            TxnRecord::Forget { attempt } => {
+                if self.committed.remove(attempt).is_some() {
+                    changes.rows.push((attempt.row(COMMITTED_ROWS), None));
+                }
+            }
+            TxnRecord::Floor { version } => {
+                self.floor = self.floor.max(*version);
+                let floor = self.floor;
+                for (attempt, _) in self.finished.extract_if(.., |_, it| it.begun <= floor) {
+                    changes.rows.push((attempt.row(FINISHED_ROWS), None));
+                }
+                let row = Bytes::copy_from_slice(&floor.0.to_le_bytes());
+                changes
+                    .rows
+                    .push((Bytes::from_static(FLOOR_ROW), Some(row)));
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Ends an attempt: its writes, if it committed, its locks, and the memory of it.
+    fn finish(
+        &mut self,
+        attempt: AttemptId,
+        begun: Version,
+        verdict: Verdict,
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        let prepared = self.prepared.remove(&attempt);
+        match (&prepared, verdict) {
+            (Some(prepared), Verdict::Committed(version)) => {
+                if version < prepared.version {
+                    return Err(format!("{attempt:?} commits below its prepare"));
+                }
+                let writes = prepared.writes.iter();
+                changes.writes = writes
+                    .map(|(key, value)| (key.clone(), value.clone(), version))
+                    .collect();
+            }
+            (None, Verdict::Committed(_)) => {
+                return Err(format!("{attempt:?} commits and is not prepared"));
+            }
+            (Some(_) | None, Verdict::Aborted) => {}
+        }
+        if let Some(prepared) = &prepared {
+            self.locks.unlock(attempt, prepared);
+            changes.rows.push((attempt.row(PREPARED_ROWS), None));
+            changes.released = Some((attempt, verdict));
+        }
+        if begun > self.floor {
+            let finished = Finished { begun, verdict };
+            changes
+                .rows
+                .push((attempt.row(FINISHED_ROWS), Some(encode_finished(finished))));
+            self.finished.insert(attempt, finished);
+        }
+        Ok(())
+    }
+
+    /// Takes in one row of the shard's own, after a start or a snapshot.
+    pub(super) fn load(&mut self, row: &[u8], value: &[u8]) -> Result<(), String> {
+        let malformed = || "an attempt's row cannot be read".to_owned();
+        let attempt = AttemptId::of_row(row).ok_or_else(malformed)?;
+        match row.first() {
+            Some(&PREPARED_ROWS) => {
+                let prepared = decode_prepared(value).ok_or_else(malformed)?;
+                self.locks.lock(attempt, &prepared);
+                self.prepared.insert(attempt, prepared);
+            }
+            Some(&COMMITTED_ROWS) => {
+                let committed = decode_committed(value).ok_or_else(malformed)?;
+                self.committed.insert(attempt, committed);
+            }
+            Some(&FINISHED_ROWS) => {
+                let finished = decode_finished(value).ok_or_else(malformed)?;
+                self.finished.insert(attempt, finished);
+            }
+            Some(_) | None => return Err(malformed()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_floor(&mut self, value: &[u8]) -> Result<(), String> {
+        let bytes = value
+            .try_into()
+            .map_err(|_| "the floor cannot be read".to_owned())?;
+        self.floor = Version(u64::from_le_bytes(bytes));
+        Ok(())
+    }
+}
+
+/// A record's or a row's bytes.
+pub(super) fn encode<T>(value: &T) -> Bytes
+where
+    T: for<'a> Serialize<
+        rkyv::api::high::HighSerializer<
+            rkyv::util::AlignedVec,
+            rkyv::ser::allocator::ArenaHandle<'a>,
+            rkyv::rancor::Error,
+        >,
+    >,
+{
+    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(value)
+        .expect("plain data: serialising it into memory cannot fail");
+    Bytes::copy_from_slice(&bytes)
+}
+
+macro_rules! decodes {
+    ($($name:ident: $type:ty),*) => {$(
+        /// Reads the bytes of one, wherever they lie.
+        pub(super) fn $name(bytes: &[u8]) -> Option<$type> {
+            let mut aligned: rkyv::util::AlignedVec =
+                rkyv::util::AlignedVec::with_capacity(bytes.len());
+            aligned.extend_from_slice(bytes);
+            rkyv::from_bytes::<$type, rkyv::rancor::Error>(&aligned).ok()
+        }
+    )*};
+}
+
+decodes!(decode_record: TxnRecord, decode_prepared: Prepared, decode_committed: Committed);
+
+fn encode_finished(finished: Finished) -> Bytes {
+    let mut out = BytesMut::with_capacity(17);
+    out.put_u64_le(finished.begun.0);
+    match finished.verdict {
+        Verdict::Aborted => out.put_u8(0),
+        Verdict::Committed(version) => {
+            out.put_u8(1);
+            out.put_u64_le(version.0);
+        }
+    }
+    out.freeze()
+}
+
+fn decode_finished(mut bytes: &[u8]) -> Option<Finished> {
+    let begun = Version(bytes.try_get_u64_le().ok()?);
+    let verdict = match bytes.try_get_u8().ok()? {
+        0 => Verdict::Aborted,
+        1 => Verdict::Committed(Version(bytes.try_get_u64_le().ok()?)),
+        _ => return None,
+    };
+    Some(Finished { begun, verdict })
+}

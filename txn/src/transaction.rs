@@ -1,0 +1,254 @@
+//! The words of transactions: names, intents, requests and answers.
+//!
+//! A transaction is named by its age, so that any two can be put in order anywhere: the older one
+//! waits, the younger one gives way (wait-die). Its name stays the same when it is started again; the
+//! attempts are counted. Locks, records and tombstones are those of one attempt.
+
+use bytes::Bytes;
+use rkyv::{Archive, Deserialize, Serialize};
+use synod_replication::NodeId;
+use synod_storage::{KeyRange, Version};
+
+use crate::command::{Command, Key};
+use crate::reply::Reply;
+use crate::value::Value;
+
+/// A transaction. The order is by age, then by coordinator: smaller is older.
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+pub struct TxnId {
+    /// The coordinator's clock, merged, when the transaction began for the first time.
+    pub age: Version,
+    /// The coordinator's node.
+    pub node: NodeId,
+    /// Unique on that node, over restarts of its process too.
+    pub counter: u64,
+}
+
+/// One attempt at a transaction.
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+pub struct AttemptId {
+    /// The transaction.
+    pub txn: TxnId,
+    /// Counted from 1. The next one begins only when this one can no longer commit.
+    pub attempt: u32,
+}
+
+/// What became of an attempt.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All its writes stand at this version.
+    Committed(Version),
+    /// It has had no effect and never will.
+    Aborted,
+}
+
+/// A key that was read, and what of: its version, or that there was none.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct KeyRead {
+    /// The key.
+    pub key: Key,
+    /// The version of its value; `None` if it had no value.
+    pub version: Option<Version>,
+}
+
+/// A range that was read whole.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct RangeRead {
+    /// Exactly the keys that were looked at.
+    pub range: KeyRange,
+    /// The version that was read at.
+    pub at: Version,
+}
+
+/// What a transaction wants of one shard.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct Intent {
+    /// Keys that must still be as they were read.
+    pub reads: Vec<KeyRead>,
+    /// Ranges that must still be as they were read.
+    pub ranges: Vec<RangeRead>,
+    /// Commands on this shard's keys, to be carried out here, in order, seeing each other's effects.
+    pub commands: Vec<Command>,
+    /// Keys, and what is to be stored under them, after the commands.
+    pub writes: Vec<KeyWrite>,
+}
+
+/// A key and what is to be stored under it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct KeyWrite {
+    /// The key.
+    pub key: Key,
+    /// The value; `None` deletes.
+    pub value: Option<Value>,
+}
+
+/// A part of a transaction, for one shard.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum TxnRequest {
+    /// The newest committed values.
+    Read {
+        /// The keys.
+        keys: Vec<Key>,
+    },
+    /// Are these reads still what would be read now?
+    Validate {
+        /// Keys.
+        reads: Vec<KeyRead>,
+        /// Ranges.
+        ranges: Vec<RangeRead>,
+    },
+    /// A transaction that concerns this shard only: carried out in one entry.
+    Execute {
+        /// What it wants.
+        intent: Intent,
+    },
+    /// The first phase: check, lock, and keep the writes ready.
+    Prepare {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The coordinator's clock when it sent its first prepare.
+        begun: Version,
+        /// A key of the shard that decides.
+        anchor: Key,
+        /// At the anchor: a key of each participant, its own first; elsewhere nothing.
+        spans: Vec<Key>,
+        /// What it wants.
+        intent: Intent,
+    },
+    /// To the anchor: all participants are prepared, commit.
+    Decide {
+        /// The attempt.
+        attempt: AttemptId,
+        /// As in the prepare.
+        begun: Version,
+        /// The largest version of the prepares.
+        version: Version,
+    },
+    /// To a participant: the verdict, so that it lets go of its locks.
+    Resolve {
+        /// The attempt.
+        attempt: AttemptId,
+        /// As in the prepare.
+        begun: Version,
+        /// The verdict.
+        verdict: Verdict,
+    },
+    /// To the anchor, from anybody who met a lock: decide, if nothing is decided, by aborting.
+    Recover {
+        /// The attempt.
+        attempt: AttemptId,
+        /// As in the prepare.
+        begun: Version,
+    },
+    /// To the anchor: every participant has applied the verdict.
+    Forget {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+}
+
+/// A value as a transaction reads it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ReadValue {
+    /// The value, with its deadline; `None` if there is none (or its deadline has come).
+    pub value: Option<Value>,
+    /// Its version, or that of its deletion if that is known, else zero.
+    pub version: Version,
+}
+
+/// The answer to a [`TxnRequest`].
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum TxnAnswer {
+    /// To `Read`.
+    Values {
+        /// In the order of the keys.
+        values: Vec<ReadValue>,
+        /// Nothing at or below this version will be written under these keys any more.
+        valid_through: Version,
+    },
+    /// To `Validate`: all of it is as it was read.
+    Valid {
+        /// Nothing at or below this version will be written there any more.
+        through: Version,
+    },
+    /// To `Execute`: done.
+    Executed {
+        /// The version of its writes, if it wrote.
+        version: Option<Version>,
+        /// The commands' replies.
+        replies: Vec<Reply>,
+    },
+    /// To `Prepare`: locked, and durable.
+    Prepared {
+        /// The commit version will be at least this.
+        version: Version,
+        /// The commands' replies.
+        replies: Vec<Reply>,
+    },
+    /// To `Decide` and `Recover`: the attempt's verdict, which is final.
+    Decided(Verdict),
+    /// To `Resolve`: it is applied. To `Forget`: it is forgotten.
+    Done,
+    /// Certainly not done: something that was read has changed.
+    Changed,
+    /// Certainly not done: an older transaction is in the way, or the attempt is too old.
+    Conflict,
+}
+
+/// A key's place in a byte string: for rows of the shard's own.
+impl AttemptId {
+    /// Twenty-eight and more bytes that sort by age.
+    pub(crate) fn row(&self, prefix: u8) -> Bytes {
+        let mut row = Vec::with_capacity(40);
+        row.push(prefix);
+        row.extend_from_slice(&self.txn.age.0.to_be_bytes());
+        row.extend_from_slice(&self.txn.node.0.to_be_bytes());
+        row.extend_from_slice(&self.txn.counter.to_be_bytes());
+        row.extend_from_slice(&self.attempt.to_be_bytes());
+        Bytes::from(row)
+    }
+
+    /// The attempt that a row is about.
+    pub(crate) fn of_row(row: &[u8]) -> Option<AttemptId> {
+        let u64_at = |at: usize| Some(u64::from_be_bytes(row.get(at..at + 8)?.try_into().ok()?));
+        let node = u128::from_be_bytes(row.get(9..25)?.try_into().ok()?);
+        let attempt = u32::from_be_bytes(row.get(33..37)?.try_into().ok()?);
+        let txn = TxnId {
+            age: Version(u64_at(1)?),
+            node: NodeId(node),
+            counter: u64_at(25)?,
+        };
+        Some(AttemptId { txn, attempt })
+    }
+}
+
+impl TxnRequest {
+    /// Bytes of keys and values, roughly.
+    pub fn size_bytes(&self) -> usize {
+        let intent = |intent: &Intent| -> usize {
+            let reads = intent.reads.iter().map(|read| read.key.len() + 32);
+            let commands = intent.commands.iter().map(Command::size_bytes);
+            let writes = intent.writes.iter().map(|write| {
+                write.key.len() + write.value.as_ref().map_or(0, |value| value.data.len()) + 32
+            });
+            reads.chain(commands).chain(writes).sum()
+        };
+        match self {
+            TxnRequest::Read { keys } => keys.iter().map(|key| key.len() + 32).sum(),
+            TxnRequest::Validate { reads, .. } => {
+                reads.iter().map(|read| read.key.len() + 32).sum()
+            }
+            TxnRequest::Execute { intent: it } | TxnRequest::Prepare { intent: it, .. } => {
+                intent(it)
+            }
+            TxnRequest::Decide { .. }
+            | TxnRequest::Resolve { .. }
+            | TxnRequest::Recover { .. }
+            | TxnRequest::Forget { .. } => 64,
+        }
+    }
+}

@@ -1,0 +1,959 @@
+//! Transactions over shards under random schedules, checked for strict serializability.
+//!
+//! Three nodes hold three shards; two coordinators run scripts, interactive transactions and single
+//! commands of list-append clients. Leaders change, entries are lost before they are committed,
+//! messages are late, lost, or come twice, coordinators die in the middle, clocks are skewed. Then
+//! everything heals, and the history is checked: the final lists give the order of all appends, from
+//! it and from real time follow the edges of a graph, and a cycle is an anomaly.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use synod_replication::NodeId;
+use synod_storage::{Micros, ShardId, Version};
+use synod_txn::coordinator::{self, Coordinator, Ended, Script, Ticket};
+use synod_txn::{
+    Access, Begin, Body, Command, ErrorCode, Event, Leadership, Now, Outcome, ReadMode, Reply,
+    Stream, TxnAnswer, TxnRequest, Verdict,
+};
+use world::World;
+
+const SHARDS: [ShardId; 3] = [ShardId(1), ShardId(2), ShardId(3)];
+
+/// What the test breaks on purpose, to prove that it would notice.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Sabotage {
+    None,
+    /// Validations always succeed.
+    SkipValidation,
+    /// Leadership is confirmed without being asked about.
+    ConfirmAnyone,
+    /// Verdicts of recoveries are turned around: an abort is taken for undecided, and so ignored by
+    /// the anchor, while the asker is told it was aborted.
+    AbortWithoutAnchor,
+}
+
+/// One micro-operation of a transaction.
+#[derive(Clone, Debug)]
+enum Op {
+    Append {
+        key: usize,
+        word: u64,
+    },
+    /// What was read; `None` while it is not known.
+    Read {
+        key: usize,
+        seen: Option<Vec<u64>>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Running,
+    Committed,
+    Failed,
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+struct Txn {
+    ops: Vec<Op>,
+    asked_at: u64,
+    ended_at: Option<u64>,
+    state: State,
+}
+
+/// What a client is doing.
+#[derive(Debug)]
+enum Client {
+    Idle,
+    /// A script or a single command: the transaction's index.
+    Waiting(usize),
+    /// An interactive transaction, and how many of its operations are done.
+    Session {
+        txn: usize,
+        ticket: Ticket,
+        coordinator: usize,
+        done: usize,
+        committing: bool,
+    },
+}
+
+/// A message on its way.
+#[derive(Clone, Debug)]
+enum Message {
+    /// From a coordinator to a shard.
+    Call {
+        coordinator: usize,
+        call: coordinator::Call,
+        shard: ShardId,
+        hlc: Version,
+        body: Body,
+    },
+    /// From a shard's leader to another shard.
+    Ask {
+        node: usize,
+        shard: ShardId,
+        call: synod_txn::Call,
+        key: Bytes,
+        body: Body,
+    },
+    /// Back to a coordinator.
+    Answer {
+        coordinator: usize,
+        call: coordinator::Call,
+        hlc: Version,
+        outcome: Outcome,
+    },
+    /// Back to a leader.
+    Told {
+        node: usize,
+        shard: ShardId,
+        call: synod_txn::Call,
+        outcome: Outcome,
+    },
+}
+
+/// Who waits for the response to a token.
+#[derive(Clone, Copy, Debug)]
+enum Waiting {
+    Coordinator(usize, coordinator::Call),
+    Leader(usize, ShardId, synod_txn::Call),
+    Client(usize),
+}
+
+struct Run {
+    world: World,
+    rng: SmallRng,
+    clock: u64,
+    coordinators: Vec<Coordinator>,
+    skew_ms: Vec<i64>,
+    incarnation: u64,
+    messages: Vec<Message>,
+    waiting: BTreeMap<u64, (Waiting, usize)>,
+    txns: Vec<Txn>,
+    clients: Vec<Client>,
+    tickets: BTreeMap<Ticket, (usize, usize)>,
+    next_ticket: u64,
+    sabotage: Sabotage,
+    faults: bool,
+}
+
+fn key(index: usize) -> Bytes {
+    // Two keys in each shard.
+    let first = [b'\x10', b'\x70', b'\xd0'][index % 3];
+    Bytes::from(vec![first, b'0' + index as u8])
+}
+
+/// Whether a message may come twice. What is carried out in one step is not told apart from a second
+/// wish for the same: the transport does not double those, and gateways do not send them again.
+fn is_idempotent(message: &Message) -> bool {
+    match message {
+        Message::Call {
+            body: Body::Txn(request),
+            ..
+        } => !matches!(request, TxnRequest::Execute { .. }),
+        Message::Call {
+            body: Body::Command(_),
+            ..
+        } => false,
+        Message::Ask { .. } | Message::Answer { .. } | Message::Told { .. } => true,
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let text = std::str::from_utf8(bytes).unwrap();
+    text.split_terminator(',')
+        .map(|word| word.parse().unwrap())
+        .collect()
+}
+
+fn seen_in(reply: &Reply) -> Option<Vec<u64>> {
+    match reply {
+        Reply::Bulk(bytes) => Some(words(bytes)),
+        Reply::Null => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+impl Run {
+    fn new(seed: u64, sabotage: Sabotage) -> Run {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut world = World::new(3, 3, Some(seed));
+        world.eager = false;
+        for node in &mut world.nodes {
+            node.wall_skew_ms = rng.random_range(-3000..3000);
+        }
+        let skew_ms = (0..2).map(|_| rng.random_range(-3000..3000)).collect();
+        let new = |i: u64| Coordinator::new(coordinator::Settings::default(), NodeId(i.into()), 1);
+        Run {
+            world,
+            rng,
+            clock: 0,
+            coordinators: (0..2).map(new).collect(),
+            skew_ms,
+            incarnation: 1,
+            messages: Vec::new(),
+            waiting: BTreeMap::new(),
+            txns: Vec::new(),
+            clients: (0..6).map(|_| Client::Idle).collect(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            sabotage,
+            faults: true,
+        }
+    }
+
+    fn now(&self, coordinator: usize) -> Now {
+        Now {
+            monotonic: Micros(self.world.mono_us),
+            wall_ms: self
+                .world
+                .wall_ms
+                .saturating_add_signed(self.skew_ms[coordinator]),
+        }
+    }
+
+    fn coordinate(&mut self, coordinator: usize, event: coordinator::Event) {
+        let now = self.now(coordinator);
+        let mut effects = Vec::new();
+        self.coordinators[coordinator].step(now, event, &self.world.map, &mut effects);
+        for effect in effects {
+            match effect {
+                coordinator::Effect::Call {
+                    call,
+                    shard,
+                    hlc,
+                    body,
+                    ..
+                } => {
+                    self.messages.push(Message::Call {
+                        coordinator,
+                        call,
+                        shard,
+                        hlc,
+                        body,
+                    });
+                }
+                coordinator::Effect::Reply { ticket, reply } => self.replied(ticket, reply),
+                coordinator::Effect::Ended { ticket, ended } => self.ended(ticket, ended),
+            }
+        }
+    }
+
+    fn random_ops(&mut self) -> Vec<Op> {
+        let count = self.rng.random_range(1..4);
+        // Some only read, several shards mostly.
+        let only_reads = self.rng.random_ratio(1, 3);
+        (0..count)
+            .map(|i| {
+                let key = self.rng.random_range(0..5);
+                match !only_reads && self.rng.random_ratio(3, 5) {
+                    true => Op::Append {
+                        key,
+                        word: self.clock * 10 + i,
+                    },
+                    false => Op::Read { key, seen: None },
+                }
+            })
+            .collect()
+    }
+
+    fn command(op: &Op) -> Command {
+        match op {
+            Op::Append { key: index, word } => Command::Append {
+                key: key(*index),
+                value: Bytes::from(format!("{word},")),
+            },
+            Op::Read { key: index, .. } => Command::Get { key: key(*index) },
+        }
+    }
+
+    fn start(&mut self, client: usize) {
+        let ops = self.random_ops();
+        let txn = self.txns.len();
+        let (asked_at, ended_at) = (self.clock, None);
+        self.txns.push(Txn {
+            ops: ops.clone(),
+            asked_at,
+            ended_at,
+            state: State::Running,
+        });
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let coordinator = self.rng.random_range(0..2);
+        match self.rng.random_range(0..10) {
+            0..5 => {
+                let commands = ops.iter().map(Self::command).collect();
+                let script = Script {
+                    watched: Vec::new(),
+                    commands,
+                };
+                self.tickets.insert(ticket, (client, coordinator));
+                self.clients[client] = Client::Waiting(txn);
+                self.coordinate(coordinator, coordinator::Event::Run { ticket, script });
+            }
+            5..8 => {
+                let access = Access::ReadWrite;
+                let begin = Begin {
+                    access,
+                    reads: ReadMode::Latest,
+                    token: None,
+                };
+                self.tickets.insert(ticket, (client, coordinator));
+                self.clients[client] = Client::Session {
+                    txn,
+                    ticket,
+                    coordinator,
+                    done: 0,
+                    committing: false,
+                };
+                self.coordinate(coordinator, coordinator::Event::Begin { ticket, begin });
+                self.next_of_session(client);
+            }
+            _ => {
+                self.txns[txn].ops.truncate(1);
+                self.clients[client] = Client::Waiting(txn);
+                let command = Self::command(&self.txns[txn].ops[0]);
+                let mut named = None;
+                command.for_each_key(|key| named = Some(key.clone()));
+                let shard = self.world.map.locate(&named.unwrap()).unwrap().shard;
+                let leader = self.leader_or_not(shard);
+                let token = self.world.send(leader, shard, command, Stream::NONE);
+                self.waiting
+                    .insert(token, (Waiting::Client(client), leader));
+            }
+        }
+    }
+
+    fn next_of_session(&mut self, client: usize) {
+        let Client::Session {
+            txn,
+            ticket,
+            coordinator,
+            done,
+            committing,
+        } = &mut self.clients[client]
+        else {
+            return;
+        };
+        let (ticket, coordinator) = (*ticket, *coordinator);
+        let event = match self.txns[*txn].ops.get(*done) {
+            Some(op) => coordinator::Event::Execute {
+                ticket,
+                command: Self::command(op),
+            },
+            None => {
+                *committing = true;
+                coordinator::Event::Commit { ticket }
+            }
+        };
+        self.coordinate(coordinator, event);
+    }
+
+    /// A command of an interactive transaction is answered.
+    fn replied(&mut self, ticket: Ticket, reply: Reply) {
+        let Some((client, _)) = self.tickets.get(&ticket).copied() else {
+            return;
+        };
+        let Client::Session { txn, done, .. } = &mut self.clients[client] else {
+            return;
+        };
+        if let Op::Read { seen, .. } = &mut self.txns[*txn].ops[*done] {
+            *seen = Some(seen_in(&reply).expect("a list"));
+        }
+        *done += 1;
+        self.next_of_session(client);
+    }
+
+    fn ended(&mut self, ticket: Ticket, ended: Ended) {
+        let Some((client, _)) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        let txn = match self.clients[client] {
+            Client::Waiting(txn) | Client::Session { txn, .. } => txn,
+            Client::Idle => panic!("nobody waits"),
+        };
+        let interactive = matches!(self.clients[client], Client::Session { .. });
+        self.clients[client] = Client::Idle;
+        let txn = &mut self.txns[txn];
+        txn.ended_at = Some(self.clock);
+        txn.state = match ended {
+            Ended::Replies(replies) => {
+                if !interactive {
+                    assert_eq!(replies.len(), txn.ops.len());
+                    for (op, reply) in txn.ops.iter_mut().zip(&replies) {
+                        if let Op::Read { seen, .. } = op {
+                            *seen = Some(seen_in(reply).expect("a list"));
+                        }
+                    }
+                }
+                State::Committed
+            }
+            Ended::Failed(Reply::Error {
+                code: ErrorCode::Unknown,
+                ..
+            }) => State::Unknown,
+            Ended::Failed(_) => State::Failed,
+            Ended::Changed | Ended::Watched(_) => panic!("nothing is watched"),
+        };
+    }
+
+    /// Passes responses of participants on.
+    fn collect(&mut self) {
+        for (token, outcome) in std::mem::take(&mut self.world.responses) {
+            let Some((waiting, node)) = self.waiting.remove(&token) else {
+                continue;
+            };
+            let hlc = self.world.nodes[node].participant.hlc();
+            match waiting {
+                Waiting::Coordinator(coordinator, call) => {
+                    self.messages.push(Message::Answer {
+                        coordinator,
+                        call,
+                        hlc,
+                        outcome,
+                    });
+                }
+                Waiting::Leader(node, shard, call) => {
+                    self.messages.push(Message::Told {
+                        node,
+                        shard,
+                        call,
+                        outcome,
+                    });
+                }
+                Waiting::Client(client) => {
+                    let Client::Waiting(txn) = self.clients[client] else {
+                        panic!("nobody waits")
+                    };
+                    self.clients[client] = Client::Idle;
+                    let txn = &mut self.txns[txn];
+                    txn.ended_at = Some(self.clock);
+                    txn.state = match outcome {
+                        Outcome::Reply(Reply::Error { .. }) => State::Failed,
+                        Outcome::Reply(reply) => {
+                            if let Op::Read { seen, .. } = &mut txn.ops[0] {
+                                *seen = Some(seen_in(&reply).expect("a list"));
+                            }
+                            State::Committed
+                        }
+                        Outcome::Unknown => State::Unknown,
+                        outcome if outcome.is_retryable() => State::Failed,
+                        outcome => panic!("{outcome:?}"),
+                    };
+                }
+            }
+        }
+        while let Some((node, shard, call, key, body)) = self.world.calls.pop_front() {
+            self.messages.push(Message::Ask {
+                node,
+                shard,
+                call,
+                key,
+                body,
+            });
+        }
+    }
+
+    /// Delivers a message.
+    fn deliver(&mut self, message: Message) {
+        match message {
+            Message::Call {
+                coordinator,
+                call,
+                shard,
+                hlc,
+                body,
+            } => {
+                let node = self.leader_or_not(shard);
+                self.world.nodes[node].participant.merge_hlc(hlc);
+                let token = self.world.send(node, shard, body, Stream::NONE);
+                self.waiting
+                    .insert(token, (Waiting::Coordinator(coordinator, call), node));
+            }
+            Message::Ask {
+                node: asker,
+                shard: of,
+                call,
+                key,
+                body,
+            } => {
+                let shard = self.world.map.locate(&key).unwrap().shard;
+                if self.sabotage == Sabotage::AbortWithoutAnchor
+                    && matches!(body, Body::Txn(TxnRequest::Recover { .. }))
+                {
+                    let decided = TxnAnswer::Decided(Verdict::Aborted);
+                    let (node, outcome) = (asker, Outcome::Txn(decided));
+                    self.messages.push(Message::Told {
+                        node,
+                        shard: of,
+                        call,
+                        outcome,
+                    });
+                    return;
+                }
+                let node = self.leader_or_not(shard);
+                let token = self.world.send(node, shard, body, Stream::NONE);
+                self.waiting
+                    .insert(token, (Waiting::Leader(asker, of, call), node));
+            }
+            Message::Answer {
+                coordinator,
+                call,
+                hlc,
+                mut outcome,
+            } => {
+                if self.sabotage == Sabotage::SkipValidation
+                    && outcome == Outcome::Txn(TxnAnswer::Changed)
+                {
+                    outcome = Outcome::Txn(TxnAnswer::Valid {
+                        through: Version::MAX,
+                    });
+                }
+                self.coordinators[coordinator].merge_hlc(hlc);
+                self.coordinate(coordinator, coordinator::Event::Answered { call, outcome });
+            }
+            Message::Told {
+                node,
+                shard,
+                call,
+                outcome,
+            } => {
+                self.world.step(
+                    node,
+                    Event::Called {
+                        shard,
+                        call,
+                        outcome,
+                    },
+                );
+            }
+        }
+        self.collect();
+    }
+
+    fn leader_or_not(&mut self, shard: ShardId) -> usize {
+        let leader = self.world.logs[&shard].leader.unwrap();
+        match self.faults && self.rng.random_ratio(1, 8) {
+            true => self.rng.random_range(0..3),
+            false => leader,
+        }
+    }
+
+    fn step(&mut self) {
+        self.clock += 1;
+        let shard = SHARDS[self.rng.random_range(0..3)];
+        let leader = self.world.logs[&shard].leader.unwrap();
+        let any = self.rng.random_range(0..3);
+        let node = if self.rng.random_ratio(2, 3) {
+            leader
+        } else {
+            any
+        };
+        match self.rng.random_range(0..1000) {
+            0..80 => {
+                let client = self.rng.random_range(0..self.clients.len());
+                if matches!(self.clients[client], Client::Idle) {
+                    self.start(client);
+                }
+            }
+            80..380 => {
+                if !self.messages.is_empty() {
+                    // Mostly in order, sometimes not.
+                    let reach =
+                        self.messages
+                            .len()
+                            .min(if self.rng.random_ratio(1, 4) { 20 } else { 2 });
+                    let at = self.rng.random_range(0..reach);
+                    let message = self.messages.remove(at);
+                    match self.rng.random_range(0..100) {
+                        0 if self.faults => {} // Lost.
+                        1 if self.faults && is_idempotent(&message) => {
+                            self.messages.push(message.clone()); // Comes twice.
+                            self.deliver(message);
+                        }
+                        _ => self.deliver(message),
+                    }
+                }
+            }
+            380..560 => self.world.flush(node),
+            560..680 => {
+                let entries = self.rng.random_range(1..5);
+                self.world.commit(shard, entries);
+            }
+            680..840 => {
+                let entries = self.rng.random_range(1..6);
+                self.world.apply(node, shard, entries);
+            }
+            840..910 => self.confirm(),
+            910..960 => {
+                let pick = self.rng.random_range(0..8);
+                if let Some((id, result)) = self.world.nodes[node].state.answer(pick) {
+                    self.world.step(node, Event::StoreRead { id, result });
+                }
+            }
+            960..964 if self.faults => {
+                let keep = self.rng.random_range(0..4);
+                self.world.elect(shard, any, keep);
+            }
+            964..966 if self.faults => {
+                if self.world.logs[&shard].leader != Some(any) {
+                    let leadership = Leadership::Following { leader: None };
+                    self.world
+                        .step(any, Event::Leadership { shard, leadership });
+                }
+            }
+            966 if self.faults => self.world.refuse = 1,
+            967 if self.faults => self.kill_coordinator(),
+            968..1000 => {
+                let ms = self.rng.random_range(0..100);
+                self.world.advance(ms);
+                for node in 0..3 {
+                    self.world.step(node, Event::Tick);
+                }
+                for coordinator in 0..2 {
+                    self.coordinate(coordinator, coordinator::Event::Tick);
+                }
+            }
+            _ => {}
+        }
+        self.collect();
+    }
+
+    /// A coordinator forgets everything. Its clients never hear of their transactions.
+    fn kill_coordinator(&mut self) {
+        let coordinator = self.rng.random_range(0..2);
+        self.incarnation += 1;
+        let node = NodeId(coordinator as u128);
+        self.coordinators[coordinator] =
+            Coordinator::new(coordinator::Settings::default(), node, self.incarnation);
+        self.messages.retain(
+            |message| !matches!(message, Message::Answer { coordinator: to, .. } if *to == coordinator),
+        );
+        self.waiting.retain(
+            |_, (waiting, _)| !matches!(waiting, Waiting::Coordinator(to, _) if *to == coordinator),
+        );
+        let tickets = std::mem::take(&mut self.tickets);
+        for (ticket, (client, of)) in tickets {
+            if of != coordinator {
+                self.tickets.insert(ticket, (client, of));
+                continue;
+            }
+            let (txn, state) = match &self.clients[client] {
+                Client::Waiting(txn) => (*txn, State::Unknown),
+                Client::Session {
+                    txn,
+                    committing: true,
+                    ..
+                } => (*txn, State::Unknown),
+                Client::Session {
+                    txn,
+                    committing: false,
+                    ..
+                } => (*txn, State::Failed),
+                Client::Idle => continue,
+            };
+            self.txns[txn].state = state;
+            self.txns[txn].ended_at = Some(self.clock);
+            self.clients[client] = Client::Idle;
+        }
+    }
+
+    fn confirm(&mut self) {
+        if self.world.confirms.is_empty() {
+            return;
+        }
+        let (node, shard, term, round) = self.world.confirms.remove(0);
+        let log = &self.world.logs[&shard];
+        let leads = log.leader == Some(node) && log.term == term;
+        let event = match leads || self.sabotage == Sabotage::ConfirmAnyone {
+            true => Event::LeadershipConfirmed { shard, term, round },
+            false => Event::LeadershipDoubtful {
+                shard,
+                term,
+                round,
+                hint: None,
+            },
+        };
+        if !(self.faults && self.rng.random_ratio(1, 20)) {
+            self.world.step(node, event);
+        }
+    }
+
+    /// No more faults, no more transactions: everything comes to its end.
+    fn heal(&mut self) -> Result<(), String> {
+        self.faults = false;
+        self.world.refuse = 0;
+        for shard in SHARDS {
+            let leader = self.rng.random_range(0..3);
+            self.world.elect(shard, leader, 2);
+            for node in (0..3).filter(|node| *node != leader) {
+                let leadership = Leadership::Following { leader: None };
+                self.world
+                    .step(node, Event::Leadership { shard, leadership });
+            }
+        }
+        for round in 0..3000 {
+            self.clock += 1;
+            self.world.advance(20);
+            while !self.messages.is_empty() {
+                let message = self.messages.remove(0);
+                self.deliver(message);
+            }
+            for node in 0..3 {
+                self.world.step(node, Event::Tick);
+                self.world.settle(node);
+                for shard in SHARDS {
+                    self.world.commit(shard, usize::MAX);
+                    self.world.apply(node, shard, usize::MAX);
+                }
+            }
+            while !self.world.confirms.is_empty() {
+                self.confirm();
+            }
+            for coordinator in 0..2 {
+                self.coordinate(coordinator, coordinator::Event::Tick);
+            }
+            self.collect();
+            let idle = self
+                .clients
+                .iter()
+                .all(|client| matches!(client, Client::Idle));
+            let free = SHARDS.iter().all(|shard| {
+                self.world
+                    .nodes
+                    .iter()
+                    .all(|node| !node.participant.is_busy(*shard))
+            });
+            if idle && free && self.messages.is_empty() && round > 10 {
+                return Ok(());
+            }
+        }
+        Err(format!(
+            "not live: {:?}, {} messages",
+            self.clients,
+            self.messages.len()
+        ))
+    }
+
+    fn final_lists(&mut self) -> BTreeMap<usize, Vec<u64>> {
+        self.world.eager = true;
+        let lists = (0..5).map(|index| {
+            let reply = self.world.call(Command::Get { key: key(index) });
+            (index, seen_in(&reply).expect("a list"))
+        });
+        lists.collect()
+    }
+
+    fn check(&mut self) -> Result<usize, String> {
+        for node in 0..3 {
+            for shard in SHARDS {
+                self.world.commit(shard, usize::MAX);
+                self.world.apply(node, shard, usize::MAX);
+            }
+        }
+        let dumps: Vec<_> = self
+            .world
+            .nodes
+            .iter()
+            .map(|node| node.state.dump())
+            .collect();
+        if dumps[0] != dumps[1] || dumps[1] != dumps[2] {
+            return Err("replicas differ".into());
+        }
+        let lists = self.final_lists();
+        check_history(&self.txns, &lists)
+    }
+}
+
+/// Strict serializability of a list-append history, or the anomaly. How many were committed.
+fn check_history(txns: &[Txn], lists: &BTreeMap<usize, Vec<u64>>) -> Result<usize, String> {
+    let mut writer: BTreeMap<u64, usize> = BTreeMap::new();
+    for (index, txn) in txns.iter().enumerate() {
+        for op in &txn.ops {
+            if let Op::Append { word, .. } = op {
+                writer.insert(*word, index);
+            }
+        }
+    }
+    let mut shown: BTreeMap<u64, usize> = BTreeMap::new();
+    for list in lists.values() {
+        list.iter()
+            .for_each(|word| *shown.entry(*word).or_default() += 1);
+    }
+    let mut takes_part: BTreeSet<usize> = BTreeSet::new();
+    for (index, txn) in txns.iter().enumerate() {
+        let words = txn.ops.iter().filter_map(|op| match op {
+            Op::Append { word, .. } => Some(shown.get(word).copied().unwrap_or(0)),
+            Op::Read { .. } => None,
+        });
+        let counts: Vec<usize> = words.collect();
+        let all = counts.iter().all(|count| *count == 1);
+        let none = counts.iter().all(|count| *count == 0);
+        match txn.state {
+            State::Committed if all => {
+                takes_part.insert(index);
+            }
+            State::Unknown if none => {}
+            State::Unknown if all => {
+                takes_part.insert(index);
+            }
+            State::Failed if none => {}
+            state => {
+                return Err(format!(
+                    "{index} is {state:?} and stands {counts:?}: {txn:?}"
+                ));
+            }
+        }
+    }
+    let mut edges: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    let mut edge = |from: usize, to: usize| {
+        if from != to {
+            edges.entry(from).or_default().insert(to);
+        }
+    };
+    for list in lists.values() {
+        for pair in list.windows(2) {
+            edge(writer[&pair[0]], writer[&pair[1]]);
+        }
+    }
+    for (index, txn) in txns.iter().enumerate() {
+        // What an aborted transaction has seen must have been real as well, but it has no place in
+        // the order: only that its lists are prefixes is checked.
+        let mut own: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for op in &txn.ops {
+            match op {
+                Op::Append { key, word } => own.entry(*key).or_default().push(*word),
+                Op::Read { seen: None, .. } => {}
+                Op::Read {
+                    key,
+                    seen: Some(seen),
+                } => {
+                    let own = own.get(key).map_or(&[][..], Vec::as_slice);
+                    let Some(others) = seen.strip_suffix(own) else {
+                        return Err(format!("{index} does not see its own appends: {txn:?}"));
+                    };
+                    let list = &lists[key];
+                    if !list.starts_with(others) {
+                        return Err(format!("{index} saw {others:?} of {list:?}"));
+                    }
+                    if takes_part.contains(&index) {
+                        if let Some(last) = others.last() {
+                            edge(writer[last], index);
+                        }
+                        if let Some(next) = list.get(others.len()) {
+                            edge(index, writer[next]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for before in &takes_part {
+        let Some(ended_at) = txns[*before].ended_at else {
+            continue;
+        };
+        if txns[*before].state == State::Unknown {
+            continue;
+        }
+        for after in &takes_part {
+            if ended_at < txns[*after].asked_at {
+                edge(*before, *after);
+            }
+        }
+    }
+    // Take away whoever has nobody before; what stays is in a cycle.
+    let mut left: BTreeSet<usize> = takes_part.clone();
+    loop {
+        let targets: BTreeSet<usize> = left
+            .iter()
+            .filter_map(|from| edges.get(from))
+            .flatten()
+            .copied()
+            .collect();
+        let free: Vec<usize> = left
+            .iter()
+            .filter(|txn| !targets.contains(txn))
+            .copied()
+            .collect();
+        if left.is_empty() {
+            return Ok(takes_part.len());
+        }
+        if free.is_empty() {
+            let cycle: Vec<String> = left
+                .iter()
+                .take(8)
+                .map(|txn| format!("{txn}: {:?}", txns[*txn]))
+                .collect();
+            return Err(format!("a cycle among {}", cycle.join("\n")));
+        }
+        free.iter().for_each(|txn| {
+            left.remove(txn);
+        });
+    }
+}
+
+fn run(seed: u64, steps: usize, sabotage: Sabotage) -> Result<usize, String> {
+    let mut run = Run::new(seed, sabotage);
+    for _ in 0..steps {
+        run.step();
+    }
+    run.heal()?;
+    run.check()
+}
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let count = std::env::var("SYNOD_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let from = std::env::var("SYNOD_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    from..from + count.unwrap_or(default)
+}
+
+#[test]
+fn transactions_are_strictly_serializable() {
+    let mut committed = 0;
+    for seed in seeds(150) {
+        match std::panic::catch_unwind(|| run(seed, 3000, Sabotage::None)) {
+            Ok(Ok(count)) => committed += count,
+            Ok(Err(error)) => panic!("seed {seed}: {error}"),
+            Err(_) => panic!("seed {seed} panicked"),
+        }
+    }
+    println!("{committed} committed");
+    assert!(
+        committed > 1_000,
+        "the schedules let most transactions through: {committed}"
+    );
+}
+
+/// Whether a planted bug is noticed within some seeds.
+fn is_caught(sabotage: Sabotage) -> bool {
+    (0..200).any(|seed| {
+        let found = std::panic::catch_unwind(|| run(seed, 3000, sabotage));
+        !matches!(found, Ok(Ok(_)))
+    })
+}
+
+#[test]
+fn skipped_validation_is_caught() {
+    assert!(is_caught(Sabotage::SkipValidation));
+}
+
+#[test]
+fn reads_of_a_deposed_leader_are_caught() {
+    assert!(is_caught(Sabotage::ConfirmAnyone));
+}
+
+#[test]
+fn an_abort_without_the_anchor_is_caught() {
+    assert!(is_caught(Sabotage::AbortWithoutAnchor));
+}

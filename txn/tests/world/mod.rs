@@ -1,0 +1,539 @@
+//! A shard, or a few, in memory: real participants over a pretended log and a pretended store.
+//!
+//! The log is a list with a commit index; leadership is what the test says. The store answers late
+//! when the seed says so, so that latches and waiting reads are exercised.
+
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use synod_replication::NodeId;
+use synod_storage::{
+    Direction, Entry, EntryId, EntryKind, KeyRange, Lookup, Micros, Pressure, ReadId, ReadResult,
+    Scan, ScanPage, ScanRequest, ScanRow, ScanWhat, ShardId, Space, Version, Write, WriteOp,
+};
+use synod_txn::{
+    Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
+    Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
+};
+
+/// One row's versions; `None` is a deletion.
+type Versions = BTreeMap<Version, Option<Bytes>>;
+
+/// A store in memory.
+pub struct MemoryState {
+    rows: BTreeMap<(Space, Bytes), Versions>,
+    applied: BTreeMap<ShardId, EntryId>,
+    late: Option<SmallRng>,
+    next_read: u64,
+    waiting: Vec<(ReadId, Waiting)>,
+    pub disk_full: bool,
+    pub damaged: BTreeSet<Bytes>,
+}
+
+enum Waiting {
+    Get(Space, Bytes, Version),
+    Scan(ScanRequest),
+}
+
+impl MemoryState {
+    /// A store that answers at once, or, with a seed, often late.
+    pub fn new(late: Option<u64>) -> MemoryState {
+        MemoryState {
+            rows: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            late: late.map(SmallRng::seed_from_u64),
+            next_read: 0,
+            waiting: Vec::new(),
+            disk_full: false,
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    fn is_late(&mut self) -> bool {
+        self.late.as_mut().is_some_and(|rng| rng.random_ratio(1, 2))
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> ReadId {
+        self.next_read += 1;
+        let id = ReadId(self.next_read);
+        self.waiting.push((id, waiting));
+        id
+    }
+
+    /// Answers one read that is late, the `pick`th.
+    pub fn answer(&mut self, pick: usize) -> Option<(ReadId, ReadResult)> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let (id, waiting) = self.waiting.remove(pick % self.waiting.len());
+        let result = match waiting {
+            Waiting::Get(space, key, at) => match self.value(space, &key, at) {
+                _ if self.damaged.contains(&key) => {
+                    ReadResult::Damaged(synod_storage::DamagedRow {
+                        space,
+                        key,
+                        version: None,
+                    })
+                }
+                Some((version, Some(value))) => ReadResult::Found { version, value },
+                Some((version, None)) => ReadResult::Absent {
+                    deleted_at: Some(version),
+                },
+                None => ReadResult::Absent { deleted_at: None },
+            },
+            Waiting::Scan(request) => ReadResult::Page(self.page(&request)),
+        };
+        Some((id, result))
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn value(&self, space: Space, key: &[u8], at: Version) -> Option<(Version, Option<Bytes>)> {
+        let versions = self.rows.get(&(space, Bytes::copy_from_slice(key)))?;
+        versions
+            .range(..=at)
+            .next_back()
+            .map(|(version, value)| (*version, value.clone()))
+    }
+
+    fn page(&self, request: &ScanRequest) -> ScanPage {
+        let start = (request.space, Bytes::copy_from_slice(&request.range.start));
+        let mut page = ScanPage::default();
+        let mut bytes = 0;
+        let rows = self
+            .rows
+            .range((Bound::Included(start), Bound::Unbounded))
+            .take_while(|((space, key), _)| *space == request.space && request.range.contains(key));
+        let rows: Vec<_> = match request.direction {
+            Direction::Forward => rows.collect(),
+            Direction::Reverse => rows.collect::<Vec<_>>().into_iter().rev().collect(),
+        };
+        for ((_, key), versions) in rows {
+            let Some((version, value)) = versions.range(..=request.at).next_back() else {
+                continue;
+            };
+            if value.is_none() && request.what != ScanWhat::Changes {
+                continue;
+            }
+            if page.rows.len() == request.rows_max || bytes >= request.bytes_max {
+                page.rest = Some(match request.direction {
+                    Direction::Forward => KeyRange {
+                        start: key.to_vec(),
+                        end: request.range.end.clone(),
+                    },
+                    Direction::Reverse => {
+                        let end = [&key[..], &[0]].concat();
+                        KeyRange {
+                            start: request.range.start.clone(),
+                            end: Some(end),
+                        }
+                    }
+                });
+                return page;
+            }
+            bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+            page.rows.push(ScanRow {
+                key: key.clone(),
+                version: *version,
+                value: value.clone().filter(|_| request.what == ScanWhat::Values),
+                deleted: value.is_none(),
+            });
+        }
+        page
+    }
+
+    /// All rows, for comparing replicas.
+    pub fn dump(&self) -> Vec<String> {
+        self.rows
+            .iter()
+            .map(|(row, versions)| format!("{row:?} {versions:?}"))
+            .collect()
+    }
+}
+
+impl State for MemoryState {
+    fn get(&mut self, space: Space, key: &[u8], at: Version) -> Lookup {
+        if space == Space::User && self.is_late() {
+            return Lookup::Pending(self.wait(Waiting::Get(
+                space,
+                Bytes::copy_from_slice(key),
+                at,
+            )));
+        }
+        match self.value(space, key, at) {
+            Some((version, Some(value))) => Lookup::Found { version, value },
+            Some((version, None)) => Lookup::Absent {
+                deleted_at: Some(version),
+            },
+            None => Lookup::Absent { deleted_at: None },
+        }
+    }
+
+    fn scan(&mut self, request: ScanRequest) -> Scan {
+        match request.space == Space::User && self.is_late() {
+            true => Scan::Pending(self.wait(Waiting::Scan(request))),
+            false => Scan::Ready(self.page(&request)),
+        }
+    }
+
+    fn apply(&mut self, shard: ShardId, id: EntryId, writes: &[Write]) {
+        let applied = self.applied.entry(shard).or_insert(EntryId::ZERO);
+        assert_eq!(applied.index + 1, id.index, "entries are applied in order");
+        *applied = id;
+        for write in writes {
+            let versions = self
+                .rows
+                .entry((write.space, write.key.clone()))
+                .or_default();
+            let value = match &write.op {
+                WriteOp::Put(value) => Some(value.clone()),
+                WriteOp::Delete => None,
+            };
+            if let Space::Local(_) = write.space {
+                versions.clear();
+            }
+            if let Some((newest, _)) = versions.last_key_value() {
+                assert!(*newest < write.version, "a key's versions grow");
+            }
+            versions.insert(write.version, value);
+        }
+    }
+
+    fn set_threshold(&mut self, _: ShardId, _: KeyRange, _: Version) {}
+
+    fn pressure(&self) -> Pressure {
+        match self.disk_full {
+            true => Pressure::DiskFull { available_bytes: 0 },
+            false => Pressure::Normal,
+        }
+    }
+}
+
+/// A shard's log, as raft would keep it.
+#[derive(Default)]
+pub struct Log {
+    pub term: u64,
+    pub leader: Option<usize>,
+    pub entries: Vec<Entry>,
+    pub commit: usize,
+}
+
+/// One node: its participant, its store, and how far it has applied each log.
+pub struct Node {
+    pub participant: Participant,
+    pub state: MemoryState,
+    pub applied: BTreeMap<ShardId, usize>,
+    pub wall_skew_ms: i64,
+    pub effects: VecDeque<Effect>,
+}
+
+/// Nodes that all hold all shards.
+pub struct World {
+    pub nodes: Vec<Node>,
+    pub logs: BTreeMap<ShardId, Log>,
+    pub map: ShardMap,
+    pub wall_ms: u64,
+    pub mono_us: u64,
+    pub responses: BTreeMap<u64, Outcome>,
+    /// Proposals are committed and applied at once, leadership is confirmed at once.
+    pub eager: bool,
+    /// Confirmations that the test has to give.
+    pub confirms: Vec<(usize, ShardId, u64, synod_txn::Round)>,
+    /// Refuse this many proposals.
+    pub refuse: usize,
+    /// Questions of leaders to other shards, which the test has to carry.
+    pub calls: VecDeque<(usize, ShardId, synod_txn::Call, Bytes, Body)>,
+    next_token: u64,
+}
+
+pub const START_MS: u64 = 1_700_000_000_000;
+
+impl World {
+    /// `nodes` nodes and `shards` shards, the first node leading all.
+    pub fn new(nodes: usize, shards: u32, late: Option<u64>) -> World {
+        let descriptors: Vec<ShardDescriptor> = even_ranges(shards)
+            .into_iter()
+            .zip(1..)
+            .map(|(range, id)| ShardDescriptor {
+                shard: ShardId(id),
+                epoch: 1,
+                range,
+                replicas: Vec::new(),
+            })
+            .collect();
+        let mut world = World {
+            nodes: Vec::new(),
+            logs: BTreeMap::new(),
+            map: ShardMap::new(descriptors.clone()),
+            wall_ms: START_MS,
+            mono_us: 0,
+            responses: BTreeMap::new(),
+            eager: true,
+            confirms: Vec::new(),
+            refuse: 0,
+            calls: VecDeque::new(),
+            next_token: 0,
+        };
+        for node in 0..nodes {
+            world.nodes.push(Node {
+                participant: Participant::new(Settings::default()),
+                state: MemoryState::new(late.map(|seed| seed + node as u64)),
+                applied: BTreeMap::new(),
+                wall_skew_ms: 0,
+                effects: VecDeque::new(),
+            });
+            for descriptor in &descriptors {
+                world.logs.entry(descriptor.shard).or_default();
+                let shard = descriptor.shard;
+                world.step(
+                    node,
+                    Event::Open {
+                        shard,
+                        descriptor: descriptor.clone(),
+                    },
+                );
+            }
+        }
+        for descriptor in &descriptors {
+            world.elect(descriptor.shard, 0, usize::MAX);
+        }
+        world
+    }
+
+    pub fn now(&self, node: usize) -> Now {
+        Now {
+            monotonic: Micros(self.mono_us),
+            wall_ms: self
+                .wall_ms
+                .saturating_add_signed(self.nodes[node].wall_skew_ms),
+        }
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        self.wall_ms += ms;
+        self.mono_us += ms * 1000;
+    }
+
+    /// Gives a node an event, and carries out what follows.
+    pub fn step(&mut self, node: usize, event: Event) {
+        let now = self.now(node);
+        let mut effects = Vec::new();
+        let it = &mut self.nodes[node];
+        it.participant.step(now, event, &mut it.state, &mut effects);
+        it.effects.extend(effects);
+        self.carry_out(node);
+    }
+
+    pub fn flush(&mut self, node: usize) {
+        while self.nodes[node].participant.needs_flush() {
+            let now = self.now(node);
+            let mut effects = Vec::new();
+            self.nodes[node].participant.flush(now, &mut effects);
+            self.nodes[node].effects.extend(effects);
+            self.carry_out(node);
+        }
+    }
+
+    fn carry_out(&mut self, node: usize) {
+        while let Some(effect) = self.nodes[node].effects.pop_front() {
+            match effect {
+                Effect::Propose {
+                    shard,
+                    term,
+                    batch,
+                    data,
+                } => {
+                    let log = self.logs.get_mut(&shard).unwrap();
+                    if self.refuse > 0 {
+                        self.refuse -= 1;
+                        let refusal = Refusal::Throttled;
+                        self.step(
+                            node,
+                            Event::ProposalRefused {
+                                shard,
+                                batch,
+                                refusal,
+                            },
+                        );
+                    } else if log.leader == Some(node) && log.term == term {
+                        let id = EntryId::new(term, log.entries.len() as u64 + 1);
+                        log.entries.push(Entry {
+                            id,
+                            kind: EntryKind::Normal,
+                            data,
+                        });
+                        if self.eager {
+                            self.commit(shard, usize::MAX);
+                        }
+                    } else {
+                        let refusal = Refusal::NotLeader { hint: None };
+                        self.step(
+                            node,
+                            Event::ProposalRefused {
+                                shard,
+                                batch,
+                                refusal,
+                            },
+                        );
+                    }
+                }
+                Effect::Confirm { shard, term, round } => match self.eager {
+                    true => self.step(node, Event::LeadershipConfirmed { shard, term, round }),
+                    false => self.confirms.push((node, shard, term, round)),
+                },
+                Effect::Respond { token, outcome } => {
+                    let before = self.responses.insert(token.0, outcome);
+                    assert!(before.is_none(), "a request is answered once");
+                }
+                Effect::Described { .. } | Effect::Damaged { .. } => {}
+                Effect::Call {
+                    shard,
+                    call,
+                    key,
+                    body,
+                } => {
+                    self.calls.push_back((node, shard, call, key, body));
+                }
+                Effect::Fatal { reason, .. } => panic!("fatal: {reason}"),
+            }
+        }
+    }
+
+    /// Commits up to `entries` more entries of a shard; every node applies them in eager worlds.
+    pub fn commit(&mut self, shard: ShardId, entries: usize) {
+        let log = self.logs.get_mut(&shard).unwrap();
+        log.commit = log.commit.saturating_add(entries).min(log.entries.len());
+        if self.eager {
+            for node in 0..self.nodes.len() {
+                self.apply(node, shard, usize::MAX);
+            }
+        }
+    }
+
+    /// A node applies up to `entries` more committed entries.
+    pub fn apply(&mut self, node: usize, shard: ShardId, entries: usize) {
+        let log = &self.logs[&shard];
+        let applied = self.nodes[node].applied.entry(shard).or_insert(0);
+        let end = applied.saturating_add(entries).min(log.commit);
+        let entries = log.entries[*applied..end].to_vec();
+        *applied = end;
+        let last_term = entries.last().map(|entry| entry.id.term);
+        if !entries.is_empty() {
+            self.step(node, Event::Committed { shard, entries });
+        }
+        // A leader serves from its own term's first entry on.
+        let log = &self.logs[&shard];
+        if log.leader == Some(node) && last_term == Some(log.term) {
+            let leadership = Leadership::Leading { term: log.term };
+            self.step(node, Event::Leadership { shard, leadership });
+        }
+    }
+
+    /// Makes `node` the leader of a shard. Of the entries that were not committed it keeps `keep`.
+    /// The old leader learns of it only when the test says so, or in eager worlds.
+    pub fn elect(&mut self, shard: ShardId, node: usize, keep: usize) {
+        let eager = self.eager;
+        let log = self.logs.get_mut(&shard).unwrap();
+        let old = log.leader.replace(node);
+        let kept = log.commit.saturating_add(keep).min(log.entries.len());
+        log.entries.truncate(kept);
+        log.term += 1;
+        let id = EntryId::new(log.term, log.entries.len() as u64 + 1);
+        log.entries.push(Entry {
+            id,
+            kind: EntryKind::Normal,
+            data: Bytes::new(),
+        });
+        if eager {
+            if let Some(old) = old {
+                let leadership = Leadership::Following {
+                    leader: Some(NodeId(node as u128)),
+                };
+                self.step(old, Event::Leadership { shard, leadership });
+            }
+            self.commit(shard, usize::MAX);
+            self.flush(node);
+        }
+    }
+
+    /// Sends a command to a shard, through `node`.
+    pub fn send(
+        &mut self,
+        node: usize,
+        shard: ShardId,
+        body: impl Into<Body>,
+        stream: Stream,
+    ) -> u64 {
+        self.next_token += 1;
+        let token = self.next_token;
+        let epoch = self
+            .map
+            .descriptor(shard)
+            .map_or(1, |descriptor| descriptor.epoch);
+        let hlc = Version::ZERO;
+        let body = body.into();
+        let request = Request {
+            id: token,
+            shard,
+            epoch,
+            hlc,
+            stream,
+            body,
+        };
+        self.step(
+            node,
+            Event::Request {
+                token: Token(token),
+                request,
+            },
+        );
+        token
+    }
+
+    /// Answers all late reads of a node.
+    pub fn settle(&mut self, node: usize) {
+        self.flush(node);
+        while let Some((id, result)) = self.nodes[node].state.answer(0) {
+            self.step(node, Event::StoreRead { id, result });
+            self.flush(node);
+        }
+    }
+
+    /// A whole command, over all its shards, as a gateway would do it.
+    pub fn call(&mut self, command: Command) -> Reply {
+        let split = match self.map.split(command) {
+            Ok(split) => split,
+            Err(reply) => return reply,
+        };
+        let mut replies = Vec::new();
+        for part in split.parts {
+            let leader = self.logs[&part.shard].leader.unwrap();
+            let token = self.send(leader, part.shard, part.command, Stream::NONE);
+            self.settle(leader);
+            match self.responses.remove(&token) {
+                Some(Outcome::Reply(reply)) => replies.push(reply),
+                other => panic!("no reply: {other:?}"),
+            }
+        }
+        split.merge.finish(replies)
+    }
+
+    /// A command line.
+    pub fn run(&mut self, line: &[&str]) -> Reply {
+        let argv = line
+            .iter()
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()))
+            .collect();
+        match Command::parse(argv) {
+            Ok(command) => self.call(command),
+            Err(reply) => reply,
+        }
+    }
+}
