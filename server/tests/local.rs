@@ -77,10 +77,20 @@ fn a_node_that_dies_is_named_and_the_others_serve_on() {
         ask_until(port, "SET k v", "+OK");
     }
     let line = cluster.wait_for("node 3 ");
-    let pid = line.split("pid ").nth(1).and_then(|rest| rest.split_whitespace().next());
-    send_signal(pid.and_then(|pid| pid.parse().ok()).expect("the line has a pid"), SIGKILL);
+    let pid = line
+        .split("pid ")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next());
+    send_signal(
+        pid.and_then(|pid| pid.parse().ok())
+            .expect("the line has a pid"),
+        SIGKILL,
+    );
     let line = cluster.wait_for("DIED");
-    assert!(line.starts_with("node 3 ") && line.contains("was killed (signal 9)"), "{line}");
+    assert!(
+        line.starts_with("node 3 ") && line.contains("was killed (signal 9)"),
+        "{line}"
+    );
     for port in port..port + 2 {
         ask_until(port, "SET k w", "+OK");
     }
@@ -107,7 +117,10 @@ fn local_names_a_port_in_use_and_a_directory_that_cannot_be() {
     let port = taken.local_addr().expect("it is bound").port();
     let refused = run(&mut local(&directory, 1, port), "");
     let stderr = text(&refused.stderr);
-    assert!(stderr.contains(&format!("port {port} (client port of node 1) is in use")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("port {port} (client port of node 1) is in use")),
+        "{stderr}"
+    );
     assert_eq!(refused.status.code(), Some(1));
     let file = directory.path().join("file");
     fs::write(&file, "").expect("the directory is writable");

@@ -13,13 +13,17 @@
 //!
 //! The loop never blocks: disk work is in jobs, which threads carry out (in simulation, tasks).
 
+mod carry;
 mod forming;
+mod inbound;
 mod jobs;
 mod lanes;
+mod outbound;
 #[cfg(not(madsim))]
 mod real;
 mod start;
 mod status;
+mod stop;
 mod turn;
 
 use std::collections::BTreeMap;

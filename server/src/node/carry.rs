@@ -1,0 +1,303 @@
+//! Carrying out what the cores ask for: of each other, of the transport, of the clients.
+
+use synod_replication::{
+    Effect as ReplicationEffect, Leadership, NodeId, ProposeError, Read, ReadFailure, ReadToken,
+    Role,
+};
+use synod_storage::{Micros, ShardId};
+use synod_txn::{
+    Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
+    Refusal as ProposalRefusal, Response, Round,
+};
+use tracing::{debug, error, info, warn};
+
+use super::NodeError;
+use super::turn::{Effects, Node, Origin};
+use crate::gateway;
+
+impl Node {
+    pub(super) fn carry_gateway(
+        &mut self,
+        now: Now,
+        effect: gateway::Effect,
+        effects: &mut Effects,
+    ) {
+        match effect {
+            gateway::Effect::Request(node, request) if node == self.id() => {
+                self.request(now, node, request, effects);
+            }
+            gateway::Effect::Request(node, request) => {
+                self.outgoing
+                    .requests
+                    .entry(node)
+                    .or_default()
+                    .push(request);
+            }
+            gateway::Effect::Replies(session, replies) => {
+                self.mailbox.answered(replies.len());
+                if let Some(outbox) = self.outboxes.get(&session) {
+                    outbox.push(replies);
+                }
+            }
+            gateway::Effect::Ask(asked, command) => {
+                let reply = self.answer(&command);
+                let event = gateway::Event::Answered(asked, reply);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
+            }
+        }
+    }
+
+    pub(super) fn carry_shard(
+        &mut self,
+        now: Now,
+        effect: ShardEffect,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        match effect {
+            ShardEffect::Propose {
+                shard,
+                term,
+                batch,
+                data,
+            } => {
+                let refusal = match self.leads_in(shard, term) {
+                    Ok(()) => match self.replication.propose(now.monotonic, shard, data) {
+                        Ok(_) => return Ok(()),
+                        Err(ProposeError::NotLeader(leader)) => ProposalRefusal::NotLeader {
+                            hint: leader.map(|member| member.node),
+                        },
+                        Err(ProposeError::NotServing | ProposeError::NoReplica) => {
+                            ProposalRefusal::NotLeader { hint: None }
+                        }
+                        Err(ProposeError::Throttled | ProposeError::TooLarge) => {
+                            ProposalRefusal::Throttled
+                        }
+                    },
+                    Err(hint) => ProposalRefusal::NotLeader { hint },
+                };
+                let event = ShardEvent::ProposalRefused {
+                    shard,
+                    batch,
+                    refusal,
+                };
+                self.step_shards(now, event, effects);
+            }
+            ShardEffect::Confirm { shard, term, round } => {
+                self.confirm(now, shard, term, round, effects);
+            }
+            ShardEffect::Respond { token, outcome } => {
+                let Some(Origin { node, id }) = self.tokens.remove(&token) else {
+                    return Ok(());
+                };
+                let hlc = self.participant.hlc();
+                let response = Response { id, hlc, outcome };
+                if node == self.id() {
+                    let event = gateway::Event::Response(node, response);
+                    self.gateway
+                        .step(now.monotonic.0, event, &mut effects.gateway);
+                } else {
+                    self.outgoing
+                        .responses
+                        .entry(node)
+                        .or_default()
+                        .push(response);
+                }
+            }
+            // No transaction spans shards yet, so no shard has a question for another one.
+            ShardEffect::Call { .. } => {}
+            ShardEffect::Described { descriptor } => self.gateway.install(descriptor),
+            ShardEffect::Damaged { shard, row } => {
+                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
+            }
+            ShardEffect::Fatal { shard, reason } => {
+                return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this node leads a shard in exactly this term; else who does, if known.
+    pub(super) fn leads_in(&self, shard: ShardId, term: u64) -> Result<(), Option<NodeId>> {
+        match self.replication.leadership(shard) {
+            Some(Leadership {
+                role: Role::Leader,
+                term: present,
+                ..
+            }) if present == term => Ok(()),
+            Some(Leadership { leader, .. }) => Err(leader.map(|member| member.node)),
+            None => Err(None),
+        }
+    }
+
+    pub(super) fn confirm(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        round: Round,
+        effects: &mut Effects,
+    ) {
+        let token = ReadToken(self.next_read);
+        self.next_read += 1;
+        let event = match self.replication.read(now.monotonic, shard, token) {
+            Read::Ready(grant) => self.judge_grant(shard, term, round, grant),
+            Read::Pending => {
+                self.confirmations.insert(token, (shard, term, round));
+                return;
+            }
+            Read::Refused(failure) => doubtful(shard, term, round, failure),
+        };
+        self.step_shards(now, event, effects);
+    }
+
+    /// The state has been read: whether the grant still holds, by a clock read now.
+    pub(super) fn judge_grant(
+        &self,
+        shard: ShardId,
+        term: u64,
+        round: Round,
+        grant: synod_replication::Grant,
+    ) -> ShardEvent {
+        let later = Micros(self.clock.monotonic_us());
+        if grant.term == term && self.replication.confirm(later, shard, &grant) {
+            ShardEvent::LeadershipConfirmed { shard, term, round }
+        } else {
+            ShardEvent::LeadershipDoubtful {
+                shard,
+                term,
+                round,
+                hint: None,
+            }
+        }
+    }
+
+    pub(super) fn carry_replication(
+        &mut self,
+        now: Now,
+        effect: ReplicationEffect,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        match effect {
+            ReplicationEffect::Send { to, message } => self.send_raft(to, &message),
+            ReplicationEffect::Committed { shard, entries } => {
+                let last = entries.last().map_or(0, |entry| entry.id.index);
+                self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
+                self.replication.applied(
+                    now.monotonic,
+                    shard,
+                    last,
+                    &mut self.store,
+                    &mut effects.replication,
+                );
+            }
+            ReplicationEffect::Leadership { shard, leadership } => {
+                self.leadership(now, shard, leadership, effects);
+            }
+            ReplicationEffect::ReadReady {
+                shard,
+                token,
+                grant,
+            } => {
+                if let Some((_, term, round)) = self.confirmations.remove(&token) {
+                    let event = self.judge_grant(shard, term, round, grant);
+                    self.step_shards(now, event, effects);
+                }
+            }
+            ReplicationEffect::ReadFailed {
+                shard,
+                token,
+                failure,
+            } => {
+                if let Some((_, term, round)) = self.confirmations.remove(&token) {
+                    self.step_shards(now, doubtful(shard, term, round, failure), effects);
+                }
+            }
+            // The participant learns it from what is applied under that index instead.
+            ReplicationEffect::ProposalLost { .. } => {}
+            ReplicationEffect::ConfigurationChanged { shard, id, .. } => {
+                info!(%shard, %id, "the shard's members changed");
+            }
+            ReplicationEffect::SnapshotInstalled { shard, .. } => {
+                self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
+            }
+            ReplicationEffect::Removed { shard, replica } => {
+                warn!(%shard, %replica, "this replica is no longer a member of its shard");
+            }
+            ReplicationEffect::Missing {
+                shard,
+                replica,
+                from,
+            } => {
+                warn!(%shard, %replica, %from, "a leader counts on a replica that is not here");
+            }
+            ReplicationEffect::Damaged {
+                shard,
+                replica,
+                damage,
+            } => {
+                error!(%shard, %replica, ?damage, "the replica's disk lost something: it does not \
+                    take part until its peers have repaired it");
+            }
+            ReplicationEffect::Repaired {
+                shard,
+                replica,
+                entries,
+            } => {
+                info!(%shard, %replica, entries, "repaired from peers");
+            }
+            ReplicationEffect::Fatal { reason } => return Err(NodeError::Broken(reason)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn leadership(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        leadership: Leadership,
+        effects: &mut Effects,
+    ) {
+        let Leadership {
+            role,
+            term,
+            leader,
+            serving,
+        } = leadership;
+        debug!(%shard, ?role, term, serving, "leadership");
+        let leader = leader.map(|member| member.node);
+        let event = if role == Role::Leader && serving {
+            ShardLeadership::Leading { term }
+        } else {
+            ShardLeadership::Following { leader }
+        };
+        self.step_shards(
+            now,
+            ShardEvent::Leadership {
+                shard,
+                leadership: event,
+            },
+            effects,
+        );
+        if let Some(node) = leader
+            && (node != self.id() || serving)
+        {
+            let event = gateway::Event::Leader(shard, node);
+            self.gateway
+                .step(now.monotonic.0, event, &mut effects.gateway);
+        }
+    }
+}
+
+fn doubtful(shard: ShardId, term: u64, round: Round, failure: ReadFailure) -> ShardEvent {
+    let hint = match failure {
+        ReadFailure::NotLeader(leader) => leader.map(|member| member.node),
+        ReadFailure::TimedOut | ReadFailure::NoReplica => None,
+    };
+    ShardEvent::LeadershipDoubtful {
+        shard,
+        term,
+        round,
+        hint,
+    }
+}

@@ -1,0 +1,157 @@
+//! What the transport brings: frames of peers, and news of connections.
+
+use bytes::Bytes;
+use synod_membership::id::Identity as PeerIdentity;
+use synod_replication::{Event as ReplicationEvent, Incarnation, Message, NodeId};
+use synod_txn::{Now, Request, Response};
+use tracing::{info, warn};
+
+use super::forming;
+use super::turn::{Effects, Node};
+use crate::transport::{self, Class, Delivery, Inbound, Kind};
+use crate::{formation, gateway};
+
+impl Node {
+    pub(super) fn receive(&mut self, now: Now, inbound: Inbound, effects: &mut Effects) {
+        match inbound {
+            Inbound::Frame { peer, kind, body } => {
+                if let Err(reason) = self.frame(now, peer, kind, &body, effects) {
+                    warn!(from = %peer.address, node = %peer.node, "dropped a frame: {reason}");
+                }
+            }
+            Inbound::Reached { peer, class, .. } => self.reached(now, peer, class, effects),
+            Inbound::Lost {
+                destination,
+                class,
+                delivery,
+                ..
+            } => {
+                if let Some(node) = destination.node {
+                    self.lost(now, NodeId(node.0), class, delivery, effects);
+                }
+                self.transport.resume(destination, class);
+            }
+            // The other direction is ours and reports for itself; answers may be lost, though.
+            Inbound::Closed {
+                peer,
+                class: Class::Forward,
+            } => {
+                let event = gateway::Event::Lost(NodeId(peer.node.0), Delivery::Unknown);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
+            }
+            Inbound::Closed {
+                class: Class::Control | Class::Bulk,
+                ..
+            } => {}
+        }
+    }
+
+    pub(super) fn frame(
+        &mut self,
+        now: Now,
+        peer: PeerIdentity,
+        kind: Kind,
+        body: &Bytes,
+        effects: &mut Effects,
+    ) -> Result<(), String> {
+        let from = NodeId(peer.node.0);
+        match kind {
+            Kind::Raft => {
+                let message = Message::decode(body).map_err(|e| e.to_string())?;
+                let event = ReplicationEvent::Receive { from, message };
+                let Self {
+                    replication, store, ..
+                } = self;
+                replication.step(now.monotonic, event, store, &mut effects.replication);
+            }
+            Kind::Requests => {
+                let requests: Vec<Request> =
+                    transport::decode(kind, body).map_err(|e| e.to_string())?;
+                for request in requests {
+                    self.request(now, from, request, effects);
+                }
+            }
+            Kind::Responses => {
+                let responses: Vec<Response> =
+                    transport::decode(kind, body).map_err(|e| e.to_string())?;
+                for response in responses {
+                    self.participant.merge_hlc(response.hlc);
+                    let event = gateway::Event::Response(from, response);
+                    self.gateway
+                        .step(now.monotonic.0, event, &mut effects.gateway);
+                }
+            }
+            Kind::Formation => {
+                let message: formation::Message =
+                    transport::decode(kind, body).map_err(|e| e.to_string())?;
+                if let Some(answer) = formation::answer(&self.founding, &message) {
+                    forming::send(&self.transport, peer.address, &answer);
+                }
+            }
+            Kind::Membership => return Err("no membership runs here yet".to_owned()),
+            Kind::Hello | Kind::HelloAnswer => return Err("a handshake in mid-stream".to_owned()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn reached(
+        &mut self,
+        now: Now,
+        peer: PeerIdentity,
+        class: Class,
+        effects: &mut Effects,
+    ) {
+        let node = NodeId(peer.node.0);
+        let Some(state) = self.peers.get_mut(&node) else {
+            return;
+        };
+        if class != Class::Control {
+            return;
+        }
+        let restarted = state.boot != Some(peer.boot.counter);
+        state.boot = Some(peer.boot.counter);
+        state.connected = true;
+        if restarted {
+            info!(%node, address = %peer.address, boot = peer.boot.counter, "peer connected");
+        }
+        let event = ReplicationEvent::PeerStarted {
+            node,
+            incarnation: Incarnation(peer.boot.counter),
+        };
+        self.replication.step(
+            now.monotonic,
+            event,
+            &mut self.store,
+            &mut effects.replication,
+        );
+    }
+
+    pub(super) fn lost(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        class: Class,
+        delivery: Delivery,
+        effects: &mut Effects,
+    ) {
+        match class {
+            Class::Control => {
+                if let Some(state) = self.peers.get_mut(&node) {
+                    state.connected = false;
+                }
+                let event = ReplicationEvent::PeerUnreachable { node };
+                let Self {
+                    replication, store, ..
+                } = self;
+                replication.step(now.monotonic, event, store, &mut effects.replication);
+            }
+            Class::Forward => {
+                let event = gateway::Event::Lost(node, delivery);
+                self.gateway
+                    .step(now.monotonic.0, event, &mut effects.gateway);
+            }
+            Class::Bulk => {}
+        }
+    }
+}
