@@ -164,7 +164,10 @@ fn jobs_run_on_threads_and_wake_the_loop() {
     let directory = Directory::new("driver");
     let mut rig = Rig::on(ground(&directory.0), Options::tiny());
     let (sender, wakes) = std::sync::mpsc::channel();
-    let driver = Driver::start(move || drop(sender.send(()))).unwrap();
+    let driver = Driver::start(move || {
+        let _ = sender.send(());
+    })
+    .unwrap();
     let mut jobs = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(30);
     for n in 0..120u32 {

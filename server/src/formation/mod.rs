@@ -12,43 +12,13 @@
 //! exists without it: it must join as a new node.
 
 mod founding;
+mod message;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use rkyv::{Archive, Deserialize, Serialize};
-
 pub use self::founding::{Founder, Founding, FoundingShard, SYSTEM_SHARD};
-
-/// What forming nodes say to each other.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[rkyv(attr(allow(missing_docs)))]
-pub enum Message {
-    /// "I am empty, this is who I am and the list I was given." Repeated until answered.
-    Poll {
-        /// The sender.
-        founder: Founder,
-        /// Its list, sorted.
-        seeds: Vec<SocketAddr>,
-    },
-    /// "So am I": the answer while the founder waits for others.
-    Waiting {
-        /// Whom the sender has not heard from yet.
-        missing: Vec<SocketAddr>,
-    },
-    /// The lists differ: somebody's `--join` is wrong.
-    ListsDiffer {
-        /// The sender's list.
-        seeds: Vec<SocketAddr>,
-    },
-    /// The cluster exists, and this is its beginning.
-    Founded(Founding),
-    /// The cluster exists, and the poller is not one of its founders.
-    NotAFounder {
-        /// The cluster.
-        cluster: u128,
-    },
-}
+pub use self::message::Message;
 
 /// What a node knows so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
