@@ -93,9 +93,12 @@ fn one(name: &str, spec: Spec, solver: Solver) {
     let begin = cpu_ms();
     instance.model.refresh().expect("refresh");
     let sealed = cpu_ms() - begin;
+    // Within 0.1% of the bound for the small one, 1% for the large one: what the benchmark asks for.
+    let gap_ppm = if spec.shards > 1_000 { 10_000 } else { 1_000 };
     let config = Config {
         seed: spec.seed,
         solver,
+        gap_ppm,
         ..Config::default()
     };
     let (begin, cpu) = (Instant::now(), cpu_ms());

@@ -140,6 +140,9 @@ pub(crate) struct Bag {
     pub slot_folds: Vec<u32>,
     /// Minima and maxima come from tournaments: rows never leave their buckets.
     pub tournaments: bool,
+    /// All that is asked of the bag is how many rows a bucket has, and each row is where one decision of its own puts
+    /// it: the common policies (distinct nodes, zone spread), which get a shorter way through an assignment.
+    pub counts_only: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -199,6 +202,20 @@ impl Bag {
         };
     }
 
+    /// Whether a policy's template is `count(*)` against a constant.
+    pub(crate) fn is_count_limit(template: &Template) -> bool {
+        match template {
+            Template::Cmp(_, left, right) => {
+                **left == Template::Fold(Fold::CountRows)
+                    && matches!(
+                        **right,
+                        Template::Const(_) | Template::Part(_) | Template::Key(_)
+                    )
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a row with such a bucket can be added without laying the bag out anew.
     pub(crate) fn fits(&self, part: u32, key_bound: u32) -> bool {
         match self.layout {
@@ -238,7 +255,30 @@ impl Bag {
     }
 }
 
+fn same_var(a: Key, b: Key) -> bool {
+    match (a, b) {
+        (Key::Of(a, _), Key::Of(b, _)) => a == b,
+        (Key::Const(_) | Key::Expr(_) | Key::Of(_, _), _) => false,
+    }
+}
+
 impl Bags {
+    /// Whether each row of a bag is placed by one decision, none twice in a part, without a condition.
+    pub(crate) fn rows_are_simple(&self, bag: usize) -> bool {
+        let data = &self.bag[bag];
+        data.cells == 0
+            && data.parts.iter().all(|rows| {
+                rows.iter().enumerate().all(|(index, &row)| {
+                    let row = &self.rows[row as usize];
+                    matches!(row.key, Key::Of(_, _))
+                        && row.cond == NIL
+                        && rows[..index]
+                            .iter()
+                            .all(|&other| !same_var(self.rows[other as usize].key, row.key))
+                })
+            })
+    }
+
     pub(crate) fn add_var(&mut self) {
         self.var_rows.push(NIL);
     }
@@ -407,6 +447,14 @@ impl Model {
             || (entry.fixed_keys && !key_fixed)
             || entry.tournaments;
         entry.fixed_keys &= key_fixed;
+        if entry.counts_only {
+            let rows = &entry.parts[part];
+            entry.counts_only = matches!(row.key, Key::Of(_, _))
+                && row.cond.is_none()
+                && rows
+                    .iter()
+                    .all(|&other| other == id || !same_var(bags.rows[other as usize].key, row.key));
+        }
         let level = entry.level;
         bags.link_row(id);
         for &expr in &exprs {

@@ -10,6 +10,7 @@ use super::node::NIL;
 use super::root::{Avoid, RootKind, bucket_constant, opaque, scaled};
 use super::state::{Broken, Saved, State, in_set};
 use super::value::{self, NULL, Val, is_special, widen};
+use super::{Plant, planted};
 use crate::solve::Rng;
 
 /// Terms from here on count as overflowed. A sum of fewer than a million smaller ones is always exact.
@@ -167,6 +168,7 @@ impl State {
     }
 
     /// A fold of a bucket.
+    #[inline]
     pub(crate) fn fold(&self, graph: &Graph, bag: u32, part: u32, key: u32, fold: Fold) -> Val {
         let data = &graph.bags.bag[bag as usize];
         if data.layout == Layout::Scan {
@@ -319,6 +321,7 @@ impl State {
     }
 
     /// Adds a row to the bucket that it is in, or takes it out (`sign` −1), at the present values.
+    #[inline]
     pub(super) fn bump(&mut self, graph: &Graph, row: u32, sign: i128) {
         let Some(key) = self.row_key(graph, row) else {
             return;
@@ -340,7 +343,7 @@ impl State {
             if value == NULL && !needs.order {
                 continue;
             }
-            if needs.sum && value != NULL {
+            if needs.sum && value != NULL && !(sign < 0 && planted(Plant::StaleSum)) {
                 let at = base + self.bags[data.bag as usize].sum_at[index];
                 let term = if value.unsigned_abs() < TERM_MAX {
                     value
@@ -420,6 +423,7 @@ impl State {
     }
 
     /// Queues the expressions that fold a bucket.
+    #[inline]
     pub(super) fn wake_folds(&mut self, graph: &Graph, bag: u32, part: u32, key: u32, slot: u32) {
         let data = &graph.bags.bag[bag as usize];
         let head = match data.layout {
@@ -464,6 +468,67 @@ impl State {
             self.wake_folds(graph, bag, part, key, part);
         }
         self.touched = touched;
+    }
+
+    /// The change of a decision, for a row of a bag of which nothing but counts is asked: one look at the part instead
+    /// of one for each bucket before and after.
+    pub(super) fn recount(&mut self, graph: &Graph, row: u32, old: u32, new: u32) {
+        let data = &graph.bags.rows[row as usize];
+        let Key::Of(_, map) = data.key else { return };
+        let image = &graph.maps[map.index()].image;
+        let key_of = |value: u32| {
+            if value == UNSET {
+                -1
+            } else {
+                image[value as usize]
+            }
+        };
+        let (from, to) = (key_of(old), key_of(new));
+        if from == to {
+            return;
+        }
+        let bag = &graph.bags.bag[data.bag as usize];
+        let (mut at_from, mut at_to) = (0_i64, 0_i64);
+        for &other in &bag.parts[data.part as usize] {
+            if other == row {
+                continue;
+            }
+            let other = &graph.bags.rows[other as usize];
+            if let (Key::Of(var, map), true) = (other.key, other.alive) {
+                let value = self.assignment[var.index()];
+                if value != UNSET {
+                    let key = graph.maps[map.index()].image[value as usize];
+                    at_from += i64::from(key == from);
+                    at_to += i64::from(key == to);
+                }
+            }
+        }
+        for (index, &lazy) in bag.lazies.iter().enumerate() {
+            let Template::Cmp(op, _, limit) = &graph.bags.lazies[lazy.index()].template else {
+                continue;
+            };
+            let scale = self.bags[data.bag as usize].scales[index];
+            let amount = |count: i64, key: i64| -> i64 {
+                let Ok(key) = u32::try_from(key) else {
+                    return 0;
+                };
+                if count == 0 {
+                    return 0;
+                }
+                let limit = match **limit {
+                    Template::Const(limit) => limit.map_or(NULL, i128::from),
+                    Template::Part(index) => bucket_constant(bag.part_constant(data.part, index)),
+                    Template::Key(index) => bucket_constant(bag.key_constant(key, index)),
+                    _ => NULL,
+                };
+                scaled(value::shortfall(*op, Val::from(count), limit), scale)
+            };
+            let delta = amount(at_from, from) - amount(at_from + 1, from) + amount(at_to + 1, to)
+                - amount(at_to, to);
+            if delta != 0 {
+                self.add_lazy_hinge(lazy.0, data.part, delta);
+            }
+        }
     }
 
     fn note_buckets(&self, graph: &Graph, rows: &[u32], touched: &mut Vec<(u32, u32, u32)>) {

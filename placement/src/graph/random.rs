@@ -1,8 +1,8 @@
 //! Random small models, for tests that hold two evaluations or two solvers equal.
 
 use super::{
-    Agg, BagId, BagSpec, Cell, CmpOp, DomainId, Expr, ExprId, Fold, Key, LazySpec, MapId, Model,
-    Nullable, RootKind, Row, RowId, Template, VarId, VarSpec,
+    Agg, BagId, BagSpec, Cell, CmpOp, Expr, ExprId, Fold, Key, LazySpec, MapId, Model, Nullable,
+    RootKind, Row, RowId, Template, VarId, VarSpec,
 };
 use crate::solve::Rng;
 
@@ -10,7 +10,6 @@ use crate::solve::Rng;
 pub(crate) struct Made {
     pub model: Model,
     pub vars: Vec<VarId>,
-    pub domain: DomainId,
     pub domain_len: u32,
     pub maps: Vec<MapId>,
     pub bags: Vec<BagId>,
@@ -216,7 +215,6 @@ pub(crate) fn model(rng: &mut Rng, size: Size, crowd: usize) -> Made {
     let mut made = Made {
         model,
         vars,
-        domain,
         domain_len,
         maps,
         bags: Vec::new(),

@@ -111,6 +111,16 @@ impl Graph {
                 self.number_leaves(bag);
             }
         }
+        for bag in 0..self.bags.bag.len() {
+            let data = &self.bags.bag[bag];
+            let limits_only = data.lazies.iter().all(|lazy| {
+                let lazy = &self.bags.lazies[lazy.index()];
+                lazy.kind == RootKind::Hard && Bag::is_count_limit(&lazy.template)
+            });
+            let counts_only =
+                data.layout == Layout::Scan && limits_only && self.bags.rows_are_simple(bag);
+            self.bags.bag[bag].counts_only = counts_only;
+        }
         self.bags.fold_links = Lists::default();
         for id in 0..self.nodes.len() as u32 {
             let node = self.nodes.get(id);
@@ -148,6 +158,7 @@ impl Graph {
     pub(crate) fn add_fold_edge(&mut self, id: u32) {
         let agg = self.nodes.aggs[self.nodes.get(id).a as usize];
         let bag = &mut self.bags.bag[agg.bag.index()];
+        bag.counts_only = false;
         if let Some(head) = Self::fold_head(bag, agg.part, agg.key) {
             self.bags.fold_links.push(head, id);
         }

@@ -12,6 +12,7 @@ use super::model::{Graph, UNSET};
 use super::node::{Dependent, NIL, Op};
 use super::root::{Avoid, RootKind, hinge, scaled};
 use super::value::{self, NULL, Val, is_special, widen};
+use super::{Plant, planted};
 
 /// A violated thing: a root, or (a part or a bucket of) a lazy policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +204,7 @@ impl State {
                 Saved::Leaf { bag, tree, node } => {
                     self.bags[bag as usize].trees[tree as usize].nodes[node as usize] = old;
                 }
+                Saved::Tier(_) if planted(Plant::ForgetfulUndo) => {}
                 Saved::Tier(tier) => self.totals.tiers[tier as usize] = old,
                 Saved::Guide => self.totals.guide = old,
                 Saved::Total => self.totals.hinge = old as i64,
@@ -278,7 +280,10 @@ impl State {
         let mut scanned = std::mem::take(&mut self.scan_rows);
         scanned.clear();
         for row in graph.bags.rows_of(var) {
-            if graph.bags.bag[graph.bags.rows[row as usize].bag as usize].layout == Layout::Scan {
+            let bag = &graph.bags.bag[graph.bags.rows[row as usize].bag as usize];
+            if bag.counts_only {
+                self.recount(graph, row, old, value);
+            } else if bag.layout == Layout::Scan {
                 scanned.push(row);
             } else {
                 self.bump(graph, row, -1);

@@ -250,3 +250,23 @@ fn a_sum_does_not_wrap_and_an_oversized_product_is_an_error() {
         Err(ModelError::Overflow)
     );
 }
+
+/// Runs a check with a mistake planted; true when the check catches it.
+pub(crate) fn catches(plant: super::Plant, check: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+    super::PLANTED.with(|planted| planted.set(Some(plant)));
+    let caught = std::panic::catch_unwind(check).is_err();
+    super::PLANTED.with(|planted| planted.set(None));
+    caught
+}
+
+#[test]
+fn planted_mistakes_of_the_evaluation_are_caught() {
+    assert!(catches(
+        super::Plant::StaleSum,
+        incremental_evaluation_agrees_with_the_definitions
+    ));
+    assert!(catches(
+        super::Plant::ForgetfulUndo,
+        undo_restores_everything
+    ));
+}

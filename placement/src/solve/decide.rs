@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use super::bound::{Cuts, lower_bounds};
 use super::candidates::{Candidates, Unary, value_at};
 use super::construct::Choice;
-use super::exact::{self, Budget, Verdict};
+use super::exact::{self, Budget, Rows, Verdict};
 use super::reach::soft_roots;
 use super::search::{Limits, Search, compare_declared};
 use super::{Assignment, Config, Core, Outcome, Scope, Shortage, Solver, Status, TierOutcome};
@@ -15,6 +15,12 @@ use crate::graph::{Model, ModelError, RowRef, VarId};
 
 /// The exact solver is asked without being told to up to this many pairs of a decision and a value.
 const EXACT_PAIRS_MAX: usize = 20_000;
+/// Broken rows whose neighbourhoods are checked for a conflict of their own.
+const LOCAL_TRIES: usize = 4;
+/// Walks down from a broken row to the decisions around it.
+const LOCAL_SAMPLES: usize = 24;
+/// Decisions of such a neighbourhood.
+const LOCAL_VARS_MAX: usize = 48;
 /// Tries without improvement that end a stage: a base, and some for each decision.
 const PATIENCE: u64 = 1_000;
 const PATIENCE_PER_VAR: u64 = 12;
@@ -99,6 +105,14 @@ impl Case<'_> {
         {
             return Ok(self.answer(Status::Infeasible, Some(core)));
         }
+        if !feasible
+            && complete
+            && !exact
+            && self.config.solver == Solver::Auto
+            && let Some(core) = self.local_core()
+        {
+            return Ok(self.answer(Status::Infeasible, Some(core)));
+        }
         let bounds = if complete { self.bounds() } else { Vec::new() };
         let proved = feasible && bounds == self.state.totals.tiers;
         if exact && (!proved || self.config.solutions > 0) {
@@ -141,6 +155,7 @@ impl Case<'_> {
         let limits = Limits {
             evaluations_max: u64::MAX,
             patience: 0,
+            gap_ppm: 0,
             abort: self.abort,
         };
         let mut search = Search::new(
@@ -171,6 +186,7 @@ impl Case<'_> {
                 Limits {
                     evaluations_max: max,
                     patience,
+                    gap_ppm: self.config.gap_ppm,
                     abort: self.abort,
                 },
             );
@@ -180,6 +196,7 @@ impl Case<'_> {
         }
         let stop = AtomicBool::new(false);
         let (graph, candidates, soft) = (self.graph, self.candidates, self.soft);
+        let gap_ppm = self.config.gap_ppm;
         let (seed, patience, max) = (
             self.config.seed,
             self.patience(),
@@ -198,6 +215,7 @@ impl Case<'_> {
                         let limits = Limits {
                             evaluations_max: max,
                             patience,
+                            gap_ppm,
                             abort: &mut abort,
                         };
                         let seed = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9));
@@ -217,6 +235,7 @@ impl Case<'_> {
             let limits = Limits {
                 evaluations_max: max,
                 patience,
+                gap_ppm,
                 abort: &mut both,
             };
             let tried = search_once(graph, &mut state, candidates, soft, seed, limits);
@@ -325,6 +344,7 @@ impl Case<'_> {
         let limits = Limits {
             evaluations_max: u64::MAX,
             patience: 0,
+            gap_ppm: 0,
             abort: self.abort,
         };
         let mut search = Search::new(
@@ -362,12 +382,67 @@ impl Case<'_> {
             seed: self.config.seed,
             abort: self.abort,
         };
-        exact::core(self.graph, self.state, &declared, &mut budget).unwrap_or_else(|| Core {
-            // The proof stands, its reason was not found: everything that may have to do with it.
-            rows: self.broken(),
-            minimal: false,
-            shortage: None,
-        })
+        exact::core(self.graph, self.state, &declared, Rows::All, &mut budget).unwrap_or_else(
+            || Core {
+                // The proof stands, its reason was not found: everything that may have to do with it.
+                rows: self.broken(),
+                minimal: false,
+                shortage: None,
+            },
+        )
+    }
+
+    /// A proof of infeasibility from the blocks around one broken row: a shard whose own policies conflict is found
+    /// in a cluster of any size.
+    fn local_core(&mut self) -> Option<Core> {
+        let broken: Vec<_> = self.state.broken.iter().take(LOCAL_TRIES).collect();
+        for broken in broken {
+            let limits = Limits {
+                evaluations_max: u64::MAX,
+                patience: 0,
+                gap_ppm: 0,
+                abort: self.abort,
+            };
+            let mut search = Search::new(
+                self.graph,
+                self.state,
+                self.candidates,
+                self.soft,
+                0,
+                limits,
+            );
+            let mut vars: Vec<VarId> = Vec::new();
+            for _ in 0..LOCAL_SAMPLES {
+                let Some(var) = search.aim_at_broken(broken) else {
+                    continue;
+                };
+                let block = self.graph.vars.block[var.index()] as usize;
+                for &member in &self.graph.blocks[block] {
+                    if self.candidates.is_free(member) && !vars.contains(&member) {
+                        vars.push(member);
+                    }
+                }
+                if vars.len() > LOCAL_VARS_MAX {
+                    break;
+                }
+            }
+            drop(search);
+            vars.sort_unstable();
+            let declared = Candidates::new(self.graph, vars, Unary::Kept);
+            if declared.vars.is_empty() || declared.size() > EXACT_PAIRS_MAX {
+                continue;
+            }
+            let mut budget = Budget {
+                rounds_max: self.config.conflicts_max,
+                seed: self.config.seed,
+                abort: self.abort,
+            };
+            let core = exact::core(self.graph, self.state, &declared, Rows::Closed, &mut budget);
+            if core.is_some() {
+                return core;
+            }
+        }
+        None
     }
 
     /// The rows over one decision that leave it nothing to choose, none of them in vain.

@@ -21,7 +21,7 @@ impl Search<'_> {
         let tier = self.goal.tier;
         let mut bound_due = self.evaluations + BOUND_EVERY;
         while self.evaluations - last < self.limits.patience && !self.exhausted() {
-            if self.base.tiers[tier] == self.bounds[tier] || self.candidates.vars.is_empty() {
+            if self.is_settled(tier) || self.candidates.vars.is_empty() {
                 break;
             }
             if self.improve_step(targets, &mut changes) {
@@ -61,12 +61,17 @@ impl Search<'_> {
             None => self.candidates.vars[self.rng.below(self.candidates.vars.len())],
         };
         self.evaluations += 1;
-        let taken = match self.rng.below(8) {
-            0..=2 => self.step_move(var, targets),
-            3 => self.step_follow(var, targets, changes),
-            4..=6 => self.step_swap(var, targets),
+        let before = self.evaluations;
+        let neighbourhood = self.merit.choose(&mut self.rng);
+        let taken = match neighbourhood {
+            0 => self.step_move(var, targets),
+            1 => self.step_follow(var, targets, changes),
+            2 => self.step_swap(var, targets),
             _ => self.step_chain(var),
         };
+        let tries = self.evaluations - before;
+        self.merit
+            .note(neighbourhood, tries, taken == Some(Ordering::Less));
         match taken {
             Some(Ordering::Less) => self.improved(),
             Some(Ordering::Equal | Ordering::Greater) | None => false,

@@ -62,6 +62,10 @@ pub struct Config {
     pub evaluations_max: u64,
     /// Conflicts that the exact solver may meet, in each of its runs.
     pub conflicts_max: u64,
+    /// Parts per million of a tier's value that are not worth searching for, nor moving anything for: the search stops
+    /// when a tier is this close to its bound, and an answer that is better by less than this than what stands now is
+    /// not given. Without effect on tiers whose values are small.
+    pub gap_ppm: u32,
     /// Searches run side by side with different seeds; the best answer wins. More than one is reproducible too.
     pub threads: u32,
     /// How many distinct best solutions to list; 0 lists none.
@@ -75,6 +79,7 @@ impl Default for Config {
             seed: 0,
             evaluations_max: 2_000_000,
             conflicts_max: 20_000,
+            gap_ppm: 200,
             threads: 1,
             solutions: 0,
         }

@@ -10,6 +10,8 @@ use crate::graph::internal::{Totals, UNSET};
 
 /// A cycle of exchanged places is looked for up to this length.
 const CYCLE_MAX: usize = 4;
+/// Tries that any revert may make.
+const TRIES_MIN: u64 = 4_000;
 /// Rounds over all changes; each round only repeats while the last one undid something.
 const ROUNDS_MAX: usize = 4;
 
@@ -17,6 +19,7 @@ impl Search<'_> {
     /// Undoes what can be undone towards the present values. They may be unset: such decisions stay.
     pub(crate) fn revert(&mut self) {
         let current = &self.graph.vars.current;
+        let mut budget = None;
         for _ in 0..ROUNDS_MAX {
             let mut changed: Vec<VarId> = self
                 .candidates
@@ -27,10 +30,20 @@ impl Search<'_> {
                 .filter(|&var| self.candidates.permits(var, current[var.index()]))
                 .collect();
             let before = changed.len();
+            // A large rebalance has few changes that can go: it gets one look at each, and some to spare.
+            let limit = *budget
+                .get_or_insert(self.evaluations + TRIES_MIN.max(before as u64 + before as u64 / 4));
             changed.retain(|&var| !self.undo_one(var));
-            changed.retain(|&var| self.value(var) != current[var.index()] && !self.undo_block(var));
-            changed.retain(|&var| self.value(var) != current[var.index()] && !self.undo_cycle(var));
-            if changed.is_empty() || changed.len() == before || self.aborted {
+            changed.retain(|&var| {
+                self.value(var) != current[var.index()]
+                    && !(self.evaluations < limit && self.undo_block(var))
+            });
+            changed.retain(|&var| {
+                self.value(var) != current[var.index()]
+                    && !(self.evaluations < limit && self.undo_cycle(var))
+            });
+            let done = changed.is_empty() || changed.len() == before;
+            if done || self.aborted || self.evaluations >= limit {
                 break;
             }
         }

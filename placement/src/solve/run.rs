@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::Rng;
 use super::aim::Targets;
 use super::construct::Choice;
-use super::search::{Goal, Search, compare_declared};
+use super::search::{Goal, Search, compare_declared, worthwhile};
 
 impl Search<'_> {
     /// Runs to the end of the budget, or until a whole stage finds nothing better.
@@ -14,8 +14,13 @@ impl Search<'_> {
         let targets = self.targets(tiers);
         let first_guided = targets.iter().position(|targets| targets.guided);
         self.set_goal(first_guided.unwrap_or(0), first_guided.is_some());
+        self.was_decided = self.candidates.vars.iter().all(|&var| {
+            self.candidates.permits(var, self.value(var))
+                && self.value(var) == self.graph.vars.current[var.index()]
+        });
         self.construct(Choice::Sampled, first_guided.map(|tier| &targets[tier]));
         self.raise_bounds();
+        let origin = self.was_decided.then(|| self.base.clone());
         let mut stage = 0;
         loop {
             let start = self.base.clone();
@@ -28,7 +33,9 @@ impl Search<'_> {
             if self.base.hinge == 0 {
                 self.improve_tiers(&targets);
             }
-            self.revert();
+            if stage == 0 || self.has_history() {
+                self.revert();
+            }
             stage += 1;
             let better = compare_declared(&self.base, &start) == Ordering::Less;
             if !better {
@@ -38,11 +45,21 @@ impl Search<'_> {
                 break;
             }
         }
+        // What stands now stays, unless something is gained that is worth moving for.
+        if let Some(origin) = origin
+            && !worthwhile(&self.base, &origin, self.limits.gap_ppm)
+        {
+            let vars = self.candidates.vars.iter();
+            let home: Vec<_> = vars
+                .map(|&var| (var, self.graph.vars.current[var.index()]))
+                .collect();
+            self.force(&home);
+        }
     }
 
     fn improve_tiers(&mut self, targets: &[Targets]) {
         for tier in 0..targets.len() {
-            if self.base.tiers[tier] == self.bounds[tier] {
+            if self.is_settled(tier) {
                 continue;
             }
             self.set_goal(tier, targets[tier].guided);

@@ -15,8 +15,10 @@ use super::Rng;
 use super::candidates::Candidates;
 use super::holders::Holders;
 use crate::graph::VarId;
-use crate::graph::internal::{Broken, Graph, State, Totals, UNSET};
+use crate::graph::internal::{Broken, Graph, Key, Layout, State, Totals, UNSET};
 
+/// A larger block is not a unit that moves together.
+const FOLLOWERS_MAX: usize = 64;
 /// How many tries pass between two looks at the abort callback.
 const ABORT_EVERY: u64 = 256;
 
@@ -25,6 +27,8 @@ pub(crate) struct Limits<'a> {
     pub evaluations_max: u64,
     /// Tries without improvement that end a stage.
     pub patience: u64,
+    /// See [`Config::gap_ppm`](super::Config::gap_ppm).
+    pub gap_ppm: u32,
     pub abort: &'a mut dyn FnMut() -> bool,
 }
 
@@ -58,8 +62,52 @@ pub(crate) struct Search<'a> {
     best: Totals,
     /// Steps since the stage began.
     history: Vec<(VarId, u32)>,
+    /// Whether every decision in scope had a permitted value at the start.
+    pub(super) was_decided: bool,
+    /// How well each neighbourhood has done lately.
+    pub(super) merit: Merit,
     /// Until which try a variable may not return to a value it was moved away from.
     pub(super) tabu: Vec<u64>,
+}
+
+/// Successes and tries of the neighbourhoods, old ones fading: moves win far from an optimum, swaps close to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Merit {
+    pub taken: [u64; 4],
+    pub tried: [u64; 4],
+}
+
+impl Default for Merit {
+    fn default() -> Merit {
+        Merit {
+            taken: [8, 1, 8, 1],
+            tried: [16, 16, 16, 16],
+        }
+    }
+}
+
+impl Merit {
+    pub(super) fn choose(&self, rng: &mut Rng) -> usize {
+        let rate = |index: usize| 16 + self.taken[index] * 1_024 / self.tried[index];
+        let rates: [u64; 4] = std::array::from_fn(rate);
+        let mut at = rng.below(rates.iter().sum::<u64>() as usize) as u64;
+        for (index, rate) in rates.into_iter().enumerate() {
+            if at < rate {
+                return index;
+            }
+            at -= rate;
+        }
+        0
+    }
+
+    pub(super) fn note(&mut self, index: usize, tries: u64, taken: bool) {
+        self.tried[index] += tries.max(1);
+        self.taken[index] += u64::from(taken);
+        if self.tried[index] > 512 {
+            self.tried[index] /= 2;
+            self.taken[index] /= 2;
+        }
+    }
 }
 
 /// Which of two assignments is better, hard rows first.
@@ -83,7 +131,33 @@ pub(crate) fn compare_declared(a: &Totals, b: &Totals) -> Ordering {
     a.hinge.cmp(&b.hinge).then_with(|| a.tiers.cmp(&b.tiers))
 }
 
+/// How much of a tier's value is not worth anything.
+fn tolerance(value: i128, gap_ppm: u32) -> i128 {
+    let parts = value.unsigned_abs() / 1_000 * u128::from(gap_ppm) / 1_000;
+    i128::try_from(parts).unwrap_or(i128::MAX)
+}
+
+/// Whether `a` is better than `b` by something worth moving for: by more than the tolerance in the first tier that
+/// differs by more than that.
+pub(crate) fn worthwhile(a: &Totals, b: &Totals, gap_ppm: u32) -> bool {
+    if a.hinge != b.hinge {
+        return a.hinge < b.hinge;
+    }
+    for (a, b) in a.tiers.iter().zip(&b.tiers) {
+        if (a - b).abs() > tolerance(*b, gap_ppm) {
+            return a < b;
+        }
+    }
+    false
+}
+
 impl<'a> Search<'a> {
+    /// Whether a tier is as good as its bound, or close enough.
+    pub(crate) fn is_settled(&self, tier: usize) -> bool {
+        let (value, bound) = (self.base.tiers[tier], self.bounds[tier]);
+        bound != i128::MIN && value - bound <= tolerance(bound, self.limits.gap_ppm)
+    }
+
     pub(crate) fn new(
         graph: &'a Graph,
         state: &'a mut State,
@@ -113,6 +187,8 @@ impl<'a> Search<'a> {
             state,
             log: Vec::new(),
             history: Vec::new(),
+            was_decided: false,
+            merit: Merit::default(),
             tabu: vec![0; candidates.vars.len()],
         }
     }
@@ -246,9 +322,15 @@ impl<'a> Search<'a> {
         debug_assert_eq!(compare(&self.base, &self.best, self.goal), Ordering::Equal);
     }
 
+    /// Whether anything has changed since the stage began.
+    pub(crate) fn has_history(&self) -> bool {
+        !self.history.is_empty()
+    }
+
     /// Begins a stage: the present assignment is the one to beat.
     pub(crate) fn begin_stage(&mut self) {
         self.history.clear();
+        self.merit = Merit::default();
         self.remember();
     }
 
@@ -301,23 +383,65 @@ impl<'a> Search<'a> {
         fits.then_some([(x, b), (y, a)])
     }
 
-    /// A move of everything in a block that stands where `var` stands: a replica takes its shard's leader along.
-    pub(crate) fn follow(&self, var: VarId, to: u32, changes: &mut Vec<(VarId, u32)>) -> bool {
-        let from = self.value(var);
+    /// A move of everything that belongs to `var` and stands where it stands: a replica takes its shard's leader
+    /// along, a shard its whole co-location group. Which of the two is chosen at random.
+    pub(crate) fn follow(&mut self, var: VarId, to: u32, changes: &mut Vec<(VarId, u32)>) -> bool {
         changes.clear();
-        let block = self.graph.vars.block[var.index()] as usize;
-        for &other in &self.graph.blocks[block] {
-            if self.value(other) == from
-                && self.graph.vars.domain[other.index()] == self.graph.vars.domain[var.index()]
-                && self.candidates.is_free(other)
-            {
-                if !self.candidates.permits(other, to) {
-                    return false;
-                }
+        let graph = self.graph;
+        let block = graph.vars.block[var.index()] as usize;
+        if self.rng.below(2) == 0 {
+            let members = &graph.blocks[block];
+            if members.len() > FOLLOWERS_MAX {
+                return false;
+            }
+            return self.gather(var, to, members.iter().copied(), changes);
+        }
+        // A group is a scanned part of some bag with rows of several decisions.
+        let rows = graph.bags.rows_of(var).count();
+        if rows == 0 {
+            return false;
+        }
+        let chosen = self.rng.below(rows);
+        let Some(row) = graph.bags.rows_of(var).nth(chosen) else {
+            return false;
+        };
+        let data = &graph.bags.rows[row as usize];
+        let bag = &graph.bags.bag[data.bag as usize];
+        if bag.layout != Layout::Scan {
+            return false;
+        }
+        let members = bag.parts[data.part as usize].iter().filter_map(|&row| {
+            match graph.bags.rows[row as usize].key {
+                Key::Of(var, _) => Some(var),
+                Key::Const(_) | Key::Expr(_) => None,
+            }
+        });
+        self.gather(var, to, members, changes)
+    }
+
+    /// The members that stand where `var` stands, all to `to`. False where that is `var` alone, or not permitted.
+    fn gather(
+        &self,
+        var: VarId,
+        to: u32,
+        members: impl Iterator<Item = VarId>,
+        changes: &mut Vec<(VarId, u32)>,
+    ) -> bool {
+        let from = self.value(var);
+        let domain = self.graph.vars.domain[var.index()];
+        for other in members {
+            let same = self.value(other) == from && self.graph.vars.domain[other.index()] == domain;
+            if !same || !self.candidates.is_free(other) {
+                continue;
+            }
+            if !self.candidates.permits(other, to) {
+                return false;
+            }
+            if !changes.contains(&(other, to)) {
                 changes.push((other, to));
             }
         }
-        changes.len() > 1
+        changes.len() > 1 && changes.iter().any(|&(member, _)| member == var)
     }
 
     /// Broken things, for repair.

@@ -151,12 +151,24 @@ fn assert_core(brute: &Brute, outcome: &Outcome, what: &str) {
     }
 }
 
+/// Models, of which a long run takes more: `SYNOD_PLACEMENT_MODELS=20000 cargo test -p synod-placement brute`.
+fn model_count(default: u64) -> u64 {
+    let asked = std::env::var("SYNOD_PLACEMENT_MODELS").ok();
+    asked
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(default)
+}
+
 #[test]
 fn brute_force_exact_and_search_agree() {
+    agree(model_count(1_200));
+}
+
+fn agree(models: u64) {
     let mut seen: BTreeMap<(&str, String), u32> = BTreeMap::new();
     let mut search_optimal = 0;
     let mut feasible = 0;
-    for seed in 0..2500 {
+    for seed in 0..models {
         let mut rng = Rng::new(seed);
         let crowd = if seed % 5 == 0 { 12 } else { 1 };
         let mut made = model(&mut rng, SIZE, crowd);
@@ -188,7 +200,7 @@ fn brute_force_exact_and_search_agree() {
     let unknown = seen
         .get(&("auto", "Unknown".to_owned()))
         .copied()
-        .unwrap_or(0);
+        .map_or(0, u64::from);
     assert!(
         unknown < 25,
         "auto gave up on {unknown} of 2500 small models"
@@ -280,4 +292,139 @@ fn solving_the_answer_again_moves_nothing() {
         let second = run(&mut made.model, Solver::Search, 0);
         assert_eq!(first.values, second.values, "seed {seed}");
     }
+}
+
+#[test]
+fn planted_mistakes_of_the_solvers_are_caught() {
+    use crate::graph::Plant;
+    use crate::graph::tests::catches;
+    assert!(catches(Plant::LooseLimit, || agree(200)));
+    assert!(catches(Plant::BoldCut, || bounds_are_bounds(60)));
+}
+
+/// Replicas of random sizes on nodes with room for all, the fullest to be as empty as can be: the shape of the cut.
+fn balance(rng: &mut Rng) -> Model {
+    use crate::graph::{
+        Agg, BagSpec, Cell, CmpOp, Expr, Fold, Key, LazySpec, Nullable, RootKind, Row, Template,
+        VarSpec,
+    };
+    let mut model = Model::new();
+    let nodes = 2 + rng.below(3) as u32;
+    let domain = model.add_domain(nodes);
+    let identity = model
+        .add_map(domain, (0..nodes).map(|n| Some(i64::from(n))).collect())
+        .expect("fits");
+    let zone = model
+        .add_map(domain, (0..nodes).map(|n| Some(i64::from(n % 2))).collect())
+        .expect("fits");
+    let (apart, load, over) = (
+        model.add_bag(BagSpec { cells: 0 }),
+        model.add_bag(BagSpec { cells: 1 }),
+        model.add_bag(BagSpec { cells: 1 }),
+    );
+    let template = Template::Cmp(
+        CmpOp::Le,
+        Box::new(Template::Fold(Fold::CountRows)),
+        Box::new(Template::Const(Some(1 + rng.below(2) as i64))),
+    );
+    let spec = LazySpec {
+        policy: 0,
+        kind: RootKind::Hard,
+        template,
+    };
+    model.add_lazy(apart, spec).expect("fits");
+    for block in 0..1 + rng.below(3) as u32 {
+        let home = rng.below(2) == 0;
+        for _ in 0..1 + rng.below(2) {
+            let var = model.add_var(VarSpec {
+                domain,
+                allowed: home.then(|| vec![0, 1]),
+                nullable: Nullable::No,
+                current: Some(rng.below(2) as u32),
+                block,
+            });
+            let row = |part, map, cells| Row {
+                part,
+                key: Key::Of(var, map),
+                cond: None,
+                cells,
+            };
+            let by = if block % 2 == 0 { identity } else { zone };
+            model
+                .add_row(apart, row(block, by, vec![]))
+                .expect("stratified");
+            let weight = vec![Cell::Const(Some(1 + rng.below(9) as i64))];
+            model
+                .add_row(load, row(0, identity, weight))
+                .expect("stratified");
+        }
+    }
+    for node in 0..nodes {
+        let fold = Fold::Sum(0);
+        let sum = model.expr(Expr::Agg(Agg {
+            bag: load,
+            part: 0,
+            key: node,
+            fold,
+        }));
+        let factor = model
+            .expr(Expr::Const(Some(1 + i64::from(node % 3))))
+            .expect("fits");
+        let scaled = model
+            .expr(Expr::Mul(sum.expect("exists"), factor))
+            .expect("exists");
+        let two = model.expr(Expr::Const(Some(2))).expect("fits");
+        let ratio = model.expr(Expr::Div(scaled, two)).expect("exists");
+        let row = Row {
+            part: 0,
+            key: Key::Const(0),
+            cond: None,
+            cells: vec![Cell::Expr(ratio)],
+        };
+        model.add_row(over, row).expect("stratified");
+    }
+    let fold = Fold::Max(0);
+    let most = model
+        .expr(Expr::Agg(Agg {
+            bag: over,
+            part: 0,
+            key: 0,
+            fold,
+        }))
+        .expect("exists");
+    model.add_root(1, 0, RootKind::Soft { tier: 0, weight: 1 }, most);
+    model
+}
+
+fn bounds_are_bounds(models: u64) {
+    let mut tight = 0;
+    for seed in 0..models {
+        let mut rng = Rng::new(seed);
+        let mut model = balance(&mut rng);
+        let brute = Brute::new(&model);
+        let outcome = run(&mut model, Solver::Search, 0);
+        match brute.best() {
+            Some(best) => {
+                let tier = outcome.tiers.first().expect("one tier");
+                assert!(
+                    tier.bound <= best[0],
+                    "seed {seed}: {} > {}",
+                    tier.bound,
+                    best[0]
+                );
+                assert!(tier.value >= best[0], "seed {seed}");
+                tight += u32::from(tier.bound == best[0]);
+            }
+            None => assert_ne!(outcome.status, Status::Feasible, "seed {seed}"),
+        }
+    }
+    assert!(
+        u64::from(tight) * 4 >= models,
+        "{tight} of {models} bounds are met"
+    );
+}
+
+#[test]
+fn cut_bounds_are_bounds_and_often_tight() {
+    bounds_are_bounds(400);
 }

@@ -12,6 +12,7 @@ use crate::graph::internal::{
     FxMap, Graph, Key, NIL, NULL, Op, RootKind, State, UNSET, is_special,
 };
 use crate::graph::{Cell, CmpOp, Fold, MapId, RowRef, Template, VarId};
+use crate::graph::{Plant, planted};
 
 /// More buckets than this are not ordered into prefixes one by one.
 const STEPS_MAX: usize = 20_000;
@@ -276,6 +277,11 @@ impl<'a> Cuts<'a> {
                     low = middle
                 }
             }
+            let high = if planted(Plant::BoldCut) {
+                high + 1
+            } else {
+                high
+            };
             best = Some(best.map_or(high, |best| best.max(high)));
         }
         best

@@ -46,6 +46,8 @@ struct Reach {
     known: bool,
     /// What they add to each bucket at present.
     present: FxMap<u32, i128>,
+    /// How many of them bring a value to each bucket at present.
+    counted: FxMap<u32, i128>,
 }
 
 pub(super) struct Intervals<'a> {
@@ -210,16 +212,21 @@ impl<'a> Intervals<'a> {
             Fold::Sum(cell) => {
                 let reach = self.reach(bag, part, Some(cell));
                 let (low, high) = (reach.low, reach.high);
+                let moving = reach.counted.get(&key).copied().unwrap_or(0);
                 if !reach.known {
                     return UNKNOWN;
                 }
                 let base = self.fixed_sum(bag, part, key, cell);
                 match base {
-                    Some(base) => Range {
-                        low: Some(base + low),
-                        high: Some(base + high),
-                        null: true,
-                    },
+                    Some(base) => {
+                        // A row that stays keeps the sum from being NULL.
+                        let counted = self.state.fold(graph, bag, part, key, Fold::Count(cell));
+                        Range {
+                            low: Some(base + low),
+                            high: Some(base + high),
+                            null: counted <= moving,
+                        }
+                    }
                     None => UNKNOWN,
                 }
             }
@@ -335,6 +342,7 @@ impl<'a> Intervals<'a> {
             let value = self.state.cell(graph, cell);
             if let (Some(key), false) = (here, value == NULL) {
                 *reach.present.entry(key).or_insert(0) += value;
+                *reach.counted.entry(key).or_insert(0) += 1;
             }
         }
         reach

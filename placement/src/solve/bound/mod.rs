@@ -7,7 +7,7 @@
 mod cut;
 mod interval;
 
-pub(crate) use cut::{Cuts, Shortfall};
+pub(crate) use cut::Cuts;
 use interval::Intervals;
 
 use super::candidates::{Candidates, value_at};

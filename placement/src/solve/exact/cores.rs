@@ -15,8 +15,18 @@ use super::encode::Encoder;
 use super::linear::TooWide;
 use super::touched::Touched;
 use super::{Budget, Countdown, Hard, broken_constant, hard_rows, post};
-use crate::graph::internal::{Graph, State};
+use crate::graph::VarId;
+use crate::graph::internal::{Graph, Op, State};
 use crate::solve::Core;
+
+/// Which rows a core may be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// All that the scope can change; what it cannot is a constant.
+    All,
+    /// Those that depend on the scope and nothing else: a core of them is one whatever the rest does.
+    Closed,
+}
 
 enum Answer {
     Satisfiable,
@@ -32,10 +42,11 @@ pub(crate) fn core(
     graph: &Graph,
     state: &State,
     candidates: &Candidates,
+    rows: Rows,
     budget: &mut Budget<'_>,
 ) -> Option<Core> {
     let touched = Touched::from(graph, candidates, &state.assignment);
-    find(graph, state, candidates, &touched, budget).unwrap_or(None)
+    find(graph, state, candidates, &touched, rows, budget).unwrap_or(None)
 }
 
 fn find(
@@ -43,6 +54,7 @@ fn find(
     state: &State,
     candidates: &Candidates,
     touched: &Touched,
+    kind: Rows,
     budget: &mut Budget<'_>,
 ) -> Result<Option<Core>, TooWide> {
     if candidates
@@ -59,9 +71,15 @@ fn find(
     }
     let rows = {
         let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
-        hard_rows(&mut encoder)?
+        let mut rows = hard_rows(&mut encoder)?;
+        if kind == Rows::Closed {
+            rows.retain(|&row| is_closed(graph, candidates, row));
+        }
+        rows
     };
-    if let Some(row) = broken_constant(graph, state, touched, &rows) {
+    if kind == Rows::All
+        && let Some(row) = broken_constant(graph, state, touched, &rows)
+    {
         return Ok(Some(Core {
             rows: vec![row],
             minimal: true,
@@ -150,4 +168,59 @@ fn check(
             Answer::Conflict(named)
         }
     })
+}
+
+/// Rows of a part beyond which a fold of it is taken to depend on the whole cluster.
+const CLOSED_ROWS_MAX: usize = 64;
+
+/// Whether a row depends on decisions in scope only.
+fn is_closed(graph: &Graph, candidates: &Candidates, row: Hard) -> bool {
+    match row {
+        Hard::Root(root) => is_closed_expr(
+            graph,
+            candidates,
+            graph.roots.root[root as usize].expr.index() as u32,
+        ),
+        Hard::Bucket { lazy, part, .. } => {
+            let bag = graph.bags.lazies[lazy as usize].bag;
+            is_closed_part(graph, candidates, bag.index(), part)
+        }
+    }
+}
+
+fn is_closed_part(graph: &Graph, candidates: &Candidates, bag: usize, part: u32) -> bool {
+    let Some(rows) = graph.bags.bag[bag].parts.get(part as usize) else {
+        return true;
+    };
+    rows.len() <= CLOSED_ROWS_MAX
+        && rows.iter().all(|&row| {
+            graph
+                .bags
+                .vars_of(row)
+                .iter()
+                .all(|&var| candidates.is_free(var))
+                && graph
+                    .bags
+                    .exprs_of(row)
+                    .iter()
+                    .all(|&expr| is_closed_expr(graph, candidates, expr))
+        })
+}
+
+fn is_closed_expr(graph: &Graph, candidates: &Candidates, id: u32) -> bool {
+    let mut stack = vec![id];
+    while let Some(id) = stack.pop() {
+        let node = graph.nodes.get(id);
+        match node.op {
+            Op::Lookup if !candidates.is_free(VarId::at(node.a)) => return false,
+            Op::Agg => {
+                let agg = graph.nodes.aggs[node.a as usize];
+                if !is_closed_part(graph, candidates, agg.bag.index(), agg.part) {
+                    return false;
+                }
+            }
+            _ => graph.nodes.for_operands(id, |operand| stack.push(operand)),
+        }
+    }
+    true
 }

@@ -13,7 +13,7 @@ use pumpkin_solver::core::variables::Literal;
 use super::super::candidates::{Candidates, value_at};
 use super::linear::{Gate, Linear, TooWide, View};
 use super::touched::Touched;
-use crate::graph::internal::{Graph, Op, State, UNSET, Val, is_special, is_true};
+use crate::graph::internal::{Graph, Op, State, UNSET, Val, is_true};
 use crate::graph::value::{self, NULL, OVERFLOW};
 use crate::graph::{CmpOp, VarId};
 
@@ -688,5 +688,3 @@ fn is_truth(op: Op) -> bool {
         Op::Cmp(_) | Op::And | Op::Or | Op::Not | Op::IsNull | Op::InSet
     )
 }
-
-const _: fn(Val) -> bool = is_special;

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pumpkin_solver::core::variables::Literal;
 
-use super::super::candidates::value_at;
 use super::encode::{Code, Encoder, Number, Truth};
 use super::linear::{Linear, TooWide};
-use super::touched::{cell_reaches, direct_vars, possible_keys};
+use super::touched::{cell_reaches, possible_keys};
 use crate::graph::internal::{Key, Layout, NIL, RootKind, UNSET, Val, bucket_constant, widen};
 use crate::graph::value::{self, NULL};
-use crate::graph::{Cell, Fold, Template, VarId};
+use crate::graph::{Cell, Fold, Template};
 
 /// A COUNT DISTINCT over expressions looks at every value between the bounds.
 const DISTINCT_MAX: i128 = 512;
@@ -448,7 +447,7 @@ impl Encoder<'_> {
         key: u32,
         template: &Template,
     ) -> Result<Code, TooWide> {
-        let mut of = |this: &mut Self, operand: &Template| -> Result<Number, TooWide> {
+        let of = |this: &mut Self, operand: &Template| -> Result<Number, TooWide> {
             let code = this.template(bag, part, key, operand)?;
             Ok(this.as_number(code))
         };
@@ -595,13 +594,3 @@ enum Fixed {
 pub(super) fn is_hard(kind: RootKind) -> bool {
     kind == RootKind::Hard
 }
-
-/// The direct variables of a row that can change.
-pub(super) fn free_vars(encoder: &Encoder<'_>, row: u32) -> Vec<VarId> {
-    direct_vars(encoder.graph, row)
-        .into_iter()
-        .filter(|&var| encoder.touched.is_free(var))
-        .collect()
-}
-
-const _: fn(&crate::graph::internal::Graph, u32, u32) -> Val = value_at;

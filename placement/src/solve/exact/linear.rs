@@ -7,6 +7,7 @@
 //! pumpkin also panics when a variable is made in a state that is inconsistent already. The gate remembers that
 //! state, and from then on takes everything and does nothing: the model is infeasible.
 
+use crate::graph::{Plant, planted};
 use pumpkin_solver::Solver;
 use pumpkin_solver::core::constraints::NegatableConstraint;
 use pumpkin_solver::core::options::SolverOptions;
@@ -223,6 +224,11 @@ impl Gate {
     }
 
     fn fit(linear: &Linear, right: i128) -> Result<Fitted, TooWide> {
+        let right = if planted(Plant::LooseLimit) {
+            right + 1
+        } else {
+            right
+        };
         let (low, high) = linear.range()?;
         if high <= right {
             return Ok(Fitted::Always);
@@ -251,12 +257,6 @@ impl Gate {
             views,
             i32::try_from(right).map_err(|_| TooWide)?,
         ))
-    }
-
-    /// `linear ≤ right`, always.
-    pub(crate) fn at_most(&mut self, linear: &Linear, right: i128) -> Result<(), TooWide> {
-        let truth = self.truth();
-        self.at_most_if(truth, linear, right)
     }
 
     /// `linear ≤ right` where the literal is true.

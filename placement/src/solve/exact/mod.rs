@@ -25,7 +25,7 @@ use encode::{Encoder, encoded};
 use linear::{Linear, TooWide, View};
 use touched::Touched;
 
-pub(crate) use cores::core;
+pub(crate) use cores::{Rows, core};
 
 /// Limits of one run of the constraint solver.
 pub(crate) struct Budget<'a> {
@@ -119,13 +119,13 @@ enum Answer {
 
 /// A hard row of the part of the model that can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Hard {
+enum Hard {
     Root(u32),
     Bucket { lazy: u32, part: u32, key: u32 },
 }
 
 impl Hard {
-    pub(super) fn name(self, graph: &Graph) -> RowRef {
+    fn name(self, graph: &Graph) -> RowRef {
         match self {
             Hard::Root(root) => {
                 let root = graph.roots.root[root as usize];
@@ -144,7 +144,7 @@ impl Hard {
 }
 
 /// The hard rows that decisions in scope can change.
-pub(super) fn hard_rows(encoder: &mut Encoder<'_>) -> Result<Vec<Hard>, TooWide> {
+fn hard_rows(encoder: &mut Encoder<'_>) -> Result<Vec<Hard>, TooWide> {
     let graph = encoder.graph;
     let mut rows: Vec<Hard> = encoder
         .touched
@@ -175,7 +175,7 @@ pub(super) fn hard_rows(encoder: &mut Encoder<'_>) -> Result<Vec<Hard>, TooWide>
 }
 
 /// A hard row that is broken whatever is decided.
-pub(super) fn broken_constant(
+fn broken_constant(
     graph: &Graph,
     state: &State,
     touched: &Touched,
@@ -227,7 +227,7 @@ pub(super) fn broken_constant(
 }
 
 /// Posts a hard row where the literal is true.
-pub(super) fn post(encoder: &mut Encoder<'_>, when: Literal, hard: Hard) -> Result<(), TooWide> {
+fn post(encoder: &mut Encoder<'_>, when: Literal, hard: Hard) -> Result<(), TooWide> {
     let graph = encoder.graph;
     match hard {
         Hard::Root(root) => encoder.require(when, graph.roots.root[root as usize].expr.0),

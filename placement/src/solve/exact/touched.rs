@@ -142,11 +142,6 @@ pub(crate) fn possible_keys(
     }
 }
 
-/// The variables that a row looks up directly.
-pub(crate) fn direct_vars(graph: &Graph, row: u32) -> Vec<VarId> {
-    graph.bags.vars_of(row)
-}
-
 /// Whether a cell can change.
 pub(crate) fn cell_reaches(graph: &Graph, touched: &Touched, cell: Cell) -> bool {
     match cell {
