@@ -61,13 +61,26 @@ fn main() {
     let fair = total / nodes + 60;
     let zone = |node: u64| node % 5;
     let mut state = TABLES.to_owned();
-    insert(&mut state, "nodes", (0..nodes).map(|n| {
-        format!("('n{n}', 'z{}', {}, {}, {fair})", zone(n), fair * 2, fair * 2)
-    }));
-    insert(&mut state, "shards", (0..shards).map(|s| {
-        let w = weights[s as usize];
-        format!("({s}, {w}, {w})")
-    }));
+    insert(
+        &mut state,
+        "nodes",
+        (0..nodes).map(|n| {
+            format!(
+                "('n{n}', 'z{}', {}, {}, {fair})",
+                zone(n),
+                fair * 2,
+                fair * 2
+            )
+        }),
+    );
+    insert(
+        &mut state,
+        "shards",
+        (0..shards).map(|s| {
+            let w = weights[s as usize];
+            format!("({s}, {w}, {w})")
+        }),
+    );
     let mut rows = Vec::new();
     for s in 0..shards {
         // Three consecutive nodes are in three zones.
@@ -80,7 +93,10 @@ fn main() {
     insert(&mut state, "replicas", rows.into_iter());
     let start = Instant::now();
     let mut problem = Problem::load(&state, POLICIES).expect("the benchmark's own SQL");
-    println!("load and compile: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "load and compile: {:.0} ms",
+        start.elapsed().as_secs_f64() * 1e3
+    );
     let config = Config::default();
     let mut times = Vec::new();
     let mut apply_times = Vec::new();
@@ -92,23 +108,38 @@ fn main() {
             let weight = 1 + random.below(100) as i64;
             changes.push(Change::Upsert {
                 table: "shards".to_owned(),
-                row: vec![Datum::Integer(shard), Datum::Integer(weight), Datum::Integer(weight)],
+                row: vec![
+                    Datum::Integer(shard),
+                    Datum::Integer(weight),
+                    Datum::Integer(weight),
+                ],
             });
             for slot in 0..3 {
                 changes.push(Change::Upsert {
                     table: "replicas".to_owned(),
-                    row: vec![Datum::Integer(shard), Datum::Integer(slot), Datum::Null, Datum::Null],
+                    row: vec![
+                        Datum::Integer(shard),
+                        Datum::Integer(slot),
+                        Datum::Null,
+                        Datum::Null,
+                    ],
                 });
             }
         }
         let start = Instant::now();
         let touched: Touched = problem.apply(&changes).expect("valid rows");
         let applied = start.elapsed();
-        let answer = problem.solve_scoped(&touched, &config, &mut || false).expect("no overflow");
+        let answer = problem
+            .solve_scoped(&touched, &config, &mut || false)
+            .expect("no overflow");
         times.push(start.elapsed().as_secs_f64() * 1e3);
         apply_times.push(applied.as_secs_f64() * 1e3);
         assert!(touched.is_scoped(), "followed by keys");
-        assert!(matches!(answer.status, Status::Optimal | Status::Feasible), "{:?}", answer.status);
+        assert!(
+            matches!(answer.status, Status::Optimal | Status::Feasible),
+            "{:?}",
+            answer.status
+        );
         assert_eq!(answer.assignments.len(), 51);
         // The moves are done: the state says so.
         let done: Vec<Change> = answer
@@ -125,12 +156,18 @@ fn main() {
             .collect();
         problem.apply(&done).expect("valid rows");
     }
-    for (name, times) in [("deltas to decision", &mut times), ("of it deltas", &mut apply_times)] {
+    for (name, times) in [
+        ("deltas to decision", &mut times),
+        ("of it deltas", &mut apply_times),
+    ] {
         times.sort_by(f64::total_cmp);
         let at = |p: f64| times[((times.len() - 1) as f64 * p) as usize];
         println!(
             "{name}, {nodes} nodes, {shards} shards, 51 replicas: p50 {:.2} ms, p95 {:.2}, p99 {:.2}, max {:.2}",
-            at(0.5), at(0.95), at(0.99), at(1.0)
+            at(0.5),
+            at(0.95),
+            at(0.99),
+            at(1.0)
         );
     }
 }

@@ -7,7 +7,8 @@ use synod_placement::Problem;
 use synod_placement::solve::Config;
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect("an example file")
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR")))
+        .expect("an example file")
 }
 
 fn benches(c: &mut Criterion) {
@@ -34,7 +35,10 @@ fn benches(c: &mut Criterion) {
         state.push_str(&format!("INSERT INTO nodes VALUES ({n}, 10);"));
     }
     for p in 0..50 {
-        state.push_str(&format!("INSERT INTO pods VALUES ({p}, {}, NULL);", 1 + p % 7));
+        state.push_str(&format!(
+            "INSERT INTO pods VALUES ({p}, {}, NULL);",
+            1 + p % 7
+        ));
     }
     let policies = "CREATE CONSTRAINT capacity AS SELECT * FROM pods p JOIN nodes n ON n.node = p.controllable__node
         GROUP BY n.node, n.cpu CHECK sum(p.cpu) <= n.cpu;
@@ -43,7 +47,9 @@ fn benches(c: &mut Criterion) {
     c.bench_function("50 pods on 1,000 nodes: load, compile and solve", |b| {
         b.iter(|| {
             let mut problem = Problem::load(&state, policies).expect("the benchmark's own SQL");
-            problem.solve(&Config::default(), &mut || false).expect("no overflow")
+            problem
+                .solve(&Config::default(), &mut || false)
+                .expect("no overflow")
         });
     });
 }

@@ -110,7 +110,10 @@ fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_json
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
     let all = [(1000, 50), (10_000, 100)];
     let shapes = ["plain", "domiciled", "tight"];
     let runs: Vec<(u64, u64, &str)> = match args.as_slice() {
@@ -119,7 +122,10 @@ fn main() {
             nodes.parse().expect("nodes"),
             shape.as_str(),
         )],
-        _ => all.iter().flat_map(|&(s, n)| shapes.map(|shape| (s, n, shape))).collect(),
+        _ => all
+            .iter()
+            .flat_map(|&(s, n)| shapes.map(|shape| (s, n, shape)))
+            .collect(),
     };
     for (shards, nodes, shape) in runs {
         let (state, policies, json) = instance(shards, nodes, shape);
@@ -130,11 +136,17 @@ fn main() {
             let start = Instant::now();
             let mut problem = Problem::load(&state, &policies).expect("the benchmark's own SQL");
             let loaded = start.elapsed();
-            let config = Config { solver, ..Config::default() };
+            let config = Config {
+                solver,
+                ..Config::default()
+            };
             let start = Instant::now();
             let answer = problem.solve(&config, &mut || false).expect("no overflow");
             let solved = start.elapsed();
-            let tier = answer.tiers.first().map(|t| (t.value.as_f64(), t.bound.as_f64()));
+            let tier = answer
+                .tiers
+                .first()
+                .map(|t| (t.value.as_f64(), t.bound.as_f64()));
             let (value, bound) = tier.unwrap_or((f64::NAN, f64::NAN));
             println!(
                 "{shards} x 3 x {nodes} {shape}, {solver:?}: {:?}, {value} (bound {bound}, gap {:.3}%), load {:.0} ms, solve {:.1} ms",

@@ -51,7 +51,7 @@ pub struct Finding {
 pub struct Admission {
     /// Accepted, refused or unproven.
     pub verdict: Verdict,
-    /// How many scenarios were checked.
+    /// How many scenarios were checked; all of them, unless time was up.
     pub scenarios: usize,
     /// The scenarios that speak against the candidate.
     pub findings: Vec<Finding>,
@@ -71,11 +71,21 @@ pub fn admit(
     let scenarios = scenarios(&Problem::load_scripts(&with)?);
     let mut findings = Vec::new();
     let mut verdict = Verdict::Accepted;
-    let count = scenarios.len();
+    let mut checked = 0;
     for (scenario, loss) in scenarios {
+        // What could not be checked in time is not proved.
+        if abort() {
+            if verdict == Verdict::Accepted {
+                verdict = Verdict::Unproven;
+            }
+            break;
+        }
+        checked += 1;
         let lost = |scripts: &[(&str, Source)]| {
-            let mut scripts: Vec<(String, Source)> =
-                scripts.iter().map(|(text, source)| ((*text).to_owned(), *source)).collect();
+            let mut scripts: Vec<(String, Source)> = scripts
+                .iter()
+                .map(|(text, source)| ((*text).to_owned(), *source))
+                .collect();
             scripts.insert(1, (loss.clone(), Source::State));
             scripts
         };
@@ -101,7 +111,11 @@ pub fn admit(
             relaxation: after.2,
         });
     }
-    Ok(Admission { verdict, scenarios: count, findings })
+    Ok(Admission {
+        verdict,
+        scenarios: checked,
+        findings,
+    })
 }
 
 /// The state as it is, and the SQL of every single loss.
@@ -120,15 +134,24 @@ fn scenarios(problem: &Problem) -> Vec<(String, String)> {
         let zone = schema.position(ZONE);
         let mut zones = BTreeSet::new();
         for slot in entry.mirror.occupied() {
-            let Some(row) = entry.mirror.row(slot) else { continue };
+            let Some(row) = entry.mirror.row(slot) else {
+                continue;
+            };
             zones.extend(zone.map(|z| compiler.symbols.sql(row[z])));
             let mut conditions = Vec::new();
             let mut shown = Vec::new();
             let all: Vec<usize> = (0..schema.columns.len()).collect();
-            let key = if schema.primary_key.is_empty() { &all } else { &schema.primary_key };
+            let key = if schema.primary_key.is_empty() {
+                &all
+            } else {
+                &schema.primary_key
+            };
             for &column in key {
                 let value = compiler.symbols.sql(row[column]);
-                conditions.push(format!("{} IS {value}", quoted(&schema.columns[column].name)));
+                conditions.push(format!(
+                    "{} IS {value}",
+                    quoted(&schema.columns[column].name)
+                ));
                 shown.push(value);
             }
             let table = quoted(&schema.name);
@@ -157,11 +180,17 @@ fn judge(
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<(Status, Vec<PolicyRow>, Vec<PolicyRow>)> {
     let scripts: Vec<(&str, Source)> = scripts.iter().map(|(t, s)| (t.as_str(), *s)).collect();
-    let mut problem = Problem { compiler: Compiler::load(&scripts, Goals::Hard)? };
+    let mut problem = Problem {
+        compiler: Compiler::load(&scripts, Goals::Hard)?,
+    };
     let model = &mut problem.compiler.model;
     let outcome = solve::solve(model, solve::Scope::All, config, abort)
         .map_err(|e| crate::problem::model_error(&e))?;
-    let relaxation = outcome.broken.iter().map(|&row| problem.policy_row(row)).collect();
+    let relaxation = outcome
+        .broken
+        .iter()
+        .map(|&row| problem.policy_row(row))
+        .collect();
     let answer = problem.answer(&outcome);
     Ok((answer.status, answer.core, relaxation))
 }

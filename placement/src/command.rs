@@ -78,11 +78,14 @@ fn usage<T>(message: impl Into<String>) -> Result<T> {
 }
 
 fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T> {
-    text.parse().or_else(|_| usage(format!("{flag} needs a number, not {text:?}")))
+    text.parse()
+        .or_else(|_| usage(format!("{flag} needs a number, not {text:?}")))
 }
 
 fn arguments(args: &[String]) -> Result<Arguments> {
-    let Some((verb, mut rest)) = args.split_first() else { return usage("which verb?") };
+    let Some((verb, mut rest)) = args.split_first() else {
+        return usage("which verb?");
+    };
     let mut parsed = Arguments {
         verb: verb.clone(),
         state: String::new(),
@@ -150,13 +153,21 @@ pub fn run(args: &[String], edge: &mut Edge<'_>) -> Output {
     match try_run(args, edge) {
         Ok(output) => output,
         Err(e) => {
-            let hint = if e.kind == ErrorKind::Usage { USAGE } else { "" };
+            let hint = if e.kind == ErrorKind::Usage {
+                USAGE
+            } else {
+                ""
+            };
             let json = args.iter().any(|a| a == "--json");
             let stdout = match json {
                 true => format!("{}\n", error_json(&e)),
                 false => String::new(),
             };
-            Output { exit_code: 2, stdout, stderr: format!("{e}\n{hint}") }
+            Output {
+                exit_code: 2,
+                stdout,
+                stderr: format!("{e}\n{hint}"),
+            }
         }
     }
 }
@@ -186,21 +197,30 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
         policies.push(read(edge, path)?);
     }
     let mut scripts: Vec<(&str, Source)> = vec![(&state, Source::State)];
-    scripts.extend(policies.iter().map(|text| (text.as_str(), Source::Policies)));
+    scripts.extend(
+        policies
+            .iter()
+            .map(|text| (text.as_str(), Source::Policies)),
+    );
     let now_us = edge.now_us;
-    let deadline = arguments.time_limit_us.map(|limit| started.saturating_add(limit));
+    let deadline = arguments
+        .time_limit_us
+        .map(|limit| started.saturating_add(limit));
     let mut abort = || deadline.is_some_and(|d| now_us() >= d);
     let config = &arguments.config;
     match arguments.verb.as_str() {
         "solve" => {
             let mut warnings = String::new();
-            let answer =
-                solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
+            let answer = solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
             let stdout = match arguments.json {
                 Format::Json => json(&answer)?,
                 Format::Text => text(&answer),
             };
-            Ok(Output { exit_code: answer.status.exit_code(), stdout, stderr: warnings })
+            Ok(Output {
+                exit_code: answer.status.exit_code(),
+                stdout,
+                stderr: warnings,
+            })
         }
         "plan" => {
             let mut problem = Problem::load_scripts(&scripts)?;
@@ -209,7 +229,11 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 Format::Json => json(&plan)?,
                 Format::Text => plan_text(&plan),
             };
-            Ok(Output { exit_code: plan.status.exit_code(), stdout, stderr: String::new() })
+            Ok(Output {
+                exit_code: plan.status.exit_code(),
+                stdout,
+                stderr: String::new(),
+            })
         }
         "explain" => {
             let (Some(table), Some(key)) = (&arguments.table, &arguments.key) else {
@@ -220,27 +244,43 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             };
             let mut problem = Problem::load_scripts(&scripts)?;
             let explanation = problem.explain(table, &key, arguments.column.as_deref())?;
-            Ok(Output { exit_code: 0, stdout: pretty(&explanation)?, stderr: String::new() })
+            Ok(Output {
+                exit_code: 0,
+                stdout: pretty(&explanation)?,
+                stderr: String::new(),
+            })
         }
         "whatif" => {
             let mut warnings = String::new();
-            let before =
-                solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
+            let before = solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
             let new = match &arguments.new_policies {
                 Some(path) => read(edge, path)?,
                 None => String::new(),
             };
-            let changes = arguments.changes.iter().map(|text| (text.as_str(), Source::State));
+            let changes = arguments
+                .changes
+                .iter()
+                .map(|text| (text.as_str(), Source::State));
             scripts.splice(1..1, changes);
             scripts.push((&new, Source::Policies));
-            let after =
-                solved(&scripts, config, now_us(), now_us, &mut abort, &mut warnings)?;
+            let after = solved(
+                &scripts,
+                config,
+                now_us(),
+                now_us,
+                &mut abort,
+                &mut warnings,
+            )?;
             let exit_code = after.status.exit_code();
             let stdout = match arguments.json {
                 Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
                 Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
             };
-            Ok(Output { exit_code, stdout, stderr: warnings })
+            Ok(Output {
+                exit_code,
+                stdout,
+                stderr: warnings,
+            })
         }
         "check" => {
             let accepted = policies.join("\n;\n");
@@ -249,7 +289,8 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 // Without a candidate all policies are new.
                 None => (String::new(), accepted),
             };
-            let admission = crate::admission::admit(&state, &accepted, &candidate, config, &mut abort)?;
+            let admission =
+                crate::admission::admit(&state, &accepted, &candidate, config, &mut abort)?;
             let exit_code = match (admission.verdict, arguments.force) {
                 (Verdict::Accepted, _) | (Verdict::Unproven, Force::Yes) => 0,
                 (Verdict::Refused, _) => 3,
@@ -259,7 +300,11 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 Format::Json => json(&admission)?,
                 Format::Text => pretty(&admission)?,
             };
-            Ok(Output { exit_code, stdout, stderr: String::new() })
+            Ok(Output {
+                exit_code,
+                stdout,
+                stderr: String::new(),
+            })
         }
         other => usage(format!("unknown verb {other:?}")),
     }
@@ -298,7 +343,15 @@ fn plan_text(plan: &Plan) -> String {
         let _ = writeln!(out, "step {}:", number + 1);
         for s in step {
             let key: Vec<String> = s.key.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            let _ = writeln!(out, "  {}[{}].{}: {} -> {}", s.table, key.join(","), s.column, s.from, s.to);
+            let _ = writeln!(
+                out,
+                "  {}[{}].{}: {} -> {}",
+                s.table,
+                key.join(","),
+                s.column,
+                s.from,
+                s.to
+            );
         }
     }
     for row in &plan.blocked_by {

@@ -38,7 +38,11 @@ pub struct Place {
 impl Place {
     /// The start of a text.
     pub fn start(source: Source) -> Place {
-        Place { source, line: 1, column: 1 }
+        Place {
+            source,
+            line: 1,
+            column: 1,
+        }
     }
 }
 
@@ -101,12 +105,20 @@ pub struct Error {
 impl Error {
     /// An error of `kind` at `place`.
     pub fn at(kind: ErrorKind, place: Place, message: impl Into<String>) -> Error {
-        Error { kind, place: Some(place), message: message.into() }
+        Error {
+            kind,
+            place: Some(place),
+            message: message.into(),
+        }
     }
 
     /// An error without a place.
     pub fn bare(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, place: None, message: message.into() }
+        Error {
+            kind,
+            place: None,
+            message: message.into(),
+        }
     }
 }
 

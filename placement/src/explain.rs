@@ -66,7 +66,8 @@ impl Problem {
         let same_key = |other: &Object| {
             key.len() == other.len()
                 && other.iter().all(|(name, value)| {
-                    key.iter().any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
+                    key.iter()
+                        .any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
                 })
         };
         let found = decisions.into_iter().find(|d| {
@@ -92,10 +93,15 @@ impl Problem {
                 .probe(&[(decision.var, Some(value))])
                 .map_err(|e| model_error(&e))?;
             let rows = |list: &[crate::graph::Violation]| {
-                list.iter().map(|v| self.policy_row(v.source)).collect::<Vec<_>>()
+                list.iter()
+                    .map(|v| self.policy_row(v.source))
+                    .collect::<Vec<_>>()
             };
             let cost = |&(tier, change): &(u32, i128)| {
-                (change != 0).then(|| Cost { tier, change: self.tier_number(tier, change) })
+                (change != 0).then(|| Cost {
+                    tier,
+                    change: self.tier_number(tier, change),
+                })
             };
             let order: Vec<i128> = probe.tiers.iter().map(|(_, change)| *change).collect();
             let alternative = Alternative {

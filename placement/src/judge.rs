@@ -51,7 +51,9 @@ impl Problem {
                     let show = |&value: &u32| {
                         let row = domain.row(value).unwrap_or_default();
                         let columns = decision.columns.iter();
-                        columns.map(|c| compiler.symbols.json(row[c.domain_column])).collect()
+                        columns
+                            .map(|c| compiler.symbols.json(row[c.domain_column]))
+                            .collect()
                     };
                     let schema = &entry.mirror.schema;
                     let current = compiler.model.current(var);
@@ -100,8 +102,17 @@ impl Problem {
     /// The judgement of the present values.
     pub(crate) fn judgement(&self) -> Judgement {
         let model = &self.compiler.model;
-        let broken = model.violations().iter().map(|v| self.policy_row(v.source)).collect();
+        let broken = model
+            .violations()
+            .iter()
+            .map(|v| self.policy_row(v.source))
+            .collect();
         let tiers = model.tiers().into_iter();
-        Judgement { broken, tiers: tiers.map(|(t, sum)| (t, self.tier_number(t, sum))).collect() }
+        Judgement {
+            broken,
+            tiers: tiers
+                .map(|(t, sum)| (t, self.tier_number(t, sum)))
+                .collect(),
+        }
     }
 }

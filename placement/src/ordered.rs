@@ -71,9 +71,8 @@ impl Problem {
         planning: &plan::Config,
         abort: &mut dyn FnMut() -> bool,
     ) -> Result<Plan> {
-        let outcome =
-            solve::solve(&mut self.compiler.model, solve::Scope::All, solving, abort)
-                .map_err(|e| model_error(&e))?;
+        let outcome = solve::solve(&mut self.compiler.model, solve::Scope::All, solving, abort)
+            .map_err(|e| model_error(&e))?;
         let answer = self.answer(&outcome);
         let stopped = match answer.status {
             Status::Optimal | Status::Feasible => None,
@@ -81,7 +80,11 @@ impl Problem {
             Status::Unknown => Some(PlanStatus::Unknown),
         };
         if let Some(status) = stopped {
-            return Ok(Plan { status, steps: Vec::new(), blocked_by: answer.core });
+            return Ok(Plan {
+                status,
+                steps: Vec::new(),
+                blocked_by: answer.core,
+            });
         }
         let plan = plan::plan(&mut self.compiler.model, &outcome.values, planning)
             .map_err(|e| model_error(&e))?;
@@ -109,7 +112,11 @@ impl Problem {
                 plan::Status::NoneFound => PlanStatus::NoneFound,
             },
             steps: plan.steps.iter().map(step).collect(),
-            blocked_by: plan.blocked_by.iter().map(|&row| self.policy_row(row)).collect(),
+            blocked_by: plan
+                .blocked_by
+                .iter()
+                .map(|&row| self.policy_row(row))
+                .collect(),
         })
     }
 }

@@ -53,7 +53,9 @@ impl Problem {
 
     /// Compiles several scripts, taken in their order; the places of errors count in each script by itself.
     pub fn load_scripts(scripts: &[(&str, Source)]) -> Result<Problem> {
-        Ok(Problem { compiler: Compiler::load(scripts, Goals::All)? })
+        Ok(Problem {
+            compiler: Compiler::load(scripts, Goals::All)?,
+        })
     }
 
     /// Decides all decisions. `abort` is asked now and then whether time is up.
@@ -125,12 +127,20 @@ impl Problem {
         Answer {
             status,
             tiers: if decided { tiers.collect() } else { Vec::new() },
-            assignments: if decided { self.assignments(&outcome.values) } else { Vec::new() },
+            assignments: if decided {
+                self.assignments(&outcome.values)
+            } else {
+                Vec::new()
+            },
             core: rows.iter().map(|&row| self.policy_row(row)).collect(),
             core_minimal: core.is_some_and(|c| c.minimal),
             needed: shortage.map(|s| s.needed),
             available: shortage.map(|s| s.available),
-            solutions: outcome.solutions.iter().map(|s| self.assignments(s)).collect(),
+            solutions: outcome
+                .solutions
+                .iter()
+                .map(|s| self.assignments(s))
+                .collect(),
             solutions_complete: outcome.solutions_complete,
             stats: Stats {
                 variables: self.compiler.model.vars().count() as u64,
@@ -152,7 +162,10 @@ impl Problem {
     pub(crate) fn policy_row(&self, source: RowRef) -> PolicyRow {
         let (policy, row) = self.compiler.row_of(source);
         let json = |(name, value): (String, Value)| (name, self.compiler.symbols.json(value));
-        PolicyRow { policy, row: row.into_iter().map(json).collect() }
+        PolicyRow {
+            policy,
+            row: row.into_iter().map(json).collect(),
+        }
     }
 
     /// The assignments of variables, in key order of their tables; a tuple decision gives one per column.
@@ -179,7 +192,9 @@ impl Problem {
         let key: serde_json::Map<String, serde_json::Value> = self.key_of(of.mirror, of.slot);
         let show = |value: Option<u32>, column: usize| {
             let row = value.and_then(|v| compiler.mirrors[decision.mirror].mirror.row(v));
-            row.map_or(serde_json::Value::Null, |row| compiler.symbols.json(row[column]))
+            row.map_or(serde_json::Value::Null, |row| {
+                compiler.symbols.json(row[column])
+            })
         };
         decision
             .columns
@@ -201,9 +216,14 @@ impl Problem {
     ) -> serde_json::Map<String, serde_json::Value> {
         let entry = &self.compiler.mirrors[mirror];
         let schema = &entry.mirror.schema;
-        let Some(row) = entry.mirror.row(slot) else { return serde_json::Map::new() };
+        let Some(row) = entry.mirror.row(slot) else {
+            return serde_json::Map::new();
+        };
         let json = |&c: &usize| {
-            (schema.columns[c].name.clone(), self.compiler.symbols.json(row[c]))
+            (
+                schema.columns[c].name.clone(),
+                self.compiler.symbols.json(row[c]),
+            )
         };
         schema.primary_key.iter().map(json).collect()
     }

@@ -22,10 +22,19 @@ CREATE CONSTRAINT stay AS SELECT * FROM replicas MINIMIZE controllable__node <> 
 fn command(files: &[(&str, &str)], args: &[&str]) -> Output {
     let files: BTreeMap<&str, &str> = files.iter().copied().collect();
     let mut read = |path: &str| {
-        files.get(path).map(|text| (*text).to_owned()).ok_or(std::io::ErrorKind::NotFound.into())
+        files
+            .get(path)
+            .map(|text| (*text).to_owned())
+            .ok_or(std::io::ErrorKind::NotFound.into())
     };
     let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-    run(&args, &mut Edge { read: &mut read, now_us: &|| 0 })
+    run(
+        &args,
+        &mut Edge {
+            read: &mut read,
+            now_us: &|| 0,
+        },
+    )
 }
 
 fn with(verb: &str, state: &str, policies: &str, more: &[&str]) -> Output {
@@ -44,11 +53,17 @@ fn solve_answers_in_the_documented_shape() {
     assert_eq!(output.exit_code, 0, "{output:?}");
     let answer = json(&output);
     assert_eq!(answer["status"], "optimal");
-    assert_eq!(answer["tiers"], serde_json::json!([{ "tier": 0, "value": 1, "bound": 1 }]));
+    assert_eq!(
+        answer["tiers"],
+        serde_json::json!([{ "tier": 0, "value": 1, "bound": 1 }])
+    );
     let assignments = answer["assignments"].as_array().unwrap();
     assert_eq!(assignments.len(), 2, "unchanged decisions are listed too");
     assert_eq!(assignments[0]["table"], "replicas");
-    assert_eq!(assignments[0]["key"], serde_json::json!({ "shard_id": 1, "slot": 0 }));
+    assert_eq!(
+        assignments[0]["key"],
+        serde_json::json!({ "shard_id": 1, "slot": 0 })
+    );
     assert_eq!(assignments[0]["column"], "controllable__node");
     assert_eq!(assignments[0]["current"], "n1");
     assert!(answer["core"].as_array().unwrap().is_empty());
@@ -93,7 +108,10 @@ fn solutions_are_distinct_and_complete() {
     let output = with("solve", STATE, policies, &["--json", "--solutions", "10"]);
     let answer = json(&output);
     assert_eq!(answer["tiers"], serde_json::json!([]));
-    assert_eq!(answer["status"], "optimal", "without an objective a solution is optimal");
+    assert_eq!(
+        answer["status"], "optimal",
+        "without an objective a solution is optimal"
+    );
     let solutions = answer["solutions"].as_array().unwrap();
     // Two replicas on two of three nodes, in order.
     assert_eq!(solutions.len(), 6);
@@ -104,17 +122,38 @@ fn solutions_are_distinct_and_complete() {
 
 #[test]
 fn bad_input_is_exit_2_with_a_place() {
-    let output = with("solve", STATE, "CREATE CONSTRAINT c AS SELECT * FROM nope CHECK 1", &["--json"]);
+    let output = with(
+        "solve",
+        STATE,
+        "CREATE CONSTRAINT c AS SELECT * FROM nope CHECK 1",
+        &["--json"],
+    );
     assert_eq!(output.exit_code, 2);
     let error = &json(&output)["error"];
-    assert_eq!((&error["line"], &error["column"]), (&Value::from(1), &Value::from(38)));
-    assert!(output.stderr.contains("policies:1:38: name error: no such table: nope"), "{output:?}");
+    assert_eq!(
+        (&error["line"], &error["column"]),
+        (&Value::from(1), &Value::from(38))
+    );
+    assert!(
+        output
+            .stderr
+            .contains("policies:1:38: name error: no such table: nope"),
+        "{output:?}"
+    );
     for args in [
         &["solve"][..],
         &["solve", "--state", "s"],
         &["frob", "--state", "s", "--policies", "p"],
         &["solve", "--state", "missing", "--policies", "p"],
-        &["solve", "--state", "s", "--policies", "p", "--solver", "magic"],
+        &[
+            "solve",
+            "--state",
+            "s",
+            "--policies",
+            "p",
+            "--solver",
+            "magic",
+        ],
         &["solve", "--state", "s", "--policies", "p", "--seed", "x"],
         &["solve", "--state", "s", "--policies", "p", "--seed"],
         &[],
@@ -141,7 +180,13 @@ fn plan_orders_the_changes() {
 #[test]
 fn explain_lists_every_alternative() {
     let state = STATE.replace("(1, 1, 4, 'n1', 'n1')", "(1, 1, 4, 'n2', 'n2')");
-    let more = ["--table", "replicas", "--key", "{\"shard_id\": 1, \"slot\": 0}", "--json"];
+    let more = [
+        "--table",
+        "replicas",
+        "--key",
+        "{\"shard_id\": 1, \"slot\": 0}",
+        "--json",
+    ];
     let output = with("explain", &state, POLICIES, &more);
     assert_eq!(output.exit_code, 0, "{output:?}");
     let explanation = json(&output);
@@ -149,7 +194,10 @@ fn explain_lists_every_alternative() {
     let alternatives = explanation["alternatives"].as_array().unwrap();
     assert_eq!(alternatives.len(), 2);
     assert_eq!(alternatives[0]["value"], "n3");
-    assert_eq!(alternatives[0]["tiers"], serde_json::json!([{ "tier": 0, "change": 1 }]));
+    assert_eq!(
+        alternatives[0]["tiers"],
+        serde_json::json!([{ "tier": 0, "change": 1 }])
+    );
     assert_eq!(alternatives[0]["violates"], serde_json::json!([]));
     assert_eq!(alternatives[1]["value"], "n2");
     assert_eq!(alternatives[1]["violates"][0]["policy"], "distinct_nodes");
@@ -173,14 +221,33 @@ fn check_refuses_what_a_loss_would_make_infeasible() {
         ON n.node_id = r.controllable__node GROUP BY n.zone CHECK count(*) >= 1";
     // Three zones and two replicas: infeasible at once.
     let files = [("s", STATE), ("p", POLICIES), ("c", candidate)];
-    let args = ["check", "--state", "s", "--policies", "p", "--candidate", "c", "--json"];
+    let args = [
+        "check",
+        "--state",
+        "s",
+        "--policies",
+        "p",
+        "--candidate",
+        "c",
+        "--json",
+    ];
     let output = command(&files, &args);
     assert_eq!(output.exit_code, 3, "{output:?}");
     let admission = json(&output);
     assert_eq!(admission["verdict"], "refused");
     assert_eq!(admission["findings"][0]["scenario"], "now");
-    assert!(!admission["findings"][0]["core"].as_array().unwrap().is_empty());
-    assert!(!admission["findings"][0]["relaxation"].as_array().unwrap().is_empty());
+    assert!(
+        !admission["findings"][0]["core"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        !admission["findings"][0]["relaxation"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
     // What is infeasible with and without it is not its doing: two nodes are needed, and one of two is lost.
     let two = STATE.replace(", ('n3', 'c', 10)", "");
     let harmless = "CREATE CONSTRAINT small AS SELECT * FROM replicas r CHECK r.bytes < 100";
@@ -195,5 +262,8 @@ fn warnings_name_the_blind_spot() {
     let policies = "CREATE CONSTRAINT floor AS SELECT * FROM replicas r JOIN nodes n \
         ON n.node_id = r.controllable__node GROUP BY n.node_id CHECK sum(r.bytes) >= 1";
     let output = with("solve", STATE, policies, &[]);
-    assert!(output.stderr.contains("warning: an empty group is NULL"), "{output:?}");
+    assert!(
+        output.stderr.contains("warning: an empty group is NULL"),
+        "{output:?}"
+    );
 }

@@ -51,14 +51,18 @@ impl World {
         let mut sql = TABLES.to_owned();
         sql.push_str("DELETE FROM nodes;");
         for (n, (zone, cap)) in &self.nodes {
-            sql.push_str(&format!("INSERT INTO nodes VALUES ('n{n}', '{zone}', {cap});\n"));
+            sql.push_str(&format!(
+                "INSERT INTO nodes VALUES ('n{n}', '{zone}', {cap});\n"
+            ));
         }
         for (s, bytes) in &self.shards {
             sql.push_str(&format!("INSERT INTO shards VALUES ({s}, {bytes});\n"));
         }
         for ((s, slot), at) in &self.replicas {
             let at = node(*at);
-            sql.push_str(&format!("INSERT INTO replicas VALUES ({s}, {slot}, {at}, {at});\n"));
+            sql.push_str(&format!(
+                "INSERT INTO replicas VALUES ({s}, {slot}, {at}, {at});\n"
+            ));
         }
         for (s, at) in &self.leaders {
             let at = node(*at);
@@ -75,12 +79,20 @@ impl World {
                 self.replicas.insert(key, at);
                 Change::Upsert {
                     table: "replicas".to_owned(),
-                    row: vec![Datum::Integer(key.0), Datum::Integer(key.1), datum(at), datum(at)],
+                    row: vec![
+                        Datum::Integer(key.0),
+                        Datum::Integer(key.1),
+                        datum(at),
+                        datum(at),
+                    ],
                 }
             }
             9..=11 => {
                 let keys: Vec<_> = self.replicas.keys().copied().collect();
-                let key = keys.get(rng.random_range(0..keys.len().max(1))).copied().unwrap_or((9, 9));
+                let key = keys
+                    .get(rng.random_range(0..keys.len().max(1)))
+                    .copied()
+                    .unwrap_or((9, 9));
                 self.replicas.remove(&key);
                 Change::Delete {
                     table: "replicas".to_owned(),
@@ -98,7 +110,10 @@ impl World {
             15 => {
                 let key = rng.random_range(1..=3);
                 self.leaders.remove(&key);
-                Change::Delete { table: "leaders".to_owned(), key: vec![Datum::Integer(key)] }
+                Change::Delete {
+                    table: "leaders".to_owned(),
+                    key: vec![Datum::Integer(key)],
+                }
             }
             16..=18 => {
                 let (key, bytes) = (rng.random_range(1..=3), rng.random_range(0..8));
@@ -137,7 +152,9 @@ fn compare(changed: &mut Problem, fresh: &mut Problem, rng: &mut SmallRng, tries
     };
     let (ours, theirs) = (order(changed), order(fresh));
     let names = |d: &[synod_placement::Decision]| {
-        d.iter().map(|d| (d.table.clone(), d.key.clone(), d.current)).collect::<Vec<_>>()
+        d.iter()
+            .map(|d| (d.table.clone(), d.key.clone(), d.current))
+            .collect::<Vec<_>>()
     };
     assert_eq!(names(&ours), names(&theirs));
     for _ in 0..tries {
@@ -164,13 +181,19 @@ fn a_changed_problem_is_a_fresh_one() {
         world.leaders = [(1, Some(1)), (2, None)].into();
         let mut problem = Problem::load(&world.state(), POLICIES).unwrap();
         for _ in 0..15 {
-            let changes: Vec<Change> =
-                (0..rng.random_range(1..3)).map(|_| world.change(&mut rng)).collect();
-            let touched = problem.apply(&changes).unwrap_or_else(|e| panic!("{seed} {e} {changes:?}"));
+            let changes: Vec<Change> = (0..rng.random_range(1..3))
+                .map(|_| world.change(&mut rng))
+                .collect();
+            let touched = problem
+                .apply(&changes)
+                .unwrap_or_else(|e| panic!("{seed} {e} {changes:?}"));
             followed += u32::from(touched.is_scoped());
             let mut fresh = Problem::load(&world.state(), POLICIES).unwrap();
             compare(&mut problem, &mut fresh, &mut rng, 12);
         }
     }
-    assert!(followed > 150, "deltas are followed by keys, not compiled again: {followed} of 450");
+    assert!(
+        followed > 150,
+        "deltas are followed by keys, not compiled again: {followed} of 450"
+    );
 }

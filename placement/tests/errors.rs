@@ -32,7 +32,13 @@ fn check(policies: &str, kind: ErrorKind, line: u32, column: u32, part: &str) {
 #[test]
 fn names() {
     use ErrorKind::Name;
-    check("create constraint c as select * from nope check 1", Name, 1, 38, "no such table: nope");
+    check(
+        "create constraint c as select * from nope check 1",
+        Name,
+        1,
+        38,
+        "no such table: nope",
+    );
     check(
         "create constraint c as\nselect * from replicas\ncheck controllable__nod = 'n1'",
         Name,
@@ -47,7 +53,13 @@ fn names() {
         8,
         "ambiguous",
     );
-    check("create view v as select nope from nodes", Name, 1, 25, "nope");
+    check(
+        "create view v as select nope from nodes",
+        Name,
+        1,
+        25,
+        "nope",
+    );
     check(
         "create view v as select * from w; create view w as select * from v",
         Name,
@@ -55,7 +67,13 @@ fn names() {
         1,
         "defined by itself",
     );
-    check("create view v as select * from v", Name, 1, 1, "defined by itself");
+    check(
+        "create view v as select * from v",
+        Name,
+        1,
+        1,
+        "defined by itself",
+    );
     check(
         "create constraint c as select * from replicas check frob(controllable__node) = 1",
         Name,
@@ -70,15 +88,39 @@ fn names() {
         53,
         "already defined",
     );
-    check("create constraint c as select * from replicas check \"x\" = 1", Name, 1, 53, "x");
+    check(
+        "create constraint c as select * from replicas check \"x\" = 1",
+        Name,
+        1,
+        53,
+        "x",
+    );
 }
 
 #[test]
 fn syntax() {
     use ErrorKind::Syntax;
-    check("create constraint c as select * from replicas", Syntax, 1, 46, "expected CHECK");
-    check("create constraint c as select * from replicas check slot +", Syntax, 1, 53, "");
-    check("create constraint c as select * from replicas check slot = 1 tier 2", Syntax, 1, 62, "tier");
+    check(
+        "create constraint c as select * from replicas",
+        Syntax,
+        1,
+        46,
+        "expected CHECK",
+    );
+    check(
+        "create constraint c as select * from replicas check slot +",
+        Syntax,
+        1,
+        53,
+        "",
+    );
+    check(
+        "create constraint c as select * from replicas check slot = 1 tier 2",
+        Syntax,
+        1,
+        62,
+        "tier",
+    );
     check(
         "create constraint c as select * from replicas minimize slot weight 0",
         Syntax,
@@ -86,10 +128,22 @@ fn syntax() {
         68,
         "at least 1",
     );
-    check("create constraint c as select * frm replicas check 1", Syntax, 1, 33, "frm");
+    check(
+        "create constraint c as select * frm replicas check 1",
+        Syntax,
+        1,
+        33,
+        "frm",
+    );
     check("select 1", Syntax, 1, 1, "SELECT");
     check("create trigger t", Syntax, 1, 1, "CREATE");
-    check("create constraint c as select * from replicas check 'open", Syntax, 1, 53, "");
+    check(
+        "create constraint c as select * from replicas check 'open",
+        Syntax,
+        1,
+        53,
+        "",
+    );
     check(
         "create constraint c as select * from replicas where count(*) > 1 check 1",
         Syntax,
@@ -103,29 +157,80 @@ fn syntax() {
 fn unsupported_constructs_are_named() {
     use ErrorKind::Unsupported;
     let of = |rest: &str, line, column, part: &str| {
-        check(&format!("create constraint c as {rest}"), Unsupported, line, column, part);
+        check(
+            &format!("create constraint c as {rest}"),
+            Unsupported,
+            line,
+            column,
+            part,
+        );
     };
-    of("select * from replicas r left join nodes n on n.node_id = r.controllable__node check 1", 1, 59, "LEFT");
-    of("select distinct slot, controllable__node from replicas check 1", 1, 24, "DISTINCT");
-    of("select * from replicas limit 3 check controllable__node = 'n1'", 1, 24, "LIMIT");
-    of("select * from replicas order by slot check controllable__node = 'n1'", 1, 56, "ORDER BY");
+    of(
+        "select * from replicas r left join nodes n on n.node_id = r.controllable__node check 1",
+        1,
+        59,
+        "LEFT",
+    );
+    of(
+        "select distinct slot, controllable__node from replicas check 1",
+        1,
+        24,
+        "DISTINCT",
+    );
+    of(
+        "select * from replicas limit 3 check controllable__node = 'n1'",
+        1,
+        24,
+        "LIMIT",
+    );
+    of(
+        "select * from replicas order by slot check controllable__node = 'n1'",
+        1,
+        56,
+        "ORDER BY",
+    );
     of(
         "select * from replicas union select * from replicas check 1",
         1,
         24,
         "UNION",
     );
-    of("select * from replicas check row_number() over (order by slot) = 1", 1, 53, "row_number");
-    of("select * from replicas check sum(distinct bytes) = 1", 1, 53, "DISTINCT");
-    of("select * from replicas r group by shard_id check r.slot = 1", 1, 73, "GROUP BY");
+    of(
+        "select * from replicas check row_number() over (order by slot) = 1",
+        1,
+        53,
+        "row_number",
+    );
+    of(
+        "select * from replicas check sum(distinct bytes) = 1",
+        1,
+        53,
+        "DISTINCT",
+    );
+    of(
+        "select * from replicas r group by shard_id check r.slot = 1",
+        1,
+        73,
+        "GROUP BY",
+    );
     of(
         "select * from replicas r check (select controllable__node from replicas q where q.slot = r.slot) = 'n1'",
         1,
         56,
         "no aggregate",
     );
-    of("select * from replicas check sum(sum(bytes)) = 1", 1, 57, "aggregate inside");
-    of("select * from replicas check capacity_constraint(controllable__node, 1) = 1", 1, 53, "capacity_constraint");
+    of(
+        "select * from replicas check sum(sum(bytes)) = 1",
+        1,
+        57,
+        "aggregate inside",
+    );
+    of(
+        "select * from replicas check capacity_constraint(controllable__node, 1) = 1",
+        1,
+        53,
+        "capacity_constraint",
+    );
 }
 
 #[test]
@@ -178,7 +283,13 @@ fn types() {
 #[test]
 fn arithmetic() {
     use ErrorKind::Arithmetic;
-    check("create constraint c as select * from replicas check bytes / 0 = 1", Arithmetic, 1, 53, "NULLIF");
+    check(
+        "create constraint c as select * from replicas check bytes / 0 = 1",
+        Arithmetic,
+        1,
+        53,
+        "NULLIF",
+    );
     check(
         "create constraint c as select * from replicas r join nodes n on n.node_id = r.controllable__node check r.bytes / n.cap = 1",
         Arithmetic,
@@ -219,17 +330,33 @@ fn arithmetic() {
 #[test]
 fn domains() {
     let table = |decision: &str| {
-        format!("CREATE TABLE d (x INTEGER PRIMARY KEY);\nCREATE TABLE t (id INTEGER PRIMARY KEY,\n {decision});\nINSERT INTO t (id) VALUES (7);")
+        format!(
+            "CREATE TABLE d (x INTEGER PRIMARY KEY);\nCREATE TABLE t (id INTEGER PRIMARY KEY,\n {decision});\nINSERT INTO t (id) VALUES (7);"
+        )
     };
     let of = |decision: &str, line, column, part: &str| {
         let e = error(&table(decision), "");
         let place = e.place.unwrap();
-        assert_eq!((e.kind, place.line, place.column), (ErrorKind::Domain, line, column), "{e}");
+        assert_eq!(
+            (e.kind, place.line, place.column),
+            (ErrorKind::Domain, line, column),
+            "{e}"
+        );
         assert!(e.message.contains(part), "{e}");
     };
     of("controllable__x INTEGER", 3, 2, "no domain");
-    of("controllable__x INTEGER REFERENCES d (x)", 3, 2, "no value to choose from for t where id = 7");
-    of("controllable__x INTEGER CHECK (controllable__x IN (NULL))", 3, 2, "no value");
+    of(
+        "controllable__x INTEGER REFERENCES d (x)",
+        3,
+        2,
+        "no value to choose from for t where id = 7",
+    );
+    of(
+        "controllable__x INTEGER CHECK (controllable__x IN (NULL))",
+        3,
+        2,
+        "no value",
+    );
     let e = error(
         "CREATE TABLE d (x INTEGER);\nCREATE TABLE t (a INTEGER, controllable__x INTEGER REFERENCES d (x));",
         "",
@@ -246,8 +373,15 @@ fn state_errors_have_their_place() {
     let e = error("CREATE TABLE t (a);\nINSERT INTO t VALUES (1, 2);", "");
     let place = e.place.unwrap();
     assert_eq!((place.source, place.line), (Source::State, 2), "{e}");
-    let e = error("CREATE TABLE t (a INTEGER PRIMARY KEY);\nINSERT INTO t VALUES (1);\n INSERT INTO t VALUES (1);", "");
-    assert_eq!((e.place.unwrap().line, e.place.unwrap().column), (3, 2), "{e}");
+    let e = error(
+        "CREATE TABLE t (a INTEGER PRIMARY KEY);\nINSERT INTO t VALUES (1);\n INSERT INTO t VALUES (1);",
+        "",
+    );
+    assert_eq!(
+        (e.place.unwrap().line, e.place.unwrap().column),
+        (3, 2),
+        "{e}"
+    );
     let e = error("CREATE TABL t (a);", "");
     assert_eq!(e.place.unwrap().line, 1, "{e}");
 }

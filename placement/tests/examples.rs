@@ -13,15 +13,19 @@ fn solve(state: &str, policies: &str) -> Answer {
 }
 
 fn at(answer: &Answer, table: &str, key: &str) -> Option<String> {
-    let found = answer.assignments.iter().find(|a| {
-        a.table == table && a.key.values().any(|v| v.as_str() == Some(key))
-    });
+    let found = answer
+        .assignments
+        .iter()
+        .find(|a| a.table == table && a.key.values().any(|v| v.as_str() == Some(key)));
     found.unwrap().value.as_str().map(str::to_owned)
 }
 
 #[test]
 fn kubernetes() {
-    let answer = solve(&read("examples/kubernetes/state.sql"), &read("examples/kubernetes/policies.sql"));
+    let answer = solve(
+        &read("examples/kubernetes/state.sql"),
+        &read("examples/kubernetes/policies.sql"),
+    );
     assert_eq!(answer.status, Status::Optimal);
     let pod = |name: &str| at(&answer, "pods", name);
     // The selector and the toleration bring the training pod to the tainted node, and nobody else.
@@ -30,7 +34,10 @@ fn kubernetes() {
     assert_eq!(pod("web-1").as_deref(), Some("n3"));
     let web = pod("web-2").unwrap();
     assert!(web == "n1" || web == "n2", "{web}");
-    let waiting = ["batch-1", "batch-2"].iter().filter(|p| pod(p).is_none()).count();
+    let waiting = ["batch-1", "batch-2"]
+        .iter()
+        .filter(|p| pod(p).is_none())
+        .count();
     assert_eq!(waiting, 1);
     // The cache stands on an SSD in a zone with a web pod.
     let cache = pod("cache-1").unwrap();
@@ -39,9 +46,16 @@ fn kubernetes() {
 
 #[test]
 fn vm_balancing() {
-    let answer = solve(&read("examples/vms/state.sql"), &read("examples/vms/policies.sql"));
+    let answer = solve(
+        &read("examples/vms/state.sql"),
+        &read("examples/vms/policies.sql"),
+    );
     assert!(matches!(answer.status, Status::Optimal | Status::Feasible));
-    let moved = answer.assignments.iter().filter(|a| a.current != a.value).count();
+    let moved = answer
+        .assignments
+        .iter()
+        .filter(|a| a.current != a.value)
+        .count();
     assert!((1..=4).contains(&moved), "{moved} migrations");
     let before: f64 = {
         let state = read("examples/vms/state.sql");
@@ -49,7 +63,10 @@ fn vm_balancing() {
         solve(&state, &policies).tiers[0].value.as_f64()
     };
     let after = answer.tiers[0].value.as_f64();
-    assert!(after * 2.0 < before, "the spread of loads went from {before} to {after}");
+    assert!(
+        after * 2.0 < before,
+        "the spread of loads went from {before} to {after}"
+    );
 }
 
 fn defaults() -> String {
@@ -60,7 +77,10 @@ fn defaults() -> String {
         .collect();
     names.sort();
     assert!(names.len() >= 8);
-    names.iter().map(|n| read(&format!("policies/{n}")) + "\n").collect()
+    names
+        .iter()
+        .map(|n| read(&format!("policies/{n}")) + "\n")
+        .collect()
 }
 
 const ROWS: &str = "
@@ -81,8 +101,14 @@ INSERT INTO leaders VALUES (1, 'n1', 'n1'), (2, NULL, NULL), (3, NULL, NULL);
 fn default_policies() {
     let state = read("policies/tables.sql") + ROWS;
     let answer = solve(&state, &defaults());
-    assert!(matches!(answer.status, Status::Optimal | Status::Feasible), "{answer:?}");
-    assert!(answer.assignments.iter().all(|a| a.value != "n6"), "nothing stands on the node that is down");
+    assert!(
+        matches!(answer.status, Status::Optimal | Status::Feasible),
+        "{answer:?}"
+    );
+    assert!(
+        answer.assignments.iter().all(|a| a.value != "n6"),
+        "nothing stands on the node that is down"
+    );
     let zone = |node: &str| match node {
         "n1" | "n2" => 'a',
         "n3" | "n4" => 'b',
@@ -99,7 +125,10 @@ fn default_policies() {
         zones.sort_unstable();
         zones.dedup();
         assert_eq!(zones.len(), replicas, "one replica a zone");
-        let leader = answer.assignments.iter().find(|a| a.table == "leaders" && a.key["shard_id"] == shard);
+        let leader = answer
+            .assignments
+            .iter()
+            .find(|a| a.table == "leaders" && a.key["shard_id"] == shard);
         let leader = &leader.unwrap().value;
         assert!(answer.assignments.iter().any(|a| {
             a.table == "replicas" && a.key["shard_id"] == shard && a.value == *leader
@@ -123,6 +152,10 @@ fn a_settled_cluster_stays() {
         ));
     }
     let again = solve(&settled, &defaults());
-    let moved: Vec<_> = again.assignments.iter().filter(|a| a.current != a.value).collect();
+    let moved: Vec<_> = again
+        .assignments
+        .iter()
+        .filter(|a| a.current != a.value)
+        .collect();
     assert!(moved.is_empty(), "{moved:?}");
 }

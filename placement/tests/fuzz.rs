@@ -12,12 +12,84 @@ INSERT INTO replicas VALUES (1, 0, 4, NULL, NULL), (1, 1, 4, 'n1', 'n1');
 ";
 
 const WORDS: [&str; 78] = [
-    "select", "*", "from", "replicas", "nodes", "r", "n", "where", "group", "by", "having", "join", "on", "check",
-    "minimize", "maximize", "weight", "tier", "create", "constraint", "view", "as", "c", "v", "(", ")", ",", ";",
-    "controllable__node", "node_id", "zone", "cap", "price", "bytes", "slot", "shard_id", "current_node", "count",
-    "sum", "min", "max", "avg", "distinct", "all_equal", "all_different", "contains", "exists", "in", "not", "and",
-    "or", "is", "null", "between", "case", "when", "then", "else", "end", "+", "-", "*", "/", "%", "=", "<>", "<",
-    ">=", "||", ".", "0", "1", "2.5", "'n1'", "'a'", "coalesce", "nullif", "9223372036854775807",
+    "select",
+    "*",
+    "from",
+    "replicas",
+    "nodes",
+    "r",
+    "n",
+    "where",
+    "group",
+    "by",
+    "having",
+    "join",
+    "on",
+    "check",
+    "minimize",
+    "maximize",
+    "weight",
+    "tier",
+    "create",
+    "constraint",
+    "view",
+    "as",
+    "c",
+    "v",
+    "(",
+    ")",
+    ",",
+    ";",
+    "controllable__node",
+    "node_id",
+    "zone",
+    "cap",
+    "price",
+    "bytes",
+    "slot",
+    "shard_id",
+    "current_node",
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "distinct",
+    "all_equal",
+    "all_different",
+    "contains",
+    "exists",
+    "in",
+    "not",
+    "and",
+    "or",
+    "is",
+    "null",
+    "between",
+    "case",
+    "when",
+    "then",
+    "else",
+    "end",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "=",
+    "<>",
+    "<",
+    ">=",
+    "||",
+    ".",
+    "0",
+    "1",
+    "2.5",
+    "'n1'",
+    "'a'",
+    "coalesce",
+    "nullif",
+    "9223372036854775807",
 ];
 
 fn soup() -> impl Strategy<Value = String> {
@@ -73,7 +145,22 @@ fn on_a_small_stack(policies: String) {
 #[test]
 fn a_megabyte_of_anything() {
     let check = "create constraint c as select * from replicas check ";
-    for unit in ["(", "not ", "1+", "- ", "a.", "'", "\"", "/*", "case when ", "select ", "x and ", "((1)", "\u{1F980}", "0"] {
+    for unit in [
+        "(",
+        "not ",
+        "1+",
+        "- ",
+        "a.",
+        "'",
+        "\"",
+        "/*",
+        "case when ",
+        "select ",
+        "x and ",
+        "((1)",
+        "\u{1F980}",
+        "0",
+    ] {
         let garbage = unit.repeat((1 << 20) / unit.len());
         on_a_small_stack(garbage.clone());
         on_a_small_stack(format!("{check}{garbage}"));
@@ -84,16 +171,27 @@ fn a_megabyte_of_anything() {
 fn deep_nesting_is_refused_or_compiled() {
     for depth in [10, 30, 39, 60, 400, 5000] {
         let check = "create constraint c as select * from replicas check ";
-        on_a_small_stack(format!("{check}{}1{}", "(".repeat(depth), ")".repeat(depth)));
+        on_a_small_stack(format!(
+            "{check}{}1{}",
+            "(".repeat(depth),
+            ")".repeat(depth)
+        ));
         on_a_small_stack(format!("{check}{}1", "not ".repeat(depth)));
         on_a_small_stack(format!("{check}1{}", "+slot".repeat(depth)));
-        on_a_small_stack(format!("{check}1{}", " and controllable__node = 'n1'".repeat(depth)));
+        on_a_small_stack(format!(
+            "{check}1{}",
+            " and controllable__node = 'n1'".repeat(depth)
+        ));
         on_a_small_stack(format!(
             "{check}{}1{}",
             "exists (select 1 from nodes where ".repeat(depth),
             ")".repeat(depth)
         ));
-        on_a_small_stack(format!("{check}{}1{}", "case when 1 then ".repeat(depth), " end".repeat(depth)));
+        on_a_small_stack(format!(
+            "{check}{}1{}",
+            "case when 1 then ".repeat(depth),
+            " end".repeat(depth)
+        ));
         on_a_small_stack(format!("{check}slot in ({}1)", "1,".repeat(depth)));
     }
 }

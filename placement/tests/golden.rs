@@ -14,8 +14,10 @@ use synod_placement::{Answer, Problem, Status};
 
 fn files() -> Vec<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     assert!(files.len() >= 15, "the golden files are there");
     files
@@ -30,14 +32,29 @@ fn parts(text: &str) -> (String, String, String) {
 
 fn recorded(answer: &Answer) -> String {
     let mut out = String::new();
-    out.push_str(serde_json::to_value(answer.status).unwrap().as_str().unwrap());
+    out.push_str(
+        serde_json::to_value(answer.status)
+            .unwrap()
+            .as_str()
+            .unwrap(),
+    );
     out.push('\n');
     for tier in &answer.tiers {
-        out.push_str(&format!("tier {} {}\n", tier.tier, serde_json::to_string(&tier.value).unwrap()));
+        out.push_str(&format!(
+            "tier {} {}\n",
+            tier.tier,
+            serde_json::to_string(&tier.value).unwrap()
+        ));
     }
     for a in &answer.assignments {
         let key: Vec<String> = a.key.values().map(ToString::to_string).collect();
-        out.push_str(&format!("{} {} {} {}\n", a.table, key.join(","), a.column, a.value));
+        out.push_str(&format!(
+            "{} {} {} {}\n",
+            a.table,
+            key.join(","),
+            a.column,
+            a.value
+        ));
     }
     for row in &answer.core {
         let row_text = serde_json::to_string(&row.row).unwrap();
@@ -64,20 +81,32 @@ fn solvers_reach_the_enumerated_best() {
         let best = oracle::compare_all(&state, &policies);
         for solver in [Solver::Auto, Solver::Exact, Solver::Search] {
             let mut problem = Problem::load(&state, &policies).unwrap();
-            let config = Config { solver, ..Config::default() };
+            let config = Config {
+                solver,
+                ..Config::default()
+            };
             let answer = problem.solve(&config, &mut || false).unwrap();
-            let tiers: BTreeMap<u32, f64> =
-                answer.tiers.iter().map(|t| (t.tier, t.value.as_f64())).collect();
+            let tiers: BTreeMap<u32, f64> = answer
+                .tiers
+                .iter()
+                .map(|t| (t.tier, t.value.as_f64()))
+                .collect();
             match (&best, solver) {
                 // Equalities that couple several decisions are the exact solver's.
                 (Some(_), Solver::Search) if answer.status == Status::Unknown => {}
                 (Some(best), Solver::Search) => {
                     // Search may stop short of the best, but must not claim to be there.
-                    assert!(tiers.values().collect::<Vec<_>>() >= best.values().collect(), "{name}");
+                    assert!(
+                        tiers.values().collect::<Vec<_>>() >= best.values().collect(),
+                        "{name}"
+                    );
                     if answer.status == Status::Optimal {
                         assert_eq!(&tiers, best, "{name}");
                     }
-                    assert!(matches!(answer.status, Status::Optimal | Status::Feasible), "{name}");
+                    assert!(
+                        matches!(answer.status, Status::Optimal | Status::Feasible),
+                        "{name}"
+                    );
                 }
                 (Some(best), _) => {
                     assert_eq!(&tiers, best, "{name} {solver:?}");
@@ -94,7 +123,8 @@ fn solvers_reach_the_enumerated_best() {
             if solver == Solver::Auto {
                 let now = recorded(&answer);
                 if update {
-                    let text = format!("---- state\n{state}---- policies\n{policies}---- answer\n{now}");
+                    let text =
+                        format!("---- state\n{state}---- policies\n{policies}---- answer\n{now}");
                     std::fs::write(&file, text).unwrap();
                 } else {
                     assert_eq!(now, before, "{name}");

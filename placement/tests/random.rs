@@ -28,7 +28,11 @@ impl Generator {
 
     fn state(&mut self) -> String {
         let nullable = |rng: &mut SmallRng, text: String| {
-            if rng.random_range(0..6) == 0 { "NULL".to_owned() } else { text }
+            if rng.random_range(0..6) == 0 {
+                "NULL".to_owned()
+            } else {
+                text
+            }
         };
         let mut sql = String::from(
             "CREATE TABLE nodes (node_id TEXT PRIMARY KEY, zone TEXT, disk TEXT, cap INTEGER, price REAL);
@@ -44,7 +48,9 @@ CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, controllable__leader TEXT RE
             let cap = self.rng.random_range(0..8).to_string();
             let cap = nullable(&mut self.rng, cap);
             let price = self.pick(&["0.5", "1.25", "2.0", "3"]);
-            sql.push_str(&format!("INSERT INTO nodes VALUES ('n{n}', {zone}, '{disk}', {cap}, {price});\n"));
+            sql.push_str(&format!(
+                "INSERT INTO nodes VALUES ('n{n}', {zone}, '{disk}', {cap}, {price});\n"
+            ));
         }
         let shards = self.rng.random_range(1..=2);
         for s in 1..=shards {
@@ -52,12 +58,16 @@ CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, controllable__leader TEXT RE
             let bytes = self.rng.random_range(0..5).to_string();
             let bytes = nullable(&mut self.rng, bytes);
             let home = format!("'{}'", self.pick(&["a", "b"]));
-            sql.push_str(&format!("INSERT INTO shards VALUES ({s}, {tag}, {bytes}, {home});\n"));
+            sql.push_str(&format!(
+                "INSERT INTO shards VALUES ({s}, {tag}, {bytes}, {home});\n"
+            ));
             for slot in 0..self.rng.random_range(1..=2) {
                 let current = format!("'n{}'", self.rng.random_range(1..=nodes));
                 let current = nullable(&mut self.rng, current);
                 let w = self.number();
-                sql.push_str(&format!("INSERT INTO replicas VALUES ({s}, {slot}, {w}, {current}, {current});\n"));
+                sql.push_str(&format!(
+                    "INSERT INTO replicas VALUES ({s}, {slot}, {w}, {current}, {current});\n"
+                ));
             }
             if self.rng.random_bool(0.3) {
                 sql.push_str(&format!("INSERT INTO leaders VALUES ({s}, NULL);\n"));
@@ -86,7 +96,10 @@ CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, controllable__leader TEXT RE
             1 => format!("({a} - {b})"),
             2 => format!("({a} * {})", self.number()),
             3 => format!("coalesce({a}, {b})"),
-            4 => format!("(CASE WHEN {} THEN {a} ELSE {b} END)", self.row_truth(depth - 1)),
+            4 => format!(
+                "(CASE WHEN {} THEN {a} ELSE {b} END)",
+                self.row_truth(depth - 1)
+            ),
             5 => format!("max({a}, {b})"),
             6 => format!("({})", self.row_truth(depth - 1)),
             _ => a,
@@ -173,7 +186,11 @@ CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, controllable__leader TEXT RE
         let sources = "replicas r JOIN shards s ON s.shard_id = r.shard_id JOIN nodes n ON n.node_id = r.controllable__node";
         let soft = self.rng.random_bool(0.4);
         let keyword = self.pick(&["MINIMIZE", "MAXIMIZE"]);
-        let suffix = format!(" WEIGHT {} TIER {}", self.rng.random_range(1..4), self.rng.random_range(0..2));
+        let suffix = format!(
+            " WEIGHT {} TIER {}",
+            self.rng.random_range(1..4),
+            self.rng.random_range(0..2)
+        );
         let (group, check, objective) = if self.rng.random_bool(0.5) {
             let keys = self.pick(&[
                 "r.shard_id, n.zone",
@@ -189,15 +206,23 @@ CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, controllable__leader TEXT RE
             } else {
                 String::new()
             };
-            (format!(" GROUP BY {keys}{having}"), self.group_truth(), self.aggregate())
+            (
+                format!(" GROUP BY {keys}{having}"),
+                self.group_truth(),
+                self.aggregate(),
+            )
         } else if self.rng.random_bool(0.3) {
             (String::new(), self.group_truth(), self.aggregate())
         } else {
             (String::new(), self.row_truth(2), self.row_number(2))
         };
         match soft {
-            true => format!("CREATE CONSTRAINT {name} AS SELECT * FROM {sources}{condition}{group} {keyword} {objective}{suffix};\n"),
-            false => format!("CREATE CONSTRAINT {name} AS SELECT * FROM {sources}{condition}{group} CHECK {check};\n"),
+            true => format!(
+                "CREATE CONSTRAINT {name} AS SELECT * FROM {sources}{condition}{group} {keyword} {objective}{suffix};\n"
+            ),
+            false => format!(
+                "CREATE CONSTRAINT {name} AS SELECT * FROM {sources}{condition}{group} CHECK {check};\n"
+            ),
         }
     }
 
@@ -230,13 +255,19 @@ CREATE TABLE leaders (shard_id INTEGER PRIMARY KEY, controllable__leader TEXT RE
 
 #[test]
 fn graph_sqlite_and_solvers_agree() {
-    let cases: u64 =
-        std::env::var("SYNOD_RANDOM_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
-    let first: u64 =
-        std::env::var("SYNOD_RANDOM_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let cases: u64 = std::env::var("SYNOD_RANDOM_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(150);
+    let first: u64 = std::env::var("SYNOD_RANDOM_SEED")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
     let (mut feasible, mut infeasible, mut refused) = (0, 0, 0);
     for seed in first..first + cases {
-        let mut generator = Generator { rng: SmallRng::seed_from_u64(seed) };
+        let mut generator = Generator {
+            rng: SmallRng::seed_from_u64(seed),
+        };
         let state = generator.state();
         let policies = generator.policies();
         let check = || {
@@ -247,13 +278,22 @@ fn graph_sqlite_and_solvers_agree() {
             let best = oracle::compare_all(&state, &policies);
             for solver in [Solver::Auto, Solver::Exact, Solver::Search] {
                 let mut problem = Problem::load(&state, &policies).unwrap();
-                let config = Config { solver, ..Config::default() };
+                let config = Config {
+                    solver,
+                    ..Config::default()
+                };
                 let answer = problem.solve(&config, &mut || false).unwrap();
-                let tiers: BTreeMap<u32, f64> =
-                    answer.tiers.iter().map(|t| (t.tier, t.value.as_f64())).collect();
+                let tiers: BTreeMap<u32, f64> = answer
+                    .tiers
+                    .iter()
+                    .map(|t| (t.tier, t.value.as_f64()))
+                    .collect();
                 let equal = |best: &BTreeMap<u32, f64>| {
                     tiers.len() == best.len()
-                        && tiers.values().zip(best.values()).all(|(a, b)| (a - b).abs() < 1e-6)
+                        && tiers
+                            .values()
+                            .zip(best.values())
+                            .all(|(a, b)| (a - b).abs() < 1e-6)
                 };
                 match (&best, answer.status) {
                     (Some(best), Status::Optimal) => {

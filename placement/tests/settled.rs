@@ -16,13 +16,20 @@ fn defaults() -> String {
         .filter(|n| n.starts_with(|c: char| c.is_ascii_digit()))
         .collect();
     names.sort();
-    names.iter().map(|n| read(&format!("policies/{n}")) + "\n").collect()
+    names
+        .iter()
+        .map(|n| read(&format!("policies/{n}")) + "\n")
+        .collect()
 }
 
 fn solve(state: &str, policies: &str) -> Answer {
     let mut problem = Problem::load(state, policies).unwrap();
     let answer = problem.solve(&Config::default(), &mut || false).unwrap();
-    assert!(matches!(answer.status, Status::Optimal | Status::Feasible), "{:?}", answer.status);
+    assert!(
+        matches!(answer.status, Status::Optimal | Status::Feasible),
+        "{:?}",
+        answer.status
+    );
     answer
 }
 
@@ -72,10 +79,16 @@ fn loads_that_waver_move_nothing() {
         let mut wavering = state.clone();
         for (s, b) in bytes.iter().enumerate() {
             let b = b * rng.random_range(950..=1050) / 1000;
-            wavering.push_str(&format!("UPDATE shards SET bytes = {b} WHERE shard_id = {s};\n"));
+            wavering.push_str(&format!(
+                "UPDATE shards SET bytes = {b} WHERE shard_id = {s};\n"
+            ));
         }
         let answer = solve(&wavering, &policies);
-        let moved: Vec<_> = answer.assignments.iter().filter(|a| a.current != a.value).collect();
+        let moved: Vec<_> = answer
+            .assignments
+            .iter()
+            .filter(|a| a.current != a.value)
+            .collect();
         assert!(moved.is_empty(), "round {round}: {moved:?}");
     }
 }

@@ -11,7 +11,10 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let now_us = || u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
     let mut read = |path: &str| std::fs::read_to_string(path);
-    let mut edge = command::Edge { read: &mut read, now_us: &now_us };
+    let mut edge = command::Edge {
+        read: &mut read,
+        now_us: &now_us,
+    };
     let output = command::run(&args, &mut edge);
     // A closed pipe is the reader's choice.
     let _ = std::io::stdout().write_all(output.stdout.as_bytes());

@@ -106,8 +106,11 @@ impl Compiler {
 
     /// The constant of constants.
     pub(super) fn fold(&mut self, op: Operator, args: &[Value], place: Place) -> Result<Value> {
-        let mut folding =
-            Folding { tables: &self.tables, symbols: &mut self.symbols, sets: &self.sets };
+        let mut folding = Folding {
+            tables: &self.tables,
+            symbols: &mut self.symbols,
+            sets: &self.sets,
+        };
         folding.fold(op, args, place)
     }
 
@@ -119,8 +122,11 @@ impl Compiler {
         }
         let den = denominator(&entry.values);
         let place = entry.place;
-        let integers =
-            entry.values.iter().map(|&v| integer(v, den, place)).collect::<Result<Vec<_>>>()?;
+        let integers = entry
+            .values
+            .iter()
+            .map(|&v| integer(v, den, place))
+            .collect::<Result<Vec<_>>>()?;
         let domain = self.domains[entry.domain.0 as usize].graph;
         let id = self
             .model
@@ -160,11 +166,18 @@ impl Compiler {
             let mirror = &self.mirrors[mirror].mirror;
             let live =
                 |value: usize| u32::try_from(value).is_ok_and(|slot| mirror.row(slot).is_some());
-            let mut folding =
-                Folding { tables: &self.tables, symbols: &mut self.symbols, sets: &self.sets };
-            return self.maps.apply(*op, operands, len, live, &mut folding, place);
+            let mut folding = Folding {
+                tables: &self.tables,
+                symbols: &mut self.symbols,
+                sets: &self.sets,
+            };
+            return self
+                .maps
+                .apply(*op, operands, len, live, &mut folding, place);
         }
-        (0..len).map(|value| Ok(self.map_value(domain, recipe, value))).collect()
+        (0..len)
+            .map(|value| Ok(self.map_value(domain, recipe, value)))
+            .collect()
     }
 
     /// One entry of a map that no operator makes.
@@ -176,24 +189,45 @@ impl Compiler {
         }
         match recipe {
             Recipe::Slot => Value::Integer(i64::from(slot)),
-            Recipe::Find { mirror, columns, keys } => {
+            Recipe::Find {
+                mirror,
+                columns,
+                keys,
+            } => {
                 let key: Vec<Value> = keys.iter().map(|&k| self.maps.operand(k, value)).collect();
                 match self.mirrors[*mirror].mirror.find(columns, &key).first() {
                     Some(&slot) => Value::Integer(i64::from(slot)),
                     None => Value::Null,
                 }
             }
-            Recipe::Column { slots, mirror, column } => {
+            Recipe::Column {
+                slots,
+                mirror,
+                column,
+            } => {
                 let Value::Integer(slot) = self.maps.entry(*slots).values[value] else {
                     return Value::Null;
                 };
                 let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-                self.mirrors[*mirror].mirror.row(slot).map_or(Value::Null, |row| row[*column])
+                self.mirrors[*mirror]
+                    .mirror
+                    .row(slot)
+                    .map_or(Value::Null, |row| row[*column])
             }
-            Recipe::Tuple { block, component, cells } => {
-                let tuple: Box<[Value]> =
-                    cells.iter().map(|&c| self.maps.operand(c, value).key()).collect();
-                match self.tuples.get(&(*block, *component)).and_then(|d| d.number(&tuple)) {
+            Recipe::Tuple {
+                block,
+                component,
+                cells,
+            } => {
+                let tuple: Box<[Value]> = cells
+                    .iter()
+                    .map(|&c| self.maps.operand(c, value).key())
+                    .collect();
+                match self
+                    .tuples
+                    .get(&(*block, *component))
+                    .and_then(|d| d.number(&tuple))
+                {
                     Some(number) => Value::Integer(i64::from(number)),
                     None => Value::Null,
                 }
@@ -289,7 +323,11 @@ impl Compiler {
             }
             (Operator::Choose, [c, then, otherwise]) => {
                 let chosen = constant(c)?;
-                Some(if chosen.truth() == Some(true) { *then } else { *otherwise })
+                Some(if chosen.truth() == Some(true) {
+                    *then
+                } else {
+                    *otherwise
+                })
             }
             (Operator::Infix(op), [a, b]) if !matches!(op, Infix::And | Infix::Or) => {
                 let null = |cell| constant(cell).is_some_and(Value::is_null);
@@ -325,7 +363,9 @@ impl Compiler {
                 Cell::Node(_) | Cell::Ratio { .. } => return Ok(None),
             }
         }
-        let Some((var, first)) = decision else { return Ok(None) };
+        let Some((var, first)) = decision else {
+            return Ok(None);
+        };
         // An unplaced or NULL decision must give the operator its NULLs: only strict operators may
         // take a NULL lookup for their result.
         let strict = !matches!(
@@ -392,7 +432,14 @@ impl Compiler {
                 let cond = self.condition_node(*a, place)?.expr();
                 let then = self.const_node(Some(1), place)?.expr();
                 let otherwise = self.const_node(Some(0), place)?.expr();
-                let node = self.emit(G::Ite { cond, then, otherwise }, place)?;
+                let node = self.emit(
+                    G::Ite {
+                        cond,
+                        then,
+                        otherwise,
+                    },
+                    place,
+                )?;
                 Ok(Cell::truth(node))
             }
             (Operator::Same, [a, b]) => {
@@ -407,7 +454,11 @@ impl Compiler {
                     self.condition_node(*a, place)?.expr(),
                     self.condition_node(*b, place)?.expr(),
                 ];
-                let node = if op == Infix::And { G::And(both) } else { G::Or(both) };
+                let node = if op == Infix::And {
+                    G::And(both)
+                } else {
+                    G::Or(both)
+                };
                 Ok(Cell::truth(self.emit(node, place)?))
             }
             (Operator::Infix(op), [a, b]) => self.infix_node(op, *a, *b, place),
@@ -424,7 +475,14 @@ impl Compiler {
                 }
                 let (a, b) = self.aligned(a, b, place)?;
                 let (then, otherwise) = (a.node.expr(), b.node.expr());
-                let node = self.emit(G::Ite { cond, then, otherwise }, place)?;
+                let node = self.emit(
+                    G::Ite {
+                        cond,
+                        then,
+                        otherwise,
+                    },
+                    place,
+                )?;
                 Ok(Cell::Node(Term {
                     node,
                     den: a.den,
@@ -440,7 +498,10 @@ impl Compiler {
                     super::CONTAINS => "contains",
                     _ => super::fold::FUNCTIONS[usize::from(number)].0,
                 };
-                unsupported(place, format!("{name}() of several decisions or of an aggregate"))
+                unsupported(
+                    place,
+                    format!("{name}() of several decisions or of an aggregate"),
+                )
             }
             (op, _) => unsupported(place, format!("{op:?}")),
         }
@@ -486,10 +547,12 @@ impl Compiler {
         if a.text != b.text && !a.node.eq(&b.node) {
             return Err(Error::at(ErrorKind::Type, place, "text met a number"));
         }
-        let den = (a.den / gcd(a.den, b.den)).checked_mul(b.den).ok_or_else(|| {
-            let message = "the common denominator of these decimals overflows; use integers";
-            Error::at(ErrorKind::Arithmetic, place, message)
-        })?;
+        let den = (a.den / gcd(a.den, b.den))
+            .checked_mul(b.den)
+            .ok_or_else(|| {
+                let message = "the common denominator of these decimals overflows; use integers";
+                Error::at(ErrorKind::Arithmetic, place, message)
+            })?;
         Ok((self.rescaled(a, den, place)?, self.rescaled(b, den, place)?))
     }
 
@@ -523,18 +586,32 @@ impl Compiler {
             };
             return Ok(Cell::Ratio { sum, count });
         }
-        let (a_cell, b_cell) = (a, b);
+        let b_cell = b;
         let (a, b) = (self.term(a, place)?, self.term(b, place)?);
         if a.text || b.text {
-            return Err(Error::at(ErrorKind::Type, place, format!("a text under {}", op.sql())));
+            return Err(Error::at(
+                ErrorKind::Type,
+                place,
+                format!("a text under {}", op.sql()),
+            ));
         }
         let real = a.real || b.real;
         let never_null = a.never_null && b.never_null;
         let result = |node, den| {
-            Cell::Node(Term { node, den, real, text: false, nonzero: false, never_null })
+            Cell::Node(Term {
+                node,
+                den,
+                real,
+                text: false,
+                nonzero: false,
+                never_null,
+            })
         };
         let zero = || {
-            let message = format!("a divisor of {} that can be 0; write NULLIF(divisor, 0)", op.sql());
+            let message = format!(
+                "a divisor of {} that can be 0; write NULLIF(divisor, 0)",
+                op.sql()
+            );
             Error::at(ErrorKind::Arithmetic, place, message)
         };
         match op {
@@ -555,7 +632,8 @@ impl Compiler {
             }
             Infix::Divide if real => {
                 let Cell::Const(divisor) = b_cell else {
-                    let what = "a division of decimals by what depends on decisions; multiply across";
+                    let what =
+                        "a division of decimals by what depends on decisions; multiply across";
                     return unsupported(place, what);
                 };
                 let Some(number) = integer(divisor, b.den, place)?.filter(|&n| n != 0) else {
@@ -563,7 +641,10 @@ impl Compiler {
                 };
                 // (a / x) / (number / y) = a·y / (x·number)
                 let shared = gcd(b.den, number.saturating_abs());
-                let (times, number) = (b.den / shared * number.signum(), number.saturating_abs() / shared);
+                let (times, number) = (
+                    b.den / shared * number.signum(),
+                    number.saturating_abs() / shared,
+                );
                 let den = a.den.checked_mul(number).ok_or_else(|| {
                     Error::at(ErrorKind::Arithmetic, place, "this divisor overflows")
                 })?;
@@ -578,7 +659,6 @@ impl Compiler {
                 if !b.nonzero || matches!(b_cell, Cell::Const(Value::Integer(0))) {
                     return Err(zero());
                 }
-                let _ = a_cell;
                 let node = match op {
                     Infix::Divide => G::Div(a.node.expr(), b.node.expr()),
                     _ => G::Rem(a.node.expr(), b.node.expr()),
@@ -629,7 +709,9 @@ fn template_of(expr: graph::Expr, arena: &[Template]) -> Option<Template> {
     use graph::Expr as G;
     let get = |id: graph::ExprId| Box::new(arena[id.index()].clone());
     let all = |ids: Vec<graph::ExprId>| -> Vec<Template> {
-        ids.into_iter().map(|id| arena[id.index()].clone()).collect()
+        ids.into_iter()
+            .map(|id| arena[id.index()].clone())
+            .collect()
     };
     Some(match expr {
         G::Const(n) => Template::Const(n),
@@ -644,9 +726,11 @@ fn template_of(expr: graph::Expr, arena: &[Template]) -> Option<Template> {
         G::Or(list) => Template::Or(all(list)),
         G::Not(a) => Template::Not(get(a)),
         G::IsNull(a) => Template::IsNull(get(a)),
-        G::Ite { cond, then, otherwise } => {
-            Template::Ite(get(cond), get(then), get(otherwise))
-        }
+        G::Ite {
+            cond,
+            then,
+            otherwise,
+        } => Template::Ite(get(cond), get(then), get(otherwise)),
         G::InSet(a, set) => Template::InSet(get(a), set),
         G::Lookup { .. } | G::Agg(_) => return None,
     })

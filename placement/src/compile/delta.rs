@@ -19,7 +19,7 @@ use super::maps::Recipe;
 use super::resolved::{Block, RelationId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::VarId;
-use crate::tables::{MILLION, Value, millionths, quoted};
+use crate::tables::{Value, millionths, quoted};
 
 /// Marks the errors that compiling again resolves.
 pub(super) const REBUILD: &str = "the problem must be compiled again";
@@ -101,7 +101,10 @@ impl Compiler {
         }
         if again {
             self.rebuild()?;
-            return Ok(Applied { touched: BTreeSet::new(), rebuilt: true });
+            return Ok(Applied {
+                touched: BTreeSet::new(),
+                rebuilt: true,
+            });
         }
         let variables = &self.variables;
         let mirrors = &self.mirrors;
@@ -119,7 +122,6 @@ impl Compiler {
             Datum::Null => Value::Null,
             Datum::Integer(n) => Value::Integer(*n),
             Datum::Real(x) => match millionths(&format!("{x}")) {
-                Some(n) if n % MILLION == 0 || n != 0 => Value::Decimal(n),
                 Some(n) => Value::Decimal(n),
                 None => {
                     let message = format!("{x} is not a decimal of at most 6 places in range");
@@ -164,17 +166,30 @@ impl Compiler {
         let sql = match &row {
             Some(row) => {
                 let marks: Vec<String> = (1..=row.len()).map(|i| format!("?{i}")).collect();
-                format!("INSERT OR REPLACE INTO {} VALUES ({})", quoted(&schema.name), marks.join(", "))
+                format!(
+                    "INSERT OR REPLACE INTO {} VALUES ({})",
+                    quoted(&schema.name),
+                    marks.join(", ")
+                )
             }
             None => {
                 let columns = schema.primary_key.iter().enumerate();
                 let columns: Vec<String> = columns
                     .map(|(i, &c)| format!("{} = ?{}", quoted(&schema.columns[c].name), i + 1))
                     .collect();
-                format!("DELETE FROM {} WHERE {}", quoted(&schema.name), columns.join(" AND "))
+                format!(
+                    "DELETE FROM {} WHERE {}",
+                    quoted(&schema.name),
+                    columns.join(" AND ")
+                )
             }
         };
-        self.tables.rows_with(&sql, row.as_deref().unwrap_or(&key), None, &mut self.symbols)?;
+        self.tables.rows_with(
+            &sql,
+            row.as_deref().unwrap_or(&key),
+            None,
+            &mut self.symbols,
+        )?;
         if again {
             return rebuild();
         }
@@ -185,7 +200,10 @@ impl Compiler {
         let (Change::Upsert { table: name, .. } | Change::Delete { table: name, .. }) = change;
         let schema = crate::tables::Schema::read(&self.tables, name, &mut self.symbols)?;
         let Some(schema) = schema else {
-            return Err(Error::bare(ErrorKind::Name, format!("no such table: {name}")));
+            return Err(Error::bare(
+                ErrorKind::Name,
+                format!("no such table: {name}"),
+            ));
         };
         let (sql, values) = match change {
             Change::Upsert { row, .. } => {
@@ -202,13 +220,21 @@ impl Compiler {
                 let columns: Vec<String> = columns
                     .map(|(i, &c)| format!("{} = ?{}", quoted(&schema.columns[c].name), i + 1))
                     .collect();
-                let sql =
-                    format!("DELETE FROM {} WHERE {}", quoted(&schema.name), columns.join(" AND "));
+                let sql = format!(
+                    "DELETE FROM {} WHERE {}",
+                    quoted(&schema.name),
+                    columns.join(" AND ")
+                );
                 (sql, key)
             }
         };
-        let values: Vec<Value> = values.iter().map(|d| self.value(d)).collect::<Result<_>>()?;
-        self.tables.rows_with(&sql, &values, None, &mut self.symbols).map(|_| ())
+        let values: Vec<Value> = values
+            .iter()
+            .map(|d| self.value(d))
+            .collect::<Result<_>>()?;
+        self.tables
+            .rows_with(&sql, &values, None, &mut self.symbols)
+            .map(|_| ())
     }
 
     /// Compiles everything again from what the tables hold.
@@ -258,15 +284,17 @@ impl Compiler {
             for (kind, value) in kinds.iter_mut().zip(new.iter()) {
                 kind.note(*value);
             }
-            let same = |(a, b): (&super::Kinds, &super::Kinds)| {
-                a.text == b.text && a.number == b.number
-            };
+            let same =
+                |(a, b): (&super::Kinds, &super::Kinds)| a.text == b.text && a.number == b.number;
             if !kinds.iter().zip(&entry.kinds).all(same) {
                 return rebuild();
             }
         }
         let policies = (0..self.policies.len()).map(Of::Policy);
-        let all: Vec<Of> = (0..self.views.len()).map(Of::View).chain(policies).collect();
+        let all: Vec<Of> = (0..self.views.len())
+            .map(Of::View)
+            .chain(policies)
+            .collect();
         let mut plan: Vec<(Of, usize, Option<u32>)> = Vec::new();
         for of in all {
             let block = self.block_of(of);
@@ -280,7 +308,9 @@ impl Compiler {
                 if link.relation != RelationId::Mirror(table) {
                     continue;
                 }
-                let Some((inner, source, outer)) = link.by else { return rebuild() };
+                let Some((inner, source, outer)) = link.by else {
+                    return rebuild();
+                };
                 let RelationId::Mirror(other) = block.sources[source].relation else {
                     return rebuild();
                 };
@@ -354,9 +384,11 @@ impl Compiler {
         let name = self.mirrors[table].mirror.schema.name.to_ascii_lowercase();
         self.constant_readers.contains(&name)
             || self.domains.iter().any(|d| d.mirror == table)
-            || self.maps.entries.iter().any(|e| {
-                matches!(e.recipe, Recipe::Find { mirror, .. } if mirror == table)
-            })
+            || self
+                .maps
+                .entries
+                .iter()
+                .any(|e| matches!(e.recipe, Recipe::Find { mirror, .. } if mirror == table))
     }
 
     fn reach(&self, of: Of, block: &Block, table: usize, existed: bool) -> Reach {
@@ -367,23 +399,27 @@ impl Compiler {
             return Reach::No;
         }
         let (grouping, template) = match of {
-            Of::Policy(policy) => {
-                (&self.policies[policy].grouping, self.policies[policy].template.is_some())
-            }
+            Of::Policy(policy) => (
+                &self.policies[policy].grouping,
+                self.policies[policy].template.is_some(),
+            ),
             Of::View(view) => (&self.views[view].grouping, false),
         };
         if matches!(of, Of::View(_)) && !block.grouped {
             return Reach::Rebuild;
         }
         if block.grouped {
-            let Some(grouping) = grouping else { return Reach::Rebuild };
+            let Some(grouping) = grouping else {
+                return Reach::Rebuild;
+            };
             if grouping.is_brittle(block) {
                 return Reach::Rebuild;
             }
             // A group with an expression of its own may go with the row.
-            let named = grouping.components.iter().any(|c| {
-                sources.iter().any(|&s| c.sources >> s & 1 == 1) && !c.keys.is_empty()
-            });
+            let named = grouping
+                .components
+                .iter()
+                .any(|c| sources.iter().any(|&s| c.sources >> s & 1 == 1) && !c.keys.is_empty());
             if existed && named && !template {
                 return Reach::Rebuild;
             }
@@ -419,7 +455,9 @@ impl Compiler {
     /// Adds what a row of a source brings.
     fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
         let block = self.block_of(of);
-        let RelationId::Mirror(mirror) = block.sources[source].relation else { return rebuild() };
+        let RelationId::Mirror(mirror) = block.sources[source].relation else {
+            return rebuild();
+        };
         if self.mirrors[mirror].mirror.row(row).is_none() {
             return Ok(());
         }
@@ -437,8 +475,13 @@ impl Compiler {
             }
             return Ok(());
         }
-        let Some(mut grouping) = self.grouping_of(of).take() else { return rebuild() };
-        let named = grouping.components.iter().any(|c| c.sources >> source & 1 == 1 && !c.keys.is_empty());
+        let Some(mut grouping) = self.grouping_of(of).take() else {
+            return rebuild();
+        };
+        let named = grouping
+            .components
+            .iter()
+            .any(|c| c.sources >> source & 1 == 1 && !c.keys.is_empty());
         if found.is_empty() && named && grouping.constants.is_none() {
             // A group may have come without a row of its own.
             *self.grouping_of(of) = Some(grouping);
@@ -506,8 +549,12 @@ impl Compiler {
         grouping: &Grouping,
         found: &super::join::Match,
     ) -> Result<()> {
-        let frame =
-            super::join::Frame { parent: None, block, bound: &found.bound, folded: None };
+        let frame = super::join::Frame {
+            parent: None,
+            block,
+            bound: &found.bound,
+            folded: None,
+        };
         for (number, component) in grouping.components.iter().enumerate() {
             if component.keyed || component.keys.is_empty() {
                 continue;
@@ -532,7 +579,9 @@ impl Compiler {
         for decision in 0..self.mirrors[table].decisions.len() {
             let (allowed, current) = self.choices(table, decision, slot)?;
             let vars = &self.mirrors[table].decisions[decision].vars;
-            let Some(var) = vars.get(slot as usize).copied().flatten() else { continue };
+            let Some(var) = vars.get(slot as usize).copied().flatten() else {
+                continue;
+            };
             if row_changed {
                 self.model.set_allowed(var, allowed);
             }

@@ -21,7 +21,11 @@ pub(crate) struct ConditionalRow {
 }
 
 fn lost(place: Place, what: &str) -> Error {
-    Error::at(ErrorKind::Unsupported, place, format!("{what} out of reach"))
+    Error::at(
+        ErrorKind::Unsupported,
+        place,
+        format!("{what} out of reach"),
+    )
 }
 
 impl Compiler {
@@ -29,8 +33,14 @@ impl Compiler {
     pub(super) fn eval(&mut self, expr: &Expr, frame: &Frame<'_>) -> Result<Cell> {
         match &expr.node {
             Node::Const(value) => Ok(Cell::Const(*value)),
-            Node::Column { level, source, column } => {
-                let frame = frame.up(*level).ok_or_else(|| lost(expr.place, "a column"))?;
+            Node::Column {
+                level,
+                source,
+                column,
+            } => {
+                let frame = frame
+                    .up(*level)
+                    .ok_or_else(|| lost(expr.place, "a column"))?;
                 self.column_cell(frame, *source, *column, expr.place)
             }
             Node::Key { level, key } => frame
@@ -87,7 +97,9 @@ impl Compiler {
             }
             Node::Scalar(block) => {
                 let rows = self.block_rows(block, Some(frame))?;
-                let Some(row) = rows.first() else { return Ok(Cell::NULL) };
+                let Some(row) = rows.first() else {
+                    return Ok(Cell::NULL);
+                };
                 match row.condition {
                     None => Ok(row.cells[0]),
                     Some(condition) => {
@@ -128,9 +140,10 @@ impl Compiler {
                     let b = self.eval(b, frame)?;
                     let cell = self.apply(op, &[c, Cell::NULL, b], place)?;
                     return Ok(match cell {
-                        Cell::Node(term) => {
-                            Cell::Node(super::cells::Term { nonzero: true, ..term })
-                        }
+                        Cell::Node(term) => Cell::Node(super::cells::Term {
+                            nonzero: true,
+                            ..term
+                        }),
                         other => other,
                     });
                 }
@@ -156,7 +169,10 @@ impl Compiler {
         place: Place,
     ) -> Result<Cell> {
         let relation = frame.block.sources[source].relation;
-        match (relation, frame.bound.get(source).copied().unwrap_or(Bound::Unbound)) {
+        match (
+            relation,
+            frame.bound.get(source).copied().unwrap_or(Bound::Unbound),
+        ) {
             (RelationId::Mirror(mirror), Bound::Row(slot)) => {
                 let entry = &self.mirrors[mirror];
                 if let Some((decision, index)) = entry.decision_of(column) {
@@ -164,7 +180,10 @@ impl Compiler {
                     let Some(var) = decision.vars.get(slot as usize).copied().flatten() else {
                         return Err(lost(place, "a decision"));
                     };
-                    return Ok(Cell::Map { var, map: decision.columns[index].ids });
+                    return Ok(Cell::Map {
+                        var,
+                        map: decision.columns[index].ids,
+                    });
                 }
                 match entry.mirror.row(slot) {
                     Some(row) => Ok(Cell::Const(row[column])),
@@ -172,7 +191,11 @@ impl Compiler {
                 }
             }
             (RelationId::Mirror(mirror), Bound::Lookup { var, slots }) => {
-                let recipe = Recipe::Column { slots, mirror, column };
+                let recipe = Recipe::Column {
+                    slots,
+                    mirror,
+                    column,
+                };
                 let map = self.map(self.domain_of(var), recipe, place)?;
                 Ok(Cell::Map { var, map })
             }
@@ -192,7 +215,11 @@ impl Compiler {
         parent: Option<&Frame<'_>>,
     ) -> Result<Rc<Vec<ConditionalRow>>> {
         if matches!(self.target, Target::Template(_)) && block.decision {
-            return Err(Error::at(ErrorKind::Unsupported, block.place, "in a template"));
+            return Err(Error::at(
+                ErrorKind::Unsupported,
+                block.place,
+                "in a template",
+            ));
         }
         if !block.correlated
             && let Some(rows) = self.subqueries.get(&block.id)
@@ -205,13 +232,21 @@ impl Compiler {
         } else {
             let mut rows = Vec::new();
             for found in self.matches(block, parent, Part::Whole)? {
-                let frame = Frame { parent, block, bound: &found.bound, folded: None };
+                let frame = Frame {
+                    parent,
+                    block,
+                    bound: &found.bound,
+                    folded: None,
+                };
                 let mut cells = Vec::with_capacity(block.outputs.len());
                 for (_, output) in &block.outputs {
                     cells.push(self.eval(output, &frame)?);
                 }
                 let cells = cells.into_boxed_slice();
-                rows.push(ConditionalRow { condition: found.condition, cells });
+                rows.push(ConditionalRow {
+                    condition: found.condition,
+                    cells,
+                });
             }
             rows
         };
@@ -238,9 +273,15 @@ fn constant_set(rows: &[ConditionalRow]) -> Option<Set> {
 
 /// The `x` of `CASE WHEN x = 0 THEN NULL ELSE x END`.
 fn nullif_zero(args: &[Expr]) -> Option<&Expr> {
-    let [condition, _, otherwise] = args else { return None };
-    let Node::Apply(Operator::Infix(Infix::Equal), compared) = &condition.node else { return None };
-    let [x, zero] = compared.as_slice() else { return None };
+    let [condition, _, otherwise] = args else {
+        return None;
+    };
+    let Node::Apply(Operator::Infix(Infix::Equal), compared) = &condition.node else {
+        return None;
+    };
+    let [x, zero] = compared.as_slice() else {
+        return None;
+    };
     let is_zero = matches!(zero.node, Node::Const(Value::Integer(0)));
     (is_zero && x.same(otherwise)).then_some(otherwise)
 }

@@ -75,7 +75,11 @@ fn truth(b: bool) -> Value {
 
 fn overflow(place: Place, left: Value, op: &str, right: Value, symbols: &Symbols) -> Error {
     let (left, right) = (symbols.sql(left), symbols.sql(right));
-    Error::at(ErrorKind::Arithmetic, place, format!("{left} {op} {right} overflows"))
+    Error::at(
+        ErrorKind::Arithmetic,
+        place,
+        format!("{left} {op} {right} overflows"),
+    )
 }
 
 /// Compares two values that are not NULL; text with numbers is an error.
@@ -101,9 +105,10 @@ impl Folding<'_> {
     pub(super) fn fold(&mut self, op: Operator, args: &[Value], place: Place) -> Result<Value> {
         match (op, args) {
             (Operator::Negate, &[a]) => match a {
-                Value::Integer(n) => n.checked_neg().map(Value::Integer).ok_or_else(|| {
-                    overflow(place, Value::Integer(0), "-", a, self.symbols)
-                }),
+                Value::Integer(n) => n
+                    .checked_neg()
+                    .map(Value::Integer)
+                    .ok_or_else(|| overflow(place, Value::Integer(0), "-", a, self.symbols)),
                 Value::Decimal(n) => Ok(Value::Decimal(-n)),
                 Value::Null => Ok(Value::Null),
                 Value::Text(_) => Err(self.mismatch(place, "-", a)),
@@ -121,13 +126,19 @@ impl Folding<'_> {
                 _ => self.infix(Infix::Equal, a, b, place),
             },
             (Operator::Infix(op), &[a, b]) => self.infix(op, a, b, place),
-            (Operator::Choose, &[c, then, otherwise]) => {
-                Ok(if c.truth() == Some(true) { then } else { otherwise })
-            }
+            (Operator::Choose, &[c, then, otherwise]) => Ok(if c.truth() == Some(true) {
+                then
+            } else {
+                otherwise
+            }),
             (Operator::InSet(set), &[a]) => {
                 let set = &self.sets[set as usize];
                 Ok(if a.is_null() {
-                    if set.values.is_empty() && !set.has_null { truth(false) } else { Value::Null }
+                    if set.values.is_empty() && !set.has_null {
+                        truth(false)
+                    } else {
+                        Value::Null
+                    }
                 } else if set.values.binary_search(&a.key()).is_ok() {
                     truth(true)
                 } else if set.has_null {
@@ -144,8 +155,14 @@ impl Folding<'_> {
                 let rows = self
                     .tables
                     .rows_with(&sql, args, None, self.symbols)
-                    .map_err(|e| Error { place: Some(place), ..e })?;
-                Ok(rows.first().and_then(|row| row.first().copied()).unwrap_or(Value::Null))
+                    .map_err(|e| Error {
+                        place: Some(place),
+                        ..e
+                    })?;
+                Ok(rows
+                    .first()
+                    .and_then(|row| row.first().copied())
+                    .unwrap_or(Value::Null))
             }
             (op, args) => {
                 let message = format!("{op:?} with {} arguments", args.len());
@@ -215,8 +232,12 @@ impl Folding<'_> {
             Value::Decimal(n) => Some((i128::from(n), true)),
             Value::Null | Value::Text(_) => None,
         };
-        let Some((x, x_decimal)) = number(a) else { return Err(self.mismatch(place, op.sql(), a)) };
-        let Some((y, y_decimal)) = number(b) else { return Err(self.mismatch(place, op.sql(), b)) };
+        let Some((x, x_decimal)) = number(a) else {
+            return Err(self.mismatch(place, op.sql(), a));
+        };
+        let Some((y, y_decimal)) = number(b) else {
+            return Err(self.mismatch(place, op.sql(), b));
+        };
         let million = i128::from(MILLION);
         let zero = || {
             let message = format!("{} by 0; write NULLIF(divisor, 0)", op.sql());
@@ -271,6 +292,10 @@ impl Folding<'_> {
             }
         };
         let n = i64::try_from(wide).map_err(|_| overflow(place, a, op.sql(), b, self.symbols))?;
-        Ok(if x_decimal || y_decimal { Value::Decimal(n) } else { Value::Integer(n) })
+        Ok(if x_decimal || y_decimal {
+            Value::Decimal(n)
+        } else {
+            Value::Integer(n)
+        })
     }
 }

@@ -8,19 +8,19 @@
 use std::collections::HashMap;
 
 use super::Compiler;
-use super::cells::{Cell, NodeRef, Target, Term};
+use super::cells::{Cell, NodeRef, Term};
+use super::folded::KeyConstant;
+use super::join::{Bound, Frame, Match, Part};
 use super::joined::{Handle, Joined};
-use super::eval::ConditionalRow;
-use super::join::{Bound, Folded, Frame, Match, Part};
 use super::maps::{Operand, Recipe, denominator, integer};
 use super::resolved::{Block, Expr, Node, Operator, RelationId};
 use crate::dialect::ast::{Aggregate, Infix};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::graph::{self, CmpOp, Fold, Template};
+use crate::graph;
 use crate::tables::Value;
 
 /// The most groups that get expressions of their own.
-const GROUPS_MAX: u64 = 4_000_000;
+pub(super) const GROUPS_MAX: u64 = 4_000_000;
 
 /// Numbers for the distinct key tuples of a component.
 #[derive(Debug, Default)]
@@ -64,16 +64,16 @@ pub(crate) struct Grouping {
     pub bag: graph::BagId,
     pub block: usize,
     pub components: Vec<Component>,
-    keys: usize,
+    pub(super) keys: usize,
     /// Tuple numbers of the components that are not keyed, by part.
-    parts: Vec<Box<[u32]>>,
+    pub(super) parts: Vec<Box<[u32]>>,
     part_numbers: HashMap<Box<[u32]>, u32>,
-    part_base: u32,
+    pub(super) part_base: u32,
     /// Rows when the bag was filled.
-    rows: u32,
-    cells: Vec<CellShape>,
+    pub(super) rows: u32,
+    pub(super) cells: Vec<CellShape>,
     /// The bag cell of each aggregate's argument.
-    cell_of: Vec<Option<u8>>,
+    pub(super) cell_of: Vec<Option<u8>>,
     /// The distinct arguments of the aggregates.
     pub arguments: Vec<Expr>,
     /// What the template of the policy reads of parts and keys; `None` if groups have their own expressions.
@@ -84,12 +84,12 @@ pub(crate) struct Grouping {
 
 /// What is known of a bag's cell over all of its rows.
 #[derive(Clone, Copy, Debug)]
-struct CellShape {
-    den: i64,
-    real: bool,
-    text: bool,
+pub(super) struct CellShape {
+    pub den: i64,
+    pub real: bool,
+    pub text: bool,
     /// In a bag of one group: rows that always exist with a cell that is never NULL.
-    certain: u32,
+    pub certain: u32,
 }
 
 pub(super) struct PreparedRow {
@@ -116,12 +116,18 @@ fn lcm(a: i64, b: i64, place: Place) -> Result<i64> {
 /// Visits the columns of the block's own sources that an expression reads.
 fn visit_columns(expr: &Expr, visit: &mut impl FnMut(usize, usize)) -> bool {
     match &expr.node {
-        Node::Column { level: 0, source, column } => {
+        Node::Column {
+            level: 0,
+            source,
+            column,
+        } => {
             visit(*source, *column);
             true
         }
         Node::Const(_) | Node::ConstantScalar(_) => true,
-        Node::Apply(_, args) => args.iter().fold(true, |ok, a| visit_columns(a, visit) && ok),
+        Node::Apply(_, args) => args
+            .iter()
+            .fold(true, |ok, a| visit_columns(a, visit) && ok),
         Node::Column { .. }
         | Node::Key { .. }
         | Node::Aggregate(_)
@@ -138,9 +144,9 @@ impl Compiler {
         let mut mixed = false;
         let plain = visit_columns(key, &mut |source, column| {
             let decision = match block.sources[source].relation {
-                RelationId::Mirror(mirror) => {
-                    self.mirrors[mirror].decision_of(column).map(|(d, _)| (source, mirror, d))
-                }
+                RelationId::Mirror(mirror) => self.mirrors[mirror]
+                    .decision_of(column)
+                    .map(|(d, _)| (source, mirror, d)),
                 RelationId::View(_) => None,
             };
             match (decision, found) {
@@ -241,21 +247,29 @@ impl Compiler {
         let mut dictionary = Dictionary::default();
         if let Some((source, mirror, decision)) = component.decision {
             let decision = &self.mirrors[mirror].decisions[decision];
-            let (domain, nullable) = (decision.domain, decision.nullable);
+            let nullable = decision.nullable;
             // Any variable of the domain will do: what is read are the maps.
             let Some(var) = decision.vars.iter().copied().flatten().next() else {
                 return Ok(false);
             };
-            let slot = decision.vars.iter().position(|v| *v == Some(var)).unwrap_or(0);
+            let slot = decision
+                .vars
+                .iter()
+                .position(|v| *v == Some(var))
+                .unwrap_or(0);
             let mut bound = vec![Bound::Unbound; block.sources.len()];
             bound[source] = Bound::Row(u32::try_from(slot).unwrap_or(u32::MAX));
-            let frame = Frame { parent: None, block, bound: &bound, folded: None };
+            let frame = Frame {
+                parent: None,
+                block,
+                bound: &bound,
+                folded: None,
+            };
             let mut cells = Vec::new();
             for &key in &component.keys {
                 cells.push(self.eval(&block.keys[key], &frame)?);
             }
             self.add_tuples(&mut dictionary, &cells, block.place)?;
-            let _ = domain;
             if nullable {
                 let nulls = vec![Value::Null; component.keys.len()].into_boxed_slice();
                 dictionary.null = Some(dictionary.add(nulls));
@@ -263,16 +277,31 @@ impl Compiler {
             self.tuples.insert((block.id, number), dictionary);
             return Ok(true);
         }
-        let limit = if component.keys.is_empty() { 1 } else { usize::MAX };
-        let part = Part::Constants { sources: component.sources, limit };
+        let limit = if component.keys.is_empty() {
+            1
+        } else {
+            usize::MAX
+        };
+        let part = Part::Constants {
+            sources: component.sources,
+            limit,
+        };
         let found = if component.sources == 0 {
             let bound = vec![Bound::Unbound; block.sources.len()].into_boxed_slice();
-            vec![Match { bound, condition: None }]
+            vec![Match {
+                bound,
+                condition: None,
+            }]
         } else {
             self.matches(block, None, part)?
         };
         for row in &found {
-            let frame = Frame { parent: None, block, bound: &row.bound, folded: None };
+            let frame = Frame {
+                parent: None,
+                block,
+                bound: &row.bound,
+                folded: None,
+            };
             let mut cells = Vec::with_capacity(component.keys.len());
             for &key in &component.keys {
                 cells.push(self.eval(&block.keys[key], &frame)?);
@@ -377,7 +406,12 @@ impl Compiler {
             rows.push(self.prepare_row(block, parent, &found, &components, &arguments)?);
         }
         let mut cells = vec![
-            CellShape { den: 1, real: false, text: false, certain: 0 };
+            CellShape {
+                den: 1,
+                real: false,
+                text: false,
+                certain: 0
+            };
             arguments.len()
         ];
         for row in &rows {
@@ -441,13 +475,17 @@ impl Compiler {
     fn check_key_space(&self, grouping: &Grouping, place: Place) -> Result<()> {
         let keyed = self.sizes(grouping, true).iter().product::<u64>();
         if keyed > u64::from(u32::MAX / 2) {
-            return Err(Error::at(ErrorKind::Limit, place, "more than 2^31 groups of decisions"));
+            return Err(Error::at(
+                ErrorKind::Limit,
+                place,
+                "more than 2^31 groups of decisions",
+            ));
         }
         Ok(())
     }
 
     /// The numbers of tuples of the (un)keyed components.
-    fn sizes(&self, grouping: &Grouping, keyed: bool) -> Vec<u64> {
+    pub(super) fn sizes(&self, grouping: &Grouping, keyed: bool) -> Vec<u64> {
         let mut sizes = Vec::new();
         for (number, component) in grouping.components.iter().enumerate() {
             if component.keyed == keyed {
@@ -466,7 +504,12 @@ impl Compiler {
         components: &[Component],
         arguments: &[&Expr],
     ) -> Result<PreparedRow> {
-        let frame = Frame { parent, block, bound: &found.bound, folded: None };
+        let frame = Frame {
+            parent,
+            block,
+            bound: &found.bound,
+            folded: None,
+        };
         let mut tuples = Vec::with_capacity(components.len());
         for (number, component) in components.iter().enumerate() {
             let mut cells = Vec::with_capacity(component.keys.len());
@@ -480,7 +523,12 @@ impl Compiler {
             values.push(self.eval(argument, &frame)?);
         }
         let bound = found.rows();
-        Ok(PreparedRow { bound, condition: found.condition, tuples, arguments: values })
+        Ok(PreparedRow {
+            bound,
+            condition: found.condition,
+            tuples,
+            arguments: values,
+        })
     }
 
     /// The number of the tuple of `cells`, as a cell.
@@ -520,8 +568,11 @@ impl Compiler {
                 None => Cell::NULL,
             });
         };
-        let recipe =
-            Recipe::Tuple { block: block.id, component, cells: operands.into_boxed_slice() };
+        let recipe = Recipe::Tuple {
+            block: block.id,
+            component,
+            cells: operands.into_boxed_slice(),
+        };
         let map = self.map(self.domain_of(var), recipe, block.place)?;
         let cell = Cell::Map { var, map };
         let null = self.tuples.get(&(block.id, component)).and_then(|d| d.null);
@@ -612,369 +663,50 @@ impl Compiler {
             let own = self.shape(*cell, places[index])?;
             let null = matches!(cell, Cell::Const(Value::Null));
             if shape.den % own.den != 0 || (shape.text != own.text && !null) {
-                return Err(Error::at(ErrorKind::Limit, places[index], super::delta::REBUILD));
+                return Err(Error::at(
+                    ErrorKind::Limit,
+                    places[index],
+                    super::delta::REBUILD,
+                ));
             }
             cells.push(match *cell {
                 Cell::Const(value) => graph::Cell::Const(integer(value, shape.den, places[index])?),
                 Cell::Map { var, map } => {
                     let (map, den) = self.twin(map)?;
-                    graph::Cell::Lookup { var, map, times: shape.den / den }
+                    graph::Cell::Lookup {
+                        var,
+                        map,
+                        times: shape.den / den,
+                    }
                 }
                 cell => {
                     let term = self.term(cell, places[index])?;
-                    let target = Term { den: shape.den, ..term };
+                    let target = Term {
+                        den: shape.den,
+                        ..term
+                    };
                     let (term, _) = self.aligned(term, target, places[index])?;
                     graph::Cell::Expr(term.node.expr())
                 }
             });
         }
         let cond = row.condition.map(NodeRef::expr);
-        let spec = graph::Row { part, key, cond, cells };
+        let spec = graph::Row {
+            part,
+            key,
+            cond,
+            cells,
+        };
         self.model
             .add_row(grouping.bag, spec)
             .map(Some)
             .map_err(|e| Error::at(ErrorKind::Unsupported, place, e.to_string()))
     }
-
-    /// The cells of a group's aggregates; of the template's when there is no group.
-    fn aggregate_cells(
-        &mut self,
-        block: &Block,
-        grouping: &Grouping,
-        group: Option<(u32, u32)>,
-    ) -> Result<Vec<Cell>> {
-        let mut cells = Vec::with_capacity(block.aggregates.len());
-        for (index, aggregate) in block.aggregates.iter().enumerate() {
-            let place = aggregate.place;
-            let cell = grouping.cell_of[index].unwrap_or(0);
-            let shape = grouping.cells.get(usize::from(cell)).copied().unwrap_or(CellShape {
-                den: 1,
-                real: false,
-                text: false,
-                certain: 0,
-            });
-            let one_group = block.keys.is_empty();
-            let fold = |this: &mut Compiler, fold: Fold| -> Result<NodeRef> {
-                match (&mut this.target, group) {
-                    (Target::Template(arena), _) => {
-                        arena.push(Template::Fold(fold));
-                        Ok(NodeRef(u32::try_from(arena.len() - 1).unwrap_or(u32::MAX)))
-                    }
-                    (Target::Graph, Some((part, key))) => {
-                        let agg = graph::Agg { bag: grouping.bag, part, key, fold };
-                        this.emit(graph::Expr::Agg(agg), place)
-                    }
-                    (Target::Graph, None) => {
-                        Err(Error::at(ErrorKind::Unsupported, place, "an aggregate"))
-                    }
-                }
-            };
-            let count = |node| {
-                Cell::Node(Term {
-                    node,
-                    den: 1,
-                    real: false,
-                    text: false,
-                    nonzero: false,
-                    never_null: true,
-                })
-            };
-            let value = |node| Term {
-                node,
-                den: shape.den,
-                real: shape.real,
-                text: shape.text,
-                nonzero: false,
-                never_null: one_group && shape.certain > 0,
-            };
-            cells.push(match aggregate.function {
-                Aggregate::CountRows => count(fold(self, Fold::CountRows)?),
-                Aggregate::Count => count(fold(self, Fold::Count(cell))?),
-                Aggregate::CountDistinct => count(fold(self, Fold::CountDistinct(cell))?),
-                Aggregate::Sum => Cell::Node(value(fold(self, Fold::Sum(cell))?)),
-                Aggregate::Min | Aggregate::Max if shape.text => {
-                    let message = "MIN or MAX of texts over decisions";
-                    return Err(Error::at(ErrorKind::Unsupported, place, message));
-                }
-                Aggregate::Min => Cell::Node(value(fold(self, Fold::Min(cell))?)),
-                Aggregate::Max => Cell::Node(value(fold(self, Fold::Max(cell))?)),
-                Aggregate::Avg => {
-                    let sum = Term { real: true, ..value(fold(self, Fold::Sum(cell))?) };
-                    match shape.certain {
-                        // All rows are certain: the count is a constant.
-                        rows if one_group && rows > 0 && rows == grouping.rows => Cell::Node(Term {
-                            den: shape.den.checked_mul(i64::from(rows)).ok_or_else(|| {
-                                Error::at(ErrorKind::Arithmetic, place, "AVG overflows")
-                            })?,
-                            ..sum
-                        }),
-                        _ => Cell::Ratio { sum, count: fold(self, Fold::Count(cell))? },
-                    }
-                }
-                Aggregate::AllEqual | Aggregate::AllDifferent => {
-                    let distinct = fold(self, Fold::CountDistinct(cell))?;
-                    let (op, other) = match aggregate.function {
-                        Aggregate::AllEqual => (CmpOp::Le, self.const_node(Some(1), place)?),
-                        _ => (CmpOp::Eq, fold(self, Fold::Count(cell))?),
-                    };
-                    let node = graph::Expr::Cmp(op, distinct.expr(), other.expr());
-                    Cell::truth(self.emit(node, place)?)
-                }
-            });
-        }
-        Ok(cells)
-    }
-
-
-    /// All groups, as (part, key, key values, whether only when not empty).
-    pub(super) fn groups(
-        &self,
-        grouping: &mut Grouping,
-        place: Place,
-    ) -> Result<Vec<(u32, u32, Box<[Value]>, bool)>> {
-        let unkeyed = self.sizes(grouping, false);
-        let keyed = self.sizes(grouping, true);
-        let parts: u64 = unkeyed.iter().product();
-        let keys: u64 = keyed.iter().product();
-        if parts.saturating_mul(keys) > GROUPS_MAX {
-            let message = format!("more than {GROUPS_MAX} groups that each need an expression");
-            return Err(Error::at(ErrorKind::Limit, place, message));
-        }
-        let digits = |mut n: u64, sizes: &[u64]| -> Box<[u32]> {
-            let mut out = vec![0; sizes.len()];
-            for (digit, size) in out.iter_mut().zip(sizes).rev() {
-                *digit = u32::try_from(n % size).unwrap_or(u32::MAX);
-                n /= size;
-            }
-            out.into_boxed_slice()
-        };
-        let mut out = Vec::new();
-        for p in 0..parts {
-            let tuple = digits(p, &unkeyed);
-            let part = grouping.part_of(tuple);
-            for k in 0..keys {
-                let key = u32::try_from(k).unwrap_or(u32::MAX);
-                let (values, optional) = self.group_values(grouping, part, key);
-                out.push((part, key, values, optional));
-            }
-        }
-        Ok(out)
-    }
-
-    /// The key values of a group, and whether it exists only when it is not empty.
-    pub(super) fn group_values(
-        &self,
-        grouping: &Grouping,
-        part: u32,
-        key: u32,
-    ) -> (Box<[Value]>, bool) {
-        let mut values = vec![Value::Null; grouping.keys];
-        let mut optional = false;
-        let index = part.wrapping_sub(grouping.part_base) as usize;
-        let unkeyed = grouping.parts.get(index).map_or(&[][..], |p| p);
-        let mut unkeyed = unkeyed.iter();
-        let keyed = self.sizes(grouping, true);
-        let mut digits = Vec::with_capacity(keyed.len());
-        let mut rest = u64::from(key);
-        for size in keyed.iter().rev() {
-            digits.push(u32::try_from(rest % size).unwrap_or(u32::MAX));
-            rest /= size;
-        }
-        let mut digits = digits.into_iter().rev();
-        for (number, component) in grouping.components.iter().enumerate() {
-            let tuple = match component.keyed {
-                true => digits.next().unwrap_or(0),
-                false => unkeyed.next().copied().unwrap_or(0),
-            };
-            let Some(dictionary) = self.tuples.get(&(grouping.block, number)) else { continue };
-            optional |= dictionary.null == Some(tuple);
-            for (&key, value) in component.keys.iter().zip(&dictionary.tuples[tuple as usize]) {
-                values[key] = *value;
-            }
-        }
-        (values.into_boxed_slice(), optional)
-    }
-
-    /// The cells of one group, for the expressions behind the fold.
-    pub(super) fn folded(
-        &mut self,
-        block: &Block,
-        grouping: &Grouping,
-        part: u32,
-        key: u32,
-        values: &[Value],
-    ) -> Result<Folded> {
-        let keys = values.iter().map(|&v| Cell::Const(v)).collect();
-        let aggregates = self.aggregate_cells(block, grouping, Some((part, key)))?;
-        Ok(Folded { keys, aggregates })
-    }
-
-    /// The condition under which a group is there: HAVING, and not empty where that is asked.
-    pub(super) fn group_condition(
-        &mut self,
-        block: &Block,
-        grouping: &Grouping,
-        frame: &Frame<'_>,
-        group: (u32, u32),
-        optional: bool,
-    ) -> Result<Cell> {
-        let mut condition = match &block.having {
-            Some(having) => self.eval(having, frame)?,
-            None => Cell::TRUE,
-        };
-        if optional {
-            let (part, key) = group;
-            let agg = graph::Agg { bag: grouping.bag, part, key, fold: Fold::CountRows };
-            let count = self.emit(graph::Expr::Agg(agg), block.place)?;
-            let zero = self.const_node(Some(0), block.place)?;
-            let some = graph::Expr::Cmp(CmpOp::Gt, count.expr(), zero.expr());
-            let some = Cell::truth(self.emit(some, block.place)?);
-            condition = self.apply(Operator::Infix(Infix::And), &[condition, some], block.place)?;
-        }
-        Ok(condition)
-    }
-
-    /// The rows of a grouped view or subquery, one for each group.
-    pub(super) fn grouped_rows(
-        &mut self,
-        block: &Block,
-        parent: Option<&Frame<'_>>,
-    ) -> Result<Vec<ConditionalRow>> {
-        self.grouped(block, parent).map(|(rows, _)| rows)
-    }
-
-    /// The rows of a grouped block, and the bag behind them.
-    pub(super) fn grouped(
-        &mut self,
-        block: &Block,
-        parent: Option<&Frame<'_>>,
-    ) -> Result<(Vec<ConditionalRow>, Option<Grouping>)> {
-        let Some(mut grouping) = self.grouping(block, parent)? else {
-            return Ok((Vec::new(), None));
-        };
-        let groups = match block.keys.is_empty() {
-            true => vec![(grouping.part_base, 0, Box::from([]), false)],
-            false => self.groups(&mut grouping, block.place)?,
-        };
-        let mut rows = Vec::with_capacity(groups.len());
-        for (part, key, values, optional) in groups {
-            let folded = self.folded(block, &grouping, part, key, &values)?;
-            let frame = Frame { parent, block, bound: &[], folded: Some(&folded) };
-            let condition =
-                self.group_condition(block, &grouping, &frame, (part, key), optional)?;
-            let condition = match condition {
-                Cell::Const(value) if value.truth() == Some(true) => None,
-                Cell::Const(_) => continue,
-                cell => Some(self.condition_node(cell, block.place)?),
-            };
-            let mut cells = Vec::with_capacity(block.outputs.len());
-            for (_, output) in &block.outputs {
-                cells.push(self.eval(output, &frame)?);
-            }
-            rows.push(ConditionalRow { condition, cells: cells.into_boxed_slice() });
-        }
-        Ok((rows, Some(grouping)))
-    }
-
-    /// The cells of the template: keys are constants of parts and keys, which are handed to the graph.
-    pub(super) fn template_folded(
-        &mut self,
-        block: &Block,
-        grouping: &Grouping,
-    ) -> Result<(Folded, Vec<KeyConstant>)> {
-        let mut keys = vec![Cell::NULL; block.keys.len()];
-        let mut constants = Vec::new();
-        let (mut part_count, mut key_count) = (0u8, 0u8);
-        for (number, component) in grouping.components.iter().enumerate() {
-            for (position, &key) in component.keys.iter().enumerate() {
-                let Some(dictionary) = self.tuples.get(&(grouping.block, number)) else { continue };
-                let column: Vec<Value> =
-                    dictionary.tuples.iter().map(|tuple| tuple[position]).collect();
-                let den = denominator(&column);
-                let text = column.iter().any(|v| matches!(v, Value::Text(_)));
-                let slot = match component.keyed {
-                    true => &mut key_count,
-                    false => &mut part_count,
-                };
-                let template = match component.keyed {
-                    true => Template::Key(*slot),
-                    false => Template::Part(*slot),
-                };
-                *slot += 1;
-                constants.push(KeyConstant { key, den, keyed: component.keyed });
-                let Target::Template(arena) = &mut self.target else { continue };
-                arena.push(template);
-                let node = NodeRef(u32::try_from(arena.len() - 1).unwrap_or(u32::MAX));
-                keys[key] = Cell::Node(Term {
-                    node,
-                    den,
-                    real: column.iter().any(|v| matches!(v, Value::Decimal(_))),
-                    text,
-                    nonzero: column.iter().all(|v| !matches!(v, Value::Integer(0) | Value::Null)),
-                    never_null: column.iter().all(|v| !v.is_null()),
-                });
-            }
-        }
-        let aggregates = self.aggregate_cells(block, grouping, None)?;
-        Ok((Folded { keys, aggregates }, constants))
-    }
-
-    /// The part and key constants of every group's halves that the graph must know.
-    pub(super) fn half_constants(
-        &self,
-        grouping: &Grouping,
-        constants: &[KeyConstant],
-        part: u32,
-        key: u32,
-        keyed: bool,
-        place: Place,
-    ) -> Result<Vec<Option<i64>>> {
-        let (values, _) = self.group_values(grouping, part, key);
-        constants
-            .iter()
-            .filter(|c| c.keyed == keyed)
-            .map(|c| integer(values[c.key], c.den, place))
-            .collect()
-    }
-
-    /// The number of keys (of the keyed components together).
-    pub(super) fn key_count(&self, grouping: &Grouping) -> u32 {
-        let count = self.sizes(grouping, true).iter().product::<u64>();
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    /// Numbers every part there is, whether or not rows fall into it.
-    pub(super) fn all_parts(&self, grouping: &mut Grouping, place: Place) -> Result<()> {
-        let sizes = self.sizes(grouping, false);
-        let parts: u64 = sizes.iter().product();
-        if parts > GROUPS_MAX {
-            let message = format!("more than {GROUPS_MAX} groups");
-            return Err(Error::at(ErrorKind::Limit, place, message));
-        }
-        for p in 0..parts {
-            let mut n = p;
-            let mut tuple = vec![0; sizes.len()];
-            for (digit, size) in tuple.iter_mut().zip(&sizes).rev() {
-                *digit = u32::try_from(n % size).unwrap_or(u32::MAX);
-                n /= size;
-            }
-            grouping.part_of(tuple.into_boxed_slice());
-        }
-        Ok(())
-    }
-}
-
-/// A key that a template reads, as a constant over `den` of the part or of the key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KeyConstant {
-    key: usize,
-    den: i64,
-    keyed: bool,
 }
 
 impl Grouping {
     /// The part of a tuple of unkeyed components.
-    fn part_of(&mut self, tuple: Box<[u32]>) -> u32 {
+    pub(super) fn part_of(&mut self, tuple: Box<[u32]>) -> u32 {
         if let Some(&part) = self.part_numbers.get(&tuple) {
             return part;
         }
@@ -986,8 +718,14 @@ impl Grouping {
 
     /// Whether the rows that are certain to be there may stop being so when rows change.
     pub(super) fn is_brittle(&self, block: &Block) -> bool {
-        let average = block.aggregates.iter().any(|a| a.function == Aggregate::Avg);
-        let mixed = self.cells.iter().any(|c| c.certain > 0 && c.certain < self.rows);
+        let average = block
+            .aggregates
+            .iter()
+            .any(|a| a.function == Aggregate::Avg);
+        let mixed = self
+            .cells
+            .iter()
+            .any(|c| c.certain > 0 && c.certain < self.rows);
         block.keys.is_empty() && (average || mixed)
     }
 

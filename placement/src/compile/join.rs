@@ -97,10 +97,16 @@ struct Joining<'a> {
 
 /// `column = other` of a condition, for the given source.
 fn equality(condition: &Expr, source: usize) -> Option<(usize, &Expr)> {
-    let Node::Apply(Operator::Infix(Infix::Equal), args) = &condition.node else { return None };
+    let Node::Apply(Operator::Infix(Infix::Equal), args) = &condition.node else {
+        return None;
+    };
     let [a, b] = args.as_slice() else { return None };
     for (own, other) in [(a, b), (b, a)] {
-        if let Node::Column { level: 0, source: s, column } = own.node
+        if let Node::Column {
+            level: 0,
+            source: s,
+            column,
+        } = own.node
             && s == source
             && other.sources & (1 << source) == 0
         {
@@ -123,7 +129,13 @@ impl Compiler {
             return Err(Error::at(ErrorKind::Limit, block.place, message));
         }
         let order = self.join_order(block, part);
-        let mut joining = Joining { block, parent, order, part, out: Vec::new() };
+        let mut joining = Joining {
+            block,
+            parent,
+            order,
+            part,
+            out: Vec::new(),
+        };
         let mut bound = vec![Bound::Unbound; block.sources.len()];
         let mut done = 0u128;
         let mut conditions = Vec::new();
@@ -160,7 +172,9 @@ impl Compiler {
                     if constants_only && condition.decision {
                         continue;
                     }
-                    let Some((column, other)) = equality(condition, source) else { continue };
+                    let Some((column, other)) = equality(condition, source) else {
+                        continue;
+                    };
                     let own_decision = match block.sources[source].relation {
                         RelationId::Mirror(m) => self.mirrors[m].decision_of(column).is_some(),
                         RelationId::View(v) => self.views[v].block.outputs[column].1.decision,
@@ -177,7 +191,9 @@ impl Compiler {
                     best = Some((score, source));
                 }
             }
-            let Some((_, source)) = best else { return order };
+            let Some((_, source)) = best else {
+                return order;
+            };
             order.push(source);
             mask |= 1 << source;
         }
@@ -207,7 +223,12 @@ impl Compiler {
             if constants_only && condition.decision {
                 continue;
             }
-            let frame = Frame { parent: joining.parent, block, bound, folded: None };
+            let frame = Frame {
+                parent: joining.parent,
+                block,
+                bound,
+                folded: None,
+            };
             match self.eval(condition, &frame)? {
                 Cell::Const(value) => {
                     if value.truth() != Some(true) {
@@ -247,7 +268,10 @@ impl Compiler {
                     Some(self.emit(graph::Expr::And(all), joining.block.place)?)
                 }
             };
-            joining.out.push(Match { bound: bound.clone().into_boxed_slice(), condition });
+            joining.out.push(Match {
+                bound: bound.clone().into_boxed_slice(),
+                condition,
+            });
             return Ok(());
         };
         let block = joining.block;
@@ -262,7 +286,9 @@ impl Compiler {
             if done >> index & 1 == 1 || (constants_only && condition.decision) {
                 continue;
             }
-            let Some((column, other)) = equality(condition, source) else { continue };
+            let Some((column, other)) = equality(condition, source) else {
+                continue;
+            };
             if other.sources & !mask != 0 {
                 continue;
             }
@@ -273,7 +299,12 @@ impl Compiler {
             if own_decision {
                 continue;
             }
-            let frame = Frame { parent, block, bound: bound.as_slice(), folded: None };
+            let frame = Frame {
+                parent,
+                block,
+                bound: bound.as_slice(),
+                folded: None,
+            };
             match self.eval(other, &frame)? {
                 Cell::Const(value) => constants.push((column, value, index)),
                 Cell::Map { var, map } => lookups.push((column, var, map, index)),
@@ -336,7 +367,9 @@ impl Compiler {
         lookups: &[(usize, graph::VarId, MapRef, usize)],
         block: &Block,
     ) -> Result<Option<(Bound, u128, Option<NodeRef>)>> {
-        let Some(&(_, var, _, _)) = lookups.first() else { return Ok(None) };
+        let Some(&(_, var, _, _)) = lookups.first() else {
+            return Ok(None);
+        };
         let mut keys: Vec<(usize, Operand)> = Vec::new();
         let mut consumed = 0u128;
         for &(column, other, map, index) in lookups {
@@ -405,7 +438,10 @@ impl Compiler {
                         return (rows, 0);
                     }
                 }
-                ((0..u32::try_from(view.rows.len()).unwrap_or(u32::MAX)).collect(), 0)
+                (
+                    (0..u32::try_from(view.rows.len()).unwrap_or(u32::MAX)).collect(),
+                    0,
+                )
             }
         }
     }

@@ -42,7 +42,11 @@ impl Joined {
 
     /// Records what the joined rows (`u32::MAX`: looked up) became.
     pub(crate) fn add(&mut self, rows: &[u32], handle: Handle) {
-        assert_eq!(rows.len(), self.sources, "a joined row has a row of each source");
+        assert_eq!(
+            rows.len(),
+            self.sources,
+            "a joined row has a row of each source"
+        );
         let record = u32::try_from(self.handles.len()).unwrap_or(END);
         self.handles.push(Some(handle));
         for (source, &row) in rows.iter().enumerate() {
@@ -61,7 +65,9 @@ impl Joined {
 
     /// Takes out all records of a row.
     pub(crate) fn take(&mut self, source: usize, row: u32) -> Vec<Handle> {
-        let Some(head) = self.heads[source].get_mut(row as usize) else { return Vec::new() };
+        let Some(head) = self.heads[source].get_mut(row as usize) else {
+            return Vec::new();
+        };
         let mut at = std::mem::replace(head, END);
         let mut out = Vec::new();
         while at != END {

@@ -6,17 +6,15 @@ use std::rc::Rc;
 
 use super::cells::{Cell, Target};
 use super::fold::Set;
-use super::maps::{DomainRef, Maps, Recipe};
+use super::maps::Maps;
 use super::resolve::Wanted;
 use super::resolved::RelationId;
-use super::{
-    Compiler, DecisionColumnOf, DecisionOf, DomainOf, Kinds, MirrorOf, VariableOf, ViewOf,
-};
-use crate::dialect::ast::{self, Literal, Statement};
+use super::{Compiler, Kinds, MirrorOf, ViewOf};
+use crate::dialect::ast::{self, Statement};
 use crate::dialect::parse;
 use crate::error::{Error, ErrorKind, Place, Result, Source};
 use crate::graph;
-use crate::tables::{Affinity, Column, ForeignKey, Mirror, Schema, Symbols, Tables, Value, quoted};
+use crate::tables::{Affinity, Column, Mirror, Schema, Symbols, Tables, Value, quoted};
 
 fn error<T>(kind: ErrorKind, place: Place, message: impl Into<String>) -> Result<T> {
     Err(Error::at(kind, place, message))
@@ -58,8 +56,12 @@ impl Compiler {
         for view in view_statements.values() {
             tables.drop_view(&view.name)?;
         }
-        let mut compiler =
-            Compiler { view_statements, decision_tables, constraints, ..Compiler::empty(tables) };
+        let mut compiler = Compiler {
+            view_statements,
+            decision_tables,
+            constraints,
+            ..Compiler::empty(tables)
+        };
         compiler.compile()?;
         Ok(compiler)
     }
@@ -99,7 +101,12 @@ impl Compiler {
 
     fn take(&mut self, statement: Statement) -> Result<()> {
         match statement {
-            Statement::Table { name, place, sql, decisions } => {
+            Statement::Table {
+                name,
+                place,
+                sql,
+                decisions,
+            } => {
                 self.tables.execute(&sql, place)?;
                 if !decisions.is_empty() {
                     let name = name.trim_matches(['"', '`', '[', ']']).to_ascii_lowercase();
@@ -162,7 +169,9 @@ impl Compiler {
         if let Some(&known) = self.constant_views.get(name) {
             return Ok(known);
         }
-        let Some(view) = self.view_statements.get(name).cloned() else { return Ok(true) };
+        let Some(view) = self.view_statements.get(name).cloned() else {
+            return Ok(true);
+        };
         if !path.insert(name.to_owned()) {
             let message = format!("view {} is defined by itself", view.name);
             return error(ErrorKind::Name, view.place, message);
@@ -183,8 +192,11 @@ impl Compiler {
             };
             // Preparing the query itself first gives errors their place in the text.
             self.tables.columns_of(&view.query.sql, view.query_place)?;
-            let sql =
-                format!("CREATE VIEW {}{columns} AS {}", quoted(&view.name), view.query.sql);
+            let sql = format!(
+                "CREATE VIEW {}{columns} AS {}",
+                quoted(&view.name),
+                view.query.sql
+            );
             self.tables.execute(&sql, view.place)?;
         }
         self.constant_views.insert(name.to_owned(), constant);
@@ -223,7 +235,9 @@ impl Compiler {
             "1".to_owned()
         } else {
             let key = schema.primary_key.iter();
-            key.map(|&c| quoted(&schema.columns[c].name)).collect::<Vec<_>>().join(", ")
+            key.map(|&c| quoted(&schema.columns[c].name))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         let sql = format!("SELECT * FROM {} ORDER BY {order}", quoted(&schema.name));
         let rows = self.tables.rows(&sql, Some(place), &mut self.symbols)?;
@@ -242,11 +256,7 @@ impl Compiler {
         Ok(RelationId::Mirror(self.add_mirror(schema, rows)))
     }
 
-    fn add_mirror(
-        &mut self,
-        schema: Schema,
-        rows: Vec<Box<[Value]>>,
-    ) -> usize {
+    pub(super) fn add_mirror(&mut self, schema: Schema, rows: Vec<Box<[Value]>>) -> usize {
         let mut kinds = vec![Kinds::default(); schema.columns.len()];
         for row in &rows {
             for (kind, value) in kinds.iter_mut().zip(row.iter()) {
@@ -254,17 +264,20 @@ impl Compiler {
             }
         }
         let mirror = Mirror::new(Rc::new(schema), rows);
-        self.mirrors.push(MirrorOf { mirror, kinds, decisions: Vec::new() });
+        self.mirrors.push(MirrorOf {
+            mirror,
+            kinds,
+            decisions: Vec::new(),
+        });
         self.mirrors.len() - 1
     }
 
-    fn open_view(
-        &mut self,
-        query: &ast::Query,
-        columns: Option<&[String]>,
-    ) -> Result<RelationId> {
+    fn open_view(&mut self, query: &ast::Query, columns: Option<&[String]>) -> Result<RelationId> {
         let select = query.select.as_ref().map_err(Clone::clone)?;
-        let wanted = Wanted { items: true, goal: None };
+        let wanted = Wanted {
+            items: true,
+            goal: None,
+        };
         let (mut block, _) = self.resolve_block(select, &mut Vec::new(), &wanted)?;
         if let Some(columns) = columns {
             if columns.len() != block.outputs.len() {
@@ -297,7 +310,12 @@ impl Compiler {
                 self.model.keep(condition.expr());
             }
         }
-        self.views.push(ViewOf { block, grouping, rows, indexes: RefCell::default() });
+        self.views.push(ViewOf {
+            block,
+            grouping,
+            rows,
+            indexes: RefCell::default(),
+        });
         Ok(RelationId::View(self.views.len() - 1))
     }
 
@@ -305,8 +323,13 @@ impl Compiler {
     pub(super) fn derived(&mut self, query: &ast::Query) -> Result<RelationId> {
         if let Some(sql) = self.constant_sql(query, false)? {
             let names = self.tables.columns_of(&sql, query.place)?;
-            let columns =
-                names.into_iter().map(|name| Column { name, affinity: Affinity::Any }).collect();
+            let columns = names
+                .into_iter()
+                .map(|name| Column {
+                    name,
+                    affinity: Affinity::Any,
+                })
+                .collect();
             let schema = Schema {
                 name: String::new(),
                 columns,
@@ -325,14 +348,21 @@ impl Compiler {
                 let columns = &self.mirrors[mirror].mirror.schema.columns;
                 columns.iter().map(|c| c.name.clone()).collect()
             }
-            RelationId::View(view) => {
-                self.views[view].block.outputs.iter().map(|(name, _)| name.clone()).collect()
-            }
+            RelationId::View(view) => self.views[view]
+                .block
+                .outputs
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
         }
     }
 
     /// The text of a query if it is constant: it mentions no decision and SQLite can run it by itself.
-    pub(super) fn constant_sql(&mut self, query: &ast::Query, exists: bool) -> Result<Option<String>> {
+    pub(super) fn constant_sql(
+        &mut self,
+        query: &ast::Query,
+        exists: bool,
+    ) -> Result<Option<String>> {
         if query.names_decision {
             return Ok(None);
         }
@@ -372,7 +402,9 @@ impl Compiler {
     }
 
     pub(super) fn constant_scalar(&mut self, sql: String, query: &ast::Query) -> Result<usize> {
-        let rows = self.tables.rows(&sql, Some(query.place), &mut self.symbols)?;
+        let rows = self
+            .tables
+            .rows(&sql, Some(query.place), &mut self.symbols)?;
         if rows.first().is_some_and(|row| row.len() != 1) {
             let message = "a subquery as a value needs one column";
             return error(ErrorKind::Syntax, query.place, message);
@@ -388,20 +420,30 @@ impl Compiler {
         query: &ast::Query,
         needle: &super::resolved::Expr,
     ) -> Result<Option<u32>> {
-        let Some(sql) = self.constant_sql(query, false)? else { return Ok(None) };
-        let rows = self.tables.rows(&sql, Some(query.place), &mut self.symbols)?;
+        let Some(sql) = self.constant_sql(query, false)? else {
+            return Ok(None);
+        };
+        let rows = self
+            .tables
+            .rows(&sql, Some(query.place), &mut self.symbols)?;
         let mut set = Set::default();
         for row in rows {
             let [value] = *row else {
-                return error(ErrorKind::Syntax, query.place, "IN needs a query of one column");
+                return error(
+                    ErrorKind::Syntax,
+                    query.place,
+                    "IN needs a query of one column",
+                );
             };
             let text = matches!(value, Value::Text(_));
             let numeric_needle = needle.ty != super::resolved::Type::Text;
-            if !value.is_null()
-                && needle.ty != super::resolved::Type::Any
-                && text == numeric_needle
+            if !value.is_null() && needle.ty != super::resolved::Type::Any && text == numeric_needle
             {
-                return error(ErrorKind::Type, query.place, "IN compares text with a number");
+                return error(
+                    ErrorKind::Type,
+                    query.place,
+                    "IN compares text with a number",
+                );
             }
             match value {
                 Value::Null => set.has_null = true,
@@ -426,7 +468,13 @@ impl Compiler {
 
     /// The set of a JSON array's elements.
     pub(super) fn array_set(&mut self, array: Value, place: Place) -> Result<u32> {
-        let fail = || Error::at(ErrorKind::Type, place, "contains() needs a JSON array of scalars");
+        let fail = || {
+            Error::at(
+                ErrorKind::Type,
+                place,
+                "contains() needs a JSON array of scalars",
+            )
+        };
         let mut set = Set::default();
         if let Value::Text(symbol) = array {
             let json: serde_json::Value =
@@ -461,295 +509,6 @@ impl Compiler {
             }
         }
         Ok(self.intern_set(set))
-    }
-
-    /// Opens a table with decision columns: domains, variables, present values.
-    fn decision_table(&mut self, name: &str) -> Result<()> {
-        let declared = self.decision_tables[name].clone();
-        let Some(first) = declared.first() else { return Ok(()) };
-        let RelationId::Mirror(table) = self.relation(name, first.place)? else { return Ok(()) };
-        let schema = Rc::clone(&self.mirrors[table].mirror.schema);
-        if schema.primary_key.is_empty() {
-            let message = format!("table {} has decisions but no primary key", schema.name);
-            return error(ErrorKind::Domain, first.place, message);
-        }
-        let position = |c: &ast::DecisionColumn| {
-            schema.position(&c.name).ok_or_else(|| {
-                Error::at(ErrorKind::Name, c.place, format!("no column {}", c.name))
-            })
-        };
-        let mut taken: BTreeSet<usize> = BTreeSet::new();
-        for column in &declared {
-            let own = position(column)?;
-            if schema.primary_key.contains(&own) {
-                let message = format!("the decision {} is part of the primary key", column.name);
-                return error(ErrorKind::Domain, column.place, message);
-            }
-            if taken.contains(&own) {
-                continue;
-            }
-            let keys: Vec<&ForeignKey> = schema
-                .foreign_keys
-                .iter()
-                .filter(|k| k.columns.iter().any(|(c, _)| *c == own))
-                .collect();
-            let decision = match keys.as_slice() {
-                [] => self.listed_decision(column, own)?,
-                [key] => self.referencing_decision(&schema, &declared, column, key)?,
-                _ => {
-                    let message = format!("two foreign keys on the decision {}", column.name);
-                    return error(ErrorKind::Domain, column.place, message);
-                }
-            };
-            taken.extend(decision.columns.iter().map(|c| c.column));
-            self.mirrors[table].decisions.push(decision);
-        }
-        for index in 0..self.mirrors[table].decisions.len() {
-            let slots: Vec<u32> = self.mirrors[table].mirror.occupied().collect();
-            for slot in slots {
-                self.add_variable(table, index, slot)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn domain(&mut self, mirror: usize) -> DomainRef {
-        let found = self.domains.iter().position(|d| d.mirror == mirror);
-        let index = found.unwrap_or_else(|| {
-            let graph = self.model.add_domain(self.mirrors[mirror].mirror.slots());
-            self.domains.push(DomainOf { mirror, graph });
-            self.domains.len() - 1
-        });
-        DomainRef(u32::try_from(index).unwrap_or(u32::MAX))
-    }
-
-    fn listed_decision(
-        &mut self,
-        column: &ast::DecisionColumn,
-        own: usize,
-    ) -> Result<DecisionOf> {
-        let Some(listed) = &column.listed else {
-            let message = format!(
-                "the decision {} has no domain: write REFERENCES table(column), or CHECK ({} IN (…))",
-                column.name, column.name
-            );
-            return error(ErrorKind::Domain, column.place, message);
-        };
-        let mut rows: Vec<Box<[Value]>> = Vec::new();
-        for literal in listed {
-            let value = match literal {
-                Literal::Null => continue,
-                Literal::Integer(n) => Value::Integer(*n),
-                Literal::Millionths(n) => Value::Decimal(*n),
-                Literal::Text(text) => Value::Text(self.symbols.intern(text)),
-            };
-            if !rows.iter().any(|row| row[0].key() == value.key()) {
-                rows.push(Box::new([value]));
-            }
-        }
-        let schema = Schema {
-            name: String::new(),
-            columns: vec![Column { name: column.name.clone(), affinity: Affinity::Any }],
-            primary_key: vec![0],
-            foreign_keys: Vec::new(),
-        };
-        let mirror = self.add_mirror(schema, rows);
-        self.decision(mirror, &[(own, 0)], Vec::new(), column)
-    }
-
-    fn referencing_decision(
-        &mut self,
-        schema: &Schema,
-        declared: &[ast::DecisionColumn],
-        column: &ast::DecisionColumn,
-        key: &ForeignKey,
-    ) -> Result<DecisionOf> {
-        let RelationId::Mirror(mirror) = self.relation(&key.table, column.place)? else {
-            let message = format!("{} references a view", column.name);
-            return error(ErrorKind::Domain, column.place, message);
-        };
-        let target = Rc::clone(&self.mirrors[mirror].mirror.schema);
-        let mut columns = Vec::new();
-        let mut constants = Vec::new();
-        for (position, (own, to)) in key.columns.iter().enumerate() {
-            let referenced = match to {
-                Some(name) => target.position(name),
-                None => target.primary_key.get(position).copied(),
-            };
-            let Some(referenced) = referenced else {
-                let shown = to.as_deref().unwrap_or("its primary key");
-                let message = format!("{} has no column {shown} to refer to", target.name);
-                return error(ErrorKind::Name, column.place, message);
-            };
-            let decided = declared
-                .iter()
-                .any(|d| d.name.eq_ignore_ascii_case(&schema.columns[*own].name));
-            match decided {
-                true => columns.push((*own, referenced)),
-                false => constants.push((*own, referenced)),
-            }
-        }
-        let referenced: Vec<usize> = columns.iter().chain(&constants).map(|(_, r)| *r).collect();
-        if !self.mirrors[mirror].mirror.is_unique(&referenced) {
-            let message = format!("{} refers to columns of {} that are no key", column.name, target.name);
-            return error(ErrorKind::Domain, column.place, message);
-        }
-        self.decision(mirror, &columns, constants, column)
-    }
-
-    fn decision(
-        &mut self,
-        mirror: usize,
-        pairs: &[(usize, usize)],
-        constants: Vec<(usize, usize)>,
-        column: &ast::DecisionColumn,
-    ) -> Result<DecisionOf> {
-        let domain = self.domain(mirror);
-        // A row without a key cannot be referred to.
-        let unnamed: Vec<u32> = {
-            let data = &self.mirrors[mirror].mirror;
-            let unnamed = |slot: &u32| {
-                data.row(*slot).is_none_or(|row| pairs.iter().any(|(_, c)| row[*c].is_null()))
-            };
-            (0..data.slots()).filter(unnamed).collect()
-        };
-        for slot in unnamed {
-            self.model.retire_value(self.domains[domain.0 as usize].graph, slot);
-        }
-        let mut columns = Vec::new();
-        for &(own, domain_column) in pairs {
-            let slots = self.map(domain, Recipe::Slot, column.place)?;
-            let recipe = Recipe::Column { slots, mirror, column: domain_column };
-            let ids = self.map(domain, recipe, column.place)?;
-            columns.push(DecisionColumnOf { column: own, domain_column, ids });
-        }
-        let place = column.place;
-        let nullable = column.nullable;
-        Ok(DecisionOf { mirror, domain, columns, constants, nullable, vars: Vec::new(), place })
-    }
-
-    /// The name of a row by its primary key, for messages.
-    fn row_name(&self, mirror: usize, slot: u32) -> String {
-        let entry = &self.mirrors[mirror];
-        let schema = &entry.mirror.schema;
-        let Some(row) = entry.mirror.row(slot) else { return schema.name.clone() };
-        let key: Vec<String> = schema
-            .primary_key
-            .iter()
-            .map(|&c| format!("{} = {}", schema.columns[c].name, self.symbols.sql(row[c])))
-            .collect();
-        format!("{} where {}", schema.name, key.join(" and "))
-    }
-
-    /// The values that a row may choose (`None`: all), and its present one.
-    pub(super) fn choices(
-        &self,
-        table: usize,
-        decision: usize,
-        slot: u32,
-    ) -> Result<(Option<Vec<u32>>, Option<u32>)> {
-        let entry = &self.mirrors[table];
-        let schema = &entry.mirror.schema;
-        let decision = &entry.decisions[decision];
-        let Some(row) = entry.mirror.row(slot) else { return Ok((None, None)) };
-        let domain = &self.mirrors[decision.mirror].mirror;
-        let allowed = if decision.constants.is_empty() {
-            None
-        } else {
-            let columns: Vec<usize> = decision.constants.iter().map(|(_, c)| *c).collect();
-            let key: Vec<Value> = decision.constants.iter().map(|(own, _)| row[*own]).collect();
-            Some(domain.find(&columns, &key))
-        };
-        let nothing = match &allowed {
-            Some(slots) => slots.is_empty(),
-            None => domain.occupied().next().is_none(),
-        };
-        if nothing && !decision.nullable {
-            let name = &schema.columns[decision.columns[0].column].name;
-            let message =
-                format!("{name} has no value to choose from for {}", self.row_name(table, slot));
-            return error(ErrorKind::Domain, decision.place, message);
-        }
-        let mut key = Vec::new();
-        for column in &decision.columns {
-            let own = &schema.columns[column.column].name;
-            let stem = own.get(crate::dialect::DECISION_PREFIX.len()..).unwrap_or_default();
-            let mut value = row[column.column];
-            if let Some(present) = schema.position(&format!("current_{stem}")) {
-                let current = row[present];
-                if value.is_null() {
-                    value = current;
-                } else if value.key() != current.key() {
-                    let message = format!(
-                        "{own} is {} but current_{stem} is {} for {}",
-                        self.symbols.sql(value),
-                        self.symbols.sql(current),
-                        self.row_name(table, slot)
-                    );
-                    return error(ErrorKind::Domain, decision.place, message);
-                }
-            }
-            key.push(value);
-        }
-        let columns: Vec<usize> = decision.columns.iter().map(|c| c.domain_column).collect();
-        let present = match key.iter().any(|v| v.is_null()) {
-            true => None,
-            false => domain
-                .find(&columns, &key)
-                .into_iter()
-                .find(|slot| allowed.as_ref().is_none_or(|a| a.contains(slot))),
-        };
-        Ok((allowed, present))
-    }
-
-    /// The values that a decision may take.
-    pub(crate) fn values_of(&self, table: usize, decision: usize, slot: u32) -> Vec<u32> {
-        let of = &self.mirrors[table].decisions[decision];
-        let domain = &self.mirrors[of.mirror].mirror;
-        let named = |value: &u32| {
-            let row = domain.row(*value);
-            row.is_some_and(|row| of.columns.iter().all(|c| !row[c.domain_column].is_null()))
-        };
-        match self.choices(table, decision, slot) {
-            Ok((Some(allowed), _)) => allowed.into_iter().filter(named).collect(),
-            Ok((None, _)) | Err(_) => domain.occupied().filter(named).collect(),
-        }
-    }
-
-    /// Whether a decision may be NULL.
-    pub(crate) fn is_nullable(&self, var: graph::VarId) -> bool {
-        self.variables[var.index()].nullable
-    }
-
-    pub(super) fn add_variable(&mut self, table: usize, decision: usize, slot: u32) -> Result<()> {
-        let (allowed, current) = self.choices(table, decision, slot)?;
-        let entry = &self.mirrors[table];
-        let schema = &entry.mirror.schema;
-        let key = schema.primary_key[0];
-        let named = entry.mirror.row(slot).map_or(Value::Null, |row| row[key]);
-        let block_key = (schema.columns[key].name.to_ascii_lowercase(), named.key());
-        let next = u32::try_from(self.blocks_of.len()).unwrap_or(u32::MAX);
-        let block = *self.blocks_of.entry(block_key).or_insert(next);
-        let of = &self.mirrors[table].decisions[decision];
-        let (domain, nullable) = (of.domain, of.nullable);
-        let var = self.model.add_var(graph::VarSpec {
-            domain: self.domains[domain.0 as usize].graph,
-            allowed,
-            nullable: if nullable { graph::Nullable::Yes } else { graph::Nullable::No },
-            current,
-            block,
-        });
-        let info = VariableOf { domain, nullable, mirror: table, decision, slot };
-        if var.index() >= self.variables.len() {
-            self.variables.resize(var.index() + 1, info);
-        }
-        self.variables[var.index()] = info;
-        let vars = &mut self.mirrors[table].decisions[decision].vars;
-        if slot as usize >= vars.len() {
-            vars.resize(slot as usize + 1, None);
-        }
-        vars[slot as usize] = Some(var);
-        Ok(())
     }
 }
 

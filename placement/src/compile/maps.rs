@@ -2,8 +2,7 @@
 //!
 //! A join by a decision (`n.node_id = r.controllable__node`) is never materialised: a cell of the joined table is a
 //! *map* looked up by the variable, and an operator on one decision is again a map, computed once per value and
-//! remembered by its recipe. Recipes stay, so that a changed row of the domain's table recomputes one
-//! entry of each map.
+//! remembered by its recipe.
 
 use std::collections::HashMap;
 
@@ -37,13 +36,25 @@ pub(crate) enum Recipe {
     /// The value itself: its slot in the domain's mirror.
     Slot,
     /// The slot of the row of `mirror` whose `columns` equal the operands; NULL if there is none.
-    Find { mirror: usize, columns: Box<[usize]>, keys: Box<[Operand]> },
+    Find {
+        mirror: usize,
+        columns: Box<[usize]>,
+        keys: Box<[Operand]>,
+    },
     /// A column of the row whose slot a map gives.
-    Column { slots: MapRef, mirror: usize, column: usize },
+    Column {
+        slots: MapRef,
+        mirror: usize,
+        column: usize,
+    },
     /// An operator on maps and constants.
     Apply(Operator, Box<[Operand]>),
     /// The number of the key tuple among those of component `component` of block `block`.
-    Tuple { block: usize, component: usize, cells: Box<[Operand]> },
+    Tuple {
+        block: usize,
+        component: usize,
+        cells: Box<[Operand]>,
+    },
 }
 
 /// A map.
@@ -104,9 +115,19 @@ impl Maps {
         }
         let map = MapRef(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
         let has_null = values.iter().any(|v| v.is_null());
-        let has_zero = values.iter().any(|v| matches!(v, Value::Integer(0) | Value::Decimal(0)));
+        let has_zero = values
+            .iter()
+            .any(|v| matches!(v, Value::Integer(0) | Value::Decimal(0)));
         self.by_recipe.insert((domain, recipe.clone()), map);
-        self.entries.push(Entry { domain, recipe, values, has_null, has_zero, place, twin: None });
+        self.entries.push(Entry {
+            domain,
+            recipe,
+            values,
+            has_null,
+            has_zero,
+            place,
+            twin: None,
+        });
         Ok(map)
     }
 
@@ -144,7 +165,10 @@ impl Maps {
 
     /// Whether all entries of a map are text or NULL (`Some(true)`), numbers or NULL (`Some(false)`).
     pub(crate) fn is_text(&self, map: MapRef) -> bool {
-        self.entry(map).values.iter().any(|v| matches!(v, Value::Text(_)))
+        self.entry(map)
+            .values
+            .iter()
+            .any(|v| matches!(v, Value::Text(_)))
     }
 }
 
@@ -170,6 +194,10 @@ pub(crate) fn integer(value: Value, den: i64, place: Place) -> Result<Option<i64
         Value::Text(symbol) => i128::from(symbol.0),
     };
     i64::try_from(wide).map(Some).map_err(|_| {
-        Error::at(ErrorKind::Arithmetic, place, format!("{wide} overflows 64 bits"))
+        Error::at(
+            ErrorKind::Arithmetic,
+            place,
+            format!("{wide} overflows 64 bits"),
+        )
     })
 }

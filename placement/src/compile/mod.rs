@@ -1,9 +1,9 @@
 //! The compiler: from tables, views and constraints to the expression graph.
 //!
-//! 1. [`load`]: statements run or are kept; decision tables get their variables.
+//! 1. [`load`] and [`decisions`]: statements run or are kept; decision tables get their variables.
 //! 2. [`resolve`]: names become positions, types are checked, constant subqueries become values.
 //! 3. [`join`]: the rows of a block, decision joins factored into lookups.
-//! 4. [`group`]: rows are folded into bags; groups exist whatever is placed.
+//! 4. [`group`] and [`folded`]: rows are folded into bags; groups exist whatever is placed.
 //! 5. [`policy`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of one
 //!    template for all groups of a bag.
 //!
@@ -12,9 +12,12 @@
 //! What is built never depends on what is placed now, nor on other policies: presolve is the solvers' business.
 
 mod cells;
+mod decisions;
 mod delta;
 mod eval;
 mod fold;
+mod folded;
+mod functions;
 mod group;
 mod join;
 mod joined;
@@ -32,14 +35,14 @@ use std::rc::Rc;
 pub(crate) use cells::Cell;
 use cells::Target;
 pub use delta::{Change, Datum};
-pub(crate) use load::Goals;
 use eval::ConditionalRow;
 use fold::Set;
 use group::Dictionary;
+pub(crate) use load::Goals;
 use maps::{DomainRef, MapRef, Maps};
 pub(crate) use policy::PolicyOf;
-pub use warnings::Warning;
 use resolved::{Block, RelationId};
+pub use warnings::Warning;
 
 use crate::dialect::ast;
 use crate::error::Place;
@@ -92,10 +95,13 @@ pub(crate) struct MirrorOf {
 impl MirrorOf {
     /// The decision that a column is part of, and its position there.
     fn decision_of(&self, column: usize) -> Option<(usize, usize)> {
-        self.decisions.iter().enumerate().find_map(|(index, decision)| {
-            let position = decision.columns.iter().position(|c| c.column == column)?;
-            Some((index, position))
-        })
+        self.decisions
+            .iter()
+            .enumerate()
+            .find_map(|(index, decision)| {
+                let position = decision.columns.iter().position(|c| c.column == column)?;
+                Some((index, position))
+            })
     }
 }
 
@@ -133,12 +139,23 @@ impl ViewOf {
         let index = indexes.entry(column).or_insert_with(|| {
             let mut index: HashMap<Value, Vec<u32>> = HashMap::new();
             for (number, row) in self.rows.iter().enumerate() {
-                let Cell::Const(value) = row.cells[column] else { return None };
-                index.entry(value.key()).or_default().push(u32::try_from(number).ok()?);
+                let Cell::Const(value) = row.cells[column] else {
+                    return None;
+                };
+                index
+                    .entry(value.key())
+                    .or_default()
+                    .push(u32::try_from(number).ok()?);
             }
             Some(index)
         });
-        Some(index.as_ref()?.get(&value.key()).cloned().unwrap_or_default())
+        Some(
+            index
+                .as_ref()?
+                .get(&value.key())
+                .cloned()
+                .unwrap_or_default(),
+        )
     }
 }
 

@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target, Term};
-use super::group::{Grouping, KeyConstant};
+use super::folded::KeyConstant;
+use super::group::Grouping;
 use super::join::{Frame, Match, Part};
 use super::joined::{Handle, Joined};
 use super::resolve::Wanted;
@@ -69,8 +70,14 @@ pub(super) struct Soft {
 
 #[derive(Debug)]
 enum SoftCell {
-    Row { row: u64, node: NodeRef },
-    Lazy { bag: graph::BagId, template: Template },
+    Row {
+        row: u64,
+        node: NodeRef,
+    },
+    Lazy {
+        bag: graph::BagId,
+        template: Template,
+    },
 }
 
 fn model_error(place: Place, e: &graph::ModelError) -> Error {
@@ -82,15 +89,30 @@ impl Compiler {
         let select = constraint.query.select.as_ref().map_err(Clone::clone)?;
         let (expr, kind, deferrable) = match &constraint.goal {
             Goal::Check { expr, deferrable } => (expr, Kind::Hard, *deferrable),
-            Goal::Objective { sense, expr, weight, tier } => {
+            Goal::Objective {
+                sense,
+                expr,
+                weight,
+                tier,
+            } => {
                 let weight = match sense {
                     Sense::Minimize => *weight,
                     Sense::Maximize => -*weight,
                 };
-                (expr, Kind::Soft { tier: *tier, weight }, Deferral::EachStep)
+                (
+                    expr,
+                    Kind::Soft {
+                        tier: *tier,
+                        weight,
+                    },
+                    Deferral::EachStep,
+                )
             }
         };
-        let wanted = Wanted { items: false, goal: Some(expr) };
+        let wanted = Wanted {
+            items: false,
+            goal: Some(expr),
+        };
         let (block, goal) = self.resolve_block(select, &mut Vec::new(), &wanted)?;
         let Some(goal) = goal else { return Ok(()) };
         let goal = match kind {
@@ -110,7 +132,8 @@ impl Compiler {
         let policy = self.policies.len();
         let (block, goal) = (Rc::new(block), Rc::new(goal));
         if deferrable == Deferral::AtEnd {
-            self.model.set_deferrable(u32::try_from(policy).unwrap_or(u32::MAX));
+            self.model
+                .set_deferrable(u32::try_from(policy).unwrap_or(u32::MAX));
         }
         self.policies.push(PolicyOf {
             name: constraint.name.clone(),
@@ -142,7 +165,12 @@ impl Compiler {
         goal: &Expr,
         found: &Match,
     ) -> Result<()> {
-        let frame = Frame { parent: None, block, bound: &found.bound, folded: None };
+        let frame = Frame {
+            parent: None,
+            block,
+            bound: &found.bound,
+            folded: None,
+        };
         let condition = found.condition.map_or(Cell::TRUE, Cell::truth);
         let cell = match (found.condition, self.eval(goal, &frame)?) {
             (None, cell) => cell,
@@ -157,13 +185,7 @@ impl Compiler {
     }
 
     /// The goal's cell where the row exists only under a condition.
-    fn under(
-        &mut self,
-        policy: usize,
-        condition: Cell,
-        cell: Cell,
-        place: Place,
-    ) -> Result<Cell> {
+    fn under(&mut self, policy: usize, condition: Cell, cell: Cell, place: Place) -> Result<Cell> {
         match self.policies[policy].kind {
             Kind::Hard => {
                 let absent = self.apply(Operator::Not, &[condition], place)?;
@@ -222,15 +244,27 @@ impl Compiler {
                     let message = "an objective must be a number";
                     return Err(Error::at(ErrorKind::Type, place, message));
                 }
-                let cell = SoftCell::Row { row, node: term.node };
-                self.softs.push(Soft { policy, tier, weight, den: term.den, place, cell });
+                let cell = SoftCell::Row {
+                    row,
+                    node: term.node,
+                };
+                self.softs.push(Soft {
+                    policy,
+                    tier,
+                    weight,
+                    den: term.den,
+                    place,
+                    cell,
+                });
                 Ok(Some(index))
             }
         }
     }
 
     fn compile_groups(&mut self, policy: usize, block: &Block, goal: &Expr) -> Result<()> {
-        let Some(mut grouping) = self.grouping(block, None)? else { return Ok(()) };
+        let Some(mut grouping) = self.grouping(block, None)? else {
+            return Ok(());
+        };
         if !block.keys.is_empty() && self.compile_template(policy, block, goal, &mut grouping)? {
             self.policies[policy].grouping = Some(grouping);
             return Ok(());
@@ -241,7 +275,12 @@ impl Compiler {
         };
         for (part, key, values, optional) in groups {
             let folded = self.folded(block, &grouping, part, key, &values)?;
-            let frame = Frame { parent: None, block, bound: &[], folded: Some(&folded) };
+            let frame = Frame {
+                parent: None,
+                block,
+                bound: &[],
+                folded: Some(&folded),
+            };
             let condition =
                 self.group_condition(block, &grouping, &frame, (part, key), optional)?;
             if let Cell::Const(value) = condition
@@ -272,16 +311,29 @@ impl Compiler {
         let built = self.template(policy, block, goal, grouping);
         let target = std::mem::replace(&mut self.target, Target::Graph);
         // What no template can say, expressions may: they raise the error if it is one.
-        let Ok((term, constants)) = built else { return Ok(false) };
-        let Target::Template(arena) = target else { return Ok(false) };
-        let Some(template) = arena.get(term.node.0 as usize).cloned() else { return Ok(false) };
+        let Ok((term, constants)) = built else {
+            return Ok(false);
+        };
+        let Target::Template(arena) = target else {
+            return Ok(false);
+        };
+        let Some(template) = arena.get(term.node.0 as usize).cloned() else {
+            return Ok(false);
+        };
         let kind = self.policies[policy].kind;
         self.all_parts(grouping, block.place)?;
         let keys = self.key_count(grouping);
         let part_count = grouping.part_count();
         let mut part_rows = Vec::with_capacity(part_count as usize);
         for part in 0..part_count {
-            part_rows.push(self.half_constants(grouping, &constants, part, 0, false, block.place)?);
+            part_rows.push(self.half_constants(
+                grouping,
+                &constants,
+                part,
+                0,
+                false,
+                block.place,
+            )?);
         }
         let mut key_rows = Vec::with_capacity(keys as usize);
         for key in 0..keys {
@@ -294,11 +346,21 @@ impl Compiler {
             rows.dedup();
             rows
         };
-        let parts = if reads(&template, Half::Part) { distinct(&part_rows) } else { vec![vec![]] };
-        let columns = if reads(&template, Half::Key) { distinct(&key_rows) } else { vec![vec![]] };
+        let parts = if reads(&template, Half::Part) {
+            distinct(&part_rows)
+        } else {
+            vec![vec![]]
+        };
+        let columns = if reads(&template, Half::Key) {
+            distinct(&key_rows)
+        } else {
+            vec![vec![]]
+        };
         for part in &parts {
             for key in &columns {
-                let Ok(value) = empty_value(&template, part, key) else { return Ok(false) };
+                let Ok(value) = empty_value(&template, part, key) else {
+                    return Ok(false);
+                };
                 let idle = match kind {
                     Kind::Hard => value != Some(0),
                     Kind::Soft { .. } => matches!(value, None | Some(0)),
@@ -327,15 +389,29 @@ impl Compiler {
         match kind {
             Kind::Hard => {
                 let kind = RootKind::Hard;
-                let spec = graph::LazySpec { policy: number, kind, template };
+                let spec = graph::LazySpec {
+                    policy: number,
+                    kind,
+                    template,
+                };
                 self.model
                     .add_lazy(grouping.bag, spec)
                     .map_err(|e| model_error(block.place, &e))?;
             }
             Kind::Soft { tier, weight } => {
-                let cell = SoftCell::Lazy { bag: grouping.bag, template };
+                let cell = SoftCell::Lazy {
+                    bag: grouping.bag,
+                    template,
+                };
                 let place = goal.place;
-                self.softs.push(Soft { policy, tier, weight, den: term.den, place, cell });
+                self.softs.push(Soft {
+                    policy,
+                    tier,
+                    weight,
+                    den: term.den,
+                    place,
+                    cell,
+                });
             }
         }
         grouping.constants = Some(constants);
@@ -344,7 +420,12 @@ impl Compiler {
 
     /// Tells the graph the constants of a part that came with new rows; `false` if the part, empty, would
     /// not satisfy the template.
-    pub(super) fn introduce_part(&mut self, policy: usize, grouping: &Grouping, part: u32) -> Result<bool> {
+    pub(super) fn introduce_part(
+        &mut self,
+        policy: usize,
+        grouping: &Grouping,
+        part: u32,
+    ) -> Result<bool> {
         let (Some(template), Some(constants)) =
             (self.policies[policy].template.clone(), &grouping.constants)
         else {
@@ -356,7 +437,11 @@ impl Compiler {
         let place = self.policies[policy].goal.place;
         let row = self.half_constants(grouping, constants, part, 0, false, place)?;
         let kind = self.policies[policy].kind;
-        let keys = if reads(&template, Half::Key) { self.key_count(grouping) } else { 1 };
+        let keys = if reads(&template, Half::Key) {
+            self.key_count(grouping)
+        } else {
+            1
+        };
         for key in 0..keys {
             let key_row = self.half_constants(grouping, constants, part, key, true, place)?;
             let idle = match (empty_value(&template, &row, &key_row), kind) {
@@ -368,7 +453,9 @@ impl Compiler {
                 return Ok(false);
             }
         }
-        self.model.set_part(grouping.bag, part, &row).map_err(|e| model_error(place, &e))?;
+        self.model
+            .set_part(grouping.bag, part, &row)
+            .map_err(|e| model_error(place, &e))?;
         Ok(true)
     }
 
@@ -380,7 +467,12 @@ impl Compiler {
         grouping: &Grouping,
     ) -> Result<(Term, Vec<KeyConstant>)> {
         let (folded, constants) = self.template_folded(block, grouping)?;
-        let frame = Frame { parent: None, block, bound: &[], folded: Some(&folded) };
+        let frame = Frame {
+            parent: None,
+            block,
+            bound: &[],
+            folded: Some(&folded),
+        };
         let mut cell = self.eval(goal, &frame)?;
         if let Some(having) = &block.having {
             let condition = self.eval(having, &frame)?;
@@ -406,7 +498,8 @@ impl Compiler {
         let zero = self.const_node(Some(0), Place::start(crate::error::Source::Policies))?;
         for &tier in self.tier_dens.keys() {
             let kind = RootKind::Soft { tier, weight: 1 };
-            self.model.add_root(u32::MAX, u64::from(tier), kind, zero.expr());
+            self.model
+                .add_root(u32::MAX, u64::from(tier), kind, zero.expr());
         }
         self.add_softs()
     }
@@ -419,24 +512,32 @@ impl Compiler {
                 let message = "a decimal finer than its tier's";
                 return Err(Error::at(ErrorKind::Arithmetic, soft.place, message));
             }
-            let weight = soft.weight.checked_mul(den / soft.den).ok_or_else(|| {
-                Error::at(ErrorKind::Arithmetic, soft.place, "WEIGHT overflows")
-            })?;
-            let kind = RootKind::Soft { tier: soft.tier, weight };
+            let weight = soft
+                .weight
+                .checked_mul(den / soft.den)
+                .ok_or_else(|| Error::at(ErrorKind::Arithmetic, soft.place, "WEIGHT overflows"))?;
+            let kind = RootKind::Soft {
+                tier: soft.tier,
+                weight,
+            };
             let policy = u32::try_from(soft.policy).unwrap_or(u32::MAX);
             match soft.cell {
                 SoftCell::Row { row, node } => {
-                    let root = self
-                        .model
-                        .add_root(policy, row, kind, node.expr());
+                    let root = self.model.add_root(policy, row, kind, node.expr());
                     let index = usize::try_from(row).unwrap_or(usize::MAX);
                     if let Some(slot) = self.policies[soft.policy].roots.get_mut(index) {
                         *slot = Some(root);
                     }
                 }
                 SoftCell::Lazy { bag, template } => {
-                    let spec = graph::LazySpec { policy, kind, template };
-                    self.model.add_lazy(bag, spec).map_err(|e| model_error(soft.place, &e))?;
+                    let spec = graph::LazySpec {
+                        policy,
+                        kind,
+                        template,
+                    };
+                    self.model
+                        .add_lazy(bag, spec)
+                        .map_err(|e| model_error(soft.place, &e))?;
                 }
             }
         }
@@ -457,7 +558,10 @@ impl Compiler {
                 let Some(of) = self.policies.get(policy as usize) else {
                     return (String::new(), Vec::new());
                 };
-                let values = of.grouping.as_ref().map(|g| self.group_values(g, part, key).0);
+                let values = of
+                    .grouping
+                    .as_ref()
+                    .map(|g| self.group_values(g, part, key).0);
                 (of, values.map(RowIdentity::Group))
             }
         };
@@ -475,8 +579,11 @@ impl Compiler {
                     }
                     for (name, value) in self.source_key(source.relation, slot) {
                         let taken = row.iter().any(|(n, _)| *n == name);
-                        let name =
-                            if taken { format!("{}.{name}", source.alias) } else { name };
+                        let name = if taken {
+                            format!("{}.{name}", source.alias)
+                        } else {
+                            name
+                        };
                         row.push((name, value));
                     }
                 }
@@ -491,14 +598,24 @@ impl Compiler {
             RelationId::Mirror(mirror) => {
                 let entry = &self.mirrors[mirror];
                 let schema = &entry.mirror.schema;
-                let Some(row) = entry.mirror.row(slot) else { return Vec::new() };
+                let Some(row) = entry.mirror.row(slot) else {
+                    return Vec::new();
+                };
                 let all: Vec<usize> = (0..schema.columns.len()).collect();
-                let key = if schema.primary_key.is_empty() { &all } else { &schema.primary_key };
-                key.iter().map(|&c| (schema.columns[c].name.clone(), row[c])).collect()
+                let key = if schema.primary_key.is_empty() {
+                    &all
+                } else {
+                    &schema.primary_key
+                };
+                key.iter()
+                    .map(|&c| (schema.columns[c].name.clone(), row[c]))
+                    .collect()
             }
             RelationId::View(view) => {
                 let view = &self.views[view];
-                let Some(row) = view.rows.get(slot as usize) else { return Vec::new() };
+                let Some(row) = view.rows.get(slot as usize) else {
+                    return Vec::new();
+                };
                 let outputs = view.block.outputs.iter().zip(row.cells.iter());
                 outputs
                     .filter_map(|((name, _), cell)| match cell {

@@ -6,11 +6,8 @@
 use std::rc::Rc;
 
 use super::Compiler;
-use super::fold::{FUNCTIONS, ResultType, Set};
-use super::resolved::{
-    AggregateOf, Block, Expr, Link, Node, Operator, RelationId, SourceOf, Type,
-};
-use crate::dialect::ast::{self, Aggregate, Infix, Literal, Prefix};
+use super::resolved::{AggregateOf, Block, Expr, Link, Node, Operator, RelationId, SourceOf, Type};
+use crate::dialect::ast::{self, Infix, Literal, Prefix};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::tables::{Affinity, Value};
 
@@ -21,19 +18,19 @@ const SOURCES_MAX: usize = 32;
 pub(super) struct Scope {
     sources: Vec<SourceOf>,
     /// Set once rows have been folded: only keys and aggregates are in reach.
-    folded: Option<Folded>,
+    pub(super) folded: Option<Folded>,
 }
 
-struct Folded {
+pub(super) struct Folded {
     keys: Vec<Expr>,
-    aggregates: Vec<AggregateOf>,
+    pub(super) aggregates: Vec<AggregateOf>,
 }
 
-fn error<T>(kind: ErrorKind, place: Place, message: impl Into<String>) -> Result<T> {
+pub(super) fn error<T>(kind: ErrorKind, place: Place, message: impl Into<String>) -> Result<T> {
     Err(Error::at(kind, place, message))
 }
 
-fn join(a: Type, b: Type) -> Option<Type> {
+pub(super) fn join(a: Type, b: Type) -> Option<Type> {
     match (a, b) {
         (Type::Any, other) | (other, Type::Any) => Some(other),
         (Type::Text, Type::Text) => Some(Type::Text),
@@ -44,7 +41,7 @@ fn join(a: Type, b: Type) -> Option<Type> {
 }
 
 /// An expression of `args` under `op`.
-fn apply(place: Place, ty: Type, op: Operator, args: Vec<Expr>) -> Expr {
+pub(super) fn apply(place: Place, ty: Type, op: Operator, args: Vec<Expr>) -> Expr {
     Expr {
         place,
         ty,
@@ -55,8 +52,15 @@ fn apply(place: Place, ty: Type, op: Operator, args: Vec<Expr>) -> Expr {
     }
 }
 
-fn constant(place: Place, ty: Type, value: Value) -> Expr {
-    Expr { place, ty, decision: false, sources: 0, outer: false, node: Node::Const(value) }
+pub(super) fn constant(place: Place, ty: Type, value: Value) -> Expr {
+    Expr {
+        place,
+        ty,
+        decision: false,
+        sources: 0,
+        outer: false,
+        node: Node::Const(value),
+    }
 }
 
 /// Whether an expression, outside of its subqueries, has a node that `is`.
@@ -85,24 +89,39 @@ fn aggregates_in(expr: &ast::Expr) -> bool {
 
 fn subqueries_in(expr: &ast::Expr) -> bool {
     any_node(expr, &|node| {
-        matches!(node, ast::Node::Exists(_) | ast::Node::Scalar(_) | ast::Node::InQuery(..))
+        matches!(
+            node,
+            ast::Node::Exists(_) | ast::Node::Scalar(_) | ast::Node::InQuery(..)
+        )
     })
 }
 
 /// The equality of a column of a source with a column of the rows around the block.
 fn link_of(block: &Block, source: usize) -> Option<(usize, usize, usize)> {
     block.conditions.iter().find_map(|condition| {
-        let Node::Apply(Operator::Infix(Infix::Equal), args) = &condition.node else { return None };
+        let Node::Apply(Operator::Infix(Infix::Equal), args) = &condition.node else {
+            return None;
+        };
         let [a, b] = args.as_slice() else { return None };
-        [(a, b), (b, a)].into_iter().find_map(|(own, other)| match (&own.node, &other.node) {
-            (
-                Node::Column { level: 0, source: s, column },
-                Node::Column { level: 1, source: outer, column: outer_column },
-            ) if *s == source && !own.decision && !other.decision => {
-                Some((*column, *outer, *outer_column))
-            }
-            _ => None,
-        })
+        [(a, b), (b, a)]
+            .into_iter()
+            .find_map(|(own, other)| match (&own.node, &other.node) {
+                (
+                    Node::Column {
+                        level: 0,
+                        source: s,
+                        column,
+                    },
+                    Node::Column {
+                        level: 1,
+                        source: outer,
+                        column: outer_column,
+                    },
+                ) if *s == source && !own.decision && !other.decision => {
+                    Some((*column, *outer, *outer_column))
+                }
+                _ => None,
+            })
     })
 }
 
@@ -134,14 +153,20 @@ impl Compiler {
                 let message = format!("two sources are named {}", from.alias);
                 return error(ErrorKind::Name, from.place, message);
             }
-            sources.push(SourceOf { relation, alias: from.alias.clone() });
+            sources.push(SourceOf {
+                relation,
+                alias: from.alias.clone(),
+            });
         }
         if sources.len() > SOURCES_MAX {
             let message = format!("more than {SOURCES_MAX} sources");
             return error(ErrorKind::Limit, select.place, message);
         }
         let shown = sources.clone();
-        scopes.push(Scope { sources, folded: None });
+        scopes.push(Scope {
+            sources,
+            folded: None,
+        });
         let result = self.resolve_in_scope(select, scopes, wanted, shown, &mut inner_relations);
         scopes.pop();
         result
@@ -200,7 +225,10 @@ impl Compiler {
             };
             let name = match key_names.contains(&name) {
                 true => match &key.node {
-                    ast::Node::Column { table: Some(table), name } => format!("{table}.{name}"),
+                    ast::Node::Column {
+                        table: Some(table),
+                        name,
+                    } => format!("{table}.{name}"),
                     _ => format!("key{}", index + 1),
                 },
                 false => name,
@@ -218,7 +246,10 @@ impl Compiler {
             || item_aggregates
             || wanted.goal.is_some_and(aggregates_in);
         if grouped && let Some(scope) = scopes.last_mut() {
-            scope.folded = Some(Folded { keys: keys.clone(), aggregates: Vec::new() });
+            scope.folded = Some(Folded {
+                keys: keys.clone(),
+                aggregates: Vec::new(),
+            });
         }
         let having = match &select.having {
             Some(expr) => {
@@ -244,8 +275,9 @@ impl Compiler {
                         }
                     }
                     ast::Item::AllOf(place, alias) => {
-                        let found =
-                            sources.iter().position(|s| s.alias.eq_ignore_ascii_case(alias));
+                        let found = sources
+                            .iter()
+                            .position(|s| s.alias.eq_ignore_ascii_case(alias));
                         let Some(index) = found else {
                             let message = format!("no source is named {alias}");
                             return error(ErrorKind::Name, *place, message);
@@ -264,11 +296,17 @@ impl Compiler {
             || keys.iter().any(|e| e.outer)
             || having.iter().any(|e| e.outer)
             || outputs.iter().any(|(_, e)| e.outer)
-            || aggregates.iter().any(|a| a.argument.as_ref().is_some_and(|e| e.outer));
+            || aggregates
+                .iter()
+                .any(|a| a.argument.as_ref().is_some_and(|e| e.outer));
         self.blocks += 1;
         let decision = conditions.iter().chain(&keys).any(|e| e.decision)
-            || sources.iter().any(|s| matches!(s.relation, RelationId::View(_)))
-            || aggregates.iter().any(|a| a.argument.as_ref().is_some_and(|e| e.decision))
+            || sources
+                .iter()
+                .any(|s| matches!(s.relation, RelationId::View(_)))
+            || aggregates
+                .iter()
+                .any(|a| a.argument.as_ref().is_some_and(|e| e.decision))
             || (!grouped && outputs.iter().any(|(_, e)| e.decision));
         let block = Block {
             id: self.blocks,
@@ -301,7 +339,10 @@ impl Compiler {
         for (column, name) in names.into_iter().enumerate() {
             let expr = if grouped {
                 let table = Some(sources[index].alias.clone());
-                let node = ast::Node::Column { table, name: name.clone() };
+                let node = ast::Node::Column {
+                    table,
+                    name: name.clone(),
+                };
                 self.resolve(&ast::Expr { place, node }, scopes, &mut Vec::new())?
             } else {
                 self.column(place, 0, index, column, sources)?
@@ -315,7 +356,11 @@ impl Compiler {
     pub(super) fn condition(&self, expr: Expr) -> Result<Expr> {
         match expr.ty {
             Type::Truth => Ok(expr),
-            Type::Text => error(ErrorKind::Type, expr.place, "a text where a condition is needed"),
+            Type::Text => error(
+                ErrorKind::Type,
+                expr.place,
+                "a text where a condition is needed",
+            ),
             Type::Number | Type::Any => {
                 Ok(apply(expr.place, Type::Truth, Operator::Truth, vec![expr]))
             }
@@ -325,7 +370,9 @@ impl Compiler {
     fn in_scope(&self, name: &str, scopes: &[Scope]) -> bool {
         scopes.last().is_some_and(|scope| {
             scope.sources.iter().any(|s| {
-                self.columns(s.relation).iter().any(|c| c.eq_ignore_ascii_case(name))
+                self.columns(s.relation)
+                    .iter()
+                    .any(|c| c.eq_ignore_ascii_case(name))
             })
         })
     }
@@ -392,7 +439,11 @@ impl Compiler {
             decision,
             sources: if level == 0 { 1 << source } else { 0 },
             outer: level > 0,
-            node: Node::Column { level: level32, source, column },
+            node: Node::Column {
+                level: level32,
+                source,
+                column,
+            },
         })
     }
 
@@ -440,11 +491,10 @@ impl Compiler {
         let place = expr.place;
         // After the fold, an expression that equals a key is that key.
         let keys = match scopes.last() {
-            Some(Scope { folded: Some(folded), .. })
-                if !aggregates_in(expr) && !subqueries_in(expr) =>
-            {
-                folded.keys.clone()
-            }
+            Some(Scope {
+                folded: Some(folded),
+                ..
+            }) if !aggregates_in(expr) && !subqueries_in(expr) => folded.keys.clone(),
             _ => Vec::new(),
         };
         if !keys.is_empty()
@@ -452,7 +502,14 @@ impl Compiler {
             && let Some(key) = keys.iter().position(|k| k.same(&row))
         {
             let node = Node::Key { level: 0, key };
-            return Ok(Expr { place, ty: row.ty, decision: false, sources: 0, outer: false, node });
+            return Ok(Expr {
+                place,
+                ty: row.ty,
+                decision: false,
+                sources: 0,
+                outer: false,
+                node,
+            });
         }
         match &expr.node {
             ast::Node::Literal(literal) => Ok(match literal {
@@ -502,7 +559,11 @@ impl Compiler {
                 }
                 let block = self.subquery(query, scopes, inner)?;
                 let [(_, output)] = block.outputs.as_slice() else {
-                    return error(ErrorKind::Syntax, query.place, "IN needs a query of one column");
+                    return error(
+                        ErrorKind::Syntax,
+                        query.place,
+                        "IN needs a query of one column",
+                    );
                 };
                 self.comparable(place, "IN", &a, output)?;
                 Ok(Expr {
@@ -519,7 +580,10 @@ impl Compiler {
                     let sql = format!("SELECT EXISTS ({sql})");
                     let number = self.constant_scalar(sql, query)?;
                     let node = Node::ConstantScalar(number);
-                    return Ok(Expr { node, ..constant(place, Type::Truth, Value::Null) });
+                    return Ok(Expr {
+                        node,
+                        ..constant(place, Type::Truth, Value::Null)
+                    });
                 }
                 let block = self.subquery(query, scopes, inner)?;
                 Ok(Expr {
@@ -540,7 +604,10 @@ impl Compiler {
                         Value::Integer(_) | Value::Decimal(_) => Type::Number,
                     };
                     let node = Node::ConstantScalar(number);
-                    return Ok(Expr { node, ..constant(place, ty, Value::Null) });
+                    return Ok(Expr {
+                        node,
+                        ..constant(place, ty, Value::Null)
+                    });
                 }
                 let block = self.subquery(query, scopes, inner)?;
                 let [(_, output)] = block.outputs.as_slice() else {
@@ -623,14 +690,17 @@ impl Compiler {
                 outer: level > 0,
                 sources: 0,
                 decision: false,
-                node: Node::Key { level: level32, key },
+                node: Node::Key {
+                    level: level32,
+                    key,
+                },
                 ..row
             });
         }
         self.column(place, level, source, column, &scope.sources)
     }
 
-    fn numeric(
+    pub(super) fn numeric(
         &mut self,
         expr: &ast::Expr,
         scopes: &mut Vec<Scope>,
@@ -640,227 +710,23 @@ impl Compiler {
         let resolved = self.resolve(expr, scopes, inner)?;
         match resolved.ty.is_numeric() {
             true => Ok(resolved),
-            false => error(ErrorKind::Type, resolved.place, format!("a text under {op}")),
+            false => error(
+                ErrorKind::Type,
+                resolved.place,
+                format!("a text under {op}"),
+            ),
         }
     }
 
-    fn comparable(&self, place: Place, op: &str, a: &Expr, b: &Expr) -> Result<()> {
+    pub(super) fn comparable(&self, place: Place, op: &str, a: &Expr, b: &Expr) -> Result<()> {
         match join(a.ty, b.ty) {
             Some(_) => Ok(()),
-            None => error(ErrorKind::Type, place, format!("{op} compares text with a number")),
+            None => error(
+                ErrorKind::Type,
+                place,
+                format!("{op} compares text with a number"),
+            ),
         }
-    }
-
-    fn resolve_infix(
-        &mut self,
-        place: Place,
-        op: Infix,
-        a: &ast::Expr,
-        b: &ast::Expr,
-        scopes: &mut Vec<Scope>,
-        inner: &mut Vec<Link>,
-    ) -> Result<Expr> {
-        match op {
-            Infix::And | Infix::Or => {
-                let a = self.resolve(a, scopes, inner)?;
-                let a = self.condition(a)?;
-                let b = self.resolve(b, scopes, inner)?;
-                let b = self.condition(b)?;
-                Ok(apply(place, Type::Truth, Operator::Infix(op), vec![a, b]))
-            }
-            Infix::Add | Infix::Subtract | Infix::Multiply | Infix::Divide | Infix::Modulo => {
-                let a = self.numeric(a, scopes, inner, op.sql())?;
-                let b = self.numeric(b, scopes, inner, op.sql())?;
-                Ok(apply(place, Type::Number, Operator::Infix(op), vec![a, b]))
-            }
-            Infix::Concat => {
-                let a = self.resolve(a, scopes, inner)?;
-                let b = self.resolve(b, scopes, inner)?;
-                Ok(apply(place, Type::Text, Operator::Infix(op), vec![a, b]))
-            }
-            Infix::Equal
-            | Infix::NotEqual
-            | Infix::Less
-            | Infix::LessOrEqual
-            | Infix::Greater
-            | Infix::GreaterOrEqual => {
-                let a = self.resolve(a, scopes, inner)?;
-                let b = self.resolve(b, scopes, inner)?;
-                self.comparable(place, op.sql(), &a, &b)?;
-                Ok(apply(place, Type::Truth, Operator::Infix(op), vec![a, b]))
-            }
-        }
-    }
-
-    fn resolve_in_list(
-        &mut self,
-        place: Place,
-        a: &ast::Expr,
-        list: &[ast::Expr],
-        scopes: &mut Vec<Scope>,
-        inner: &mut Vec<Link>,
-    ) -> Result<Expr> {
-        let a = self.resolve(a, scopes, inner)?;
-        let mut set = Set::default();
-        let mut rest = Vec::new();
-        for item in list {
-            let item = self.resolve(item, scopes, inner)?;
-            self.comparable(item.place, "IN", &a, &item)?;
-            match item.node {
-                Node::Const(Value::Null) => set.has_null = true,
-                Node::Const(value) => set.values.push(value.key()),
-                _ => rest.push(item),
-            }
-        }
-        let mut result = None;
-        if rest.is_empty() || !set.values.is_empty() || set.has_null {
-            let set = self.intern_set(set);
-            result = Some(apply(place, Type::Truth, Operator::InSet(set), vec![a.clone()]));
-        }
-        for item in rest {
-            let op = Operator::Infix(Infix::Equal);
-            let equal = apply(place, Type::Truth, op, vec![a.clone(), item]);
-            let or = Operator::Infix(Infix::Or);
-            result = Some(match result {
-                None => equal,
-                Some(before) => apply(place, Type::Truth, or, vec![before, equal]),
-            });
-        }
-        result.map_or_else(|| error(ErrorKind::Syntax, place, "an empty list"), Ok)
-    }
-
-    fn resolve_aggregate(
-        &mut self,
-        place: Place,
-        function: Aggregate,
-        argument: Option<&ast::Expr>,
-        scopes: &mut Vec<Scope>,
-        inner: &mut Vec<Link>,
-    ) -> Result<Expr> {
-        let Some(folded) = scopes.last_mut().and_then(|s| s.folded.take()) else {
-            return error(ErrorKind::Unsupported, place, "an aggregate inside of an aggregate");
-        };
-        let resolved = argument.map(|e| self.resolve(e, scopes, inner)).transpose();
-        let Some(scope) = scopes.last_mut() else {
-            return error(ErrorKind::Syntax, place, "an aggregate outside of a query");
-        };
-        let folded = scope.folded.insert(folded);
-        let argument = resolved?;
-        let ty = match (function, &argument) {
-            (Aggregate::Sum | Aggregate::Avg, Some(e)) if e.ty == Type::Text => {
-                return error(ErrorKind::Type, place, "a sum of texts");
-            }
-            (Aggregate::Min | Aggregate::Max, Some(e)) => e.ty,
-            (Aggregate::AllEqual | Aggregate::AllDifferent, _) => Type::Truth,
-            _ => Type::Number,
-        };
-        folded.aggregates.push(AggregateOf { place, function, argument });
-        let node = Node::Aggregate(folded.aggregates.len() - 1);
-        Ok(Expr { place, ty, decision: true, sources: 0, outer: false, node })
-    }
-
-    fn resolve_call(
-        &mut self,
-        place: Place,
-        name: &str,
-        args: &[ast::Expr],
-        scopes: &mut Vec<Scope>,
-        inner: &mut Vec<Link>,
-    ) -> Result<Expr> {
-        if name == "contains" {
-            return self.resolve_contains(place, args, scopes, inner);
-        }
-        let mut resolved = Vec::new();
-        for arg in args {
-            resolved.push(self.resolve(arg, scopes, inner)?);
-        }
-        let same_type = |exprs: &[&Expr]| {
-            exprs.iter().try_fold(Type::Any, |ty, e| join(ty, e.ty)).ok_or_else(|| {
-                Error::at(ErrorKind::Type, place, format!("{name}() of both text and numbers"))
-            })
-        };
-        let is_null = |e: &Expr| apply(place, Type::Truth, Operator::IsNull, vec![e.clone()]);
-        let choose = |ty, c, a, b| apply(place, ty, Operator::Choose, vec![c, a, b]);
-        let null = || constant(place, Type::Any, Value::Null);
-        match (name, resolved.as_slice()) {
-            ("coalesce" | "ifnull", [_, _, ..]) => {
-                let ty = same_type(&resolved.iter().collect::<Vec<_>>())?;
-                let mut result = null();
-                for e in resolved.into_iter().rev() {
-                    result = match result.node {
-                        Node::Const(Value::Null) => e,
-                        _ => choose(ty, is_null(&e), result, e),
-                    };
-                }
-                Ok(result)
-            }
-            ("nullif", [a, b]) => {
-                let ty = same_type(&[a, b])?;
-                let op = Operator::Infix(Infix::Equal);
-                let equal = apply(place, Type::Truth, op, vec![a.clone(), b.clone()]);
-                Ok(choose(ty, equal, null(), a.clone()))
-            }
-            ("iif", [c, a, b]) => {
-                let ty = same_type(&[a, b])?;
-                Ok(choose(ty, self.condition(c.clone())?, a.clone(), b.clone()))
-            }
-            ("min" | "max", [_, _, ..]) => {
-                let ty = same_type(&resolved.iter().collect::<Vec<_>>())?;
-                let op = if name == "min" { Infix::Less } else { Infix::Greater };
-                // NULL when any argument is.
-                let mut any_null = is_null(&resolved[0]);
-                let mut best = resolved[0].clone();
-                for e in &resolved[1..] {
-                    let wins = vec![e.clone(), best.clone()];
-                    let wins = apply(place, Type::Truth, Operator::Infix(op), wins);
-                    best = choose(ty, wins, e.clone(), best);
-                    let either = vec![any_null, is_null(e)];
-                    any_null = apply(place, Type::Truth, Operator::Infix(Infix::Or), either);
-                }
-                Ok(choose(ty, any_null, null(), best))
-            }
-            ("abs", [a]) if a.ty.is_numeric() => {
-                let zero = constant(place, Type::Number, Value::Integer(0));
-                let op = Operator::Infix(Infix::Less);
-                let negative = apply(place, Type::Truth, op, vec![a.clone(), zero]);
-                let minus = apply(place, Type::Number, Operator::Negate, vec![a.clone()]);
-                Ok(choose(Type::Number, negative, minus, a.clone()))
-            }
-            _ => {
-                let found = FUNCTIONS.iter().position(|(f, _)| *f == name);
-                let Some(index) = found else {
-                    let message = format!("no such function: {name}");
-                    return error(ErrorKind::Name, place, message);
-                };
-                let ty = match FUNCTIONS[index].1 {
-                    ResultType::Number => Type::Number,
-                    ResultType::Text => Type::Text,
-                    ResultType::Any => Type::Any,
-                };
-                let number = u8::try_from(index).unwrap_or(u8::MAX);
-                Ok(apply(place, ty, Operator::Call(number), resolved))
-            }
-        }
-    }
-
-    /// `contains(json_array, x)`: the array is a constant of the text; `x IN` its elements.
-    fn resolve_contains(
-        &mut self,
-        place: Place,
-        args: &[ast::Expr],
-        scopes: &mut Vec<Scope>,
-        inner: &mut Vec<Link>,
-    ) -> Result<Expr> {
-        let [array, element] = args else {
-            return error(ErrorKind::Syntax, place, "contains(array, element) takes two arguments");
-        };
-        let array = self.resolve(array, scopes, inner)?;
-        let element = self.resolve(element, scopes, inner)?;
-        if array.decision {
-            let message = "contains() of an array that depends on a decision";
-            return error(ErrorKind::Unsupported, array.place, message);
-        }
-        Ok(apply(place, Type::Truth, Operator::Call(super::CONTAINS), vec![array, element]))
     }
 
     /// The sources of the enclosing block that a correlated block reads: unknown in detail, so all.
@@ -880,16 +746,29 @@ impl Compiler {
         inner: &mut Vec<Link>,
     ) -> Result<Rc<Block>> {
         let select = query.select.as_ref().map_err(Clone::clone)?;
-        let (block, _) =
-            self.resolve_block(select, scopes, &Wanted { items: true, goal: None })?;
+        let (block, _) = self.resolve_block(
+            select,
+            scopes,
+            &Wanted {
+                items: true,
+                goal: None,
+            },
+        )?;
         if block.grouped && !block.keys.is_empty() && block.correlated {
             let message = "GROUP BY in a subquery that reads the rows around it";
             return error(ErrorKind::Unsupported, query.place, message);
         }
         for (index, source) in block.sources.iter().enumerate() {
             // A fold's bag does not follow its outer row.
-            let by = if block.grouped { None } else { link_of(&block, index) };
-            inner.push(Link { relation: source.relation, by });
+            let by = if block.grouped {
+                None
+            } else {
+                link_of(&block, index)
+            };
+            inner.push(Link {
+                relation: source.relation,
+                by,
+            });
         }
         inner.extend(block.links.iter().map(|link| Link { by: None, ..*link }));
         Ok(Rc::new(block))

@@ -71,9 +71,16 @@ pub(crate) enum Operator {
 pub(crate) enum Node {
     Const(Value),
     /// A column of a source, `level` blocks up.
-    Column { level: u32, source: usize, column: usize },
+    Column {
+        level: u32,
+        source: usize,
+        column: usize,
+    },
     /// A key of the group, `level` blocks up.
-    Key { level: u32, key: usize },
+    Key {
+        level: u32,
+        key: usize,
+    },
     /// An aggregate of the group.
     Aggregate(usize),
     Apply(Operator, Vec<Expr>),
@@ -137,8 +144,16 @@ impl Expr {
         match (&self.node, &other.node) {
             (Node::Const(a), Node::Const(b)) => a == b,
             (
-                Node::Column { level: a, source: b, column: c },
-                Node::Column { level: x, source: y, column: z },
+                Node::Column {
+                    level: a,
+                    source: b,
+                    column: c,
+                },
+                Node::Column {
+                    level: x,
+                    source: y,
+                    column: z,
+                },
             ) => (a, b, c) == (x, y, z),
             (Node::Apply(f, a), Node::Apply(g, b)) => {
                 f == g && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))

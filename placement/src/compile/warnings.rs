@@ -36,34 +36,60 @@ impl Compiler {
         }
         for aggregate in &block.aggregates {
             let blind = matches!(aggregate.function, Aggregate::Min | Aggregate::Avg);
-            let Some(Expr { node: Node::Column { level: 0, source, column }, .. }) =
-                &aggregate.argument
+            let Some(Expr {
+                node:
+                    Node::Column {
+                        level: 0,
+                        source,
+                        column,
+                    },
+                ..
+            }) = &aggregate.argument
             else {
                 continue;
             };
-            let RelationId::View(view) = block.sources[*source].relation else { continue };
+            let RelationId::View(view) = block.sources[*source].relation else {
+                continue;
+            };
             let inner = &self.views[view].block;
-            let Node::Aggregate(index) = inner.outputs[*column].1.node else { continue };
-            if blind && !inner.keys.is_empty() && is_null_when_empty(inner.aggregates[index].function) {
+            let Node::Aggregate(index) = inner.outputs[*column].1.node else {
+                continue;
+            };
+            if blind
+                && !inner.keys.is_empty()
+                && is_null_when_empty(inner.aggregates[index].function)
+            {
                 let message = "an empty group is NULL and so is not seen here; write coalesce(…, 0) in the view";
-                self.warnings.push(Warning { place: aggregate.place, message: message.to_owned() });
+                self.warnings.push(Warning {
+                    place: aggregate.place,
+                    message: message.to_owned(),
+                });
             }
         }
     }
 
     fn warn_of_floors(&mut self, block: &Block, expr: &Expr) {
-        let Node::Apply(op, args) = &expr.node else { return };
+        let Node::Apply(op, args) = &expr.node else {
+            return;
+        };
         if let (Operator::Infix(op), [a, b]) = (op, args.as_slice()) {
             let low = match op {
                 Infix::Greater | Infix::GreaterOrEqual => Some(a),
                 Infix::Less | Infix::LessOrEqual => Some(b),
                 _ => None,
             };
-            if let Some(Expr { node: Node::Aggregate(index), place, .. }) = low
+            if let Some(Expr {
+                node: Node::Aggregate(index),
+                place,
+                ..
+            }) = low
                 && is_null_when_empty(block.aggregates[*index].function)
             {
                 let message = "an empty group is NULL and passes this bound; write coalesce(…, 0)";
-                self.warnings.push(Warning { place: *place, message: message.to_owned() });
+                self.warnings.push(Warning {
+                    place: *place,
+                    message: message.to_owned(),
+                });
             }
         }
         for arg in args {

@@ -48,9 +48,8 @@ impl Lowering {
                 SqlExpr::CompoundIdentifier(parts) => parts.last(),
                 _ => None,
             };
-            names_decision |= ident.is_some_and(|i| {
-                i.value.to_ascii_lowercase().starts_with(DECISION_PREFIX)
-            });
+            names_decision |=
+                ident.is_some_and(|i| i.value.to_ascii_lowercase().starts_with(DECISION_PREFIX));
             ControlFlow::<()>::Continue(())
         });
         Query {
@@ -124,7 +123,9 @@ impl Lowering {
             from.push(self.factor(&table.relation)?);
             for join in &table.joins {
                 let constraint = match &join.join_operator {
-                    JoinOperator::Join(c) | JoinOperator::Inner(c) | JoinOperator::CrossJoin(c) => c,
+                    JoinOperator::Join(c) | JoinOperator::Inner(c) | JoinOperator::CrossJoin(c) => {
+                        c
+                    }
                     other => {
                         let text = format!("{other:?}");
                         let name: String =
@@ -163,7 +164,11 @@ impl Lowering {
         };
         Ok(Select {
             place,
-            items: select.projection.iter().map(|i| self.item(i)).collect::<Result<_>>()?,
+            items: select
+                .projection
+                .iter()
+                .map(|i| self.item(i))
+                .collect::<Result<_>>()?,
             from,
             conditions,
             group_by,
@@ -202,7 +207,12 @@ impl Lowering {
     fn factor(&self, factor: &TableFactor) -> Result<From> {
         let span = factor.span();
         match factor {
-            TableFactor::Table { name, alias, args: None, .. } => {
+            TableFactor::Table {
+                name,
+                alias,
+                args: None,
+                ..
+            } => {
                 if name.0.len() != 1 {
                     return self.unsupported(span, format!("a qualified table name, {name}"));
                 }
@@ -210,17 +220,34 @@ impl Lowering {
                     return self.unsupported(span, "column aliases in FROM");
                 }
                 let table = last_name(name);
-                let alias = alias.as_ref().map_or_else(|| table.clone(), |a| a.name.value.clone());
+                let alias = alias
+                    .as_ref()
+                    .map_or_else(|| table.clone(), |a| a.name.value.clone());
                 let place = self.place(span);
-                Ok(From { place, relation: Relation::Named(table), alias })
+                Ok(From {
+                    place,
+                    relation: Relation::Named(table),
+                    alias,
+                })
             }
-            TableFactor::Derived { lateral: false, subquery, alias, .. } => {
+            TableFactor::Derived {
+                lateral: false,
+                subquery,
+                alias,
+                ..
+            } => {
                 if alias.as_ref().is_some_and(|a| !a.columns.is_empty()) {
                     return self.unsupported(span, "column aliases in FROM");
                 }
-                let alias = alias.as_ref().map_or_else(String::new, |a| a.name.value.clone());
+                let alias = alias
+                    .as_ref()
+                    .map_or_else(String::new, |a| a.name.value.clone());
                 let relation = Relation::Derived(Box::new(self.query(subquery)));
-                Ok(From { place: self.place(subquery.span()), relation, alias })
+                Ok(From {
+                    place: self.place(subquery.span()),
+                    relation,
+                    alias,
+                })
             }
             other => {
                 let text: String = other.to_string().chars().take(40).collect();
@@ -233,7 +260,11 @@ impl Lowering {
     fn conjuncts(&self, expr: &SqlExpr, out: &mut Vec<Expr>) -> Result<()> {
         match expr {
             SqlExpr::Nested(inner) => self.conjuncts(inner, out),
-            SqlExpr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            SqlExpr::BinaryOp {
+                left,
+                op: BinaryOperator::And,
+                right,
+            } => {
                 self.conjuncts(left, out)?;
                 self.conjuncts(right, out)
             }
@@ -274,7 +305,10 @@ impl Lowering {
                 if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("true") {
                     return Ok(make(Node::Literal(Literal::Integer(1))));
                 }
-                make(Node::Column { table: None, name: ident.value.clone() })
+                make(Node::Column {
+                    table: None,
+                    name: ident.value.clone(),
+                })
             }
             SqlExpr::CompoundIdentifier(parts) => match parts.as_slice() {
                 [table, name] => make(Node::Column {
@@ -297,11 +331,19 @@ impl Lowering {
             SqlExpr::IsNotNull(e) | SqlExpr::IsNotUnknown(e) => not(Node::IsNull(self.boxed(e)?)),
             SqlExpr::IsNotDistinctFrom(a, b) => make(Node::Same(self.boxed(a)?, self.boxed(b)?)),
             SqlExpr::IsDistinctFrom(a, b) => not(Node::Same(self.boxed(a)?, self.boxed(b)?)),
-            SqlExpr::InList { expr, list, negated } => {
+            SqlExpr::InList {
+                expr,
+                list,
+                negated,
+            } => {
                 let list = list.iter().map(|e| self.expr(e)).collect::<Result<_>>()?;
                 negate_if(*negated, Node::InList(self.boxed(expr)?, list))
             }
-            SqlExpr::InSubquery { expr, subquery, negated } => {
+            SqlExpr::InSubquery {
+                expr,
+                subquery,
+                negated,
+            } => {
                 let query = Box::new(self.query(subquery));
                 negate_if(*negated, Node::InQuery(self.boxed(expr)?, query))
             }
@@ -309,11 +351,22 @@ impl Lowering {
                 negate_if(*negated, Node::Exists(Box::new(self.query(subquery))))
             }
             SqlExpr::Subquery(query) => make(Node::Scalar(Box::new(self.query(query)))),
-            SqlExpr::Between { expr, negated, low, high } => {
-                let at_least =
-                    make(Node::Infix(Infix::GreaterOrEqual, self.boxed(expr)?, self.boxed(low)?));
-                let at_most =
-                    make(Node::Infix(Infix::LessOrEqual, self.boxed(expr)?, self.boxed(high)?));
+            SqlExpr::Between {
+                expr,
+                negated,
+                low,
+                high,
+            } => {
+                let at_least = make(Node::Infix(
+                    Infix::GreaterOrEqual,
+                    self.boxed(expr)?,
+                    self.boxed(low)?,
+                ));
+                let at_most = make(Node::Infix(
+                    Infix::LessOrEqual,
+                    self.boxed(expr)?,
+                    self.boxed(high)?,
+                ));
                 let both = Node::Infix(Infix::And, Box::new(at_least), Box::new(at_most));
                 negate_if(*negated, both)
             }
@@ -352,7 +405,12 @@ impl Lowering {
                 UnaryOperator::Not => make(Node::Prefix(Prefix::Not, self.boxed(expr)?)),
                 other => return self.unsupported(span, format!("the operator {other}")),
             },
-            SqlExpr::Case { operand, conditions, else_result, .. } => {
+            SqlExpr::Case {
+                operand,
+                conditions,
+                else_result,
+                ..
+            } => {
                 let mut arms = Vec::new();
                 for arm in conditions {
                     let condition = match operand {
@@ -369,21 +427,35 @@ impl Lowering {
                 make(Node::Case(arms, otherwise))
             }
             SqlExpr::Function(function) => make(self.function(function, span)?),
-            SqlExpr::Like { negated, any: false, expr, pattern, escape_char: None } => {
+            SqlExpr::Like {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char: None,
+            } => {
                 // SQLite spells `x LIKE p` as like(p, x).
                 let args = vec![self.expr(pattern)?, self.expr(expr)?];
                 negate_if(*negated, Node::Call("like".to_owned(), args))
             }
-            SqlExpr::Substring { expr, substring_from, substring_for, .. } => {
+            SqlExpr::Substring {
+                expr,
+                substring_from,
+                substring_for,
+                ..
+            } => {
                 let mut args = vec![self.expr(expr)?];
                 for part in [substring_from, substring_for].into_iter().flatten() {
                     args.push(self.expr(part)?);
                 }
                 make(Node::Call("substr".to_owned(), args))
             }
-            SqlExpr::Trim { trim_where: None, trim_what: None, expr, trim_characters: None } => {
-                make(Node::Call("trim".to_owned(), vec![self.expr(expr)?]))
-            }
+            SqlExpr::Trim {
+                trim_where: None,
+                trim_what: None,
+                expr,
+                trim_characters: None,
+            } => make(Node::Call("trim".to_owned(), vec![self.expr(expr)?])),
             SqlExpr::Floor { expr, .. } => {
                 make(Node::Call("floor".to_owned(), vec![self.expr(expr)?]))
             }
@@ -407,15 +479,18 @@ impl Lowering {
             SqlValue::Boolean(b) => Ok(Literal::Integer(i64::from(*b))),
             SqlValue::SingleQuotedString(text) => Ok(Literal::Text(text.clone())),
             SqlValue::Number(text, _) => self.number(text, span),
-            SqlValue::DoubleQuotedString(text) => {
-                Err(Error::at(ErrorKind::Name, self.place(span), format!("no column \"{text}\"")))
-            }
+            SqlValue::DoubleQuotedString(text) => Err(Error::at(
+                ErrorKind::Name,
+                self.place(span),
+                format!("no column \"{text}\""),
+            )),
             other => self.unsupported(span, format!("the literal {other}")),
         }
     }
 
     fn number(&self, text: &str, span: Span) -> Result<Literal> {
-        let fail = |message: String| Err(Error::at(ErrorKind::Arithmetic, self.place(span), message));
+        let fail =
+            |message: String| Err(Error::at(ErrorKind::Arithmetic, self.place(span), message));
         if text.bytes().all(|b| b.is_ascii_digit()) {
             return match text.parse::<i64>() {
                 Ok(n) => Ok(Literal::Integer(n)),
@@ -424,7 +499,9 @@ impl Lowering {
         }
         match crate::tables::millionths(text) {
             Some(n) => Ok(Literal::Millionths(n)),
-            None => fail(format!("{text} is not a decimal of at most 6 places in range")),
+            None => fail(format!(
+                "{text} is not a decimal of at most 6 places in range"
+            )),
         }
     }
 
@@ -470,8 +547,15 @@ impl Lowering {
             // With two or more arguments these are SQLite's scalar functions.
             "min" if args.len() <= 1 => Some(Aggregate::Min),
             "max" if args.len() <= 1 => Some(Aggregate::Max),
-            "total" | "group_concat" | "string_agg" | "any" | "all" | "increasing"
-            | "capacity_constraint" | "json_group_array" | "row_number" => {
+            "total"
+            | "group_concat"
+            | "string_agg"
+            | "any"
+            | "all"
+            | "increasing"
+            | "capacity_constraint"
+            | "json_group_array"
+            | "row_number" => {
                 return self.unsupported(span, format!("the function {name}()"));
             }
             _ => None,
@@ -507,7 +591,10 @@ fn has_wildcard(body: &SetExpr) -> bool {
     match body {
         SetExpr::Select(select) => {
             select.projection.iter().any(|item| {
-                matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
+                matches!(
+                    item,
+                    SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+                )
             }) || select.from.iter().any(|table| {
                 std::iter::once(&table.relation)
                     .chain(table.joins.iter().map(|j| &j.relation))

@@ -20,7 +20,11 @@ pub const DECISION_PREFIX: &str = "controllable__";
 /// Parses a script. The first error ends it.
 pub fn parse(text: &str, source: Source) -> Result<Vec<Statement>> {
     if text.contains('\0') {
-        return Err(Error::at(ErrorKind::Syntax, Place::start(source), "a NUL character"));
+        return Err(Error::at(
+            ErrorKind::Syntax,
+            Place::start(source),
+            "a NUL character",
+        ));
     }
     let mut statements = Vec::new();
     for piece in split(text, source) {
@@ -47,7 +51,12 @@ fn parse_piece(piece: Piece<'_>) -> Result<Option<Statement>> {
         "CREATE" => words
             .iter()
             .skip(1)
-            .find(|w| !matches!(w.as_str(), "OR" | "REPLACE" | "TEMP" | "TEMPORARY" | "UNIQUE"))
+            .find(|w| {
+                !matches!(
+                    w.as_str(),
+                    "OR" | "REPLACE" | "TEMP" | "TEMPORARY" | "UNIQUE"
+                )
+            })
             .map_or("", String::as_str),
         _ => "",
     };
@@ -56,7 +65,10 @@ fn parse_piece(piece: Piece<'_>) -> Result<Option<Statement>> {
         ("CREATE", "VIEW") => Tokens::read(piece)?.view().map(Some),
         ("CREATE", "CONSTRAINT") => Tokens::read(piece)?.constraint().map(Some),
         ("CREATE", "INDEX") | ("INSERT" | "REPLACE" | "UPDATE" | "DELETE", _) => {
-            Ok(Some(Statement::Data { place: piece.place, sql: piece.text.to_owned() }))
+            Ok(Some(Statement::Data {
+                place: piece.place,
+                sql: piece.text.to_owned(),
+            }))
         }
         // A dump by the sqlite3 shell opens and closes with these; one load is one transaction anyway.
         ("BEGIN" | "COMMIT" | "END", _) => Ok(None),
@@ -87,8 +99,15 @@ pub(super) fn absolute(base: Place, location: Location) -> Place {
     let column = u32::try_from(location.column).unwrap_or(u32::MAX);
     match line {
         0 => base,
-        1 => Place { column: base.column + column.max(1) - 1, ..base },
-        _ => Place { line: base.line + line - 1, column: column.max(1), ..base },
+        1 => Place {
+            column: base.column + column.max(1) - 1,
+            ..base
+        },
+        _ => Place {
+            line: base.line + line - 1,
+            column: column.max(1),
+            ..base
+        },
     }
 }
 
@@ -118,10 +137,16 @@ fn tokenize(piece: Piece<'_>) -> Result<Vec<TokenWithSpan>> {
     let tokens = Tokenizer::new(&SQLiteDialect {}, piece.text)
         .tokenize_with_location()
         .map_err(|e| {
-            Error::at(ErrorKind::Syntax, absolute(piece.place, e.location), e.message)
+            Error::at(
+                ErrorKind::Syntax,
+                absolute(piece.place, e.location),
+                e.message,
+            )
         })?;
-    let tokens: Vec<_> =
-        tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
+    let tokens: Vec<_> = tokens
+        .into_iter()
+        .filter(|t| !matches!(t.token, Token::Whitespace(_)))
+        .collect();
     if tokens.len() > TOKENS_MAX {
         let message = format!("a statement of more than {TOKENS_MAX} tokens");
         return Err(Error::at(ErrorKind::Limit, piece.place, message));
@@ -131,9 +156,18 @@ fn tokenize(piece: Piece<'_>) -> Result<Vec<TokenWithSpan>> {
         let counts = match &t.token {
             Token::Word(w) => matches!(
                 w.keyword,
-                Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::IS | Keyword::UNION
-                    | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::BETWEEN | Keyword::LIKE
-                    | Keyword::COLLATE | Keyword::IN | Keyword::JOIN
+                Keyword::AND
+                    | Keyword::OR
+                    | Keyword::NOT
+                    | Keyword::IS
+                    | Keyword::UNION
+                    | Keyword::EXCEPT
+                    | Keyword::INTERSECT
+                    | Keyword::BETWEEN
+                    | Keyword::LIKE
+                    | Keyword::COLLATE
+                    | Keyword::IN
+                    | Keyword::JOIN
             ),
             Token::Comma | Token::SemiColon | Token::Period | Token::LParen | Token::RParen => {
                 false
@@ -146,7 +180,11 @@ fn tokenize(piece: Piece<'_>) -> Result<Vec<TokenWithSpan>> {
         operators += usize::from(counts);
         if operators > OPERATORS_MAX {
             let message = format!("a statement of more than {OPERATORS_MAX} operators");
-            return Err(Error::at(ErrorKind::Limit, absolute(piece.place, t.span.start), message));
+            return Err(Error::at(
+                ErrorKind::Limit,
+                absolute(piece.place, t.span.start),
+                message,
+            ));
         }
     }
     Ok(tokens)
@@ -170,7 +208,11 @@ fn parse_table(piece: Piece<'_>) -> Result<Statement> {
             .parse_statement()
             .map_err(|e| parser_error(piece.place, piece.place, e))?;
         let SqlStatement::CreateTable(table) = statement else {
-            return Err(Error::at(ErrorKind::Syntax, piece.place, "expected CREATE TABLE"));
+            return Err(Error::at(
+                ErrorKind::Syntax,
+                piece.place,
+                "expected CREATE TABLE",
+            ));
         };
         if table.query.is_some() {
             let message = "CREATE TABLE AS SELECT with decision columns";
@@ -207,23 +249,37 @@ fn parse_table(piece: Piece<'_>) -> Result<Statement> {
             }
         }
     }
-    Ok(Statement::Table { name, place: piece.place, sql: piece.text.to_owned(), decisions })
+    Ok(Statement::Table {
+        name,
+        place: piece.place,
+        sql: piece.text.to_owned(),
+        decisions,
+    })
 }
 
 /// The literals of `CHECK (column IN (…))`; any other CHECK is SQLite's.
 fn listed(lowering: &Lowering, column: &str, check: &SqlExpr) -> Result<Option<Vec<Literal>>> {
     match check {
         SqlExpr::Nested(inner) => listed(lowering, column, inner),
-        SqlExpr::InList { expr, list, negated: false } => match &**expr {
-            SqlExpr::Identifier(ident) if ident.value.eq_ignore_ascii_case(column) => {
-                list.iter().map(|item| lowering.literal(item)).collect::<Result<_>>().map(Some)
-            }
+        SqlExpr::InList {
+            expr,
+            list,
+            negated: false,
+        } => match &**expr {
+            SqlExpr::Identifier(ident) if ident.value.eq_ignore_ascii_case(column) => list
+                .iter()
+                .map(|item| lowering.literal(item))
+                .collect::<Result<_>>()
+                .map(Some),
             _ => Ok(None),
         },
         other => {
             // A CHECK that SQLite would apply to the present value only would be dropped for the decision.
             let text = other.to_string();
-            if text.to_ascii_lowercase().contains(&column.to_ascii_lowercase()) {
+            if text
+                .to_ascii_lowercase()
+                .contains(&column.to_ascii_lowercase())
+            {
                 let place = lowering.place(other.span());
                 let message = format!("CHECK {text} on a decision column; write a CONSTRAINT");
                 return Err(Error::at(ErrorKind::Unsupported, place, message));
@@ -242,7 +298,11 @@ struct Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     fn read(piece: Piece<'a>) -> Result<Tokens<'a>> {
-        Ok(Tokens { piece, tokens: tokenize(piece)?, at: 0 })
+        Ok(Tokens {
+            piece,
+            tokens: tokenize(piece)?,
+            at: 0,
+        })
     }
 
     fn word_at(&self, index: usize) -> Option<&str> {
@@ -261,7 +321,9 @@ impl<'a> Tokens<'a> {
     }
 
     fn accept(&mut self, word: &str) -> bool {
-        let hit = self.word_at(self.at).is_some_and(|w| w.eq_ignore_ascii_case(word));
+        let hit = self
+            .word_at(self.at)
+            .is_some_and(|w| w.eq_ignore_ascii_case(word));
         self.at += usize::from(hit);
         hit
     }
@@ -295,10 +357,17 @@ impl<'a> Tokens<'a> {
     /// The source text from token `from` up to token `to`.
     fn text(&self, from: usize, to: usize) -> String {
         let offset = |index: usize| -> usize {
-            let Some(token) = self.tokens.get(index) else { return self.piece.text.len() };
+            let Some(token) = self.tokens.get(index) else {
+                return self.piece.text.len();
+            };
             byte_offset(self.piece.text, token.span.start)
         };
-        self.piece.text.get(offset(from)..offset(to)).unwrap_or_default().trim_end().to_owned()
+        self.piece
+            .text
+            .get(offset(from)..offset(to))
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned()
     }
 
     fn parser(&self, from: usize, to: usize) -> Parser<'static> {
@@ -311,7 +380,9 @@ impl<'a> Tokens<'a> {
     fn query(&self, from: usize, to: usize) -> Result<Query> {
         let place = self.place_at(from);
         let mut parser = self.parser(from, to);
-        let query = parser.parse_query().map_err(|e| parser_error(self.piece.place, place, e))?;
+        let query = parser
+            .parse_query()
+            .map_err(|e| parser_error(self.piece.place, place, e))?;
         self.exhausted(&mut parser, to)?;
         let mut lowered = Lowering::new(self.piece.place).query(&query);
         lowered.place = place;
@@ -328,16 +399,27 @@ impl<'a> Tokens<'a> {
             0 => self.place_at(end),
             _ => absolute(self.piece.place, rest.span.start),
         };
-        Err(Error::at(ErrorKind::Syntax, place, format!("unexpected {}", rest.token)))
+        Err(Error::at(
+            ErrorKind::Syntax,
+            place,
+            format!("unexpected {}", rest.token),
+        ))
     }
 
     /// CREATE [TEMP] VIEW [IF NOT EXISTS] name [(columns)] AS query
     fn view(mut self) -> Result<Statement> {
         self.expect("CREATE")?;
         let _ = self.accept("TEMP") || self.accept("TEMPORARY");
-        if self.word_at(self.at).is_some_and(|w| w.eq_ignore_ascii_case("OR")) {
+        if self
+            .word_at(self.at)
+            .is_some_and(|w| w.eq_ignore_ascii_case("OR"))
+        {
             let message = "CREATE OR REPLACE VIEW; give the view another name";
-            return Err(Error::at(ErrorKind::Unsupported, self.place_at(self.at), message));
+            return Err(Error::at(
+                ErrorKind::Unsupported,
+                self.place_at(self.at),
+                message,
+            ));
         }
         self.expect("VIEW")?;
         if self.accept("IF") {
@@ -346,7 +428,11 @@ impl<'a> Tokens<'a> {
         }
         let name = self.name()?;
         let mut columns = None;
-        if self.tokens.get(self.at).is_some_and(|t| t.token == Token::LParen) {
+        if self
+            .tokens
+            .get(self.at)
+            .is_some_and(|t| t.token == Token::LParen)
+        {
             self.at += 1;
             let mut names = Vec::new();
             loop {
@@ -367,7 +453,13 @@ impl<'a> Tokens<'a> {
         self.expect("AS")?;
         let query_place = self.place_at(self.at);
         let query = self.query(self.at, self.tokens.len())?;
-        Ok(Statement::View(View { name, place: self.piece.place, columns, query, query_place }))
+        Ok(Statement::View(View {
+            name,
+            place: self.piece.place,
+            columns,
+            query,
+            query_place,
+        }))
     }
 
     /// The index of the CHECK, MINIMIZE or MAXIMIZE that stands outside of parentheses.
@@ -412,11 +504,15 @@ impl<'a> Tokens<'a> {
         self.expect("AS")?;
         let goal_at = self.goal_at()?;
         let query = self.query(self.at, goal_at)?;
-        let keyword = self.word_at(goal_at).unwrap_or_default().to_ascii_uppercase();
+        let keyword = self
+            .word_at(goal_at)
+            .unwrap_or_default()
+            .to_ascii_uppercase();
         let expr_place = self.place_at(goal_at + 1);
         let mut parser = self.parser(goal_at + 1, self.tokens.len());
-        let expr =
-            parser.parse_expr().map_err(|e| parser_error(self.piece.place, expr_place, e))?;
+        let expr = parser
+            .parse_expr()
+            .map_err(|e| parser_error(self.piece.place, expr_place, e))?;
         let expr = Lowering::new(self.piece.place).expr(&expr)?;
         let goal = match keyword.as_str() {
             "CHECK" => {
@@ -447,12 +543,23 @@ impl<'a> Tokens<'a> {
                     _ => Sense::Maximize,
                 };
                 let (weight, tier) = (weight.unwrap_or(1), tier.unwrap_or(0));
-                Goal::Objective { sense, expr, weight, tier }
+                Goal::Objective {
+                    sense,
+                    expr,
+                    weight,
+                    tier,
+                }
             }
         };
         self.exhausted(&mut parser, self.tokens.len())?;
         let place = self.piece.place;
-        Ok(Statement::Constraint(Box::new(Constraint { name, place, or_replace, query, goal })))
+        Ok(Statement::Constraint(Box::new(Constraint {
+            name,
+            place,
+            or_replace,
+            query,
+            goal,
+        })))
     }
 
     fn parser_place(&self, parser: &Parser<'_>) -> Place {
@@ -501,5 +608,8 @@ pub(crate) fn byte_offset(text: &str, location: Location) -> usize {
         }
     }
     let skip = usize::try_from(location.column.max(1) - 1).unwrap_or(usize::MAX);
-    text[line_start..].char_indices().nth(skip).map_or(text.len(), |(i, _)| line_start + i)
+    text[line_start..]
+        .char_indices()
+        .nth(skip)
+        .map_or(text.len(), |(i, _)| line_start + i)
 }

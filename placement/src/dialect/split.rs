@@ -33,7 +33,10 @@ impl Cursor {
 /// The end of the quoted or commented stretch that starts at `at`, or `at` if none does.
 fn skip(bytes: &[u8], at: usize) -> usize {
     let find = |close: u8| {
-        bytes[at + 1..].iter().position(|&b| b == close).map_or(bytes.len(), |i| at + 1 + i + 1)
+        bytes[at + 1..]
+            .iter()
+            .position(|&b| b == close)
+            .map_or(bytes.len(), |i| at + 1 + i + 1)
     };
     match bytes[at] {
         // A doubled quote closes and opens again: the same stretch for our purpose.
@@ -85,8 +88,15 @@ pub(super) fn split(text: &str, source: Source) -> Vec<Piece<'_>> {
         cursor.pass(&whole[..lead]);
         let body = &whole[lead..];
         if !body.trim().is_empty() {
-            let place = Place { source, line: cursor.line, column: cursor.column };
-            pieces.push(Piece { text: body.trim_end(), place });
+            let place = Place {
+                source,
+                line: cursor.line,
+                column: cursor.column,
+            };
+            pieces.push(Piece {
+                text: body.trim_end(),
+                place,
+            });
         }
         cursor.pass(body);
         cursor.pass(";");
@@ -104,11 +114,17 @@ mod tests {
     fn semicolons_in_quotes_and_comments_do_not_split() {
         let text = "a 'x;''y' ;\n-- no; \n  b \"q;\" /* ; */ c;;d";
         let pieces = split(text, Source::State);
-        let got: Vec<_> =
-            pieces.iter().map(|p| (p.text, p.place.line, p.place.column)).collect();
+        let got: Vec<_> = pieces
+            .iter()
+            .map(|p| (p.text, p.place.line, p.place.column))
+            .collect();
         assert_eq!(
             got,
-            [("a 'x;''y'", 1, 1), ("b \"q;\" /* ; */ c", 3, 3), ("d", 3, 22)]
+            [
+                ("a 'x;''y'", 1, 1),
+                ("b \"q;\" /* ; */ c", 3, 3),
+                ("d", 3, 22)
+            ]
         );
     }
 

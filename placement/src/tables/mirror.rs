@@ -47,14 +47,23 @@ pub struct Mirror {
 
 fn key_of(row: &[Value], columns: &[usize]) -> Option<Box<[Value]>> {
     let key: Box<[Value]> = columns.iter().map(|&c| row[c].key()).collect();
-    if key.iter().any(|v| v.is_null()) { None } else { Some(key) }
+    if key.iter().any(|v| v.is_null()) {
+        None
+    } else {
+        Some(key)
+    }
 }
 
 impl Mirror {
     /// A mirror of `rows`.
     pub fn new(schema: Rc<Schema>, rows: Vec<Box<[Value]>>) -> Mirror {
         let slots = rows.into_iter().map(Some).collect();
-        Mirror { schema, slots, free: Vec::new(), indexes: RefCell::default() }
+        Mirror {
+            schema,
+            slots,
+            free: Vec::new(),
+            indexes: RefCell::default(),
+        }
     }
 
     /// The number of slots, free ones included.
@@ -74,7 +83,11 @@ impl Mirror {
 
     /// Puts a row into a free slot.
     pub fn insert(&mut self, row: Box<[Value]>) -> u32 {
-        assert_eq!(row.len(), self.schema.columns.len(), "a row has its table's width");
+        assert_eq!(
+            row.len(),
+            self.schema.columns.len(),
+            "a row has its table's width"
+        );
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -119,7 +132,9 @@ impl Mirror {
     /// The slots whose `columns` equal `key` (no NULL is equal to anything), in slot order.
     pub fn find(&self, columns: &[usize], key: &[Value]) -> Vec<u32> {
         let key: Box<[Value]> = key.iter().map(|v| v.key()).collect();
-        self.with_index(columns, |index| index.slots.get(&key).cloned().unwrap_or_default())
+        self.with_index(columns, |index| {
+            index.slots.get(&key).cloned().unwrap_or_default()
+        })
     }
 
     /// Whether no two rows agree on `columns`.

@@ -30,8 +30,13 @@ impl Tables {
     pub fn new() -> Result<Tables> {
         let connection = Connection::open_in_memory().map_err(|e| sqlite_error(None, "", &e))?;
         // A misspelt "column" must be an error, not a text.
-        for config in [DbConfig::SQLITE_DBCONFIG_DQS_DML, DbConfig::SQLITE_DBCONFIG_DQS_DDL] {
-            connection.set_db_config(config, false).map_err(|e| sqlite_error(None, "", &e))?;
+        for config in [
+            DbConfig::SQLITE_DBCONFIG_DQS_DML,
+            DbConfig::SQLITE_DBCONFIG_DQS_DDL,
+        ] {
+            connection
+                .set_db_config(config, false)
+                .map_err(|e| sqlite_error(None, "", &e))?;
         }
         connection
             .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = OFF; BEGIN;")
@@ -50,7 +55,9 @@ impl Tables {
     /// Drops a view if SQLite has it.
     pub fn drop_view(&self, name: &str) -> Result<()> {
         let sql = format!("DROP VIEW IF EXISTS {}", quoted(name));
-        self.connection.execute_batch(&sql).map_err(|e| sqlite_error(None, &sql, &e))
+        self.connection
+            .execute_batch(&sql)
+            .map_err(|e| sqlite_error(None, &sql, &e))
     }
 
     /// An empty stand-in, while the database moves on.
@@ -60,9 +67,15 @@ impl Tables {
 
     /// Prepares `sql` and returns the names of its columns: whether SQLite can run it at all.
     pub fn columns_of(&self, sql: &str, place: Place) -> Result<Vec<String>> {
-        let statement =
-            self.connection.prepare(sql).map_err(|e| sqlite_error(Some(place), sql, &e))?;
-        Ok(statement.column_names().into_iter().map(str::to_owned).collect())
+        let statement = self
+            .connection
+            .prepare(sql)
+            .map_err(|e| sqlite_error(Some(place), sql, &e))?;
+        Ok(statement
+            .column_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect())
     }
 
     /// All rows of a query.
@@ -95,7 +108,9 @@ impl Tables {
             })
             .collect();
         let width = statement.column_count();
-        let mut rows = statement.query(rusqlite::params_from_iter(bound)).map_err(fail)?;
+        let mut rows = statement
+            .query(rusqlite::params_from_iter(bound))
+            .map_err(fail)?;
         let mut out = Vec::new();
         while let Some(row) = rows.next().map_err(fail)? {
             let mut cells = Vec::with_capacity(width);
@@ -104,7 +119,10 @@ impl Tables {
                 let value = from_sqlite(cell, symbols).map_err(|why| Error {
                     kind: ErrorKind::Type,
                     place,
-                    message: format!("column {}: {why}", row.as_ref().column_name(index).unwrap_or("?")),
+                    message: format!(
+                        "column {}: {why}",
+                        row.as_ref().column_name(index).unwrap_or("?")
+                    ),
                 })?;
                 cells.push(value);
             }
@@ -133,9 +151,9 @@ fn from_sqlite(cell: ValueRef<'_>, symbols: &mut Symbols) -> std::result::Result
 /// An error of SQLite with the line and column of the offending token where SQLite tells it.
 fn sqlite_error(place: Option<Place>, sql: &str, error: &rusqlite::Error) -> Error {
     let (message, offset, code) = match error {
-        rusqlite::Error::SqlInputError { error, msg, offset, .. } => {
-            (msg.clone(), usize::try_from(*offset).ok(), Some(error.code))
-        }
+        rusqlite::Error::SqlInputError {
+            error, msg, offset, ..
+        } => (msg.clone(), usize::try_from(*offset).ok(), Some(error.code)),
         rusqlite::Error::SqliteFailure(code, Some(message)) => {
             (message.clone(), None, Some(code.code))
         }
@@ -158,7 +176,11 @@ fn sqlite_error(place: Option<Place>, sql: &str, error: &rusqlite::Error) -> Err
         Some(offset) if offset <= sql.len() => advance(place, &sql.as_bytes()[..offset]),
         _ => place,
     });
-    Error { kind, place, message }
+    Error {
+        kind,
+        place,
+        message,
+    }
 }
 
 /// The place after `passed`, which starts at `place`.

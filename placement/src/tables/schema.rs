@@ -50,7 +50,9 @@ pub struct Schema {
 impl Schema {
     /// The position of a column, whatever its case.
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|c| c.name.eq_ignore_ascii_case(name))
+        self.columns
+            .iter()
+            .position(|c| c.name.eq_ignore_ascii_case(name))
     }
 
     /// Reads the schema of `table`; `None` if there is no such table.
@@ -61,13 +63,26 @@ impl Schema {
             None,
             symbols,
         )?;
-        let Some([Value::Text(name)]) = found.first().map(|row| &**row) else { return Ok(None) };
+        let Some([Value::Text(name)]) = found.first().map(|row| &**row) else {
+            return Ok(None);
+        };
         let name = symbols.text(*name).to_owned();
-        let info = tables.rows(&format!("PRAGMA table_info({})", quoted(&name)), None, symbols)?;
+        let info = tables.rows(
+            &format!("PRAGMA table_info({})", quoted(&name)),
+            None,
+            symbols,
+        )?;
         let mut columns = Vec::new();
         let mut key = Vec::new();
         for (index, row) in info.iter().enumerate() {
-            let [_, Value::Text(column), Value::Text(declared), _, _, Value::Integer(rank)] = **row
+            let [
+                _,
+                Value::Text(column),
+                Value::Text(declared),
+                _,
+                _,
+                Value::Integer(rank),
+            ] = **row
             else {
                 // The default value may be of any type; only the shape of the others is fixed.
                 let (Value::Text(column), Value::Text(declared)) = (row[1], row[2]) else {
@@ -84,16 +99,31 @@ impl Schema {
         key.sort_unstable();
         let foreign_keys = foreign_keys(tables, &name, &columns, symbols)?;
         let primary_key = key.into_iter().map(|(_, index)| index).collect();
-        Ok(Some(Schema { name, columns, primary_key, foreign_keys }))
+        Ok(Some(Schema {
+            name,
+            columns,
+            primary_key,
+            foreign_keys,
+        }))
     }
 
     /// The columns of a view of constants, whose types only its values tell.
     pub fn of_view(tables: &Tables, name: &str, place: Place) -> Result<Schema> {
         let names = tables.columns_of(&format!("SELECT * FROM {}", quoted(name)), place)?;
-        let columns =
-            names.into_iter().map(|name| Column { name, affinity: Affinity::Any }).collect();
+        let columns = names
+            .into_iter()
+            .map(|name| Column {
+                name,
+                affinity: Affinity::Any,
+            })
+            .collect();
         let name = name.to_owned();
-        Ok(Schema { name, columns, primary_key: Vec::new(), foreign_keys: Vec::new() })
+        Ok(Schema {
+            name,
+            columns,
+            primary_key: Vec::new(),
+            foreign_keys: Vec::new(),
+        })
     }
 }
 
@@ -130,11 +160,20 @@ fn foreign_keys(
     );
     let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
     for row in tables.rows(&sql, None, symbols)? {
-        let [Value::Integer(id), Value::Text(table), Value::Text(from), to] = *row else {
+        let [
+            Value::Integer(id),
+            Value::Text(table),
+            Value::Text(from),
+            to,
+        ] = *row
+        else {
             continue;
         };
         let from = symbols.text(from);
-        let Some(position) = columns.iter().position(|c| c.name.eq_ignore_ascii_case(from)) else {
+        let Some(position) = columns
+            .iter()
+            .position(|c| c.name.eq_ignore_ascii_case(from))
+        else {
             continue;
         };
         let to = match to {
@@ -143,7 +182,13 @@ fn foreign_keys(
         };
         if keys.last().is_none_or(|(last, _)| *last != id) {
             let table = symbols.text(table).to_owned();
-            keys.push((id, ForeignKey { table, columns: Vec::new() }));
+            keys.push((
+                id,
+                ForeignKey {
+                    table,
+                    columns: Vec::new(),
+                },
+            ));
         }
         if let Some((_, key)) = keys.last_mut() {
             key.columns.push((position, to));

@@ -127,7 +127,9 @@ pub fn millionths(text: &str) -> Option<i64> {
             if !byte.is_ascii_digit() {
                 return None;
             }
-            digits = digits.checked_mul(10)?.checked_add(i128::from(byte - b'0'))?;
+            digits = digits
+                .checked_mul(10)?
+                .checked_add(i128::from(byte - b'0'))?;
             places += counts;
         }
     }

@@ -16,3 +16,7 @@ WHERE s.tag = 'eu' CHECK n.region = 'eu';
 CREATE CONSTRAINT distinct_nodes AS
 SELECT * FROM replicas r GROUP BY r.shard_id CHECK all_different(r.controllable__node);
 ---- answer
+infeasible
+core domicile {"s.shard_id":1,"shard_id":1,"slot":0}
+core domicile {"s.shard_id":1,"shard_id":1,"slot":1}
+core distinct_nodes {"shard_id":1}

@@ -16,3 +16,9 @@ CREATE CONSTRAINT distinct_nodes AS
 SELECT * FROM replicas r GROUP BY r.shard_id CHECK all_different(r.controllable__node);
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node;
 ---- answer
+optimal
+tier 0 2
+replicas 1,0 controllable__node "n2"
+replicas 1,1 controllable__node "n3"
+replicas 2,0 controllable__node "n2"
+replicas 2,1 controllable__node "n3"

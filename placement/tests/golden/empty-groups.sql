@@ -16,3 +16,10 @@ CREATE CONSTRAINT having_restores_sql AS
 SELECT * FROM replicas r JOIN nodes n ON n.node_id = r.controllable__node
 GROUP BY n.node_id HAVING count(*) > 0 CHECK count(*) >= 2;
 ---- answer
+infeasible
+core every_zone_has_one {"zone":"a"}
+core every_zone_has_one {"zone":"b"}
+core every_zone_has_one {"zone":"c"}
+core having_restores_sql {"node_id":"n3"}
+core having_restores_sql {"node_id":"n4"}
+core having_restores_sql {"node_id":"n5"}

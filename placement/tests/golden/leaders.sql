@@ -22,3 +22,12 @@ SELECT n.node_id, count(*) AS leaders FROM leaders l JOIN nodes n ON n.node_id =
 CREATE CONSTRAINT leader_spread AS SELECT * FROM leader_count c MINIMIZE max(c.leaders) TIER 1;
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node TIER 2;
 ---- answer
+optimal
+tier 0 0
+tier 1 1
+tier 2 1
+leaders 1 controllable__leader "n1"
+leaders 2 controllable__leader "n4"
+replicas 1,0 controllable__node "n1"
+replicas 1,1 controllable__node "n1"
+replicas 2,0 controllable__node "n4"

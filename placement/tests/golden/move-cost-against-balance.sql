@@ -18,3 +18,9 @@ CREATE CONSTRAINT balance AS SELECT * FROM node_load l MINIMIZE max(l.load) WEIG
 CREATE CONSTRAINT move_cost AS SELECT * FROM replicas r JOIN shards s ON s.shard_id = r.shard_id
 WHERE r.current_node IS NOT NULL MINIMIZE (r.controllable__node <> r.current_node) * s.bytes;
 ---- answer
+optimal
+tier 0 11
+replicas 1,0 controllable__node "n1"
+replicas 1,1 controllable__node "n3"
+replicas 2,0 controllable__node "n2"
+replicas 2,1 controllable__node "n4"

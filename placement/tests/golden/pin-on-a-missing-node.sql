@@ -14,3 +14,5 @@ INSERT INTO pins VALUES (1, 1, 'n9');
 CREATE CONSTRAINT pinned AS
 SELECT * FROM replicas r JOIN pins p ON p.shard_id = r.shard_id AND p.slot = r.slot CHECK r.controllable__node = p.node;
 ---- answer
+infeasible
+core pinned {"node":"n9","p.shard_id":1,"p.slot":1,"shard_id":1,"slot":1}

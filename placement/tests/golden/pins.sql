@@ -15,3 +15,9 @@ CREATE CONSTRAINT pinned AS
 SELECT * FROM replicas r JOIN pins p ON p.shard_id = r.shard_id AND p.slot = r.slot CHECK r.controllable__node = p.node;
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node;
 ---- answer
+optimal
+tier 0 1
+replicas 1,0 controllable__node "n1"
+replicas 1,1 controllable__node "n5"
+replicas 2,0 controllable__node "n4"
+replicas 2,1 controllable__node "n1"

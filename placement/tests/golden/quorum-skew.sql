@@ -17,3 +17,9 @@ CREATE CONSTRAINT skew AS
 SELECT * FROM zone_count z GROUP BY z.shard_id CHECK max(z.replicas) - min(z.replicas) <= 1;
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node;
 ---- answer
+optimal
+tier 0 1
+replicas 1,0 controllable__node "n1"
+replicas 1,1 controllable__node "n3"
+replicas 2,0 controllable__node "n2"
+replicas 2,1 controllable__node "n3"

@@ -21,3 +21,9 @@ SELECT * FROM zone_load l
 CHECK l.load <= (SELECT sum(c.cap - o.load) FROM zone_load o JOIN zone_cap c ON c.zone = o.zone WHERE o.zone <> l.zone);
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node;
 ---- answer
+optimal
+tier 0 1
+replicas 1,0 controllable__node "n3"
+replicas 1,1 controllable__node "n3"
+replicas 2,0 controllable__node "n1"
+replicas 2,1 controllable__node "n1"

@@ -16,3 +16,7 @@ GROUP BY n.node_id, n.cap_bytes, n.cap_qps
 CHECK sum(s.bytes) <= n.cap_bytes AND sum(s.read_qps + s.write_qps) <= n.cap_qps;
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node;
 ---- answer
+infeasible
+core capacity {"cap_bytes":6,"cap_qps":20,"node_id":"n1"}
+core capacity {"cap_bytes":9,"cap_qps":12,"node_id":"n2"}
+core capacity {"cap_bytes":3,"cap_qps":60,"node_id":"n3"}

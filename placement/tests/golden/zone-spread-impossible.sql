@@ -14,3 +14,6 @@ CREATE CONSTRAINT zone_spread AS
 SELECT * FROM replicas r JOIN nodes n ON n.node_id = r.controllable__node
 GROUP BY r.shard_id, n.zone CHECK count(*) <= 1;
 ---- answer
+infeasible
+core zone_spread {"shard_id":1,"zone":"a"}
+core zone_spread {"shard_id":1,"zone":"b"}

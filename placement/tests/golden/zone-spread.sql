@@ -15,3 +15,10 @@ SELECT * FROM replicas r JOIN nodes n ON n.node_id = r.controllable__node
 GROUP BY r.shard_id, n.zone CHECK count(*) <= 1;
 CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node <> r.current_node;
 ---- answer
+optimal
+tier 0 0
+replicas 1,0 controllable__node "n1"
+replicas 1,1 controllable__node "n5"
+replicas 1,2 controllable__node "n3"
+replicas 2,0 controllable__node "n3"
+replicas 2,1 controllable__node "n1"

@@ -51,11 +51,19 @@ fn statements(text: &str) -> Vec<String> {
 }
 
 fn parse_query(sql: &str) -> Query {
-    *Parser::new(&SQLiteDialect {}).try_with_sql(sql).unwrap().parse_query().unwrap()
+    *Parser::new(&SQLiteDialect {})
+        .try_with_sql(sql)
+        .unwrap()
+        .parse_query()
+        .unwrap()
 }
 
 fn parse_expr(sql: &str) -> Expr {
-    Parser::new(&SQLiteDialect {}).try_with_sql(sql).unwrap().parse_expr().unwrap()
+    Parser::new(&SQLiteDialect {})
+        .try_with_sql(sql)
+        .unwrap()
+        .parse_expr()
+        .unwrap()
 }
 
 /// Rewrites the dialect's own functions into SQLite's.
@@ -64,7 +72,10 @@ fn plain(sql: &str) -> String {
     let _ = visit_expressions_mut(&mut expr, |e: &mut Expr| {
         if let Expr::Function(f) = e {
             let text = f.args.to_string();
-            let inner = text.trim_start_matches('(').trim_end_matches(')').to_owned();
+            let inner = text
+                .trim_start_matches('(')
+                .trim_end_matches(')')
+                .to_owned();
             match f.name.to_string().to_lowercase().as_str() {
                 "all_equal" => *e = parse_expr(&format!("(count(distinct {inner}) <= 1)")),
                 "all_different" => {
@@ -84,7 +95,11 @@ fn plain(sql: &str) -> String {
 
 fn conjuncts(expr: &Expr, out: &mut Vec<String>) {
     match expr {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::And,
+            right,
+        } => {
             conjuncts(left, out);
             conjuncts(right, out);
         }
@@ -159,7 +174,10 @@ impl Oracle {
     pub fn new(state: &str, policies: &str) -> Oracle {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(state).unwrap();
-        let mut oracle = Oracle { connection, policies: Vec::new() };
+        let mut oracle = Oracle {
+            connection,
+            policies: Vec::new(),
+        };
         for statement in statements(policies) {
             let upper = statement.to_uppercase();
             if upper.starts_with("CREATE VIEW ") {
@@ -167,7 +185,10 @@ impl Oracle {
                 let query = parse_query(&statement[at + 4..]);
                 let sql = oracle.rewrite_view(&query);
                 let view = format!("{} AS {sql}", &statement[..at]);
-                oracle.connection.execute_batch(&view).unwrap_or_else(|e| panic!("{e}: {view}"));
+                oracle
+                    .connection
+                    .execute_batch(&view)
+                    .unwrap_or_else(|e| panic!("{e}: {view}"));
             } else if upper.starts_with("CREATE CONSTRAINT ") {
                 let policy = oracle.policy(&statement);
                 oracle.policies.push(policy);
@@ -182,8 +203,10 @@ impl Oracle {
         let upper = statement.to_uppercase();
         let name = statement.split_whitespace().nth(2).unwrap().to_owned();
         let start = upper.find(" AS ").unwrap() + 4;
-        let (goal_at, goal) =
-            GOALS.iter().find_map(|g| upper.rfind(g).map(|at| (at, *g))).unwrap();
+        let (goal_at, goal) = GOALS
+            .iter()
+            .find_map(|g| upper.rfind(g).map(|at| (at, *g)))
+            .unwrap();
         let query = parse_query(&statement[start..goal_at]);
         let mut expr = statement[goal_at + goal.len()..].to_owned();
         let (mut weight, mut tier) = (1, 0);
@@ -203,11 +226,19 @@ impl Oracle {
         let sql = self.rewrite(&query, &[(expr, "goal".to_owned())]);
         let hard = goal == GOALS[0];
         let weight = if goal == GOALS[2] { -weight } else { weight };
-        Policy { name, sql, hard, tier, weight }
+        Policy {
+            name,
+            sql,
+            hard,
+            tier,
+            weight,
+        }
     }
 
     fn rewrite_view(&self, query: &Query) -> String {
-        let SetExpr::Select(select) = &*query.body else { return query.to_string() };
+        let SetExpr::Select(select) = &*query.body else {
+            return query.to_string();
+        };
         let mut items = Vec::new();
         for item in &select.projection {
             match item {
@@ -226,12 +257,18 @@ impl Oracle {
             }
         }
         let decided = query.to_string().contains("controllable__");
-        if !decided { query.to_string() } else { self.rewrite(query, &items) }
+        if !decided {
+            query.to_string()
+        } else {
+            self.rewrite(query, &items)
+        }
     }
 
     /// SQL for `items` over the rows (or groups) of `query`.
     fn rewrite(&self, query: &Query, items: &[(String, String)]) -> String {
-        let SetExpr::Select(select) = &*query.body else { panic!("not a select") };
+        let SetExpr::Select(select) = &*query.body else {
+            panic!("not a select")
+        };
         let (sources, conditions) = sources(select);
         let keys: Vec<String> = match &select.group_by {
             GroupByExpr::Expressions(keys, _) => keys.iter().map(ToString::to_string).collect(),
@@ -242,15 +279,30 @@ impl Oracle {
             || items.iter().any(|(e, _)| is_aggregate(e));
         let all = |c: &[String]| match c {
             [] => String::new(),
-            c => format!(" WHERE {}", c.iter().map(|c| format!("({c})")).collect::<Vec<_>>().join(" AND ")),
+            c => format!(
+                " WHERE {}",
+                c.iter()
+                    .map(|c| format!("({c})"))
+                    .collect::<Vec<_>>()
+                    .join(" AND ")
+            ),
         };
         if !grouped {
-            let list: Vec<String> =
-                items.iter().map(|(e, n)| format!("{} AS {n}", plain(e))).collect();
-            return format!("SELECT {} FROM {sources}{}", list.join(", "), all(&conditions));
+            let list: Vec<String> = items
+                .iter()
+                .map(|(e, n)| format!("{} AS {n}", plain(e)))
+                .collect();
+            return format!(
+                "SELECT {} FROM {sources}{}",
+                list.join(", "),
+                all(&conditions)
+            );
         }
-        let constant: Vec<String> =
-            conditions.iter().filter(|c| !c.contains("controllable__")).cloned().collect();
+        let constant: Vec<String> = conditions
+            .iter()
+            .filter(|c| !c.contains("controllable__"))
+            .cloned()
+            .collect();
         // The groups: decision columns among the keys range over their domain.
         let mut group_sources = sources.clone();
         let mut group_keys = Vec::new();
@@ -278,15 +330,20 @@ impl Oracle {
         }
         let scalar = |e: &str| {
             let mut expr = parse_expr(&plain(e));
-            let _ = expr.visit(&mut Keys { keys: &keys, inside: 0 });
+            let _ = expr.visit(&mut Keys {
+                keys: &keys,
+                inside: 0,
+            });
             // count(*) makes it an aggregate even where only keys are read.
             format!(
                 "(SELECT v FROM (SELECT {expr} AS v, count(*) FROM {sources}{}))",
                 all(&inside)
             )
         };
-        let list: Vec<String> =
-            items.iter().map(|(e, n)| format!("{} AS {n}", scalar(e))).collect();
+        let list: Vec<String> = items
+            .iter()
+            .map(|(e, n)| format!("{} AS {n}", scalar(e)))
+            .collect();
         let having = match &select.having {
             Some(having) => format!(" WHERE {}", scalar(&having.to_string())),
             None => String::new(),
@@ -325,11 +382,16 @@ impl Oracle {
                     Some(c) => literal(&decision.choices[*c][index]),
                     None => "NULL".to_owned(),
                 };
-                let key: Vec<String> =
-                    decision.key.iter().map(|(k, v)| format!("{k} IS {}", literal(v))).collect();
+                let key: Vec<String> = decision
+                    .key
+                    .iter()
+                    .map(|(k, v)| format!("{k} IS {}", literal(v)))
+                    .collect();
                 let table = &decision.table;
-                let sql =
-                    format!("UPDATE {table} SET {column} = {value} WHERE {}", key.join(" AND "));
+                let sql = format!(
+                    "UPDATE {table} SET {column} = {value} WHERE {}",
+                    key.join(" AND ")
+                );
                 assert_eq!(self.connection.execute(&sql, []).unwrap(), 1, "{sql}");
             }
         }
@@ -343,9 +405,10 @@ impl Oracle {
             let fail = |e: rusqlite::Error| -> f64 { panic!("{e}: {}", policy.sql) };
             if policy.hard {
                 let sql = format!("SELECT count(*) FROM ({}) WHERE NOT goal", policy.sql);
-                let mut statement = self.connection.prepare_cached(&sql).unwrap_or_else(|e| {
-                    panic!("{e}: {sql}")
-                });
+                let mut statement = self
+                    .connection
+                    .prepare_cached(&sql)
+                    .unwrap_or_else(|e| panic!("{e}: {sql}"));
                 let count: i64 = statement.query_row([], |row| row.get(0)).unwrap();
                 if count > 0 {
                     broken.push(policy.name.clone());
@@ -397,8 +460,10 @@ fn sources(select: &Select) -> (String, Vec<String>) {
 
 /// All assignments, as choices per decision.
 pub fn assignments(decisions: &[Decision]) -> impl Iterator<Item = Vec<Option<usize>>> + '_ {
-    let sizes: Vec<usize> =
-        decisions.iter().map(|d| d.choices.len() + usize::from(d.nullable)).collect();
+    let sizes: Vec<usize> = decisions
+        .iter()
+        .map(|d| d.choices.len() + usize::from(d.nullable))
+        .collect();
     let total: usize = sizes.iter().product();
     (0..total).map(move |mut n| {
         let mut out = Vec::with_capacity(sizes.len());
@@ -432,7 +497,9 @@ pub fn compare_all(state: &str, policies: &str) -> Option<BTreeMap<u32, f64>> {
             judged.tiers.iter().map(|(t, n)| (*t, n.as_f64())).collect();
         let close = |a: &BTreeMap<u32, f64>, b: &BTreeMap<u32, f64>| {
             a.len() == b.len()
-                && a.iter().zip(b).all(|((t, x), (u, y))| t == u && (x - y).abs() < 1e-6)
+                && a.iter()
+                    .zip(b)
+                    .all(|((t, x), (u, y))| t == u && (x - y).abs() < 1e-6)
         };
         assert!(
             ours == broken && close(&our_tiers, &tiers),
