@@ -6,6 +6,7 @@
 
 mod address;
 mod answer;
+mod placement;
 mod repl;
 mod settings;
 mod start;
@@ -35,6 +36,8 @@ enum Command {
     Cli(repl::Repl),
     /// Show the state of the cluster on one screen
     Status(status::Status),
+    /// Decide, plan and explain placements from SQL files: no cluster needed
+    Placement(placement::Placement),
 }
 
 /// Runs the program with these arguments, the first of which is its name.
@@ -52,6 +55,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Local(local) => local.run(),
         Command::Cli(repl) => repl.run(),
         Command::Status(status) => status.run(),
+        Command::Placement(placement) => Ok(placement.run()),
     };
     match result {
         Ok(code) => code,
