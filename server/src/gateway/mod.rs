@@ -130,7 +130,8 @@ impl Gateway {
             operations: BTreeMap::new(),
             requests: BTreeMap::new(),
             next_operation: 0,
-            next_request: 0,
+            // Answers to an earlier life of this node must not fit requests of this one.
+            next_request: boot_nonce,
             dirty: BTreeSet::new(),
             retries: BTreeSet::new(),
             hlc: Version::ZERO,
@@ -218,6 +219,10 @@ impl Gateway {
             return;
         };
         for submission in batch {
+            let submission = match submission {
+                Submission::Command(command) => session.refuse_transaction(command),
+                other => other,
+            };
             session.push(match submission {
                 Submission::Command(command) => Slot::Waiting {
                     command,
@@ -314,7 +319,7 @@ impl Gateway {
             return;
         };
         let id = self.next_request;
-        self.next_request += 1;
+        self.next_request = self.next_request.wrapping_add(1);
         operation.parts[part].state = PartState::Sent(id);
         operation.parts[part].attempts += 1;
         let request = Request {
@@ -344,7 +349,12 @@ impl Gateway {
         effects: &mut Vec<Effect>,
     ) {
         self.hlc = self.hlc.max(response.hlc);
-        // An answer that nobody waits for any more: the client was told otherwise already.
+        // An answer that nobody waits for any more, or not from this node: the client was told
+        // otherwise already.
+        let is_awaited = |pending: &Pending| pending.node == from;
+        if !self.requests.get(&response.id).is_some_and(is_awaited) {
+            return;
+        }
         let Some(pending) = self.requests.remove(&response.id) else {
             return;
         };

@@ -10,7 +10,9 @@ use std::collections::VecDeque;
 use synod_storage::ShardId;
 use synod_txn::Reply;
 use synod_txn::Stream;
-use synod_txn::{Class, Command};
+
+use crate::edge::session::Submission;
+use synod_txn::{Class, Command, ErrorCode, TransactionCommand};
 
 /// A command's place in its session: counted from the first.
 pub(super) type Place = u64;
@@ -55,6 +57,8 @@ pub(super) struct Session {
     refused: bool,
     /// Whether the client is gone.
     pub(super) closed: bool,
+    /// A transaction was refused: what follows belongs to it and must not run by itself.
+    in_refused_transaction: bool,
 }
 
 impl Session {
@@ -70,12 +74,45 @@ impl Session {
             under_way: Vec::new(),
             refused: false,
             closed: false,
+            in_refused_transaction: false,
         }
     }
 
     pub(super) fn push(&mut self, slot: Slot) -> Place {
         self.slots.push_back(slot);
         self.first + self.slots.len() as u64 - 1
+    }
+
+    /// Transactions are not served yet. One that is refused is refused whole: the commands between
+    /// its beginning and its end are answered with errors, not carried out one by one.
+    pub(super) fn refuse_transaction(&mut self, command: Command) -> Submission {
+        use TransactionCommand as Txn;
+        let refused = |code, message| Submission::Immediate(Reply::error(code, message));
+        match &command {
+            Command::Transaction(Txn::Multi | Txn::Begin(_)) => {
+                self.in_refused_transaction = true;
+                refused(
+                    ErrorCode::Err,
+                    "transactions are not served by this release",
+                )
+            }
+            Command::Transaction(Txn::Exec | Txn::Commit) if self.in_refused_transaction => {
+                self.in_refused_transaction = false;
+                refused(
+                    ErrorCode::ExecAbort,
+                    "the transaction was refused; nothing was done",
+                )
+            }
+            Command::Transaction(Txn::Discard | Txn::Rollback) if self.in_refused_transaction => {
+                self.in_refused_transaction = false;
+                Submission::Immediate(Reply::Ok)
+            }
+            _ if self.in_refused_transaction => refused(
+                ErrorCode::Err,
+                "the transaction was refused; nothing was done",
+            ),
+            _ => Submission::Command(command),
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {

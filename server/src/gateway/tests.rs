@@ -264,3 +264,33 @@ fn a_client_that_is_gone_leaves_nothing_behind() {
     assert!(gateway.sessions.is_empty() && gateway.operations.is_empty());
     assert_eq!(gateway.requests_under_way(), 0);
 }
+
+#[test]
+fn an_answer_to_an_earlier_life_or_from_another_node_is_not_taken() {
+    let mut gateway = gateway();
+    let (requests, _) = submit(&mut gateway, &["GET z"]);
+    let stale = answer(0, Outcome::Reply(Reply::Integer(666)));
+    assert!(
+        feed(&mut gateway, 0, Event::Response(THERE, stale))
+            .1
+            .is_empty()
+    );
+    let misplaced = answer(requests[0].1.id, Outcome::Reply(Reply::Integer(666)));
+    assert!(
+        feed(&mut gateway, 0, Event::Response(HERE, misplaced))
+            .1
+            .is_empty()
+    );
+    let good = answer(requests[0].1.id, Outcome::Reply(Reply::Integer(1)));
+    let (_, replies) = feed(&mut gateway, 0, Event::Response(THERE, good));
+    assert_eq!(replies, vec![Reply::Integer(1)]);
+}
+
+#[test]
+fn a_refused_transaction_is_refused_whole() {
+    let mut gateway = gateway();
+    let (requests, replies) = submit(&mut gateway, &["MULTI", "SET a 1", "EXEC", "GET a"]);
+    assert_eq!(requests.len(), 1, "only the command behind it runs");
+    assert_eq!(replies.len(), 3);
+    assert!(replies.iter().all(Reply::is_error));
+}

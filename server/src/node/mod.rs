@@ -55,7 +55,8 @@ use crate::identity::{IdentityError, begin_boot, load_founding};
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
 
 /// How often the loop looks at its timers when nothing happens.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(TICK_MS as u64);
+const TICK_MS: u32 = 20;
 /// Frames that wait for the loop; beyond, peers' connections wait.
 const INBOX_FRAMES_MAX: usize = 4096;
 /// Commands of all clients that are unanswered; beyond, clients' connections wait.

@@ -16,7 +16,7 @@ use synod_txn::{
 use tracing::{debug, error};
 
 use super::lanes::Lanes;
-use super::{Entropy, NodeError, start};
+use super::{Entropy, NodeError, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
 use crate::formation::Founding;
@@ -115,6 +115,12 @@ impl Node {
                 Reads::Lease => synod_replication::Reads::Lease,
                 Reads::Quorum => synod_replication::Reads::Quorum,
             },
+            heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
+            election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
+            // Two clocks may be wrong in opposite directions.
+            clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
+                .div_ceil(10_000)
+                .min(99),
             ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
         };
         let now_us = clock.monotonic_us();
