@@ -516,10 +516,10 @@ impl Model {
                 self.graph.nodes.add_dependent(operand, Dependent::Node(id));
             }
         }
-        match node.op {
-            Op::Lookup => self.graph.nodes.add_lookup_edge(id),
-            Op::Agg => self.graph.add_fold_edge(id),
-            _ => {}
+        if node.op == Op::Lookup {
+            self.graph.nodes.add_lookup_edge(id);
+        } else if node.op == Op::Agg {
+            self.graph.add_fold_edge(id);
         }
         self.state.activate(&self.graph, id);
     }
@@ -530,10 +530,10 @@ impl Model {
         if node.op == Op::Const || node.live > 0 {
             return;
         }
-        match node.op {
-            Op::Lookup => self.graph.nodes.remove_lookup_edge(id),
-            Op::Agg => self.graph.remove_fold_edge(id),
-            _ => {}
+        if node.op == Op::Lookup {
+            self.graph.nodes.remove_lookup_edge(id);
+        } else if node.op == Op::Agg {
+            self.graph.remove_fold_edge(id);
         }
         let mut operands = Vec::new();
         self.graph

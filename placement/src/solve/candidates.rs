@@ -181,11 +181,11 @@ fn is_unary(graph: &Graph, root: u32) -> bool {
     let mut only = None;
     while let Some(id) = stack.pop() {
         let node = graph.nodes.get(id);
-        match node.op {
-            Op::Agg => return false,
-            Op::Lookup if *only.get_or_insert(node.a) != node.a => return false,
-            _ => graph.nodes.for_operands(id, |operand| stack.push(operand)),
+        let another = node.op == Op::Lookup && *only.get_or_insert(node.a) != node.a;
+        if node.op == Op::Agg || another {
+            return false;
         }
+        graph.nodes.for_operands(id, |operand| stack.push(operand));
     }
     only.is_some()
 }

@@ -7,6 +7,8 @@ use super::bound::lower_bounds;
 use super::search::Search;
 use crate::graph::VarId;
 
+/// How often to aim again at something that can move further.
+const AIMS_MAX: usize = 4;
 /// Tries between two computations of the lower bounds.
 const BOUND_EVERY: u64 = 4_000;
 
@@ -60,6 +62,7 @@ impl Search<'_> {
             Some(var) => var,
             None => self.candidates.vars[self.rng.below(self.candidates.vars.len())],
         };
+        let var = self.unless_confined(var, targets);
         self.evaluations += 1;
         let before = self.evaluations;
         let neighbourhood = self.merit.choose(&mut self.rng);
@@ -76,6 +79,22 @@ impl Search<'_> {
             Some(Ordering::Less) => self.improved(),
             Some(Ordering::Equal | Ordering::Greater) | None => false,
         }
+    }
+
+    /// Of what stands on the fullest node, something that may go where there is room: where part of the decisions are
+    /// confined to a region, most of what its full nodes hold cannot leave.
+    fn unless_confined(&mut self, var: VarId, targets: &Targets) -> VarId {
+        let mut var = var;
+        if self.goal.guided {
+            for _ in 0..AIMS_MAX {
+                match self.cold_value(targets) {
+                    Some(value) if !self.candidates.permits(var, value) => {}
+                    Some(_) | None => break,
+                }
+                var = self.aim(targets).unwrap_or(var);
+            }
+        }
+        var
     }
 
     pub(crate) fn target_value(&mut self, var: VarId, targets: &Targets) -> Option<u32> {

@@ -58,12 +58,12 @@ impl Search<'_> {
     }
 
     fn improve_tiers(&mut self, targets: &[Targets]) {
-        for tier in 0..targets.len() {
+        for (tier, targets) in targets.iter().enumerate() {
             if self.is_settled(tier) {
                 continue;
             }
-            self.set_goal(tier, targets[tier].guided);
-            self.improve(&targets[tier]);
+            self.set_goal(tier, targets.guided);
+            self.improve(targets);
             if self.aborted {
                 break;
             }

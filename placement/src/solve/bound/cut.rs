@@ -71,6 +71,9 @@ struct Class {
     least: Vec<i128>,
 }
 
+/// Classes by candidate set, members of a block, and limits.
+type ClassIds = FxMap<(u32, usize, Vec<(MapId, i64)>), usize>;
+
 /// A sum's decisions, as classes.
 struct Demand {
     classes: Vec<Class>,
@@ -336,7 +339,7 @@ impl<'a> Cuts<'a> {
         let map = map?;
         members.sort_by_key(|&(block, var, _)| (block, var));
         let mut classes: Vec<Class> = Vec::new();
-        let mut ids: FxMap<(u32, usize, Vec<(MapId, i64)>), usize> = FxMap::default();
+        let mut ids = ClassIds::default();
         let mut at = 0;
         while at < members.len() {
             let block = members[at].0;
@@ -389,9 +392,12 @@ impl<'a> Cuts<'a> {
             let Key::Of(_, map) = data.key else { continue };
             for lazy in &bag.lazies {
                 let spec = &graph.bags.lazies[lazy.index()];
-                let Some(most) =
-                    at_most(&spec.template, bag.part_constants.get(data.part as usize))
-                else {
+                let Some(most) = at_most(
+                    &spec.template,
+                    bag.part_constants
+                        .get(data.part as usize)
+                        .map(|constants| &**constants),
+                ) else {
                     continue;
                 };
                 let all_in = spec.kind == RootKind::Hard
@@ -525,7 +531,7 @@ impl<'a> Cuts<'a> {
 }
 
 /// The limit of `count(*) <= constant`.
-fn at_most(template: &Template, part: Option<&Box<[i64]>>) -> Option<i64> {
+fn at_most(template: &Template, part: Option<&[i64]>) -> Option<i64> {
     let Template::Cmp(op, a, b) = template else {
         return None;
     };
@@ -547,7 +553,7 @@ fn at_most(template: &Template, part: Option<&Box<[i64]>>) -> Option<i64> {
 fn add_block(
     graph: &Graph,
     classes: &mut Vec<Class>,
-    ids: &mut FxMap<(u32, usize, Vec<(MapId, i64)>), usize>,
+    ids: &mut ClassIds,
     (set, limits, var): (u32, Vec<(MapId, i64)>, VarId),
     weights: &[i128],
 ) {

@@ -122,11 +122,11 @@ fn only_variable(graph: &Graph, id: u32) -> Option<u32> {
     let mut stack = vec![id];
     while let Some(id) = stack.pop() {
         let node = graph.nodes.get(id);
-        match node.op {
-            Op::Agg => return None,
-            Op::Lookup if *only.get_or_insert(node.a) != node.a => return None,
-            _ => graph.nodes.for_operands(id, |operand| stack.push(operand)),
+        let another = node.op == Op::Lookup && *only.get_or_insert(node.a) != node.a;
+        if node.op == Op::Agg || another {
+            return None;
         }
+        graph.nodes.for_operands(id, |operand| stack.push(operand));
     }
     only
 }

@@ -211,16 +211,16 @@ fn is_closed_expr(graph: &Graph, candidates: &Candidates, id: u32) -> bool {
     let mut stack = vec![id];
     while let Some(id) = stack.pop() {
         let node = graph.nodes.get(id);
-        match node.op {
-            Op::Lookup if !candidates.is_free(VarId::at(node.a)) => return false,
-            Op::Agg => {
-                let agg = graph.nodes.aggs[node.a as usize];
-                if !is_closed_part(graph, candidates, agg.bag.index(), agg.part) {
-                    return false;
-                }
-            }
-            _ => graph.nodes.for_operands(id, |operand| stack.push(operand)),
+        if node.op == Op::Lookup && !candidates.is_free(VarId::at(node.a)) {
+            return false;
         }
+        if node.op == Op::Agg {
+            let agg = graph.nodes.aggs[node.a as usize];
+            if !is_closed_part(graph, candidates, agg.bag.index(), agg.part) {
+                return false;
+            }
+        }
+        graph.nodes.for_operands(id, |operand| stack.push(operand));
     }
     true
 }

@@ -623,23 +623,21 @@ impl<'a> Encoder<'a> {
     /// A comparison at the top is half-reified: the constraint itself, not a literal for its truth, meets the search.
     pub(super) fn require(&mut self, when: Literal, id: u32) -> Result<(), TooWide> {
         let node = self.graph.nodes.get(id);
-        match node.op {
-            Op::And => {
-                for operand in self.graph.nodes.operands(node.a).to_vec() {
-                    self.require(when, operand)?;
-                }
-                Ok(())
+        if node.op == Op::And {
+            for operand in self.graph.nodes.operands(node.a).to_vec() {
+                self.require(when, operand)?;
             }
-            Op::Cmp(op) if self.support(id) == Support::Many => {
-                let (a, b) = (self.number(node.a)?, self.number(node.b)?);
-                self.require_comparison(when, op, &a, &b)
-            }
-            _ => {
-                let Truth { no, .. } = self.truth(id)?;
-                self.gate.any(&[!when, !no]);
-                Ok(())
-            }
+            return Ok(());
         }
+        if let Op::Cmp(op) = node.op
+            && self.support(id) == Support::Many
+        {
+            let (a, b) = (self.number(node.a)?, self.number(node.b)?);
+            return self.require_comparison(when, op, &a, &b);
+        }
+        let Truth { no, .. } = self.truth(id)?;
+        self.gate.any(&[!when, !no]);
+        Ok(())
     }
 
     pub(super) fn require_comparison(
