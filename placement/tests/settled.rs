@@ -24,7 +24,8 @@ fn defaults() -> String {
 
 fn solve(state: &str, policies: &str) -> Answer {
     let mut problem = Problem::load(state, policies).unwrap();
-    let answer = problem.solve(&Config::default(), &mut || false).unwrap();
+    let config = Config { evaluations_max: 100_000, conflicts_max: 200, ..Config::default() };
+    let answer = problem.solve(&config, &mut || false).unwrap();
     assert!(
         matches!(answer.status, Status::Optimal | Status::Feasible),
         "{:?}",

@@ -12,6 +12,17 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::{self, CmpOp, Fold, Template};
 use crate::tables::Value;
 
+/// A group of a bag.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub part: u32,
+    pub key: u32,
+    /// The values of its keys.
+    pub values: Box<[Value]>,
+    /// Whether it exists only when it is not empty.
+    pub optional: bool,
+}
+
 /// A key that a template reads, as a constant over `den` of the part or of the key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyConstant {
@@ -127,12 +138,8 @@ impl Compiler {
         Ok(cells)
     }
 
-    /// All groups, as (part, key, key values, whether only when not empty).
-    pub(super) fn groups(
-        &self,
-        grouping: &mut Grouping,
-        place: Place,
-    ) -> Result<Vec<(u32, u32, Box<[Value]>, bool)>> {
+    /// All groups.
+    pub(super) fn groups(&self, grouping: &mut Grouping, place: Place) -> Result<Vec<Group>> {
         let unkeyed = self.sizes(grouping, false);
         let keyed = self.sizes(grouping, true);
         let parts: u64 = unkeyed.iter().product();
@@ -156,7 +163,12 @@ impl Compiler {
             for k in 0..keys {
                 let key = u32::try_from(k).unwrap_or(u32::MAX);
                 let (values, optional) = self.group_values(grouping, part, key);
-                out.push((part, key, values, optional));
+                out.push(Group {
+                    part,
+                    key,
+                    values,
+                    optional,
+                });
             }
         }
         Ok(out)
@@ -265,11 +277,17 @@ impl Compiler {
             return Ok((Vec::new(), None));
         };
         let groups = match block.keys.is_empty() {
-            true => vec![(grouping.part_base, 0, Box::from([]), false)],
+            true => vec![grouping.only_group()],
             false => self.groups(&mut grouping, block.place)?,
         };
         let mut rows = Vec::with_capacity(groups.len());
-        for (part, key, values, optional) in groups {
+        for group in groups {
+            let Group {
+                part,
+                key,
+                values,
+                optional,
+            } = group;
             let folded = self.folded(block, &grouping, part, key, &values)?;
             let frame = Frame {
                 parent,

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Term};
-use super::folded::KeyConstant;
+use super::folded::{Group, KeyConstant};
 use super::join::{Bound, Frame, Match, Part};
 use super::joined::{Handle, Joined};
 use super::maps::{Operand, Recipe, denominator, integer};
@@ -125,9 +125,13 @@ fn visit_columns(expr: &Expr, visit: &mut impl FnMut(usize, usize)) -> bool {
             true
         }
         Node::Const(_) | Node::ConstantScalar(_) => true,
-        Node::Apply(_, args) => args
-            .iter()
-            .fold(true, |ok, a| visit_columns(a, visit) && ok),
+        Node::Apply(_, args) => {
+            let mut plain = true;
+            for arg in args {
+                plain &= visit_columns(arg, visit);
+            }
+            plain
+        }
         Node::Column { .. }
         | Node::Key { .. }
         | Node::Aggregate(_)
@@ -734,8 +738,13 @@ impl Grouping {
         u32::try_from(self.parts.len()).unwrap_or(u32::MAX)
     }
 
-    /// The part of a group without keys.
-    pub(crate) fn only_part(&self) -> u32 {
-        self.part_base
+    /// The group of a fold without keys.
+    pub(super) fn only_group(&self) -> Group {
+        Group {
+            part: self.part_base,
+            key: 0,
+            values: Box::from([]),
+            optional: false,
+        }
     }
 }

@@ -122,6 +122,9 @@ pub(crate) struct VariableOf {
     pub slot: u32,
 }
 
+/// Rows of a view by the constant in one of its columns.
+type ViewIndex = HashMap<Value, Vec<u32>>;
+
 /// A view that depends on decisions, expanded once.
 #[derive(Debug)]
 struct ViewOf {
@@ -130,14 +133,14 @@ struct ViewOf {
     grouping: Option<group::Grouping>,
     rows: Rc<Vec<ConditionalRow>>,
     /// Rows by the constant in a column; `None` where some row's cell is no constant.
-    indexes: RefCell<BTreeMap<usize, Option<HashMap<Value, Vec<u32>>>>>,
+    indexes: RefCell<BTreeMap<usize, Option<ViewIndex>>>,
 }
 
 impl ViewOf {
     fn find(&self, column: usize, value: Value) -> Option<Vec<u32>> {
         let mut indexes = self.indexes.borrow_mut();
         let index = indexes.entry(column).or_insert_with(|| {
-            let mut index: HashMap<Value, Vec<u32>> = HashMap::new();
+            let mut index = ViewIndex::new();
             for (number, row) in self.rows.iter().enumerate() {
                 let Cell::Const(value) = row.cells[column] else {
                     return None;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target, Term};
-use super::folded::KeyConstant;
+use super::folded::{Group, KeyConstant};
 use super::group::Grouping;
 use super::join::{Frame, Match, Part};
 use super::joined::{Handle, Joined};
@@ -270,10 +270,16 @@ impl Compiler {
             return Ok(());
         }
         let groups = match block.keys.is_empty() {
-            true => vec![(grouping.only_part(), 0, Box::from([]), false)],
+            true => vec![grouping.only_group()],
             false => self.groups(&mut grouping, block.place)?,
         };
-        for (part, key, values, optional) in groups {
+        for group in groups {
+            let Group {
+                part,
+                key,
+                values,
+                optional,
+            } = group;
             let folded = self.folded(block, &grouping, part, key, &values)?;
             let frame = Frame {
                 parent: None,

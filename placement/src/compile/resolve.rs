@@ -464,12 +464,8 @@ impl Compiler {
             Affinity::Any => {}
         }
         // SQLite lets a column hold values of another type than it declares.
-        match entry.kinds[column] {
-            super::Kinds { text: t, number: n } => {
-                text |= t;
-                number |= n;
-            }
-        }
+        text |= entry.kinds[column].text;
+        number |= entry.kinds[column].number;
         match (text, number) {
             (true, true) => {
                 let name = &data.schema.columns[column].name;

@@ -73,7 +73,6 @@ impl Tables {
             .map_err(|e| sqlite_error(Some(place), sql, &e))?;
         Ok(statement
             .column_names()
-            .into_iter()
             .map(str::to_owned)
             .collect())
     }
@@ -159,9 +158,8 @@ fn sqlite_error(place: Option<Place>, sql: &str, error: &rusqlite::Error) -> Err
         }
         other => (other.to_string(), None, other.sqlite_error_code()),
     };
-    let kind = if message.starts_with("no such") || message.starts_with("ambiguous") {
-        ErrorKind::Name
-    } else if message.contains("circularly defined") {
+    let unnamed = message.starts_with("no such") || message.starts_with("ambiguous");
+    let kind = if unnamed || message.contains("circularly defined") {
         ErrorKind::Name
     } else if message.contains("syntax error") || message.contains("incomplete input") {
         ErrorKind::Syntax
