@@ -14,12 +14,15 @@ const CORES: &[&str] = &[
     "txn/src/",
 ];
 
-/// Files and folders in them that are not: the real disk and its threads, and programs.
+/// Files and folders in them that are not: the real disk and its threads, programs, and the worlds
+/// that the cores' tests simulate.
 const EDGES: &[&str] = &[
     "storage/src/disk/real.rs",
     "storage/src/driver",
     "storage/src/index/sled",
     "/src/bin/",
+    "/src/sim/",
+    "/src/world/",
     "/src/main.rs",
 ];
 

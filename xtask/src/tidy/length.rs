@@ -1,4 +1,4 @@
-//! The length of functions and files, as a ratchet.
+//! The length of functions and files, and the width of lines, as a ratchet.
 //!
 //! A function should fit a screen, a file one concept. Some do not. They are recorded with their
 //! length: nothing new may be as long, and what is recorded may not grow. `cargo xtask tidy --bless`
@@ -12,6 +12,11 @@ use super::{Finding, Source};
 const FUNCTION_LINES_MAX: usize = 70;
 /// Lines of a file without its tests.
 const FILE_LINES_MAX: usize = 800;
+
+/// Columns of a line. The formatter keeps code to 100; this is for what it leaves alone.
+const LINE_COLUMNS_MAX: usize = 120;
+/// What stands for a file's wide lines in the place of a function's name.
+const WIDE_LINES: &str = "(wide lines)";
 
 /// A thing that is measured: `path` for a file, `path::name` for a function (the longest of its name).
 type Lengths = BTreeMap<String, usize>;
@@ -29,6 +34,10 @@ pub fn measure(sources: &[Source]) -> Lengths {
         if !is_test && lines > FILE_LINES_MAX {
             lengths.insert(source.path.clone(), lines);
         }
+        let wide = source.text.lines().filter(|line| is_wide(line)).count();
+        if wide > 0 {
+            lengths.insert(format!("{}::{WIDE_LINES}", source.path), wide);
+        }
         for (name, lines) in functions(&source.text) {
             if lines > FUNCTION_LINES_MAX {
                 let longest = lengths
@@ -39,6 +48,11 @@ pub fn measure(sources: &[Source]) -> Lengths {
         }
     }
     lengths
+}
+
+/// A string that is one piece, such as an expected output, is not broken for its width.
+fn is_wide(line: &str) -> bool {
+    line.chars().count() > LINE_COLUMNS_MAX && !line.contains('"')
 }
 
 /// The ratchet that `lengths` would pass.
@@ -69,16 +83,25 @@ pub fn check(lengths: &Lengths, ratchet: &str) -> Result<Vec<Finding>, String> {
         .filter(|&(name, lines)| recorded.get(name).is_none_or(|recorded| lines > recorded));
     Ok(too_long
         .map(|(name, lines)| {
-            let (path, what) = match name.split_once("::") {
-                Some((path, function)) => (path, format!("function {function}")),
-                None => (name.as_str(), "the file".to_owned()),
+            let (path, what, enough) = match name.split_once("::") {
+                Some((path, WIDE_LINES)) => {
+                    let what = format!("{lines} lines have more than {LINE_COLUMNS_MAX} columns");
+                    (path, what, "none should".to_owned())
+                }
+                Some((path, function)) => {
+                    let what = format!("function {function} has {lines} lines");
+                    (path, what, format!("{FUNCTION_LINES_MAX} are enough"))
+                }
+                None => {
+                    let what = format!("the file has {lines} lines");
+                    (name.as_str(), what, format!("{FILE_LINES_MAX} are enough"))
+                }
             };
-            let allowed = match (recorded.get(name), name.contains("::")) {
-                (Some(recorded), _) => format!("it had {recorded}"),
-                (None, true) => format!("{FUNCTION_LINES_MAX} are enough"),
-                (None, false) => format!("{FILE_LINES_MAX} are enough"),
+            let allowed = match recorded.get(name) {
+                Some(recorded) => format!("it had {recorded}"),
+                None => enough,
             };
-            let what = format!("{what} has {lines} lines; {allowed}");
+            let what = format!("{what}; {allowed}");
             Finding {
                 path: path.to_owned(),
                 line: 0,
@@ -163,6 +186,14 @@ mod tests {
         assert_eq!(
             found(&[source("a.rs", 91)], &recorded),
             ["a.rs: function long has 91 lines; it had 90"]
+        );
+        let wide = Source {
+            path: "c.rs".to_owned(),
+            text: format!("// {}\n", "x".repeat(118)),
+        };
+        assert_eq!(
+            found(&[wide], ""),
+            ["c.rs: 1 lines have more than 120 columns; none should"]
         );
         let file = source("b.rs", 900);
         assert_eq!(

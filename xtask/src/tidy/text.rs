@@ -1,9 +1,6 @@
-//! What stands in a text and should not: markers, stubs, someone's paths, lines too wide to read.
+//! What stands in a text and should not: markers, stubs, someone's paths.
 
 use super::{Finding, Source};
-
-/// The formatter keeps code to 100 columns; this is for what it leaves alone.
-const WIDTH_MAX: usize = 120;
 
 /// Joined here, so that this file does not find itself.
 const MARKERS: &[&str] = &[
@@ -25,9 +22,6 @@ const MACHINE_PATHS: &[&str] = &[
 /// The findings in one file.
 pub fn check(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let has_width = [".rs", ".toml", ".sh"]
-        .iter()
-        .any(|ending| source.path.ends_with(ending));
     for (index, line) in source.text.lines().enumerate() {
         let mut find = |what: String| {
             findings.push(Finding {
@@ -41,11 +35,6 @@ pub fn check(source: &Source) -> Vec<Finding> {
         }
         for path in MACHINE_PATHS.iter().filter(|path| line.contains(**path)) {
             find(format!("a path of one machine: {path}"));
-        }
-        let width = line.chars().count();
-        // A string that is one piece, such as an expected output, is not broken for its width.
-        if has_width && width > WIDTH_MAX && !line.contains('"') {
-            find(format!("{width} columns; {WIDTH_MAX} are enough"));
         }
         if line.ends_with(' ') && source.path.ends_with(".rs") && !line.contains('"') {
             find("white space at the end of the line".to_owned());
@@ -75,19 +64,17 @@ mod tests {
     }
 
     #[test]
-    fn markers_paths_and_wide_lines_are_found() {
+    fn markers_and_paths_are_found() {
         let marker = concat!("// TO", "DO: later");
         let path = concat!("let path = \"/ho", "me/me/file\";");
-        let wide = format!("// {}", "x".repeat(118));
         assert_eq!(
             found(&format!(
-                "fine\n{marker}\n{path}\n{wide}\nMASTO{}N\n",
+                "fine\n{marker}\n{path}\nMASTO{}N\n",
                 concat!("DO", "N")
             )),
             [
                 concat!("a.rs:2: TO", "DO is left over"),
                 concat!("a.rs:3: a path of one machine: /ho", "me/"),
-                "a.rs:4: 121 columns; 120 are enough",
             ]
         );
     }
