@@ -89,6 +89,9 @@ pub(crate) struct GroupLog {
     /// The batch that has the newest marker, if its state is not in a checkpoint yet.
     pub marker_batch: Option<BatchSeq>,
     pub damage: Damage,
+    /// During recovery: an entry was met that does not follow, so the ones before it must come as
+    /// rewritten copies, which cover all that was live then. Its index.
+    pub gap: Option<u64>,
     /// The batch that created the replica.
     pub created: BatchSeq,
     /// What the newest marker said: the state that the log begins with, if no checkpoint knows better.
@@ -108,6 +111,7 @@ impl GroupLog {
             hard_state_batch: BatchSeq(0),
             marker_batch: None,
             damage: Damage::default(),
+            gap: None,
             created: BatchSeq(0),
             marker: start,
             conf: ConfState::default(),
@@ -199,6 +203,7 @@ impl GroupLog {
         self.fetched.clear();
         self.damage.entries.clear();
         self.start = id;
+        self.gap = None;
         freed
     }
 
@@ -444,7 +449,9 @@ impl Groups {
                     let group = self.groups.get(&shard).filter(|g| g.replica == replica);
                     if group.is_some_and(|group| group.last_index() + 1 == index) {
                         // The segment of the original is gone, as it was meant to be. A copy is only
-                        // ever made of what is live, so this is the live entry.
+                        // ever made of what is live, so this is the live entry; and the copies of a
+                        // group go on to the end that its log had then.
+                        self.close_gap(shard);
                         self.replay_entry((shard, replica), seq, ordinal, entry);
                     } else if entry.is_ok() {
                         self.rewrite(shard, replica, seq, ordinal, std::iter::once((index, from)));
@@ -453,6 +460,12 @@ impl Groups {
             }
         }
         self.evict();
+    }
+
+    fn close_gap(&mut self, shard: ShardId) {
+        if let Some(group) = self.groups.get_mut(&shard) {
+            group.gap = None;
+        }
     }
 
     /// Takes in one entry that recovery has read, or the place of one that is damaged.
@@ -473,13 +486,11 @@ impl Groups {
         if id.index <= group.start.index {
             return;
         }
-        let mut freed = 0;
         if id.index > group.last_index() + 1 {
-            // A batch in between is lost.
-            group.damage.unknown = true;
-            freed += group.reset_to(EntryId::new(id.term, id.index - 1));
+            group.gap.get_or_insert(id.index);
+            return;
         }
-        freed += group.push_run(Run {
+        let mut freed = group.push_run(Run {
             first: id.index,
             count: 1,
             term: id.term,
@@ -560,6 +571,32 @@ impl Groups {
 }
 
 impl GroupLog {
+    /// All entries from `lo` to the end, if they are at hand; otherwise the first that is not. What
+    /// was fetched stays.
+    pub fn peek_from(&self, lo: u64) -> Result<Vec<Entry>, u64> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let cached_first = self.cached.front().map_or(u64::MAX, |entry| entry.id.index);
+        let fetched = self
+            .fetched
+            .iter()
+            .filter(|entry| entry.id.index < cached_first);
+        for entry in fetched
+            .chain(&self.cached)
+            .filter(|entry| entry.id.index >= lo)
+        {
+            if entry.id.index != lo + entries.len() as u64 {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        let next = lo + entries.len() as u64;
+        if next > self.last_index() {
+            Ok(entries)
+        } else {
+            Err(next)
+        }
+    }
+
     /// Points the entry at `index` to another record.
     pub fn replace(&mut self, index: u64, batch: BatchSeq, ordinal: u32) {
         let at = self.runs.partition_point(|run| run.last() < index);

@@ -93,7 +93,7 @@ impl Store {
                 report: &mut report,
                 progress,
             })?;
-            settle(&manifest.state, &mut groups);
+            settle(&manifest.state, &mut groups, &mut report);
             log
         };
         let edits = lost_records(&manifest.state, &view);
@@ -213,7 +213,7 @@ fn groups_of(state: &State, groups: &mut Groups) {
 }
 
 /// Brings logs and applied entries together.
-fn settle(state: &State, groups: &mut Groups) {
+fn settle(state: &State, groups: &mut Groups, report: &mut OpenReport) {
     let shards: Vec<_> = groups.groups.keys().copied().collect();
     for shard in shards {
         let Some(group) = groups.groups.get_mut(&shard) else {
@@ -224,6 +224,17 @@ fn settle(state: &State, groups: &mut Groups) {
             .get(&shard)
             .filter(|known| known.replica == group.replica);
         let applied = known.map_or(group.marker, |known| known.applied);
+        if let Some(gap) = group.gap.take() {
+            let last = group.last_index();
+            let what = format!(
+                "log of shard {shard}: entries {} to {} are gone",
+                last + 1,
+                gap - 1
+            );
+            tracing::error!("{what}");
+            report.damage.push(what);
+            group.damage.unknown = true;
+        }
         let mut freed = 0;
         // A snapshot was installed, and the crash came before its marker: the log is empty there.
         let in_log = group.term(applied.index) == Some(applied.term);

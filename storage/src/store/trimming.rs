@@ -11,10 +11,18 @@ use super::Store;
 use crate::background::Trim;
 use crate::log::Record;
 use crate::log::segment::spare_path;
-use crate::{BatchSeq, Entry, EntryId, LogError, ReplicaId, SegmentNumber, ShardId};
+use crate::{BatchSeq, Entry, EntryId, ReplicaId, SegmentNumber, ShardId};
 
 /// Entries, and for each the batch that has it.
 type Rest = (Vec<Entry>, Vec<BatchSeq>);
+
+/// Why the rest of a group's log is not at hand.
+enum Missing {
+    /// These entries have to be fetched first.
+    OnDisk { from: u64, to: u64 },
+    /// One of them waits for a peer.
+    Damaged,
+}
 
 /// What keeps a segment from going.
 enum Hold {
@@ -106,18 +114,13 @@ impl Store {
             } else if replica.checkpointed.index < replica.applied.index {
                 return Hold::Checkpoint;
             } else {
-                rests.push((
-                    *shard,
-                    group.replica,
-                    replica.checkpointed.index + 1,
-                    through,
-                ));
+                rests.push((*shard, group.replica, replica.checkpointed.index + 1));
             }
         }
         drop(groups);
-        for (shard, replica, lo, hi) in rests {
-            match self.rest(shard, lo, hi) {
-                Ok(Some((entries, from))) => {
+        for (shard, replica, lo) in rests {
+            match self.rest(shard, lo) {
+                Ok((entries, from)) => {
                     records.push(Record::Rewritten {
                         shard,
                         replica,
@@ -125,12 +128,12 @@ impl Store {
                         from,
                     });
                 }
-                Ok(None) => {
-                    self.fetch(shard, lo, hi + 1);
+                Err(Missing::OnDisk { from, to }) => {
+                    self.fetch(shard, from, to);
                     self.schedule.trim_due = false;
                     return Hold::Rewrite(Vec::new());
                 }
-                Err(_) => return Hold::Damage,
+                Err(Missing::Damaged) => return Hold::Damage,
             }
         }
         if records.is_empty() {
@@ -140,26 +143,23 @@ impl Store {
         }
     }
 
-    /// The entries between `lo` and `hi`, both included, as far as they are at hand; `None` if they
-    /// have to be fetched first.
-    fn rest(&self, shard: ShardId, lo: u64, hi: u64) -> Result<Option<Rest>, LogError> {
-        let entries = match self.view.entries(shard, lo, hi + 1, u64::MAX) {
-            Ok(entries) => entries,
-            Err(LogError::Temporarily) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+    /// All entries from `lo` to the end of the group's log. To the end, not only what lies in the
+    /// segment that goes: recovery meets later entries before these copies, and could not append them.
+    fn rest(&self, shard: ShardId, lo: u64) -> Result<Rest, Missing> {
         let groups = self.view.lock();
-        let group = groups.groups.get(&shard).ok_or(LogError::NoReplica)?;
-        let mut from = Vec::new();
-        let mut old = Vec::new();
-        for entry in entries {
-            // All of it, also what lies further back: so the copies follow each other without a gap.
-            if let Some(run) = group.run_at(entry.id.index) {
-                from.push(run.batch);
-                old.push(entry);
-            }
+        let group = groups.groups.get(&shard).ok_or(Missing::Damaged)?;
+        if group.damage.entries.iter().any(|(id, _)| id.index >= lo) {
+            return Err(Missing::Damaged);
         }
-        Ok(Some((old, from)))
+        let to = group.last_index() + 1;
+        let entries = group
+            .peek_from(lo)
+            .map_err(|from| Missing::OnDisk { from, to })?;
+        let batches = entries
+            .iter()
+            .filter_map(|entry| group.run_at(entry.id.index));
+        let from = batches.map(|run| run.batch).collect();
+        Ok((entries, from))
     }
 
     /// Writes records anew. They must be consecutive for the frame: each run is one record.
