@@ -184,6 +184,84 @@ fn a_slow_group_does_not_pin_the_log() {
     assert_eq!(read, stuck);
 }
 
+/// Two shards share segments; one of them applies late, so that its entries are spread over segments
+/// of which the first ones are trimmed at any moment, with copies behind later originals.
+#[test]
+fn entries_rewritten_behind_later_ones_come_back_whole() {
+    for seed in 0..30 {
+        let mut rng = rng(seed);
+        let mut rig = Rig::sim(seed);
+        let slow = ShardId(2);
+        rig.create(slow, ReplicaId(22)).unwrap();
+        let mut waiting = std::collections::VecDeque::new();
+        for round in 0..700u32 {
+            if rng.random_range(0..6) == 0 {
+                let change = put(format!("z-{:03}", round % 90), vec![round as u8; 300]);
+                waiting.push_back(rig.submit(slow, vec![change]));
+            }
+            let key = format!("key-{:03}", rng.random_range(0..50));
+            rig.write(vec![put(key, vec![round as u8; 700])]).unwrap();
+            let threshold = Version(rig.version);
+            rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+            // A new leader overwrites the end of what the slow shard has not applied.
+            if waiting.len() > 6 && rng.random_range(0..40) == 0 {
+                let keep = rng.random_range(1..waiting.len());
+                waiting.truncate(keep);
+                let from = waiting.back().unwrap();
+                let (term, index) = (rig.term + 1, from.id.index + 1);
+                rig.term = term;
+                rig.unacknowledged
+                    .retain(|(shard, at, _)| *shard != slow || *at < index);
+                rig.version += 1;
+                let changes = vec![put("z-overwritten", vec![round as u8; 10])];
+                let entry = synod_storage::Entry {
+                    id: synod_storage::EntryId::new(term, index),
+                    kind: synod_storage::EntryKind::Normal,
+                    data: rig::encode(rig.version, &changes),
+                };
+                let mut batch = LogBatch::new();
+                batch.entries(slow, ReplicaId(22), std::slice::from_ref(&entry));
+                rig.store.submit(batch);
+                rig.run().unwrap();
+                rig.unacknowledged.push((slow, index, changes));
+                waiting.push_back(entry);
+            }
+            while waiting.len() > 40 || (!waiting.is_empty() && rng.random_range(0..9) == 0) {
+                let entry = waiting.pop_front().unwrap();
+                rig.apply_entry(slow, &entry);
+            }
+            if rng.random_range(0..150) == 0 {
+                let expected: Vec<_> = waiting.iter().cloned().collect();
+                if rng.random() {
+                    rig.kill();
+                } else {
+                    rig.power_loss(Survival::Nothing, Rot::Gone);
+                }
+                assert!(
+                    rig.report.damage.is_empty(),
+                    "seed {seed}: {:?}",
+                    rig.report.damage
+                );
+                for replica in &rig.replicas {
+                    assert!(replica.damage.is_none(), "seed {seed}: {replica:?}");
+                }
+                if let (Some(first), Some(last)) = (expected.first(), expected.last()) {
+                    let mut read = Vec::new();
+                    let mut next = first.id.index;
+                    while next <= last.id.index {
+                        read.extend(rig.entries(slow, next, last.id.index + 1));
+                        next = read.last().unwrap().id.index + 1;
+                    }
+                    assert_eq!(read, expected, "seed {seed}");
+                }
+                // The replay has applied them.
+                waiting.clear();
+            }
+        }
+        rig.check();
+    }
+}
+
 #[test]
 fn a_clean_stop_keeps_the_index_and_replays_nothing() {
     let mut rig = Rig::sim(9);
