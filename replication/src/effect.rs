@@ -90,8 +90,10 @@ pub enum Effect {
         /// The replica.
         replica: ReplicaId,
     },
-    /// A leader speaks to a replica that does not exist here and was never destroyed here. The
-    /// node may create it, [`crate::Origin::Leader`].
+    /// A leader speaks to a replica that does not exist here and was never destroyed here. If the
+    /// shard map says so too, the node creates it, [`crate::Origin::Leader`]; if it still carries
+    /// an earlier replica of the shard, which was removed and never heard of it, it destroys that
+    /// one first.
     Missing {
         /// The shard.
         shard: ShardId,

@@ -650,6 +650,16 @@ impl World {
                     from: _,
                 } => {
                     if self.placed.get(&(node, shard)) == Some(&replica) {
+                        if let Some(before) = self.replica(node, shard) {
+                            // It was removed, and never heard of it.
+                            let range = Some(KeyRange::all());
+                            let destroy = Event::Destroy {
+                                shard,
+                                replica: before,
+                                range,
+                            };
+                            self.again(node, destroy, fx, &mut list);
+                        }
                         let origin = Origin::Leader;
                         let create = Event::Create {
                             shard,
