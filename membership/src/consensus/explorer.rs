@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) restarts: u8,
     /// If set, only this voter restarts.
     pub(super) restartable: Option<usize>,
+    /// If set, only messages to or from this voter arrive.
+    pub(super) swing: Option<usize>,
     /// True if the writes of those that may restart take time, false if they are done at once.
     pub(super) slow_disk: bool,
     /// If set, only this voter hears fast votes: enough to see a decision, and far fewer orders.
@@ -322,7 +324,16 @@ impl Explorer {
         next.sites[index] = (Rc::new(site), changed);
         next.restarts += u8::from(matches!(action, Action::Restart(_)));
         next.decisions.extend(outcome.decisions);
-        for packet in outcome.packets {
+        let arrives = |packet: &Packet| {
+            let swing = self.plan.swing;
+            swing.is_none_or(|swing| packet.from == swing || packet.to == swing)
+        };
+        for packet in outcome
+            .packets
+            .into_iter()
+            .filter(arrives)
+            .collect::<Vec<_>>()
+        {
             next.network.insert(self.intern(packet));
         }
         Some(next)

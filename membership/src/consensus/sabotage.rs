@@ -11,6 +11,8 @@ pub(crate) enum Sabotage {
     NonMemberVotes,
     /// A restart forgets what was promised (applied by the explorer, to what it restores).
     ForgetsPromise,
+    /// Replies do not wait for the writes that they speak of.
+    RepliesEarly,
     /// All coordinators use the same ranks.
     SharedRanks,
     /// A fast value is forced only if the whole quorum voted for it.

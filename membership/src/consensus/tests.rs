@@ -96,16 +96,32 @@ fn a_restart_in_between_changes_nothing() {
     assert_safe("two coordinators, one restart", plan, 2);
 }
 
-/// The voter on whom it depends may restart while its promise or its vote is on the way to the disk.
+/// The voter on whom both coordinators depend may restart while its promise or its vote is on the way to the disk.
+fn swing_voter() -> Plan {
+    Plan {
+        restarts: 1,
+        restartable: Some(1),
+        slow_disk: true,
+        swing: Some(1),
+        ..two_coordinators(3)
+    }
+}
+
 #[test]
 fn a_restart_that_loses_unsynced_writes_changes_nothing() {
+    let plan = swing_voter();
+    assert_safe("two coordinators, one restart on a slow disk", plan, 2);
+}
+
+#[test]
+fn a_restart_amid_the_fast_round_changes_nothing() {
     let plan = Plan {
         restarts: 1,
         restartable: Some(1),
         slow_disk: true,
-        ..two_coordinators(3)
+        ..fast_against_classic()
     };
-    assert_safe("two coordinators, one restart on a slow disk", plan, 2);
+    assert_safe("fast against classic, one restart on a slow disk", plan, 2);
 }
 
 #[test]
@@ -160,6 +176,11 @@ fn forgetting_a_promise_in_a_restart_is_caught() {
         },
         Sabotage::ForgetsPromise,
     );
+}
+
+#[test]
+fn a_reply_before_its_write_is_durable_is_caught() {
+    assert_caught(swing_voter(), Sabotage::RepliesEarly);
 }
 
 #[test]

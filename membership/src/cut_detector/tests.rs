@@ -295,7 +295,10 @@ fn a_joiner_in_flux_blocks_no_removal_and_is_admitted_by_a_majority() {
     let cut = bench.wait(200).unwrap();
     assert!(cut.add.is_empty() && cut.remove.len() == 1);
     // The removal is proposed again and again; after a second the joiner comes along.
-    let cut = (0..10).filter_map(|_| bench.wait(500)).find(|cut| !cut.add.is_empty()).unwrap();
+    let cut = (0..10)
+        .filter_map(|_| bench.wait(500))
+        .find(|cut| !cut.add.is_empty())
+        .unwrap();
     assert!(bench.now >= Time::from_ms(11_000));
     assert_eq!(cut.add, [Member::clone(&joiner)]);
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::contact::SAMPLE_FROM;
 use super::{Awaited, Node};
 use crate::chain::Chain;
 use crate::configuration::Configuration;
@@ -78,7 +79,12 @@ impl Node {
         self.introduced = true;
         out.extend(self.identity().map(Effect::Identity));
         self.contacts.heard_majority(self.now);
-        self.contacts.doubt(self.now);
+        if self
+            .view()
+            .is_some_and(|view| view.voters().len() < SAMPLE_FROM)
+        {
+            self.contacts.doubt(self.now);
+        }
         if let Some(view) = self.view().cloned() {
             self.take_place(out);
             let (joined, left) = (Vec::new(), Vec::new());

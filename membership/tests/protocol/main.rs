@@ -6,4 +6,5 @@ mod links;
 mod restarts;
 mod scale;
 mod steady;
+mod storm;
 mod world;
