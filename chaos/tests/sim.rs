@@ -8,7 +8,7 @@ use std::time::Duration;
 use madsim::runtime::Runtime;
 use rand::Rng;
 use synod_chaos::check;
-use synod_chaos::history::Operation;
+use synod_chaos::history::{Call, Operation, Outcome};
 use synod_chaos::workload::{self, Kind, Recorder};
 use synod_chaos::world::{End, Link, World, world_us};
 
@@ -250,4 +250,45 @@ fn everything_at_once() {
             Fault::Clocks,
         ],
     );
+}
+
+/// With one client and nothing broken, no read waits for a timer: the median stays far below the
+/// loop's tick of 20 ms, on whichever node the client sits.
+#[test]
+fn a_quiet_world_answers_within_a_fraction_of_a_tick() {
+    let mut config = madsim::Config::default();
+    config.net.send_latency = Duration::from_micros(50)..Duration::from_micros(200);
+    let mut runtime = Runtime::with_seed_and_config(7, config);
+    runtime.set_time_limit(Duration::from_secs(600));
+    runtime.block_on(async {
+        let world = World::new(7, 3);
+        let recorder: Recorder = Arc::new(Mutex::new(Vec::new()));
+        let until_us = world_us() + SAFETY.as_micros() as u64;
+        let clients = [0, 1, 2].map(|client| {
+            world.spawn(workload::run(
+                Kind::Register,
+                client,
+                u64::from(client),
+                world.client_addresses(),
+                keys(),
+                until_us,
+                recorder.clone(),
+            ))
+        });
+        for client in clients {
+            client.await.expect("the client ends");
+        }
+        let mut times: Vec<u64> = recorder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|o| o.call == Call::Read && o.outcome == Outcome::Ok)
+            .filter_map(|o| Some(o.end_us? - o.start_us))
+            .collect();
+        times.sort_unstable();
+        assert!(times.len() > 100, "only {} reads", times.len());
+        let late = times[times.len() * 9 / 10];
+        println!("nine in ten reads within {late} us");
+        assert!(late < 5_000, "a tenth of the reads took {late} us and more");
+    });
 }

@@ -194,6 +194,11 @@ impl Gateway {
         }
     }
 
+    /// Whether [`Gateway::flush`] has something to do.
+    pub fn needs_flush(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Starts what may start and hands out replies: once after a batch of events.
     pub fn flush(&mut self, now_us: u64, effects: &mut Vec<Effect>) {
         while let Some(id) = self.dirty.pop_first() {

@@ -366,6 +366,7 @@ impl Node {
             let quiet = effects.gateway.is_empty()
                 && effects.shards.is_empty()
                 && effects.replication.is_empty()
+                && !self.gateway.needs_flush()
                 && !self.participant.needs_flush()
                 && !self.replication.needs_flush();
             if quiet {
