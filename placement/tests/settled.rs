@@ -24,7 +24,11 @@ fn defaults() -> String {
 
 fn solve(state: &str, policies: &str) -> Answer {
     let mut problem = Problem::load(state, policies).unwrap();
-    let config = Config { evaluations_max: 100_000, conflicts_max: 200, ..Config::default() };
+    let config = Config {
+        evaluations_max: 100_000,
+        conflicts_max: 200,
+        ..Config::default()
+    };
     let answer = problem.solve(&config, &mut || false).unwrap();
     assert!(
         matches!(answer.status, Status::Optimal | Status::Feasible),

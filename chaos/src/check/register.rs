@@ -109,8 +109,7 @@ fn linearizable(operations: &[&Operation]) -> bool {
             .min()
             .unwrap_or(u64::MAX);
         let mut choice = None;
-        for i in next..operations.len() {
-            let operation = operations[i];
+        for (i, operation) in operations.iter().enumerate().skip(next) {
             if operation.start_us > horizon_us {
                 break;
             }

@@ -191,7 +191,11 @@ fn run_one(run: &Run) -> Result<(), Error> {
     );
     let (name, scenario) = load(&run.scenario, &set)?;
     let seed = run.seed.unwrap_or(scenario.seed);
-    let progress = if run.trace { Progress::Trace } else { Progress::Lines };
+    let progress = if run.trace {
+        Progress::Trace
+    } else {
+        Progress::Lines
+    };
     let report = runner::run(&name, &scenario, seed, progress);
     print(&if run.json {
         to_json(&report)

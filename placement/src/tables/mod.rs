@@ -71,10 +71,7 @@ impl Tables {
             .connection
             .prepare(sql)
             .map_err(|e| sqlite_error(Some(place), sql, &e))?;
-        Ok(statement
-            .column_names()
-            .map(str::to_owned)
-            .collect())
+        Ok(statement.column_names().map(str::to_owned).collect())
     }
 
     /// All rows of a query.

@@ -238,7 +238,7 @@ fn parts_of_a_command_are_put_together() {
     let mut gateway = gateway();
     let (requests, _) = submit(&mut gateway, &["MGET a z b"]);
     assert_eq!(requests.len(), 2);
-    let bulk = |text: &str| Reply::bulk(text.to_owned());
+    let bulk = |text: &'static str| Reply::bulk(text);
     let first = Reply::Array(vec![bulk("A"), bulk("B")]);
     let (node, request) = &requests[0];
     let event = Event::Response(*node, answer(request.id, Outcome::Reply(first)));
