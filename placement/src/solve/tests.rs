@@ -428,3 +428,78 @@ fn bounds_are_bounds(models: u64) {
 fn cut_bounds_are_bounds_and_often_tight() {
     bounds_are_bounds(400);
 }
+
+/// A node that is over its band already, whatever is decided now, does not keep a scoped answer from being proved.
+#[test]
+fn a_scoped_answer_is_optimal_beside_an_excess_that_stays() {
+    use crate::graph::{
+        Agg, BagSpec, Cell, CmpOp, Expr, Fold, Key, Nullable, RootKind, Row, VarSpec,
+    };
+    let mut model = Model::new();
+    let domain = model.add_domain(3);
+    let identity = model
+        .add_map(domain, (0..3).map(Some).collect())
+        .expect("fits");
+    let load = model.add_bag(BagSpec { cells: 1 });
+    let mut add = |model: &mut Model, current: Option<u32>, block: u32| {
+        let var = model.add_var(VarSpec {
+            domain,
+            allowed: None,
+            nullable: Nullable::No,
+            current,
+            block,
+        });
+        let cells = vec![Cell::Const(Some(4))];
+        let row = Row {
+            part: 0,
+            key: Key::Of(var, identity),
+            cond: None,
+            cells,
+        };
+        model.add_row(load, row).expect("stratified");
+        var
+    };
+    // 30 rows on the first node make the bag large enough for stored buckets.
+    for block in 0..30 {
+        add(&mut model, Some(0), block);
+    }
+    let var = add(&mut model, None, 30);
+    for node in 0..3 {
+        let fold = Fold::Sum(0);
+        let sum = model.expr(Expr::Agg(Agg {
+            bag: load,
+            part: 0,
+            key: node,
+            fold,
+        }));
+        let sum = sum.expect("exists");
+        let band = model.expr(Expr::Const(Some(50))).expect("fits");
+        let over = model.expr(Expr::Cmp(CmpOp::Gt, sum, band)).expect("exists");
+        let excess = model.expr(Expr::Sub(sum, band)).expect("exists");
+        let zero = model.expr(Expr::Const(Some(0))).expect("fits");
+        let cost = Expr::Ite {
+            cond: over,
+            then: excess,
+            otherwise: zero,
+        };
+        let cost = model.expr(cost).expect("exists");
+        model.add_root(
+            0,
+            u64::from(node),
+            RootKind::Soft { tier: 0, weight: 1 },
+            cost,
+        );
+    }
+    let config = Config {
+        solver: Solver::Search,
+        ..Config::default()
+    };
+    let outcome = solve(&mut model, Scope::Vars(&[var]), &config, &mut || false).expect("fits");
+    assert_eq!(outcome.status, Status::Optimal);
+    assert_eq!((outcome.tiers[0].value, outcome.tiers[0].bound), (70, 70));
+    assert!(
+        outcome.evaluations < 100,
+        "a met bound ends the search: {}",
+        outcome.evaluations
+    );
+}

@@ -157,6 +157,13 @@ impl<'a> Intervals<'a> {
             Op::And | Op::Or | Op::Not | Op::IsNull | Op::InSet => TRUTH,
             Op::Ite => {
                 let (a, b) = (self.range(node.b), self.range(node.c));
+                let cond = self.range(node.a);
+                if cond.low == Some(1) && !cond.null {
+                    return a;
+                }
+                if cond.high == Some(0) {
+                    return b;
+                }
                 // `case when x > y then x - y else 0 end` is never negative: look at the guard.
                 let guarded = self.guarded_difference(id).unwrap_or(a);
                 Range {
