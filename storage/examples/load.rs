@@ -80,7 +80,10 @@ struct Loop {
 impl Loop {
     fn new(store: Store) -> Self {
         let (sender, wakes) = std::sync::mpsc::channel();
-        let driver = Driver::start(move || drop(sender.send(()))).expect("threads");
+        let driver = Driver::start(move || {
+            let _ = sender.send(());
+        })
+        .expect("threads");
         Self {
             store,
             driver,
