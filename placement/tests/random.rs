@@ -307,7 +307,7 @@ fn graph_sqlite_and_solvers_agree() {
                     (best, status) => panic!("{solver:?} says {status:?}, best {best:?}"),
                 }
             }
-            Ok(best.is_some())
+            Ok::<bool, synod_placement::Error>(best.is_some())
         };
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
             Ok(Ok(true)) => feasible += 1,
