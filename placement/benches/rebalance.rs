@@ -72,7 +72,7 @@ fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_json
         })
         .collect();
     insert(&mut state, "nodes", &rows);
-    let domiciled = |s: u64| shape == "domiciled" && s % 3 == 0;
+    let domiciled = |s: u64| shape == "domiciled" && s.is_multiple_of(3);
     let rows: Vec<String> = (0..shards)
         .map(|s| {
             let w = weights[s as usize];

@@ -1,5 +1,8 @@
 //! Deltas: a changed problem judges every assignment as one that is loaded afresh.
 
+// A world is told table by table, in the order in which a reader would.
+#![allow(clippy::field_reassign_with_default)]
+
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_placement::{Change, Datum, Problem};
