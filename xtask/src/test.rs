@@ -15,7 +15,10 @@ use crate::{tidy, workspace};
 /// Where the simulated tests are built: their flags differ, and would rebuild everything each time.
 const SIMULATED_TARGET: &str = "target/madsim";
 
-const STEPS: &[(&str, fn() -> Result<Counts, String>)] = &[
+/// What a step runs.
+type Step = fn() -> Result<Counts, String>;
+
+const STEPS: &[(&str, Step)] = &[
     ("format", format),
     ("clippy", clippy),
     ("tidy", tidy_step),

@@ -441,7 +441,7 @@ fn a_scoped_answer_is_optimal_beside_an_excess_that_stays() {
         .add_map(domain, (0..3).map(Some).collect())
         .expect("fits");
     let load = model.add_bag(BagSpec { cells: 1 });
-    let mut add = |model: &mut Model, current: Option<u32>, block: u32| {
+    let add = |model: &mut Model, current: Option<u32>, block: u32| {
         let var = model.add_var(VarSpec {
             domain,
             allowed: None,
