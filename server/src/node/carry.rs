@@ -42,8 +42,19 @@ impl Node {
             gateway::Effect::Ask(asked, command) => {
                 let reply = self.answer(&command);
                 let event = gateway::Event::Answered(asked, reply);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
+            }
+            gateway::Effect::Called {
+                shard,
+                call,
+                outcome,
+            } => {
+                let event = ShardEvent::Called {
+                    shard,
+                    call,
+                    outcome,
+                };
+                self.step_shards(now, event, effects);
             }
         }
     }
@@ -94,8 +105,7 @@ impl Node {
                 let response = Response { id, hlc, outcome };
                 if node == self.id() {
                     let event = gateway::Event::Response(node, response);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                 } else {
                     self.outgoing
                         .responses
@@ -104,8 +114,16 @@ impl Node {
                         .push(response);
                 }
             }
-            // No transaction spans shards yet, so no shard has a question for another one.
-            ShardEffect::Call { .. } => {}
+            ShardEffect::Call {
+                shard,
+                call,
+                key,
+                body,
+            } => {
+                let asker = (shard, call);
+                self.gateway
+                    .ask_for(now, asker, key, body, &mut effects.gateway);
+            }
             ShardEffect::Described { descriptor } => self.gateway.install(descriptor),
             ShardEffect::Damaged { shard, row } => {
                 error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
@@ -283,8 +301,7 @@ impl Node {
             && (node != self.id() || serving)
         {
             let event = gateway::Event::Leader(shard, node);
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 }
