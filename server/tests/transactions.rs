@@ -3,6 +3,7 @@
 //! release.
 #![cfg(not(madsim))]
 
+#[allow(dead_code)] // what other tests use of it
 mod cluster;
 
 use std::sync::Arc;
@@ -89,6 +90,7 @@ async fn a_watched_key_that_another_node_changes_makes_exec_null() {
     let (watched, written) = (key(1, 0), key(6, 0));
     let mut one = client(vec![cluster.client(0)]);
     let mut other = client(vec![cluster.client(1)]);
+    one.set(&watched, "first").await.unwrap();
     let watch = Command::new("WATCH").arg(&watched).arg(&written);
     one.call_once(&watch).await.unwrap();
     let done = one.multi(&[set(&written, "1")]).await.unwrap();
