@@ -303,37 +303,7 @@ async fn clerk_works(clerk: usize, mut addresses: Vec<String>, over: Arc<AtomicB
                 }
                 Err(_) => continue,
             },
-            2..5 => {
-                let commands = [
-                    Command::new("DECRBY")
-                        .arg(account(from))
-                        .arg(amount.to_string()),
-                    Command::new("INCRBY")
-                        .arg(account(to))
-                        .arg(amount.to_string()),
-                    Command::new("INCR").arg(ledger(clerk)),
-                ];
-                client.multi(&commands).await.map(drop)
-            }
-            _ => {
-                let settings = transaction::Settings {
-                    retry_for: Duration::ZERO,
-                    ..transaction::Settings::default()
-                };
-                let body = async |txn: &mut Transaction| {
-                    let mut left =
-                        number(txn.call(&get(&account(from))).await?.as_bytes().unwrap());
-                    let mut right = number(txn.call(&get(&account(to))).await?.as_bytes().unwrap());
-                    left -= amount;
-                    right += amount;
-                    txn.call(&set(&account(from), &left.to_string())).await?;
-                    txn.call(&set(&account(to), &right.to_string())).await?;
-                    txn.call(&Command::new("INCR").arg(ledger(clerk)))
-                        .await
-                        .map(drop)
-                };
-                transaction::run(&mut client, &settings, body).await
-            }
+            by => transfer(&mut client, clerk, (from, to, amount), by < 5).await,
         };
         match outcome {
             Ok(()) => told.acknowledged += 1,
@@ -345,6 +315,39 @@ async fn clerk_works(clerk: usize, mut addresses: Vec<String>, over: Arc<AtomicB
         }
     }
     told
+}
+
+/// Moves an amount, by commands that the shards carry out or by reading and writing.
+async fn transfer(
+    client: &mut Client,
+    clerk: usize,
+    (from, to, amount): (usize, usize, i64),
+    by_multi: bool,
+) -> Result<(), Error> {
+    if by_multi {
+        let amount = amount.to_string();
+        let commands = [
+            Command::new("DECRBY").arg(account(from)).arg(&amount),
+            Command::new("INCRBY").arg(account(to)).arg(&amount),
+            Command::new("INCR").arg(ledger(clerk)),
+        ];
+        return client.multi(&commands).await.map(drop);
+    }
+    let settings = transaction::Settings {
+        retry_for: Duration::ZERO,
+        ..transaction::Settings::default()
+    };
+    let body = async |txn: &mut Transaction| {
+        let read = number(txn.call(&get(&account(from))).await?.as_bytes().unwrap());
+        let left = (read - amount).to_string();
+        let read = number(txn.call(&get(&account(to))).await?.as_bytes().unwrap());
+        let right = (read + amount).to_string();
+        txn.call(&set(&account(from), &left)).await?;
+        txn.call(&set(&account(to), &right)).await?;
+        let count = Command::new("INCR").arg(ledger(clerk));
+        txn.call(&count).await.map(drop)
+    };
+    transaction::run(client, &settings, body).await
 }
 
 async fn audit_by_range(client: &mut Client) -> Result<i64, Error> {

@@ -30,7 +30,7 @@ use synod_txn::{Outcome, Request, Response, Stream};
 pub use self::handle::{Handle, Mailbox, Outbox, SessionId, Submitted};
 use self::operation::Operation;
 use self::questions::Question;
-use self::session::{Candidate, Footprint, Session, Slot};
+use self::session::{Candidate, Footprint, Place, Session, Slot};
 use self::transactions::Holder;
 use crate::edge::session::Submission;
 use crate::transport::Delivery;
@@ -151,6 +151,39 @@ enum Waiter {
     Operation(u64),
     /// A question.
     Question(u64),
+}
+
+/// Where a command goes.
+enum Routed {
+    /// To one shard; the part of it that the shard is asked, where that is not the whole.
+    One {
+        shard: ShardId,
+        epoch: u64,
+        part: Option<(Command, Merge)>,
+    },
+    /// To several: it is a transaction.
+    Several,
+}
+
+impl Routed {
+    fn of(map: &ShardMap, command: &Command) -> Result<Routed, Reply> {
+        if let Some(home) = map.home(command) {
+            return Ok(Routed::One {
+                shard: home.shard,
+                epoch: home.epoch,
+                part: None,
+            });
+        }
+        let mut split = map.split(command.clone())?;
+        Ok(match (split.parts.len(), split.parts.pop()) {
+            (1, Some(part)) => Routed::One {
+                shard: part.shard,
+                epoch: part.epoch,
+                part: Some((part.command, split.merge)),
+            },
+            _ => Routed::Several,
+        })
+    }
 }
 
 impl Gateway {
@@ -326,62 +359,68 @@ impl Gateway {
                     false => return,
                 }
             }
-            let Some(command) = session.command(place) else {
-                return;
-            };
-            let home = self.map.home(command).map(|it| (it.shard, it.epoch));
-            let routed = match home {
-                Some(_) => None,
-                None => match self.map.split(command.clone()) {
-                    Ok(split) => Some(split),
-                    Err(reply) if is_try_again(&reply) && now.monotonic.0 < deadline_us => {
-                        // A hole in the map: it is being filled.
-                        let again_us = now.monotonic.0 + self.settings.retry_pause_us;
-                        return session.postpone(place, again_us);
-                    }
-                    Err(reply) => {
-                        session.finish(place, reply);
-                        continue;
-                    }
-                },
-            };
-            let shard = match (&home, &routed) {
-                (Some((shard, _)), _) => Some(*shard),
-                (None, Some(split)) if split.parts.len() == 1 => Some(split.parts[0].shard),
-                (None, _) => None,
-            };
-            let footprint = Footprint { shard, class };
-            if !session.admits(footprint) {
+            if !self.start(now, id, (place, class, deadline_us), effects) {
                 return;
             }
-            let stream = session.stream;
-            let Some((command, attempts)) = session.start(place, footprint) else {
-                return;
-            };
-            let Some(shard) = shard else {
-                self.start_over_shards(now, id, place, command, effects);
-                continue;
-            };
-            let (epoch, body, merge) = match (home, routed) {
-                (None, Some(mut split)) if !split.parts.is_empty() => {
-                    let part = split.parts.swap_remove(0);
-                    (part.epoch, part.command, split.merge)
-                }
-                (home, _) => (home.map_or(0, |it| it.1), command.clone(), Merge::Whole),
-            };
-            let operation = Operation {
-                session: id,
-                place,
-                command,
-                class,
-                shard,
-                merge,
-                deadline_us,
-                attempts,
-                sent: None,
-            };
-            self.send(now, operation, (epoch, stream), body, effects);
         }
+    }
+
+    /// Starts a session's command on keys. Whether the next one may be looked at.
+    fn start(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        (place, class, deadline_us): (Place, Class, u64),
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return false;
+        };
+        let Some(command) = session.command(place) else {
+            return false;
+        };
+        let routed = match Routed::of(&self.map, command) {
+            Ok(routed) => routed,
+            Err(reply) if is_try_again(&reply) && now.monotonic.0 < deadline_us => {
+                // A hole in the map: it is being filled.
+                session.postpone(place, now.monotonic.0 + self.settings.retry_pause_us);
+                return false;
+            }
+            Err(reply) => {
+                session.finish(place, reply);
+                return true;
+            }
+        };
+        let shard = match &routed {
+            Routed::One { shard, .. } => Some(*shard),
+            Routed::Several => None,
+        };
+        let footprint = Footprint { shard, class };
+        if !session.admits(footprint) {
+            return false;
+        }
+        let stream = session.stream;
+        let Some((command, attempts)) = session.start(place, footprint) else {
+            return false;
+        };
+        let Routed::One { shard, epoch, part } = routed else {
+            self.start_over_shards(now, id, place, command, effects);
+            return true;
+        };
+        let (body, merge) = part.unwrap_or_else(|| (command.clone(), Merge::Whole));
+        let operation = Operation {
+            session: id,
+            place,
+            command,
+            class,
+            shard,
+            merge,
+            deadline_us,
+            attempts,
+            sent: None,
+        };
+        self.send(now, operation, (epoch, stream), body, effects);
+        true
     }
 
     /// The node to ask about a shard: its leader, as far as is known, else its replicas in turn.

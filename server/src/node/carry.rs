@@ -83,27 +83,14 @@ impl Node {
                 batch,
                 data,
             } => {
-                let refusal = match self.leads_in(shard, term) {
-                    Ok(()) => match self.replication.propose(now.monotonic, shard, data) {
-                        Ok(_) => return Ok(()),
-                        Err(ProposeError::NotLeader(leader)) => ProposalRefusal::NotLeader {
-                            hint: leader.map(|member| member.node),
-                        },
-                        Err(ProposeError::NotServing | ProposeError::NoReplica) => {
-                            ProposalRefusal::NotLeader { hint: None }
-                        }
-                        Err(ProposeError::Throttled | ProposeError::TooLarge) => {
-                            ProposalRefusal::Throttled
-                        }
-                    },
-                    Err(hint) => ProposalRefusal::NotLeader { hint },
-                };
-                let event = ShardEvent::ProposalRefused {
-                    shard,
-                    batch,
-                    refusal,
-                };
-                self.step_shards(now, event, effects);
+                if let Err(refusal) = self.propose(now, shard, term, data) {
+                    let event = ShardEvent::ProposalRefused {
+                        shard,
+                        batch,
+                        refusal,
+                    };
+                    self.step_shards(now, event, effects);
+                }
             }
             ShardEffect::Confirm { shard, term, round } => {
                 self.confirm(now, shard, term, round, effects);
@@ -148,6 +135,30 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Proposes an entry that was evaluated in `term`, or says why nothing was proposed.
+    fn propose(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        data: bytes::Bytes,
+    ) -> Result<(), ProposalRefusal> {
+        self.leads_in(shard, term)
+            .map_err(|hint| ProposalRefusal::NotLeader { hint })?;
+        match self.replication.propose(now.monotonic, shard, data) {
+            Ok(_) => Ok(()),
+            Err(ProposeError::NotLeader(leader)) => Err(ProposalRefusal::NotLeader {
+                hint: leader.map(|member| member.node),
+            }),
+            Err(ProposeError::NotServing | ProposeError::NoReplica) => {
+                Err(ProposalRefusal::NotLeader { hint: None })
+            }
+            Err(ProposeError::Throttled | ProposeError::TooLarge) => {
+                Err(ProposalRefusal::Throttled)
+            }
+        }
     }
 
     /// Whether this node leads a shard in exactly this term; else who does, if known.

@@ -152,29 +152,9 @@ impl Connection {
                 queued.push(Queued::Known(Reply::Ok));
                 Next::Reply(queued_reply())
             }
-            (TransactionCommand::Begin(begin), State::Plain) => self.begin(begin, ticket),
-            (TransactionCommand::Begin(_), _) => error("a transaction is under way already"),
-            (TransactionCommand::Commit, State::Interactive { ticket }) => {
-                let ticket = *ticket;
-                self.state = State::Committing;
-                Next::Coordinate(Event::Commit { ticket })
-            }
-            (TransactionCommand::Commit, State::Ended { why }) => {
-                let why = why.clone();
-                self.state = State::Plain;
-                Next::Reply(why)
-            }
-            (TransactionCommand::Commit, _) => error("COMMIT without BEGIN"),
-            (TransactionCommand::Rollback, State::Interactive { ticket }) => {
-                let ticket = *ticket;
-                self.state = State::Plain;
-                Next::Abandon(Event::Drop { ticket }, Reply::Ok)
-            }
-            (TransactionCommand::Rollback, State::Ended { .. }) => {
-                self.state = State::Plain;
-                Next::Reply(Reply::Ok)
-            }
-            (TransactionCommand::Rollback, _) => error("ROLLBACK without BEGIN"),
+            (TransactionCommand::Begin(begin), _) => self.begin(begin, ticket),
+            (TransactionCommand::Commit, _) => self.commit(),
+            (TransactionCommand::Rollback, _) => self.rollback(),
             (TransactionCommand::Status { .. }, _) => error("tokens are not supported yet"),
             (
                 TransactionCommand::Multi
@@ -240,16 +220,45 @@ impl Connection {
     }
 
     fn begin(&mut self, begin: Begin, ticket: Ticket) -> Next {
+        if !matches!(self.state, State::Plain) {
+            return error("a transaction is under way already");
+        }
         if begin.reads != ReadMode::Latest {
             return error("SNAPSHOT is not supported yet");
         }
         if begin.token.is_some() {
             return error("TOKEN is not supported yet");
         }
-        self.state = State::Interactive { ticket };
-        self.watched.clear();
-        self.unwatchable = false;
+        *self = Connection {
+            state: State::Interactive { ticket },
+            ..Connection::default()
+        };
         Next::Abandon(Event::Begin { ticket, begin }, Reply::Ok)
+    }
+
+    fn commit(&mut self) -> Next {
+        match std::mem::replace(&mut self.state, State::Committing) {
+            State::Interactive { ticket } => Next::Coordinate(Event::Commit { ticket }),
+            State::Ended { why } => {
+                self.state = State::Plain;
+                Next::Reply(why)
+            }
+            other => {
+                self.state = other;
+                error("COMMIT without BEGIN")
+            }
+        }
+    }
+
+    fn rollback(&mut self) -> Next {
+        match std::mem::replace(&mut self.state, State::Plain) {
+            State::Interactive { ticket } => Next::Abandon(Event::Drop { ticket }, Reply::Ok),
+            State::Ended { .. } => Next::Reply(Reply::Ok),
+            other => {
+                self.state = other;
+                error("ROLLBACK without BEGIN")
+            }
+        }
     }
 
     /// [`Effect::Ended`](super::Effect::Ended): what the client is to be told, now, or when it asks

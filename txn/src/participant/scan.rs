@@ -372,14 +372,7 @@ impl Leader {
             scan.goal = ScanGoal::Rows;
         }
         if is_full(&command, scan) {
-            // What lies behind the last row was not looked at.
-            if let Some(Reply::Bulk(last)) = scan.found.iter().rev().nth(1) {
-                match direction_of(&command) {
-                    Direction::Forward => scan.asked.end = Some(next_key(last)),
-                    Direction::Reverse => scan.asked.start = last.to_vec(),
-                }
-            }
-            scan.rest = None;
+            scan.stop_at_last();
         }
         if keys.is_empty() {
             return true;
@@ -495,6 +488,21 @@ impl Leader {
         for id in woken {
             self.run_scan(turn, own, id);
         }
+    }
+}
+
+impl ScanState {
+    /// The walk has all that it wants: what lies behind its last row was not looked at.
+    fn stop_at_last(&mut self) {
+        if let (Command::Range(_), Some(Reply::Bulk(last))) =
+            (&self.command, self.found.iter().rev().nth(1))
+        {
+            match direction_of(&self.command) {
+                Direction::Forward => self.asked.end = Some(next_key(last)),
+                Direction::Reverse => self.asked.start = last.to_vec(),
+            }
+        }
+        self.rest = None;
     }
 }
 
