@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::{KeyRange, ReadId, Space, Version};
+use crate::{KeyRange, ReadId, Space, Version, WriteOp};
 
 /// The answer to a point read that needs no disk, or the promise of one that does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,17 @@ pub enum ReadResult {
     Damaged(DamagedRow),
     /// The disk refused the read. Retryable; the state is unchanged.
     Failed,
+}
+
+/// What a store has of one version of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowState {
+    /// The record, good.
+    Here(WriteOp),
+    /// The record, damaged.
+    Damaged,
+    /// No such version, or not any more.
+    Gone,
 }
 
 /// A row that is damaged on this node.
