@@ -144,6 +144,25 @@ pub enum RowState {
     Damaged,
     /// No such version, or not any more.
     Gone,
+    /// The disk refuses for now: ask again.
+    Unreadable,
+}
+
+/// The checksum of one version of a row, over key, version and value.
+#[must_use]
+pub fn row_checksum(key: &[u8], version: Version, op: &WriteOp) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&version.0.to_le_bytes());
+    crc.update(&(key.len() as u64).to_le_bytes());
+    crc.update(key);
+    match op {
+        WriteOp::Put(value) => {
+            crc.update(&[1]);
+            crc.update(value);
+        }
+        WriteOp::Delete => crc.update(&[0]),
+    }
+    crc.finalize()
 }
 
 /// A row that is damaged on this node.

@@ -162,7 +162,10 @@ mod tests {
                 })
             })
             .collect();
-        for (a, b) in ranges.iter().flat_map(|a| ranges.iter().map(move |b| (a, b))) {
+        for (a, b) in ranges
+            .iter()
+            .flat_map(|a| ranges.iter().map(move |b| (a, b)))
+        {
             let left = a.without(b);
             for key in (0..5u8).map(|key| vec![key]) {
                 let pieces = left.iter().filter(|piece| piece.contains(&key)).count();

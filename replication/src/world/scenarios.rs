@@ -1052,6 +1052,50 @@ fn a_replica_with_a_damaged_entry_neither_votes_nor_serves() {
     world.finish().map(drop).expect("the history holds");
 }
 
+/// Rows of a shard's own are bad in the files of a node that starts: it stands aside, and the leader
+/// sends it its state, under the replica id that it has.
+#[test]
+fn lost_rows_come_back_with_a_snapshot() {
+    for seed in 82..86 {
+        let mut world = quiet_world(seed);
+        for _ in 0..5 {
+            write(&mut world, 1).expect("the leader serves");
+        }
+        world.run_ms(300);
+        if let Some(process) = &mut world.machines[0].process {
+            process.store.checkpoint();
+        }
+        world.run_ms(300);
+        world.kill(0);
+        let disk = world.machines[0].disk.clone();
+        let file = disk
+            .paths()
+            .into_iter()
+            .find(|path| path.starts_with("values/"))
+            .expect("a checkpoint");
+        disk.flip_bit(&file, 50, 3);
+        world.start(0);
+        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+        if seed % 2 == 0 {
+            // Also when its log ends before the snapshot.
+            write(&mut world, 1).expect("the others are a majority");
+        }
+        let whole = world.run_until(5_000, |world| world.replica(0, S).is_some());
+        assert!(whole, "seed {seed}: it still stands aside");
+        assert_eq!(world.counts.get("repaired"), Some(&1));
+        // It takes part, under the id it had, after another crash as well.
+        world.kill(0);
+        world.start(0);
+        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+        world.kill(2);
+        write(&mut world, 1).expect("with it there is a majority");
+        world
+            .finish()
+            .map(drop)
+            .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    }
+}
+
 /// Turns a bit of the entry with this value, wherever its node's log has it.
 fn rot(world: &World, node: usize, value: &[u8]) -> bool {
     let disk = &world.machines[node].disk;

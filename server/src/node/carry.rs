@@ -107,9 +107,8 @@ impl Node {
             // No transaction spans shards yet, so no shard has a question for another one.
             ShardEffect::Call { .. } => {}
             ShardEffect::Described { descriptor } => self.gateway.install(descriptor),
-            ShardEffect::Damaged { shard, row } => {
-                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
-            }
+            // The store has named it, and replication brings it back.
+            ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
             }

@@ -247,10 +247,8 @@ impl Node {
             match &event {
                 StoreEvent::Stopped => self.stop = Stop::Done,
                 StoreEvent::Damaged { row, place } => {
-                    error!(
-                        ?row,
-                        "damage on disk at {place}: not served, to be repaired"
-                    );
+                    let key = row.key.escape_ascii();
+                    error!("damaged record at {place}, key {key}: not served, peers are asked");
                 }
                 StoreEvent::Checkpointed => debug!("checkpoint complete"),
                 StoreEvent::Fetched { .. }
@@ -260,7 +258,8 @@ impl Node {
                 | StoreEvent::ImportReady { .. }
                 | StoreEvent::Installed { .. }
                 | StoreEvent::ImportFailed { .. }
-                | StoreEvent::Dropped { .. } => {}
+                | StoreEvent::Dropped { .. }
+                | StoreEvent::Recalled { .. } => {}
             }
             let event = ReplicationEvent::Store(event);
             self.replication.step(

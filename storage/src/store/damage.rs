@@ -141,8 +141,7 @@ impl Store {
             (None, OnDisk::Damaged(Some(pointer))) if pointer.version == version => {
                 RowState::Damaged
             }
-            // Unknown for now: whoever asked asks again.
-            (None, OnDisk::Failed | OnDisk::Damaged(None)) => return,
+            (None, OnDisk::Failed | OnDisk::Damaged(None)) => RowState::Unreadable,
             (
                 None,
                 OnDisk::Value(..)
@@ -152,7 +151,7 @@ impl Store {
                 | OnDisk::Damaged(Some(_)),
             ) => RowState::Gone,
         };
-        if state != RowState::Damaged {
+        if matches!(state, RowState::Here(_) | RowState::Gone) {
             self.damage
                 .found
                 .remove(&(Space::User, key.clone(), Some(version)));

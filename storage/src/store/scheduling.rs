@@ -17,9 +17,7 @@ use crate::index::{IndexKey, no_index};
 use crate::log::segment::{Fill, spare_path};
 use crate::manifest::ReplicaState;
 use crate::memtable::Memtable;
-use crate::{
-    BatchSeq, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId, TransferId,
-};
+use crate::{BatchSeq, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId, TransferId};
 
 /// A memtable that takes no more rows, and what it brings the replicas to: captured together.
 #[derive(Debug)]

@@ -383,10 +383,7 @@ impl Store {
     /// no interest any more.
     fn replaced(&mut self, shard: ShardId, range: &KeyRange) {
         let lost = std::mem::take(&mut self.schedule.lost_ranges);
-        self.schedule.lost_ranges = lost
-            .iter()
-            .flat_map(|lost| lost.without(range))
-            .collect();
+        self.schedule.lost_ranges = lost.iter().flat_map(|lost| lost.without(range)).collect();
         self.damage.forget_rows(shard, range);
     }
 
