@@ -24,6 +24,7 @@ mod real;
 mod start;
 mod status;
 mod stop;
+mod traffic;
 mod turn;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ use synod_txn::{
 use tracing::{debug, error};
 
 use super::lanes::Lanes;
+use super::traffic::Traffic;
 use super::{Entropy, NodeError, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
@@ -47,6 +48,7 @@ pub(super) struct Node {
     pub(super) confirmations: BTreeMap<ReadToken, (ShardId, u64, Round)>,
     pub(super) next_read: u64,
     pub(super) outgoing: Outgoing,
+    pub(super) traffic: Traffic,
     pub(super) stop: Stop,
 }
 
@@ -163,6 +165,7 @@ impl Node {
             confirmations: BTreeMap::new(),
             next_read: 0,
             outgoing: Outgoing::default(),
+            traffic: Traffic::default(),
             stop: Stop::No,
         };
         (
@@ -291,7 +294,10 @@ impl Node {
                     self.outboxes.insert(session, outbox);
                     gateway::Event::Opened(session)
                 }
-                Submitted::Commands(session, batch) => gateway::Event::Submitted(session, batch),
+                Submitted::Commands(session, batch) => {
+                    self.traffic.commands += batch.len() as u64;
+                    gateway::Event::Submitted(session, batch)
+                }
                 Submitted::Closed(session) => {
                     self.outboxes.remove(&session);
                     gateway::Event::Closed(session)
@@ -316,6 +322,7 @@ impl Node {
         self.step_shards(now, ShardEvent::Tick, effects);
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+        self.traffic.tick(now.monotonic.0);
         self.advance_stop(now);
     }
 
