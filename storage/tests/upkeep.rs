@@ -10,7 +10,7 @@ use synod_storage::disk::{Disk, Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
     Event, KeyRange, LogBatch, Lookup, Options, Pressure, ReadResult, ReplicaId, ShardId,
-    SnapshotHeader, Space, Store, TransferId, Version, WriteOp, entry_checksum,
+    SnapshotHeader, Space, TransferId, Version, WriteOp, entry_checksum,
 };
 
 /// Overwrites few keys many times, with the threshold close behind.
