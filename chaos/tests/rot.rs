@@ -9,6 +9,7 @@ use rand::Rng;
 use synod::status::Report;
 use synod_chaos::world::{End, World};
 use synod_client::{Client, Command, Options};
+use synod_storage::disk::SimDisk;
 
 const KEYS: u32 = 240;
 
@@ -88,27 +89,9 @@ enum Place {
     Manifest,
 }
 
-async fn run(seed: u64, place: Place) -> Result<String, String> {
-    let mut world = World::new(seed, 3);
-    let addresses = world.client_addresses();
-    world
-        .spawn(fill(addresses.clone()))
-        .await
-        .map_err(|e| e.to_string())?;
-    if matches!(place, Place::Value | Place::ValueFile | Place::Manifest) {
-        // The memtables are tiny: all of it is in value files before long, and no longer in the log.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-    }
-    let victim = world.any_node();
-    if place != Place::Value {
-        let end = match world.rng().random_bool(0.5) {
-            true => End::Kill,
-            false => End::PowerLoss,
-        };
-        world.stop(victim, end);
-    }
-    let disk = world.disk(victim);
-    let turned = match place {
+/// Files and offsets of a bit to turn.
+fn choose(world: &mut World, disk: &SimDisk, place: Place) -> Vec<(String, u64)> {
+    match place {
         Place::Value | Place::Entry => {
             // The last ones are in the log still.
             let n = world.rng().random_range(KEYS - 8..KEYS);
@@ -143,7 +126,49 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
             let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
             vec![(path, world.rng().random_range(0..used))]
         }
-    };
+    }
+}
+
+/// Reads everything, also while another node is away: then the victim leads some of the shards and
+/// is needed for all.
+async fn read_at_the_victim(world: &mut World, victim: usize) -> Result<u32, String> {
+    let addresses = world.client_addresses();
+    let mut refused = 0;
+    for away in (0..3).filter(|i| *i != victim) {
+        let read = read_all(addresses.clone());
+        refused += world.spawn(read).await.map_err(|e| e.to_string())??;
+        world.stop(away, End::Kill);
+        let up = (0..3).filter(|i| *i != away);
+        let read = read_all(up.map(|i| addresses[i].clone()).collect());
+        refused += world.spawn(read).await.map_err(|e| e.to_string())??;
+        world.start(away);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    Ok(refused)
+}
+
+/// Fills a cluster, turns a bit at one node, reads.
+async fn run(seed: u64, place: Place) -> Result<String, String> {
+    let mut world = World::new(seed, 3);
+    let addresses = world.client_addresses();
+    world
+        .spawn(fill(addresses.clone()))
+        .await
+        .map_err(|e| e.to_string())?;
+    if matches!(place, Place::Value | Place::ValueFile | Place::Manifest) {
+        // The memtables are tiny: all of it is in value files before long, and no longer in the log.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let victim = world.any_node();
+    if place != Place::Value {
+        let end = match world.rng().random_bool(0.5) {
+            true => End::Kill,
+            false => End::PowerLoss,
+        };
+        world.stop(victim, end);
+    }
+    let disk = world.disk(victim);
+    let turned = choose(&mut world, &disk, place);
     for (path, at) in &turned {
         disk.flip_bit(path, *at, world.rng().random_range(0..8));
     }
@@ -169,27 +194,25 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
             )),
         };
     }
-    // With another node away, the victim leads some of the shards and is needed for all.
-    for away in (0..3).filter(|i| *i != victim) {
-        let read = read_all(addresses.clone());
-        refused += world.spawn(read).await.map_err(|e| e.to_string())??;
-        world.stop(away, End::Kill);
-        let up: Vec<String> = (0..3)
-            .filter(|i| *i != away)
-            .map(|i| addresses[i].clone())
-            .collect();
-        refused += world
-            .spawn(read_all(up))
-            .await
-            .map_err(|e| e.to_string())??;
-        world.start(away);
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
+    refused += read_at_the_victim(&mut world, victim).await?;
     // The scrubber has been everywhere by now.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let report = report(addresses[victim].clone());
     let report = world.spawn(report).await.map_err(|e| e.to_string())??;
-    let storage = report.storage;
+    judge(place, &turned, &report)?;
+    let failures = world.failures();
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    Ok(format!(
+        "{turned:?} turned, {} repaired, {refused} reads refused",
+        report.storage.repaired_values
+    ))
+}
+
+/// What the victim says at the end.
+fn judge(place: Place, turned: &[(String, u64)], report: &Report) -> Result<(), String> {
+    let storage = &report.storage;
     if storage.damaged_values > 0 || storage.damaged_replicas > 0 {
         return Err(format!("still damaged: {storage:?} {:?}", report.problems));
     }
@@ -202,14 +225,7 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
     if place == Place::Entry && report.problems.is_empty() {
         return Err("damage without a word".to_owned());
     }
-    let failures = world.failures();
-    if !failures.is_empty() {
-        return Err(failures.join("; "));
-    }
-    Ok(format!(
-        "{turned:?} turned, {} repaired, {refused} reads refused",
-        storage.repaired_values
-    ))
+    Ok(())
 }
 
 fn for_seeds(default: std::ops::Range<u64>, place: Place) {

@@ -227,80 +227,10 @@ impl Replication {
         let shard = message.shard;
         match message.body {
             RepairBody::Request { wanted } => {
-                let Some(group) = self.groups.get(&shard) else {
-                    return;
-                };
-                let mut entries = Vec::new();
-                for (id, checksum) in wanted.into_iter().take(WANTED_MAX) {
-                    match group
-                        .view()
-                        .entries(shard, id.index, id.index + 1, u64::MAX)
-                    {
-                        Ok(found) => {
-                            let exact = found
-                                .into_iter()
-                                .find(|e| e.id == id && entry_checksum(e) == checksum);
-                            entries.extend(exact.map(|e| {
-                                let (term, kind, data) = (e.id.term, e.kind, e.data);
-                                (e.id, WireEntry { term, kind, data })
-                            }));
-                        }
-                        Err(synod_storage::LogError::Temporarily) => {
-                            // The peer asks again; by then it is in memory.
-                            store.fetch(shard, id.index, id.index + 1);
-                        }
-                        Err(
-                            synod_storage::LogError::Compacted { .. }
-                            | synod_storage::LogError::Unavailable { .. }
-                            | synod_storage::LogError::Damaged { .. }
-                            | synod_storage::LogError::NoReplica,
-                        ) => {}
-                    }
-                }
-                if !entries.is_empty() {
-                    let message = RepairMessage {
-                        shard,
-                        from: group.replica,
-                        to: message.from,
-                        body: RepairBody::Reply { entries },
-                    };
-                    fx.push(Effect::Send {
-                        to: from,
-                        message: Message::Repair(message),
-                    });
-                }
+                self.entries_wanted(from, (shard, message.from), wanted, store, fx);
             }
             RepairBody::Reply { entries } => {
-                let Some(damaged) = self.damaged.get_mut(&shard) else {
-                    return;
-                };
-                let replica = damaged.replica;
-                let Wrong::Entries(wanted) = &damaged.wrong else {
-                    return;
-                };
-                if message.to != replica || damaged.writing {
-                    return;
-                }
-                let mut batch = LogBatch::new();
-                let mut count = 0;
-                for (id, entry) in entries {
-                    let entry = synod_storage::Entry {
-                        id,
-                        kind: entry.kind,
-                        data: entry.data,
-                    };
-                    let exact = wanted
-                        .get(&id)
-                        .is_some_and(|sum| *sum == entry_checksum(&entry));
-                    if exact {
-                        batch.repair(shard, replica, entry);
-                        count += 1;
-                    }
-                }
-                if count > 0 {
-                    damaged.writing = true;
-                    self.await_repair(shard, replica, count, batch, store);
-                }
+                self.entries_arrived((shard, message.to), entries, store);
             }
             RepairBody::RowsWanted { rows } => {
                 self.rows_wanted(from, (shard, message.to, message.from), rows, store);
@@ -309,6 +239,98 @@ impl Replication {
             RepairBody::StateWanted { least } => {
                 self.snapshot_begins(now, shard, message.from, least, Cause::Repair, store);
             }
+        }
+    }
+
+    /// A peer lost entries.
+    fn entries_wanted(
+        &mut self,
+        from: NodeId,
+        (shard, peer): (ShardId, ReplicaId),
+        wanted: Vec<(EntryId, u32)>,
+        store: &mut Store,
+        fx: &mut Effects,
+    ) {
+        let Some(group) = self.groups.get(&shard) else {
+            return;
+        };
+        let mut entries = Vec::new();
+        for (id, checksum) in wanted.into_iter().take(WANTED_MAX) {
+            match group
+                .view()
+                .entries(shard, id.index, id.index + 1, u64::MAX)
+            {
+                Ok(found) => {
+                    let exact = found
+                        .into_iter()
+                        .find(|e| e.id == id && entry_checksum(e) == checksum);
+                    entries.extend(exact.map(|e| {
+                        let (term, kind, data) = (e.id.term, e.kind, e.data);
+                        (e.id, WireEntry { term, kind, data })
+                    }));
+                }
+                Err(synod_storage::LogError::Temporarily) => {
+                    // The peer asks again; by then it is in memory.
+                    store.fetch(shard, id.index, id.index + 1);
+                }
+                Err(
+                    synod_storage::LogError::Compacted { .. }
+                    | synod_storage::LogError::Unavailable { .. }
+                    | synod_storage::LogError::Damaged { .. }
+                    | synod_storage::LogError::NoReplica,
+                ) => {}
+            }
+        }
+        if !entries.is_empty() {
+            let message = RepairMessage {
+                shard,
+                from: group.replica,
+                to: peer,
+                body: RepairBody::Reply { entries },
+            };
+            fx.push(Effect::Send {
+                to: from,
+                message: Message::Repair(message),
+            });
+        }
+    }
+
+    /// A peer sends entries that were asked for.
+    fn entries_arrived(
+        &mut self,
+        (shard, to): (ShardId, ReplicaId),
+        entries: Vec<(EntryId, WireEntry)>,
+        store: &mut Store,
+    ) {
+        let Some(damaged) = self.damaged.get_mut(&shard) else {
+            return;
+        };
+        let replica = damaged.replica;
+        let Wrong::Entries(wanted) = &damaged.wrong else {
+            return;
+        };
+        if to != replica || damaged.writing {
+            return;
+        }
+        let mut batch = LogBatch::new();
+        let mut count = 0;
+        for (id, entry) in entries {
+            let entry = synod_storage::Entry {
+                id,
+                kind: entry.kind,
+                data: entry.data,
+            };
+            let exact = wanted
+                .get(&id)
+                .is_some_and(|sum| *sum == entry_checksum(&entry));
+            if exact {
+                batch.repair(shard, replica, entry);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            damaged.writing = true;
+            self.await_repair(shard, replica, count, batch, store);
         }
     }
 

@@ -436,24 +436,17 @@ impl Replication {
             .as_ref()
             .is_some_and(|members| self.accepts_snapshot(shard, term, id, members));
         if !accepted {
-            let group = self.groups.get(&shard);
-            let outcome = if group.is_some_and(|group| group.committed() >= id.index) {
-                Outcome::Installed
-            } else {
-                Outcome::Failed
-            };
+            let body = self.declined(shard, id);
             let message = SnapshotMessage {
                 shard,
                 from: to,
                 to: from,
                 term,
                 transfer: name,
-                body: SnapshotBody::Done { outcome },
+                body,
             };
-            fx.push(Effect::Send {
-                to: node,
-                message: Message::Snapshot(message),
-            });
+            let message = Message::Snapshot(message);
+            fx.push(Effect::Send { to: node, message });
             return;
         }
         if let Some(before) = self.transfers.into.remove(&shard) {
@@ -525,6 +518,16 @@ impl Replication {
         }
     }
 
+    /// The answer to a snapshot that is not taken.
+    fn declined(&self, shard: ShardId, id: EntryId) -> SnapshotBody {
+        let group = self.groups.get(&shard);
+        let outcome = match group.is_some_and(|group| group.committed() >= id.index) {
+            true => Outcome::Installed,
+            false => Outcome::Failed,
+        };
+        SnapshotBody::Done { outcome }
+    }
+
     /// Whether the replica here, in operation or standing aside, would take this snapshot.
     fn accepts_snapshot(
         &self,
@@ -561,17 +564,7 @@ impl Replication {
         fx: &mut Effects,
     ) {
         match event {
-            StoreEvent::Fetched { shard } => {
-                if let Some(group) = self.groups.get_mut(&shard) {
-                    group.fetching = false;
-                    if let Some(context) = group.refetch.take() {
-                        group.submit_queued();
-                        group.raft.on_entries_fetched(context);
-                        group.settle();
-                    }
-                    self.mark(shard);
-                }
-            }
+            StoreEvent::Fetched { shard } => self.fetched(shard),
             StoreEvent::ExportReady { transfer, header } => self.pinned(transfer, header),
             StoreEvent::ExportChunk { transfer, chunk } => {
                 let Some((shard, to)) = self.outgoing_of(transfer) else {
@@ -636,6 +629,19 @@ impl Replication {
                 state,
             } => self.recalled(key, version, &state, fx),
             StoreEvent::Checkpointed | StoreEvent::Dropped { .. } | StoreEvent::Stopped => {}
+        }
+    }
+
+    /// Entries that raft-rs, or apply, asked for are in memory.
+    fn fetched(&mut self, shard: ShardId) {
+        if let Some(group) = self.groups.get_mut(&shard) {
+            group.fetching = false;
+            if let Some(context) = group.refetch.take() {
+                group.submit_queued();
+                group.raft.on_entries_fetched(context);
+                group.settle();
+            }
+            self.mark(shard);
         }
     }
 

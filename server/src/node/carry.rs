@@ -123,7 +123,6 @@ impl Node {
             ShardEffect::Call { .. } => {}
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
-            // The store has named it, and replication brings it back.
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));

@@ -259,8 +259,13 @@ impl State {
                     state.lost_records = true;
                 }
             }
-            Edit::LostRows(range) if self.lost.contains(range) => {}
-            Edit::LostRows(range) => self.lost.push(range.clone()),
+            Edit::LostRows(range) => self.lose_rows(range),
+        }
+    }
+
+    fn lose_rows(&mut self, range: &KeyRange) {
+        if !self.lost.contains(range) {
+            self.lost.push(range.clone());
         }
     }
 
