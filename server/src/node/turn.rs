@@ -373,12 +373,8 @@ impl Node {
         );
         self.step_shards(now, ShardEvent::Tick, effects);
         self.gateway
-<<<<<<< HEAD
             .step(now, gateway::Event::Tick, &mut effects.gateway);
-=======
-            .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
         self.traffic.tick(now.monotonic.0);
->>>>>>> main
         self.tick_directory(now);
         self.write_due(now, effects);
         self.tick_by_hand(now, effects);
