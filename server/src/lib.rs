@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 #[cfg(not(madsim))]
 pub mod controller;
+pub mod directory;
 pub mod edge;
 pub mod formation;
 pub mod gateway;
@@ -16,5 +17,6 @@ pub mod local;
 pub mod logging;
 pub mod node;
 pub mod resp;
+pub mod shards;
 pub mod status;
 pub mod transport;

@@ -12,6 +12,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use synod_replication::NodeId;
 use synod_storage::{KeyRange, ReplicaId, ShardId};
 
+use crate::command::Command;
+
 /// The shard that holds the cluster's own tables. Its rows are reached with the same commands, sent
 /// to this shard explicitly; no user key is ever routed to it.
 pub const SYSTEM_SHARD: ShardId = ShardId(0);
@@ -47,6 +49,32 @@ pub enum ReplicaRole {
     Voter,
     /// Only follows.
     Learner,
+}
+
+/// On whose behalf a shard is changed: the placement controller of a term, carrying out a plan.
+///
+/// The order is the order of controllers, and of the plans of one. A shard's log holds the highest
+/// that it has followed, and the shard follows none below it: of two controllers that both believe
+/// to be the one, the older can do nothing any more from the moment the newer has spoken.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+)]
+pub struct Authority {
+    /// The controller's term.
+    pub term: u64,
+    /// The version of its plan.
+    pub plan: u64,
 }
 
 /// What a node knows of the shards.
@@ -93,6 +121,26 @@ impl ShardMap {
         let below = (std::ops::Bound::Unbounded, std::ops::Bound::Included(key));
         let (_, descriptor) = self.by_start.range::<[u8], _>(below).next_back()?;
         descriptor.range.contains(key).then_some(descriptor)
+    }
+
+    /// The shard that has all keys of a command; `None` if there is none such, or no key.
+    pub fn home(&self, command: &Command) -> Option<&ShardDescriptor> {
+        let mut home: Option<&ShardDescriptor> = None;
+        let mut is_one = true;
+        command.for_each_key(|key| match home {
+            None => {
+                home = self.locate(key);
+                is_one &= home.is_some();
+            }
+            Some(known) => is_one &= known.range.contains(key),
+        });
+        home.filter(|_| is_one)
+    }
+
+    /// The shard that has a whole range, if one has.
+    pub fn shard_of_range(&self, range: &KeyRange) -> Option<&ShardDescriptor> {
+        self.locate(&range.start)
+            .filter(|descriptor| contains_range(&descriptor.range, range))
     }
 
     /// What is known of a shard.
@@ -162,6 +210,16 @@ pub fn even_ranges(count: u32) -> Vec<KeyRange> {
         .collect()
 }
 
+/// Whether a range lies within another one.
+pub(crate) fn contains_range(outer: &KeyRange, inner: &KeyRange) -> bool {
+    inner.start >= outer.start
+        && match (&outer.end, &inner.end) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(outer), Some(inner)) => inner <= outer,
+        }
+}
+
 /// The intersection of a half-open range of keys with a shard's range.
 pub(crate) fn clip(start: &Bytes, end: Option<&Bytes>, range: &KeyRange) -> (Bytes, Option<Bytes>) {
     let start = match start.as_ref() < range.start.as_slice() {
@@ -219,6 +277,11 @@ pub(crate) mod keyspace {
                 )
             }
         }
+    }
+
+    /// Whether a local row of the system shard is one of its tables', not one of its own.
+    pub(crate) fn is_row(row: &[u8]) -> bool {
+        row.first() == Some(&PREFIX)
     }
 
     /// The key of a row.

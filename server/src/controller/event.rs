@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use synod_replication::NodeId;
 use synod_storage::ShardId;
-use synod_txn::ShardDescriptor;
+use synod_txn::{Authority, ShardDescriptor};
 
 use super::advance::Step;
 use super::cluster::{Duty, Report};
@@ -63,15 +63,6 @@ pub enum Refusal {
     Invalid(String),
     /// Nobody knows: what the shard's descriptor says decides.
     Unknown,
-}
-
-/// Who orders: shards refuse what is older than what they have obeyed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Authority {
-    /// The term of the system shard.
-    pub term: u64,
-    /// The plan.
-    pub plan: u64,
 }
 
 /// What the controller wants done.

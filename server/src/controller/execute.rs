@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
 use synod_storage::{ReplicaId, ShardId};
-use synod_txn::{Now, ReplicaRole, ShardDescriptor};
+use synod_txn::{Authority, Now, ReplicaRole, ShardDescriptor};
 
 use super::advance::{Next, Step, next};
 use super::cluster::{Duty, Progress, Shard};
 use super::plan::{Class, Plan, Stage, Target};
 use super::records::{self, Head};
-use super::{Authority, Controller, Effect, Refusal};
+use super::{Controller, Effect, Refusal};
 
 /// Between two looks at the plan when nothing but time passed, in microseconds.
 const LOOK_US: u64 = 100_000;

@@ -54,7 +54,7 @@ use synod_replication::NodeId;
 use synod_storage::ShardId;
 use synod_txn::Now;
 
-pub use self::event::{Authority, Effect, Event, Refusal};
+pub use self::event::{Effect, Event, Refusal};
 pub use self::settings::Settings;
 
 use self::advance::Waiting;
@@ -125,8 +125,8 @@ pub struct Verdict {
     pub conflict: Vec<String>,
     /// Changes that have to wait, and why.
     pub waiting: BTreeMap<ShardId, &'static str>,
-    /// Tier, value, bound.
-    pub tiers: Vec<(u32, f64, f64)>,
+    /// Tier, value, and a bound where one is known.
+    pub tiers: Vec<(u32, f64, Option<f64>)>,
     /// Why the last question was not answered.
     pub error: Option<String>,
 }

@@ -114,8 +114,8 @@ pub struct Decision {
     pub classes: BTreeMap<ShardId, Class>,
     /// Decisions that have to wait, and why.
     pub waiting: BTreeMap<ShardId, &'static str>,
-    /// The value of each tier and its bound.
-    pub tiers: Vec<(u32, f64, f64)>,
+    /// The value of each tier, and a bound where one is known.
+    pub tiers: Vec<(u32, f64, Option<f64>)>,
     /// What the search tried.
     pub evaluations: u64,
 }
@@ -247,7 +247,13 @@ fn order(
         tiers: decided
             .tiers
             .iter()
-            .map(|tier| (tier.tier, tier.value.as_f64(), tier.bound.as_f64()))
+            .map(|tier| {
+                (
+                    tier.tier,
+                    tier.value.as_f64(),
+                    tier.bound.map(|bound| bound.as_f64()),
+                )
+            })
             .collect(),
         evaluations: decided.stats.evaluations,
         ..Decision::default()

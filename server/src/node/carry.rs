@@ -6,10 +6,10 @@ use synod_replication::{
 };
 use synod_storage::{Micros, ShardId};
 use synod_txn::{
-    Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
-    Refusal as ProposalRefusal, Response, Round,
+    Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
+    Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
 use super::NodeError;
 use super::turn::{Effects, Node, Origin};
@@ -40,10 +40,32 @@ impl Node {
                 }
             }
             gateway::Effect::Ask(asked, command) => {
+                if let Command::Synod { args } = &command
+                    && let Some((word, rest)) = args.split_first()
+                    && word.eq_ignore_ascii_case(b"SHARD")
+                {
+                    let Err(refused) = self.by_hand(now, asked, rest) else {
+                        return;
+                    };
+                    let event = gateway::Event::Answered(asked, refused);
+                    self.gateway.step(now, event, &mut effects.gateway);
+                    return;
+                }
                 let reply = self.answer(&command);
                 let event = gateway::Event::Answered(asked, reply);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
+            }
+            gateway::Effect::Called {
+                shard,
+                call,
+                outcome,
+            } => {
+                let event = ShardEvent::Called {
+                    shard,
+                    call,
+                    outcome,
+                };
+                self.step_shards(now, event, effects);
             }
         }
     }
@@ -61,27 +83,14 @@ impl Node {
                 batch,
                 data,
             } => {
-                let refusal = match self.leads_in(shard, term) {
-                    Ok(()) => match self.replication.propose(now.monotonic, shard, data) {
-                        Ok(_) => return Ok(()),
-                        Err(ProposeError::NotLeader(leader)) => ProposalRefusal::NotLeader {
-                            hint: leader.map(|member| member.node),
-                        },
-                        Err(ProposeError::NotServing | ProposeError::NoReplica) => {
-                            ProposalRefusal::NotLeader { hint: None }
-                        }
-                        Err(ProposeError::Throttled | ProposeError::TooLarge) => {
-                            ProposalRefusal::Throttled
-                        }
-                    },
-                    Err(hint) => ProposalRefusal::NotLeader { hint },
-                };
-                let event = ShardEvent::ProposalRefused {
-                    shard,
-                    batch,
-                    refusal,
-                };
-                self.step_shards(now, event, effects);
+                if let Err(refusal) = self.propose(now, shard, term, data) {
+                    let event = ShardEvent::ProposalRefused {
+                        shard,
+                        batch,
+                        refusal,
+                    };
+                    self.step_shards(now, event, effects);
+                }
             }
             ShardEffect::Confirm { shard, term, round } => {
                 self.confirm(now, shard, term, round, effects);
@@ -92,10 +101,12 @@ impl Node {
                 };
                 let hlc = self.participant.hlc();
                 let response = Response { id, hlc, outcome };
+                if node == self.id() && self.take_written(now, node, &response) {
+                    return Ok(());
+                }
                 if node == self.id() {
                     let event = gateway::Event::Response(node, response);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                 } else {
                     self.outgoing
                         .responses
@@ -104,17 +115,48 @@ impl Node {
                         .push(response);
                 }
             }
-            // No transaction spans shards yet, so no shard has a question for another one.
-            ShardEffect::Call { .. } => {}
-            ShardEffect::Described { descriptor } => self.gateway.install(descriptor),
-            ShardEffect::Damaged { shard, row } => {
-                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
+            ShardEffect::Call {
+                shard,
+                call,
+                key,
+                body,
+            } => {
+                let asker = (shard, call);
+                self.gateway
+                    .ask_for(now, asker, key, body, &mut effects.gateway);
             }
+            ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
+            ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
+            ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
             }
         }
         Ok(())
+    }
+
+    /// Proposes an entry that was evaluated in `term`, or says why nothing was proposed.
+    fn propose(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        data: bytes::Bytes,
+    ) -> Result<(), ProposalRefusal> {
+        self.leads_in(shard, term)
+            .map_err(|hint| ProposalRefusal::NotLeader { hint })?;
+        match self.replication.propose(now.monotonic, shard, data) {
+            Ok(_) => Ok(()),
+            Err(ProposeError::NotLeader(leader)) => Err(ProposalRefusal::NotLeader {
+                hint: leader.map(|member| member.node),
+            }),
+            Err(ProposeError::NotServing | ProposeError::NoReplica) => {
+                Err(ProposalRefusal::NotLeader { hint: None })
+            }
+            Err(ProposeError::Throttled | ProposeError::TooLarge) => {
+                Err(ProposalRefusal::Throttled)
+            }
+        }
     }
 
     /// Whether this node leads a shard in exactly this term; else who does, if known.
@@ -217,28 +259,24 @@ impl Node {
             ReplicationEffect::ProposalLost { .. } => {}
             ReplicationEffect::ConfigurationChanged { shard, id, .. } => {
                 info!(%shard, %id, "the shard's members changed");
+                self.unreconciled.insert(shard);
             }
             ReplicationEffect::SnapshotInstalled { shard, .. } => {
-                self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
+                self.snapshot_installed(now, shard, effects);
             }
             ReplicationEffect::Removed { shard, replica } => {
-                warn!(%shard, %replica, "this replica is no longer a member of its shard");
+                self.removed(now, shard, replica, effects);
             }
             ReplicationEffect::Missing {
                 shard,
                 replica,
                 from,
-            } => {
-                warn!(%shard, %replica, %from, "a leader counts on a replica that is not here");
-            }
+            } => self.missing(now, (shard, replica), from, effects),
             ReplicationEffect::Damaged {
                 shard,
                 replica,
                 damage,
-            } => {
-                error!(%shard, %replica, ?damage, "the replica's disk lost something: it does not \
-                    take part until its peers have repaired it");
-            }
+            } => self.damaged(now, shard, replica, damage),
             ReplicationEffect::Repaired {
                 shard,
                 replica,
@@ -279,12 +317,15 @@ impl Node {
             },
             effects,
         );
+        self.unreconciled.insert(shard);
         if let Some(node) = leader
             && (node != self.id() || serving)
         {
+            if shard == SYSTEM_SHARD {
+                self.writer.lead(node);
+            }
             let event = gateway::Event::Leader(shard, node);
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 }

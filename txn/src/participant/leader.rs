@@ -9,6 +9,7 @@ use super::entry::{EntryBuilder, Header};
 use super::event::{Batch, Now, Round};
 use super::latch::{Latches, WorkId};
 use super::overlay::{Overlay, Pending};
+use super::ranges::Ranges;
 use super::reads::{Held, Reads};
 use super::recovery::Recovery;
 use super::scan::Places;
@@ -17,7 +18,7 @@ use super::transactions::{Transactions, TxnRecord};
 use super::work::{Asker, Stage, Work};
 use super::{Effect, Settings, Turn};
 use crate::hlc;
-use crate::shard_map::ShardDescriptor;
+use crate::shard_map::{Authority, ShardDescriptor};
 use crate::state::State;
 use crate::transaction::{AttemptId, Verdict};
 use crate::value::Value;
@@ -66,6 +67,7 @@ pub(super) struct Leader {
     pub(super) works: BTreeMap<WorkId, Work>,
     pub(super) overlay: Overlay,
     pub(super) reads: Reads,
+    pub(super) ranges: Ranges,
     pub(super) places: Places,
     /// The shard's transactions, as they will be when all that was proposed is applied.
     pub(super) view: Transactions,
@@ -86,6 +88,8 @@ pub(super) struct Leader {
     ceiling_ahead_ms: u64,
     /// A description that waits for the next batch.
     description: Option<ShardDescriptor>,
+    /// A controller to follow, that waits for the next batch.
+    authority: Option<Authority>,
 }
 
 impl Leader {
@@ -97,6 +101,7 @@ impl Leader {
             works: BTreeMap::new(),
             overlay: Overlay::default(),
             reads: Reads::default(),
+            ranges: Ranges::default(),
             places: Places::default(),
             view: own.transactions.clone(),
             parked: BTreeMap::new(),
@@ -111,6 +116,7 @@ impl Leader {
             ceiling: own.ceiling,
             ceiling_ahead_ms: settings.ceiling_ahead_ms,
             description: None,
+            authority: None,
         }
     }
 
@@ -120,6 +126,10 @@ impl Leader {
 
     pub(super) fn describe(&mut self, descriptor: ShardDescriptor) {
         self.description = Some(descriptor);
+    }
+
+    pub(super) fn authorize(&mut self, authority: Authority) {
+        self.authority = self.authority.max(Some(authority));
     }
 
     pub(super) fn is_overloaded(&self, settings: &Settings) -> bool {
@@ -189,6 +199,9 @@ impl Leader {
 
     /// Puts an effect of the open batch over those before it.
     fn overlay_put(&mut self, key: Bytes, pending: Pending) {
+        if !self.ranges.is_empty() {
+            self.ranges.written(&key);
+        }
         if let Some(open) = &mut self.open {
             open.proposed.writes.push((key.clone(), pending.clone()));
         }
@@ -290,10 +303,14 @@ impl Leader {
         self.open.is_some()
             || !self.sealed.is_empty()
             || self.description.is_some()
+            || self.authority.is_some()
             || self.reads.wants_round()
     }
 
     pub(super) fn flush(&mut self, now: Now, own: &Own, effects: &mut Vec<Effect>) {
+        if let Some(authority) = self.authority.take() {
+            self.open_batch().builder.authority(authority);
+        }
         if let Some(descriptor) = self.description.take() {
             self.open_batch().builder.descriptor(&descriptor);
         }
@@ -392,6 +409,7 @@ impl Leader {
             }
         }
         self.latches = Latches::default();
+        self.ranges.clear();
         self.parked.clear();
         self.released.clear();
         let shard = self.shard;

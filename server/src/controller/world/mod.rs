@@ -16,14 +16,14 @@ use rand::{Rng, SeedableRng};
 use synod_placement::solve::Config;
 use synod_replication::NodeId;
 use synod_storage::{KeyRange, Micros, ReplicaId, ShardId};
-use synod_txn::{Now, Replica, ReplicaRole, ShardDescriptor};
+use synod_txn::{Authority, Now, Replica, ReplicaRole, ShardDescriptor};
 
 use self::invariants::Invariants;
 use super::advance::Step;
 use super::cluster::{Duty, Load, Progress, Report};
 use super::records::Policies;
 use super::solver::Solver;
-use super::{Authority, Controller, Effect, Event, Refusal, Settings, defaults};
+use super::{Controller, Effect, Event, Refusal, Settings, defaults};
 
 pub(super) const SECOND: u64 = 1_000_000;
 
