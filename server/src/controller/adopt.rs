@@ -8,10 +8,11 @@ use synod_replication::NodeId;
 use synod_storage::ShardId;
 use synod_txn::Now;
 
-use super::cluster::Seat;
+use super::cluster::{Seat, Shard};
 use super::plan::{At, Class, Plan, Stage, Target};
 use super::records::{self, Head};
 use super::solver::{Answer, Decision, Move, Scope};
+use super::tables::ShardRows;
 use super::{Controller, Effect, Verdict};
 
 /// How long a question that could not be answered is not asked again, in microseconds.
@@ -183,17 +184,7 @@ impl Controller {
         let last = plan.targets.get(&id).and_then(Target::end);
         let mut seats = match last {
             Some(stage) => stage.seats.clone(),
-            None => {
-                // Voters that have no row, because nodes are few, stay as they are.
-                let sits = |node: &NodeId| rows.seats.iter().any(|seat| seat.node == Some(*node));
-                let surplus = shard.order.len() > self.cluster.replicas as usize;
-                let others = shard.order.iter().filter(|node| !surplus && !sits(node));
-                let kept = others.map(|node| Seat {
-                    node: Some(*node),
-                    votes: true,
-                });
-                rows.seats.iter().copied().chain(kept).collect()
-            }
+            None => self.present(shard, rows),
         };
         let mut leader = match last {
             Some(stage) => stage.leader,
@@ -245,6 +236,18 @@ impl Controller {
                 plan.targets.insert(id, target);
             }
         }
+    }
+
+    /// The seats as they are. Voters that have no row, because nodes are few, stay as they are.
+    fn present(&self, shard: &Shard, rows: &ShardRows) -> Vec<Seat> {
+        let sits = |node: &NodeId| rows.seats.iter().any(|seat| seat.node == Some(*node));
+        let surplus = shard.order.len() > self.cluster.replicas as usize;
+        let others = shard.order.iter().filter(|node| !surplus && !sits(node));
+        let kept = others.map(|node| Seat {
+            node: Some(*node),
+            votes: true,
+        });
+        rows.seats.iter().copied().chain(kept).collect()
     }
 
     /// Why a shard changes, in words.

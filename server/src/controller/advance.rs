@@ -141,7 +141,6 @@ fn exchange(cluster: &Cluster, shard: &Shard, stage: &Stage, leader: NodeId) -> 
     let (ready, copying): (Vec<NodeId>, Vec<NodeId>) = coming
         .iter()
         .partition(|node| shard.is_caught_up(**node) && cluster.is_live(**node));
-    let staying = |node: &NodeId| voters.contains(node) && !leaving.contains(node);
     if leaving.is_empty() && coming.is_empty() {
         return lead(cluster, shard, stage, leader);
     }
@@ -162,17 +161,16 @@ fn exchange(cluster: &Cluster, shard: &Shard, stage: &Stage, leader: NodeId) -> 
         });
     }
     if gone.contains(&leader) {
-        let heir = stage
-            .leader
-            .filter(|node| staying(node) && fit(cluster, shard, *node));
-        let any = || {
-            voters
-                .iter()
-                .copied()
-                .find(|node| staying(node) && fit(cluster, shard, *node))
-        };
+        let staying = voters
+            .iter()
+            .copied()
+            .filter(|node| !leaving.contains(node));
+        let heirs: Vec<NodeId> = staying.filter(|node| fit(cluster, shard, *node)).collect();
         let foreseen = stage.leader.is_some_and(|node| ready.contains(&node));
-        let heir = heir.or_else(|| if foreseen { None } else { any() });
+        let wanted = heirs.iter().find(|node| stage.leader == Some(**node));
+        let heir = wanted
+            .or_else(|| heirs.first().filter(|_| !foreseen))
+            .copied();
         match heir {
             Some(heir) => return transfer(shard, heir),
             // Whoever shall lead gets the vote first; the leader goes in the next change.
@@ -180,17 +178,10 @@ fn exchange(cluster: &Cluster, shard: &Shard, stage: &Stage, leader: NodeId) -> 
             None => return Next::Wait(Waiting::Majority),
         }
     }
-    let remaining: Vec<NodeId> = voters
-        .iter()
-        .copied()
-        .filter(|node| !gone.contains(node))
-        .chain(ready.iter().copied())
-        .collect();
-    let sound = remaining
-        .iter()
-        .filter(|node| fit(cluster, shard, **node))
-        .count();
-    if !gone.is_empty() && 2 * sound <= remaining.len() {
+    let stay = voters.iter().filter(|node| !gone.contains(node));
+    let remaining: Vec<NodeId> = stay.chain(&ready).copied().collect();
+    let sound = remaining.iter().filter(|node| fit(cluster, shard, **node));
+    if !gone.is_empty() && 2 * sound.count() <= remaining.len() {
         return Next::Wait(Waiting::Majority);
     }
     Next::Step(Step::Replace {

@@ -21,8 +21,8 @@
 //! - **Hard rows hold at every moment**: a plan is ordered in rounds from where the cluster *is*; whichever moves of a
 //!   round have finished, they hold. While the solver thinks, no seat changes hands ([`advance::Step::commits`]), so
 //!   that its answer begins where it looked.
-//! - **The view is a hint.** It says who is likely gone, and never removes anybody from a shard: an order does, and only
-//!   when what remains has a live, caught-up majority.
+//! - **The view is a hint.** It says who is likely gone, and never removes anybody from a shard: an order does, and
+//!   only when what remains has a live, caught-up majority.
 //!
 //! What makes it calm: loads are published only when they leave a band; a node that is gone is awaited; a move is not
 //! undone within ten minutes for balance's sake ([`filter`]); a decision on everything is asked for only when nothing

@@ -239,25 +239,7 @@ fn order(
     for (key, node) in assignments.iter().filter_map(end_of) {
         ends.insert(key, node);
     }
-    let mut decision = Decision {
-        complete: true,
-        status: format!("{:?}", decided.status).to_lowercase(),
-        broken: broken.iter().map(policy_row).collect(),
-        conflict: decided.core.iter().map(policy_row).collect(),
-        tiers: decided
-            .tiers
-            .iter()
-            .map(|tier| {
-                (
-                    tier.tier,
-                    tier.value.as_f64(),
-                    tier.bound.map(|bound| bound.as_f64()),
-                )
-            })
-            .collect(),
-        evaluations: decided.stats.evaluations,
-        ..Decision::default()
-    };
+    let mut decision = summary(decided, broken);
     let bad = question.filter.shards_of(broken);
     question
         .filter
@@ -288,6 +270,29 @@ fn order(
         .map(|step| step.iter().filter_map(move_of).collect())
         .collect();
     Ok(decision)
+}
+
+/// What a decision says of itself.
+fn summary(decided: &Decided, broken: &[PolicyRow]) -> Decision {
+    Decision {
+        complete: true,
+        status: format!("{:?}", decided.status).to_lowercase(),
+        broken: broken.iter().map(policy_row).collect(),
+        conflict: decided.core.iter().map(policy_row).collect(),
+        tiers: decided
+            .tiers
+            .iter()
+            .map(|tier| {
+                (
+                    tier.tier,
+                    tier.value.as_f64(),
+                    tier.bound.map(|bound| bound.as_f64()),
+                )
+            })
+            .collect(),
+        evaluations: decided.stats.evaluations,
+        ..Decision::default()
+    }
 }
 
 /// The rows as statements, for a problem that is loaded afresh.

@@ -21,6 +21,7 @@ use synod_txn::{Authority, Now, Replica, ReplicaRole, ShardDescriptor};
 use self::invariants::Invariants;
 use super::advance::Step;
 use super::cluster::{Duty, Load, Progress, Report};
+use super::plan::Class;
 use super::records::Policies;
 use super::solver::Solver;
 use super::{Controller, Effect, Event, Refusal, Settings, defaults};
@@ -120,6 +121,35 @@ fn budget() -> Config {
         conflicts_max: 500,
         ..Config::default()
     }
+}
+
+/// In one change, these replicas get votes and those go.
+fn replace(
+    after: &mut SimShard,
+    promote: &[ReplicaId],
+    remove: &[ReplicaId],
+    leader: NodeId,
+) -> Result<(), Refusal> {
+    if promote
+        .iter()
+        .any(|replica| after.lacks.contains_key(replica))
+    {
+        return Err(Refusal::NotCaughtUp);
+    }
+    let list = &mut after.descriptor.replicas;
+    list.retain(|replica| !remove.contains(&replica.replica));
+    for replica in list.iter_mut() {
+        if promote.contains(&replica.replica) {
+            replica.role = ReplicaRole::Voter;
+        }
+    }
+    after.lacks.retain(|replica, _| !remove.contains(replica));
+    assert!(
+        after.voters().any(|node| node == leader),
+        "the leader was to remove itself: {:?}",
+        after.descriptor
+    );
+    Ok(())
 }
 
 impl World {
@@ -575,13 +605,15 @@ impl World {
         }
     }
 
-    fn carry_out(
-        &mut self,
-        id: ShardId,
-        epoch: u64,
-        authority: Authority,
-        step: &Step,
-    ) -> Result<ShardDescriptor, Refusal> {
+    /// Whether the plan says that balance alone moves the shard.
+    fn is_balance(&self, id: ShardId) -> bool {
+        let controller = self.controller.as_ref();
+        let target = controller.and_then(|(_, controller)| controller.plan().1.get(&id));
+        target.is_some_and(|target| target.class == Class::Balance)
+    }
+
+    /// The leader that takes an order, unless there is a reason to refuse it.
+    fn leader_for(&self, id: ShardId, epoch: u64, authority: Authority) -> Result<NodeId, Refusal> {
         let Some(shard) = self.shards.get(&id) else {
             return Err(Refusal::Invalid("no such shard".to_owned()));
         };
@@ -597,6 +629,18 @@ impl World {
         if shard.obeyed.is_some_and(|obeyed| obeyed > authority) {
             return Err(Refusal::Superseded);
         }
+        Ok(leader)
+    }
+
+    fn carry_out(
+        &mut self,
+        id: ShardId,
+        epoch: u64,
+        authority: Authority,
+        step: &Step,
+    ) -> Result<ShardDescriptor, Refusal> {
+        let leader = self.leader_for(id, epoch, authority)?;
+        let shard = &self.shards[&id];
         let before = shard.clone();
         let mut after = shard.clone();
         after.obeyed = Some(authority);
@@ -614,26 +658,7 @@ impl World {
                 after.lacks.insert(replica, after.load.bytes);
                 self.copied_bytes += after.load.bytes;
             }
-            Step::Replace { promote, remove } => {
-                if promote
-                    .iter()
-                    .any(|replica| after.lacks.contains_key(replica))
-                {
-                    return Err(Refusal::NotCaughtUp);
-                }
-                let list = &mut after.descriptor.replicas;
-                list.retain(|replica| !remove.contains(&replica.replica));
-                for replica in list.iter_mut() {
-                    if promote.contains(&replica.replica) {
-                        replica.role = ReplicaRole::Voter;
-                    }
-                }
-                after.lacks.retain(|replica, _| !remove.contains(replica));
-                assert!(
-                    after.voters().any(|node| node == leader),
-                    "the leader of shard {id} was to remove itself"
-                );
-            }
+            Step::Replace { promote, remove } => replace(&mut after, promote, remove, leader)?,
             Step::Transfer(to) => {
                 let heir = after.descriptor.replicas.iter().find(|r| r.replica == *to);
                 let Some(heir) = heir.filter(|r| r.role == ReplicaRole::Voter) else {
@@ -655,8 +680,10 @@ impl World {
         }
         after.descriptor.epoch += 1;
         let up = self.up();
-        self.invariants
-            .changed(self.now_us, &before, &after, &self.nodes, &up, &self.shards);
+        let seen = (&self.nodes, &up);
+        let when = (self.now_us, self.is_balance(id));
+        let invariants = &mut self.invariants;
+        invariants.changed(when, &before, &after, seen, &self.shards);
         let descriptor = after.descriptor.clone();
         self.shards.insert(id, after);
         self.tell_shard(id);

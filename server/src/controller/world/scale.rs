@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use synod_placement::Change;
+
 use super::*;
 use crate::controller::cluster::{Cluster, Node, Shard};
 use crate::controller::filter::{Filter, Grace, Standing};
@@ -66,22 +68,6 @@ fn node_loss_to_plan() {
         shown.shard_changes(&cluster, *shard, &mut changes);
     }
     let mut solver = Solver::new(Config::default());
-    let question = |id, policies, changes, filter: Filter| Question {
-        id,
-        policies,
-        changes,
-        decided: Vec::new(),
-        present: Vec::new(),
-        scope: Scope::Urgent,
-        needy: filter
-            .shards
-            .iter()
-            .filter(|(_, standing)| standing.critical)
-            .map(|(id, _)| (*id, 3))
-            .collect(),
-        filter,
-        seed: 0,
-    };
     let started = Instant::now();
     let first = question(
         0,
@@ -99,57 +85,81 @@ fn node_loss_to_plan() {
     );
     assert!(settled.broken.is_empty(), "{:?}", settled.broken.first());
     for n in [nodes / 2, nodes / 3, nodes / 5] {
-        let lost = node(n);
-        let state = cluster.nodes.get_mut(&lost).unwrap();
-        state.member = false;
-        let started = Instant::now();
-        let mut changes = Vec::new();
-        shown.nodes(&cluster, &mut changes);
-        let standing = |(id, rows): (ShardId, &crate::controller::tables::ShardRows)| {
-            let seats: Vec<Option<NodeId>> = rows.seats.iter().map(|seat| seat.node).collect();
-            let critical = seats.contains(&Some(lost));
-            (
-                id,
-                Standing {
-                    seats,
-                    leader: rows.leader,
-                    critical,
-                    ..Standing::default()
-                },
-            )
-        };
-        let filter = Filter {
-            shards: shown.shards().map(standing).collect(),
-            lost: BTreeMap::from([(lost, Grace::Over)]),
-            ..Filter::default()
-        };
-        let asked = question(1, None, changes, filter);
-        let decision = solver
-            .answer(asked, &mut || false)
-            .outcome
-            .expect("sound rows");
-        println!(
-            "loss of one of {nodes} nodes: a plan of {} moves in {} rounds after {:?} ({} evaluations)",
-            decision.rounds.iter().map(Vec::len).sum::<usize>(),
-            decision.rounds.len(),
-            started.elapsed(),
-            decision.evaluations,
-        );
-        let moved: BTreeSet<ShardId> = decision
-            .rounds
-            .iter()
-            .flatten()
-            .map(|m| m.shard())
-            .collect();
-        assert!(moved.len() == 30, "what it held is moved: {}", moved.len());
-        let state = cluster.nodes.get_mut(&lost).unwrap();
-        state.member = true;
-        let mut changes = Vec::new();
-        shown.nodes(&cluster, &mut changes);
-        let back = question(2, None, changes, Filter::default());
-        solver
-            .answer(back, &mut || false)
-            .outcome
-            .expect("sound rows");
+        lose(&mut cluster, &mut shown, &mut solver, node(n));
     }
+}
+
+fn question(id: u64, policies: Option<String>, changes: Vec<Change>, filter: Filter) -> Question {
+    Question {
+        id,
+        policies,
+        changes,
+        decided: Vec::new(),
+        present: Vec::new(),
+        scope: Scope::Urgent,
+        needy: filter
+            .shards
+            .iter()
+            .filter(|(_, standing)| standing.critical)
+            .map(|(id, _)| (*id, 3))
+            .collect(),
+        filter,
+        seed: 0,
+    }
+}
+
+/// A node goes, all that it held is decided, and it comes back.
+fn lose(cluster: &mut Cluster, shown: &mut Shown, solver: &mut Solver, lost: NodeId) {
+    let state = cluster.nodes.get_mut(&lost).unwrap();
+    state.member = false;
+    let started = Instant::now();
+    let mut changes = Vec::new();
+    shown.nodes(cluster, &mut changes);
+    let standing = |(id, rows): (ShardId, &crate::controller::tables::ShardRows)| {
+        let seats: Vec<Option<NodeId>> = rows.seats.iter().map(|seat| seat.node).collect();
+        let critical = seats.contains(&Some(lost));
+        (
+            id,
+            Standing {
+                seats,
+                leader: rows.leader,
+                critical,
+                ..Standing::default()
+            },
+        )
+    };
+    let filter = Filter {
+        shards: shown.shards().map(standing).collect(),
+        lost: BTreeMap::from([(lost, Grace::Over)]),
+        ..Filter::default()
+    };
+    let asked = question(1, None, changes, filter);
+    let decision = solver
+        .answer(asked, &mut || false)
+        .outcome
+        .expect("sound rows");
+    println!(
+        "loss of one of {} nodes: a plan of {} moves in {} rounds after {:?} ({} evaluations)",
+        cluster.nodes.len(),
+        decision.rounds.iter().map(Vec::len).sum::<usize>(),
+        decision.rounds.len(),
+        started.elapsed(),
+        decision.evaluations,
+    );
+    let moved: BTreeSet<ShardId> = decision
+        .rounds
+        .iter()
+        .flatten()
+        .map(|m| m.shard())
+        .collect();
+    assert!(moved.len() == 30, "what it held is moved: {}", moved.len());
+    let state = cluster.nodes.get_mut(&lost).unwrap();
+    state.member = true;
+    let mut changes = Vec::new();
+    shown.nodes(cluster, &mut changes);
+    let back = question(2, None, changes, Filter::default());
+    solver
+        .answer(back, &mut || false)
+        .outcome
+        .expect("sound rows");
 }
