@@ -11,7 +11,8 @@ use super::entry::{self, Header, Record};
 use super::event::Batch;
 use super::leader::{Proposed, release};
 use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
-use super::{Effect, Extent, Turn};
+use super::splitting::{decode_ceiling, newborn_row};
+use super::{Effect, Extent, Telling, Turn};
 use crate::shard_map::{SYSTEM_SHARD, ShardDescriptor, keyspace};
 use crate::state::State;
 use crate::value::Value;
@@ -45,7 +46,7 @@ impl Shard {
             };
             let verdict = if header.term != entry.id.term {
                 Verdict::OldTerm
-            } else if header.epoch != self.own.descriptor.epoch {
+            } else if header.epoch != self.own.descriptor.epoch && !self.own.is_unborn() {
                 Verdict::OldEpoch
             } else {
                 Verdict::Applied
@@ -100,7 +101,10 @@ impl Shard {
                 op,
             }
         };
-        let ceiling = self.own.ceiling.max(header.ceiling);
+        let mut ceiling = self.own.ceiling.max(header.ceiling);
+        let mut split_off = None;
+        let mut born = false;
+        let mut weaned = Vec::new();
         let mut writes = Vec::new();
         let mut described = None;
         let mut followed = None;
@@ -135,6 +139,34 @@ impl Shard {
                     writes.push(row(Bytes::from_static(AUTHORITY_ROW), Some(value)));
                     followed = Some(authority);
                 }
+                Record::Split(split) => {
+                    let newborn = self.newborn(turn, &split, ceiling)?;
+                    let key = newborn_row(newborn.birth.descriptor.shard);
+                    writes.push(row(key, Some(entry::encode_birth(&newborn.birth))));
+                    let value = entry::encode_descriptor(&split.left);
+                    writes.push(row(Bytes::from_static(DESCRIPTOR_ROW), Some(value)));
+                    described = Some(split.left);
+                    split_off = Some(newborn);
+                }
+                Record::Birth(_) if self.own.described => {
+                    // A later leader's: what the first one wrote stands.
+                }
+                Record::Birth(birth) => {
+                    let value = entry::encode_descriptor(&birth.descriptor);
+                    writes.push(row(Bytes::from_static(DESCRIPTOR_ROW), Some(value)));
+                    for (key, value) in birth.rows {
+                        match &key[..] == CEILING_ROW {
+                            true => ceiling = ceiling.max(decode_ceiling(&value)?),
+                            false => writes.push(row(key, Some(value))),
+                        }
+                    }
+                    described = Some(birth.descriptor);
+                    born = true;
+                }
+                Record::Weaned(child) => {
+                    writes.push(row(newborn_row(child), None));
+                    weaned.push(child);
+                }
                 Record::Descriptor(descriptor) => {
                     if descriptor.shard != id {
                         return Err(format!("describes shard {}", descriptor.shard));
@@ -159,6 +191,23 @@ impl Shard {
         self.own.ceiling = ceiling;
         self.own.authority = followed.unwrap_or(self.own.authority);
         turn.hlc.merge(greatest);
+        for child in weaned {
+            self.own.newborns.remove(&child);
+        }
+        if born {
+            self.birth = None;
+            self.load(turn);
+            if let Role::Leading(leader) = &mut self.role {
+                leader.reborn(&self.own);
+            }
+        }
+        if let Some(newborn) = split_off {
+            self.own.newborns.insert(newborn.birth.descriptor.shard);
+            turn.effects.push(Effect::Split {
+                telling: Telling::Now,
+                newborn,
+            });
+        }
         Ok(described)
     }
 

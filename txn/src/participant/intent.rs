@@ -6,6 +6,7 @@ use bytes::Bytes;
 use synod_storage::Version;
 
 use super::Turn;
+use super::event::Batch;
 use super::leader::Leader;
 use super::locks::Wanted;
 use super::reads::Held;
@@ -126,6 +127,9 @@ impl Leader {
                         replies,
                     })
                 });
+            }
+            TxnRequest::Prepare { .. } if self.holds_prepares() => {
+                self.answer(turn, own, asker, Outcome::Overloaded, Batch(0));
             }
             TxnRequest::Prepare {
                 attempt,

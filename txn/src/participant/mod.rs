@@ -54,6 +54,7 @@ mod reads;
 mod recovery;
 mod scan;
 mod shard;
+mod splitting;
 mod streams;
 mod transactions;
 mod work;
@@ -68,8 +69,8 @@ use crate::shard_map::{Authority, ShardDescriptor};
 use crate::state::State;
 use crate::wire::{Outcome, Request};
 
-pub use effect::{Effect, Extent};
-pub use event::{Batch, Call, Event, Leadership, Now, Refusal, Round, Token};
+pub use effect::{Effect, Extent, Telling};
+pub use event::{Batch, Call, Event, Leadership, Newborn, Now, Refusal, Round, Token};
 
 use latch::WorkId;
 use shard::Shard;
@@ -276,6 +277,22 @@ impl Participant {
                     shard.authorize(authority);
                 }
             }
+            Event::Split { left, right } => {
+                if let Some(shard) = self.shards.get_mut(&left.shard) {
+                    shard.split(&turn, left, right);
+                }
+            }
+            Event::Born { newborn } => {
+                let Newborn { birth } = newborn;
+                if let Some(shard) = self.shards.get_mut(&birth.descriptor.shard) {
+                    shard.born(&mut turn, birth);
+                }
+            }
+            Event::Weaned { shard, child } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.wean(child);
+                }
+            }
             Event::Tick => {
                 for shard in self.shards.values_mut() {
                     shard.tick(&mut turn);
@@ -347,6 +364,19 @@ impl Participant {
         self.shards
             .get(&shard)
             .is_some_and(|shard| shard.own.described)
+    }
+
+    /// The shards that were split off a shard on this node and may not have their first rows yet.
+    pub fn newborns(&self, shard: ShardId) -> impl Iterator<Item = ShardId> {
+        let shard = self.shards.get(&shard);
+        shard
+            .into_iter()
+            .flat_map(|shard| shard.own.newborns.iter().copied())
+    }
+
+    /// Whether a split waits for attempts to end, or is on its way through the log.
+    pub fn is_splitting(&self, shard: ShardId) -> bool {
+        self.shards.get(&shard).is_some_and(Shard::is_splitting)
     }
 
     /// Whether this node leads and serves a shard.
