@@ -35,6 +35,7 @@ use crate::eraft;
 use crate::group::Group;
 use crate::identity::{Incarnation, NodeId};
 use crate::message::{Last, Message, Outcome, SnapshotBody, SnapshotMessage};
+use crate::planted::planted;
 use crate::replication::Replication;
 
 /// How often an unanswered message of a transfer is repeated.
@@ -408,8 +409,17 @@ impl Replication {
         let accepted = members
             .as_ref()
             .is_some_and(|members| group.accepts_snapshot(term, id, members));
+        let committed = group.committed();
+        // Keys of another replica here are that replica's, until it has applied the split that gave
+        // them away or is destroyed: nothing replaces them behind its back.
+        let mut others = self.groups.iter().filter(|(other, _)| **other != shard);
+        let taken = others.any(|(_, other)| {
+            let range = other.range.as_ref();
+            range.is_some_and(|range| range.overlaps(&header.range))
+        });
+        let accepted = accepted && (!taken || planted!(OverwritesNeighbours));
         if !accepted {
-            let outcome = if group.committed() >= id.index {
+            let outcome = if committed >= id.index {
                 Outcome::Installed
             } else {
                 Outcome::Failed

@@ -142,6 +142,11 @@ impl Reply {
         }
     }
 
+    /// Whether this is an error of this code.
+    pub fn has_code(&self, wanted: ErrorCode) -> bool {
+        matches!(self, Reply::Error { code, .. } if *code == wanted)
+    }
+
     /// Whether this is an error of any code.
     pub fn is_error(&self) -> bool {
         matches!(self, Reply::Error { .. })

@@ -270,6 +270,11 @@ impl Gateway {
             let class = command.class();
             let split = match self.map.split(command.clone()) {
                 Ok(split) => split,
+                // A hole in the map: a shard was split off, and word of it is on its way.
+                Err(reply) if reply.has_code(ErrorCode::TryAgain) => {
+                    session.rest(place, now_us + self.settings.retry_pause_us);
+                    return;
+                }
                 Err(reply) => {
                     session.finish(place, reply);
                     continue;

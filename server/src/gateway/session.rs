@@ -138,6 +138,15 @@ impl Session {
         }
     }
 
+    /// Leaves a command that was not started for later.
+    pub(super) fn rest(&mut self, place: Place, until_us: u64) {
+        if let Some(index) = place.checked_sub(self.first)
+            && let Some(Slot::Waiting { not_before_us, .. }) = self.slots.get_mut(index as usize)
+        {
+            *not_before_us = until_us;
+        }
+    }
+
     /// Whether a command with this footprint may start beside those under way.
     pub(super) fn admits(&self, footprint: Footprint) -> bool {
         let reads = |class: Class| matches!(class, Class::Read);

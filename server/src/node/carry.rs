@@ -123,6 +123,9 @@ impl Node {
             ShardEffect::Call { .. } => {}
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
+            ShardEffect::Split { telling, newborn } => {
+                self.split_off(now, telling, newborn, effects);
+            }
             ShardEffect::Damaged { shard, row } => {
                 error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
             }

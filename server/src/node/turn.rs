@@ -66,6 +66,8 @@ pub(super) struct Node {
     pub(super) drawn: Vec<Drawn>,
     /// When a peer is asked next for what this node may not know, and who was last.
     pub(super) next_ask_us: u64,
+    /// When this node looks next whether it knows a shard for every key.
+    pub(super) next_look_us: u64,
     pub(super) last_asked: Option<NodeId>,
     /// Orders of this node to shards anywhere.
     pub(super) orders: Orders,
@@ -213,6 +215,7 @@ impl Node {
             writer: Writer::new(me_nonce),
             drawn: Vec::new(),
             next_ask_us: 0,
+            next_look_us: 0,
             last_asked: None,
             orders: Orders::new(me_nonce),
             by_hand: ByHand::default(),

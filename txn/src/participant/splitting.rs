@@ -171,12 +171,17 @@ impl Shard {
             return Err("a split would cut the locks of an attempt".to_owned());
         }
         let mut rows = Vec::new();
-        self.for_each_local(turn, Space::Local(self.id), KeyRange::all(), |key, value| {
-            let own = [DESCRIPTOR_ROW, CEILING_ROW, AUTHORITY_ROW].contains(&&key[..]);
-            if !own && !key.starts_with(NEWBORN_PREFIX) && !planted!(SplitForgetsRows) {
-                rows.push((key, value));
-            }
-        });
+        self.for_each_local(
+            turn,
+            Space::Local(self.id),
+            KeyRange::all(),
+            |key, value| {
+                let own = [DESCRIPTOR_ROW, CEILING_ROW, AUTHORITY_ROW].contains(&&key[..]);
+                if !own && !key.starts_with(NEWBORN_PREFIX) && !planted!(SplitForgetsRows) {
+                    rows.push((key, value));
+                }
+            },
+        );
         let ceiling = Bytes::copy_from_slice(&ceiling.0.to_le_bytes());
         rows.push((Bytes::from_static(CEILING_ROW), ceiling));
         let descriptor = split.right.clone();

@@ -25,7 +25,11 @@ fn attempt(age_ms: u64) -> AttemptId {
 
 fn command(line: &[&str]) -> Command {
     let argv = line.iter();
-    Command::parse(argv.map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()).unwrap()
+    Command::parse(
+        argv.map(|word| Bytes::copy_from_slice(word.as_bytes()))
+            .collect(),
+    )
+    .unwrap()
 }
 
 fn prepare(attempt: AttemptId, lines: &[&[&str]], spans: &[&'static str]) -> TxnRequest {
@@ -33,7 +37,10 @@ fn prepare(attempt: AttemptId, lines: &[&[&str]], spans: &[&'static str]) -> Txn
         attempt,
         begun: attempt.txn.age,
         anchor: Bytes::from_static(b"a"),
-        spans: spans.iter().map(|span| Bytes::from_static(span.as_bytes())).collect(),
+        spans: spans
+            .iter()
+            .map(|span| Bytes::from_static(span.as_bytes()))
+            .collect(),
         intent: Intent {
             commands: lines.iter().map(|line| command(line)).collect(),
             ..Intent::default()
@@ -97,7 +104,11 @@ fn both_sides_of_a_split_serve_what_was_written_before_and_after() {
     assert!(world.split(right, b"t").is_some());
     world.settle(0);
     assert_eq!(world.run(&["GET", "z"]), Reply::bulk("after"));
-    assert_eq!(world.split(right, b"z"), None, "it is another shard's by now");
+    assert_eq!(
+        world.split(right, b"z"),
+        None,
+        "it is another shard's by now"
+    );
 }
 
 #[test]
@@ -127,7 +138,11 @@ fn a_split_waits_for_the_attempt_that_it_would_cut() {
         let right = world.split(LEFT, b"m").unwrap();
         world.settle(0);
         assert_eq!(shard_of(&world, "z"), Some(LEFT), "it has to wait");
-        let later = ask(&mut world, LEFT, prepare(attempt(2), &[&["SET", "q", "2"]], &[]));
+        let later = ask(
+            &mut world,
+            LEFT,
+            prepare(attempt(2), &[&["SET", "q", "2"]], &[]),
+        );
         assert_eq!(later, Some(Outcome::Overloaded), "nobody new comes in");
         assert_eq!(
             ask(&mut world, LEFT, command(&["SET", "q", "3"])),
@@ -147,7 +162,11 @@ fn a_split_waits_for_the_attempt_that_it_would_cut() {
         for shard in [LEFT, right] {
             assert_eq!(ask(&mut world, shard, resolve(it, verdict)), DONE);
         }
-        prepared(ask(&mut world, right, prepare(attempt(2), &[&["SET", "q", "2"]], &[])));
+        prepared(ask(
+            &mut world,
+            right,
+            prepare(attempt(2), &[&["SET", "q", "2"]], &[]),
+        ));
     }
 }
 
@@ -187,7 +206,11 @@ fn tombstones_are_on_both_sides() {
         for (shard, key) in [(LEFT, "a"), (right, "z")] {
             let late = ask(&mut world, shard, prepare(it, &[&["SET", key, "1"]], &[]));
             let expected = shard == LEFT || blocked;
-            assert_eq!(late == CONFLICT, expected, "{bug:?}, shard {shard}: {late:?}");
+            assert_eq!(
+                late == CONFLICT,
+                expected,
+                "{bug:?}, shard {shard}: {late:?}"
+            );
         }
         plant(None);
     }
@@ -215,7 +238,10 @@ fn the_new_shard_starts_above_what_the_old_one_promised() {
     };
     match ask(&mut world, right, TxnRequest::Execute { intent }) {
         Some(Outcome::Txn(TxnAnswer::Executed { version, .. })) => {
-            assert!(version > Some(promised), "{version:?} is not above {promised}");
+            assert!(
+                version > Some(promised),
+                "{version:?} is not above {promised}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -226,7 +252,10 @@ fn the_new_shard_starts_above_what_the_old_one_promised() {
 fn the_next_leader_of_a_new_shard_gives_it_its_rows() {
     let mut world = World::new(3, 1, None);
     world.run(&["SET", "z", "v"]);
-    assert_eq!(ask(&mut world, LEFT, resolve(attempt(1), Verdict::Aborted)), DONE);
+    assert_eq!(
+        ask(&mut world, LEFT, resolve(attempt(1), Verdict::Aborted)),
+        DONE
+    );
     world.eager = false;
     let right = world.split(LEFT, b"m").unwrap();
     world.flush(0);
@@ -240,7 +269,10 @@ fn the_next_leader_of_a_new_shard_gives_it_its_rows() {
     world.flush(0);
     world.elect(right, 2, 0);
     let refused = ask(&mut world, right, command(&["GET", "z"]));
-    assert!(matches!(refused, Some(Outcome::NotLeader { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Some(Outcome::NotLeader { .. })),
+        "{refused:?}"
+    );
     world.eager = true;
     world.commit(right, usize::MAX);
     world.flush(2);
@@ -280,5 +312,9 @@ fn a_split_that_waits_too_long_is_given_up() {
         world.step(0, crate::Event::Tick);
     }
     assert!(!world.nodes[0].participant.is_splitting(LEFT));
-    prepared(ask(&mut world, LEFT, prepare(attempt(2), &[&["SET", "q", "2"]], &[])));
+    prepared(ask(
+        &mut world,
+        LEFT,
+        prepare(attempt(2), &[&["SET", "q", "2"]], &[]),
+    ));
 }

@@ -494,9 +494,7 @@ impl Run {
                 let node = self.leader_or_not(shard);
                 self.world.nodes[node].participant.merge_hlc(hlc);
                 let routed = (shard, epoch);
-                let token = self
-                    .world
-                    .send_routed(node, routed, body, Stream::NONE);
+                let token = self.world.send_routed(node, routed, body, Stream::NONE);
                 self.waiting
                     .insert(token, (Waiting::Coordinator(coordinator, call), node));
             }
