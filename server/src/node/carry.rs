@@ -9,7 +9,7 @@ use synod_txn::{
     Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::NodeError;
 use super::turn::{Effects, Node, Origin};
@@ -126,9 +126,7 @@ impl Node {
             ShardEffect::Split { telling, newborn } => {
                 self.split_off(now, telling, newborn, effects);
             }
-            ShardEffect::Damaged { shard, row } => {
-                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
-            }
+            ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
             }
