@@ -130,6 +130,17 @@ pub(super) struct Effects {
     pub(super) replication: synod_replication::Effects,
 }
 
+/// What this node tells the cluster about itself, as of this boot.
+fn record_of(me: &Identity, settings: &Settings) -> NodeRecord {
+    NodeRecord {
+        node: NodeId(me.node.0),
+        generation: me.boot.counter,
+        peer: settings.process.peer_advertise,
+        client: settings.process.client,
+        labels: settings.process.labels.clone(),
+    }
+}
+
 impl Node {
     #[allow(clippy::too_many_arguments)] // the parts of a node, each once
     pub(super) fn new(
@@ -169,15 +180,10 @@ impl Node {
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let me_nonce = me.boot.nonce;
         let directory = Directory::new(start::descriptors(&founding));
-        let record = NodeRecord {
-            node,
-            generation: me.boot.counter,
-            peer: settings.process.peer_advertise,
-            client: settings.process.client,
-            labels: settings.process.labels.clone(),
-        };
+        let record = record_of(&me, settings);
         let map = ShardMap::new(start::descriptors(&founding));
-        let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
+        let boot = (me.boot.counter, me.boot.nonce);
+        let gateway = Gateway::new(node, boot, map, gateway::Settings::default());
         let peers = founding
             .members
             .iter()
@@ -358,8 +364,7 @@ impl Node {
                     gateway::Event::Closed(session)
                 }
             };
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 
@@ -376,7 +381,7 @@ impl Node {
         );
         self.step_shards(now, ShardEvent::Tick, effects);
         self.gateway
-            .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+            .step(now, gateway::Event::Tick, &mut effects.gateway);
         self.traffic.tick(now.monotonic.0);
         self.tick_directory(now);
         self.write_due(now, effects);
@@ -416,7 +421,7 @@ impl Node {
     /// Lets the cores talk to each other until none has anything left to say.
     fn settle(&mut self, now: Now, effects: &mut Effects) -> Result<(), NodeError> {
         loop {
-            self.gateway.flush(now.monotonic.0, &mut effects.gateway);
+            self.gateway.flush(now, &mut effects.gateway);
             for effect in std::mem::take(&mut effects.gateway) {
                 self.carry_gateway(now, effect, effects);
             }

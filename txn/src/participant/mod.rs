@@ -50,6 +50,7 @@ mod latch;
 mod leader;
 mod locks;
 mod overlay;
+mod ranges;
 mod reads;
 mod recovery;
 mod scan;
@@ -186,7 +187,7 @@ impl Participant {
             wall_ms: self.wall_ms,
             ..now
         };
-        let mut turn = Turn {
+        let turn = &mut Turn {
             now,
             state,
             effects,
@@ -195,107 +196,71 @@ impl Participant {
             reads: &mut self.reads,
             next_work: &mut self.next_work,
         };
+        let shards = &mut self.shards;
         match event {
             Event::Open { shard, descriptor } => {
-                assert!(
-                    !self.shards.contains_key(&shard),
-                    "shard {shard} is opened once"
-                );
-                self.shards
-                    .insert(shard, Shard::open(shard, descriptor, &mut turn));
+                let known = shards.contains_key(&shard);
+                assert!(!known, "shard {shard} is opened once");
+                shards.insert(shard, Shard::open(shard, descriptor, turn));
             }
             Event::Close { shard } => {
-                if let Some(mut shard) = self.shards.remove(&shard) {
-                    shard.close(&mut turn);
+                if let Some(mut shard) = shards.remove(&shard) {
+                    shard.close(turn);
                 }
             }
-            Event::Request { token, request } => {
-                Self::request(&mut self.shards, &mut turn, token, request);
-            }
+            Event::Request { token, request } => Self::request(shards, turn, token, request),
             Event::Leadership { shard, leadership } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.leadership(&mut turn, leadership);
-                }
+                at(shards, shard, |it| it.leadership(turn, leadership));
             }
             Event::Committed { shard, entries } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.committed(&mut turn, &entries);
-                }
+                at(shards, shard, |it| it.committed(turn, &entries));
             }
             Event::SnapshotInstalled { shard } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.snapshot_installed(&mut turn);
-                }
+                at(shards, shard, |it| it.snapshot_installed(turn));
             }
             Event::ProposalRefused {
                 shard,
                 batch,
                 refusal,
-            } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.proposal_refused(&mut turn, batch, refusal);
-                }
-            }
+            } => at(shards, shard, |it| {
+                it.proposal_refused(turn, batch, refusal)
+            }),
             Event::LeadershipConfirmed { shard, term, round } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.confirmed(&mut turn, term, round);
-                }
+                at(shards, shard, |it| it.confirmed(turn, term, round));
             }
             Event::LeadershipDoubtful {
                 shard,
                 term,
                 round,
                 hint,
-            } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.doubtful(&mut turn, term, round, hint);
-                }
-            }
+            } => at(shards, shard, |it| it.doubtful(turn, term, round, hint)),
             Event::StoreRead { id, result } => {
-                if let Some((shard, work)) = turn.reads.remove(&id)
-                    && let Some(shard) = self.shards.get_mut(&shard)
-                {
-                    shard.store_read(&mut turn, work, id, result);
+                if let Some((shard, work)) = turn.reads.remove(&id) {
+                    at(shards, shard, |it| it.store_read(turn, work, id, result));
                 }
             }
             Event::Called {
                 shard,
                 call,
                 outcome,
-            } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.called(&mut turn, call, outcome);
-                }
-            }
+            } => at(shards, shard, |it| it.called(turn, call, outcome)),
             Event::Describe { descriptor } => {
-                if let Some(shard) = self.shards.get_mut(&descriptor.shard) {
-                    shard.describe(descriptor);
-                }
+                at(shards, descriptor.shard, |it| it.describe(descriptor));
             }
             Event::Authorize { shard, authority } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.authorize(authority);
-                }
+                at(shards, shard, |it| it.authorize(authority));
             }
             Event::Split { left, right } => {
-                if let Some(shard) = self.shards.get_mut(&left.shard) {
-                    shard.split(&turn, left, right);
-                }
+                at(shards, left.shard, |it| it.split(turn, left, right));
             }
             Event::Born { newborn } => {
-                let Newborn { birth } = newborn;
-                if let Some(shard) = self.shards.get_mut(&birth.descriptor.shard) {
-                    shard.born(&mut turn, birth);
-                }
+                let shard = newborn.descriptor().shard;
+                at(shards, shard, |it| it.born(turn, newborn.birth));
             }
-            Event::Weaned { shard, child } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.wean(child);
-                }
-            }
+            Event::Weaned { shard, child } => at(shards, shard, |it| it.wean(child)),
             Event::Tick => {
-                for shard in self.shards.values_mut() {
-                    shard.tick(&mut turn);
+                for shard in shards.values_mut() {
+                    shard.tick(turn);
                 }
             }
         }
@@ -387,5 +352,12 @@ impl Participant {
     /// Whether a shard has commands on their way or waiting: it must not go quiet.
     pub fn is_busy(&self, shard: ShardId) -> bool {
         self.shards.get(&shard).is_some_and(Shard::is_busy)
+    }
+}
+
+/// What happens to one shard, if it is here.
+fn at(shards: &mut BTreeMap<ShardId, Shard>, id: ShardId, act: impl FnOnce(&mut Shard)) {
+    if let Some(shard) = shards.get_mut(&id) {
+        act(shard);
     }
 }

@@ -208,6 +208,15 @@ impl Shard {
         self.birth = Some(birth);
     }
 
+    /// The first rows are applied.
+    pub(super) fn begin_life<S: State>(&mut self, turn: &mut Turn<S>) {
+        self.birth = None;
+        self.load(turn);
+        if let Role::Leading(leader) = &mut self.role {
+            leader.reborn(&self.own);
+        }
+    }
+
     /// A shard that was split off has its rows.
     pub(super) fn wean(&mut self, child: ShardId) {
         if self.own.newborns.contains(&child)
