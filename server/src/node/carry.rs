@@ -11,8 +11,8 @@ use synod_txn::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::NodeError;
 use super::turn::{Effects, Node, Origin};
+use super::{NodeError, Observation};
 use crate::gateway;
 
 impl Node {
@@ -182,6 +182,10 @@ impl Node {
             ReplicationEffect::Send { to, message } => self.send_raft(to, &message),
             ReplicationEffect::Committed { shard, entries } => {
                 let last = entries.last().map_or(0, |entry| entry.id.index);
+                self.observe(&Observation::Committed {
+                    shard,
+                    entries: &entries,
+                });
                 self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
                 self.replication.applied(
                     now.monotonic,
@@ -219,6 +223,7 @@ impl Node {
                 info!(%shard, %id, "the shard's members changed");
             }
             ReplicationEffect::SnapshotInstalled { shard, .. } => {
+                self.observe(&Observation::SnapshotInstalled { shard });
                 self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
             }
             ReplicationEffect::Removed { shard, replica } => {
@@ -265,6 +270,9 @@ impl Node {
             serving,
         } = leadership;
         debug!(%shard, ?role, term, serving, "leadership");
+        if role == Role::Leader {
+            self.observe(&Observation::Leads { shard, term });
+        }
         let leader = leader.map(|member| member.node);
         let event = if role == Role::Leader && serving {
             ShardLeadership::Leading { term }

@@ -18,6 +18,7 @@ mod forming;
 mod inbound;
 mod jobs;
 mod lanes;
+mod observer;
 mod outbound;
 #[cfg(not(madsim))]
 mod real;
@@ -41,6 +42,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 pub use self::jobs::StepTime;
+pub use self::observer::{Observation, Observer};
 #[cfg(not(madsim))]
 pub use self::real::run;
 
@@ -80,6 +82,8 @@ pub struct Environment {
     pub disk_work: DiskWork,
     /// What may happen to frames on their way; none in production.
     pub faults: Option<Arc<dyn LinkFaults>>,
+    /// Who looks on; nobody in production.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// Who steps the store's jobs.
@@ -275,6 +279,7 @@ fn assemble(
         clock,
         machine_boot,
         entropy,
+        observer,
         ..
     } = environment;
     let config = OpenConfig {
@@ -306,6 +311,7 @@ fn assemble(
         lanes,
         clock,
         entropy,
+        observer,
     ))
 }
 

@@ -16,7 +16,7 @@ use synod_txn::{
 use tracing::{debug, error};
 
 use super::lanes::Lanes;
-use super::{Entropy, NodeError, TICK_MS, start};
+use super::{Entropy, NodeError, Observation, Observer, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
 use crate::formation::Founding;
@@ -48,6 +48,7 @@ pub(super) struct Node {
     pub(super) next_read: u64,
     pub(super) outgoing: Outgoing,
     pub(super) stop: Stop,
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
 /// What is known of a peer.
@@ -103,6 +104,7 @@ impl Node {
         lanes: Lanes,
         clock: Arc<dyn Clock>,
         entropy: Entropy,
+        observer: Option<Arc<dyn Observer>>,
     ) -> (Self, start::Recovered) {
         let node = NodeId(me.node.0);
         let Opened {
@@ -164,6 +166,7 @@ impl Node {
             next_read: 0,
             outgoing: Outgoing::default(),
             stop: Stop::No,
+            observer,
         };
         (
             this,
@@ -318,6 +321,20 @@ impl Node {
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
         self.advance_stop(now);
+        for (name, length) in [
+            ("requests under way", self.tokens.len()),
+            ("confirmations", self.confirmations.len()),
+            ("sessions", self.outboxes.len()),
+        ] {
+            self.observe(&Observation::Queue { name, length });
+        }
+    }
+
+    /// Shows something to who looks on.
+    pub(super) fn observe(&self, seen: &Observation<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(seen);
+        }
     }
 
     pub(super) fn request(
