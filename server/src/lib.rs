@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod directory;
 pub mod edge;
 pub mod formation;
 pub mod gateway;
@@ -14,5 +15,6 @@ pub mod local;
 pub mod logging;
 pub mod node;
 pub mod resp;
+pub mod shards;
 pub mod status;
 pub mod transport;

@@ -16,26 +16,7 @@ pub fn check(history: &[Operation]) -> Verdict {
             }
         }
     }
-    let mut reads: Vec<(&Operation, &str, &str, &Vec<(String, String)>)> = history
-        .iter()
-        .filter(|operation| operation.outcome == Outcome::Ok)
-        .flat_map(|operation| operation.steps.iter().map(move |step| (operation, step)))
-        .filter_map(|(operation, step)| match step {
-            Step::Range {
-                from,
-                to,
-                rows: Some(rows),
-            } => Some((operation, from.as_str(), to.as_str(), rows)),
-            Step::Range { rows: None, .. }
-            | Step::Read { .. }
-            | Step::Write { .. }
-            | Step::Insert { .. }
-            | Step::Delete { .. }
-            | Step::Append { .. }
-            | Step::Add { .. } => None,
-        })
-        .collect();
-    reads.sort_by_key(|(operation, ..)| operation.end_us);
+    let reads = reads(history);
     // Each key with the earliest answer that proves it is there.
     let mut certain: BTreeMap<&str, &Operation> = BTreeMap::new();
     for (key, insert) in &inserts {
@@ -73,7 +54,40 @@ pub fn check(history: &[Operation]) -> Verdict {
             }
         }
     }
-    for (read, from, to, rows) in &reads {
+    nothing_lost(&reads, &certain)
+}
+
+/// A read of a range: which, from where to where, and what was there.
+type Read<'a> = (&'a Operation, &'a str, &'a str, &'a Vec<(String, String)>);
+
+/// All reads that were answered, in order of the answers.
+fn reads(history: &[Operation]) -> Vec<Read<'_>> {
+    let mut reads: Vec<Read> = history
+        .iter()
+        .filter(|operation| operation.outcome == Outcome::Ok)
+        .flat_map(|operation| operation.steps.iter().map(move |step| (operation, step)))
+        .filter_map(|(operation, step)| match step {
+            Step::Range {
+                from,
+                to,
+                rows: Some(rows),
+            } => Some((operation, from.as_str(), to.as_str(), rows)),
+            Step::Range { rows: None, .. }
+            | Step::Read { .. }
+            | Step::Write { .. }
+            | Step::Insert { .. }
+            | Step::Delete { .. }
+            | Step::Append { .. }
+            | Step::Add { .. } => None,
+        })
+        .collect();
+    reads.sort_by_key(|(operation, ..)| operation.end_us);
+    reads
+}
+
+/// What was certainly there before a read began is in it.
+fn nothing_lost(reads: &[Read<'_>], certain: &BTreeMap<&str, &Operation>) -> Verdict {
+    for (read, from, to, rows) in reads {
         for (key, proof) in certain.range(*from..*to) {
             let there = rows
                 .binary_search_by(|(row, _)| row.as_str().cmp(key))

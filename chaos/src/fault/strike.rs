@@ -14,6 +14,8 @@ use crate::world::{End, Link, World, world_us};
 
 /// How often a fault that repeats itself does so.
 const BEAT_MS: u64 = 150;
+/// How far a strobing clock jumps.
+const STROBE_MS: i64 = 30_000;
 
 /// The strikes of a plan, as they come.
 pub struct Strikes {
@@ -134,7 +136,7 @@ impl Strikes {
         };
         match (strike.fault == Fault::ClockStrobe, odd) {
             (true, true) => world.set_clock(*victim, None, Some(0)),
-            (true, false) => world.set_clock(*victim, None, Some(30_000)),
+            (true, false) => world.set_clock(*victim, None, Some(STROBE_MS)),
             (false, true) => world.links.undo(i),
             (false, false) => isolate(world, i, *victim),
         }
@@ -191,101 +193,123 @@ fn inflict(
             victims.iter().for_each(|node| world.stop(*node, End::Kill));
         }
         Fault::PowerOne | Fault::PowerAll => {
-            victims
-                .iter()
-                .for_each(|node| world.stop(*node, End::PowerLoss));
+            let end = End::PowerLoss;
+            victims.iter().for_each(|node| world.stop(*node, end));
         }
         Fault::Pause => world.pause(first),
-        Fault::Halves => {
-            let (one, other) = victims.split_at(victims.len() / 2);
+        Fault::Halves | Fault::Bridge => {
+            // The node in the middle of a bridge is in neither half.
+            let sides = &victims[usize::from(fault == Fault::Bridge)..];
+            let (one, other) = sides.split_at(sides.len() / 2);
             part(world, i, one, other);
             return format!(" {one:?} {other:?}");
         }
-        Fault::Ring => {
-            let nodes = victims.len();
-            for (place, from) in victims.iter().enumerate() {
-                for (other, to) in victims.iter().enumerate() {
-                    let apart = (place + nodes - other) % nodes;
-                    // Of three, all are neighbours: one of the links goes.
-                    let is_cut = match nodes {
-                        3 => place + other == 1,
-                        _ => apart > 1 && apart < nodes - 1,
-                    };
-                    if is_cut {
-                        cut(world, i, *from, *to);
-                    }
-                }
-            }
-        }
+        Fault::Ring => ring(world, i, victims),
         Fault::Isolate | Fault::IsolateLeader | Fault::FlipFlop => isolate(world, i, first),
-        Fault::OneWay => {
-            let deaf = rng.random_bool(0.5);
-            for other in (0..world.nodes()).filter(|other| *other != first) {
-                match deaf {
-                    true => cut(world, i, other, first),
-                    false => cut(world, i, first, other),
-                }
-            }
-            return if deaf { " deaf" } else { " mute" }.to_owned();
+        Fault::OneWay => return one_way(world, i, first, rng),
+        Fault::Loss | Fault::Delay | Fault::Duplicate => return spoil(world, i, fault, rng),
+        Fault::ClockJump | Fault::ClockStrobe | Fault::ClockDrift => {
+            return bend_clock(world, fault, first, rng);
         }
-        Fault::Bridge => {
-            let (one, other) = victims[1..].split_at((victims.len() - 1) / 2);
-            part(world, i, one, other);
-            return format!(" {one:?} {first} {other:?}");
-        }
-        Fault::Loss | Fault::Delay | Fault::Duplicate => {
-            let link = match fault {
-                Fault::Loss => Link {
-                    loss: rng.random_range(0.01..0.4),
-                    ..Link::CLEAN
-                },
-                Fault::Delay => Link {
-                    delay_max_us: rng.random_range(1_000..400_000),
-                    ..Link::CLEAN
-                },
-                _ => Link {
-                    duplicate: rng.random_range(0.1..1.0),
-                    ..Link::CLEAN
-                },
-            };
-            for from in victims {
-                for to in victims.iter().filter(|to| *to != from) {
-                    if rng.random_bool(0.7) {
-                        let (from, to) = (world.peer_address(*from), world.peer_address(*to));
-                        world.links.set(i, from, to, link);
-                    }
-                }
-            }
-        }
-        Fault::ClockJump => {
-            let offset_ms = rng.random_range(-600_000..600_000);
-            world.set_clock(first, None, Some(offset_ms));
-            return format!(" {offset_ms} ms");
-        }
-        Fault::ClockStrobe => world.set_clock(first, None, Some(30_000)),
-        Fault::ClockDrift => {
-            let rate_ppm = rng.random_range(-40_000..40_000);
-            world.set_clock(first, Some(rate_ppm), None);
-            return format!(" {rate_ppm} ppm");
-        }
-        Fault::SyncError => {
-            let syncs = rng.random_range(0..20);
-            world.break_disk(first, DiskFault::FailSync(syncs));
-        }
-        Fault::DiskFull => {
-            let spare = rng.random_range(0..200_000);
-            world.fill_disk(first, spare);
-            return format!(" after {spare} bytes");
-        }
-        Fault::DiskSlow => world.slow_disk(first, rng.random_range(5_000..800_000)),
-        Fault::LogRot => {
-            world.stop(first, End::Kill);
-            if !world.rot_log(first, rng.random()) {
-                return " nothing to rot".to_owned();
-            }
+        Fault::SyncError | Fault::DiskFull | Fault::DiskSlow | Fault::LogRot => {
+            return break_disk(world, fault, first, rng);
         }
     }
     String::new()
+}
+
+/// Each node reaches its two neighbours; of three, all are neighbours: one of the links goes.
+fn ring(world: &World, i: usize, victims: &[usize]) {
+    let nodes = victims.len();
+    for (place, from) in victims.iter().enumerate() {
+        for (other, to) in victims.iter().enumerate() {
+            let apart = (place + nodes - other) % nodes;
+            let is_cut = match nodes {
+                3 => place + other == 1,
+                _ => apart > 1 && apart < nodes - 1,
+            };
+            if is_cut {
+                cut(world, i, *from, *to);
+            }
+        }
+    }
+}
+
+/// One node hears nothing, or is not heard.
+fn one_way(world: &World, i: usize, victim: usize, rng: &mut SmallRng) -> String {
+    let deaf = rng.random_bool(0.5);
+    for other in (0..world.nodes()).filter(|other| *other != victim) {
+        match deaf {
+            true => cut(world, i, other, victim),
+            false => cut(world, i, victim, other),
+        }
+    }
+    if deaf { " deaf" } else { " mute" }.to_owned()
+}
+
+/// Makes most of the links bad.
+fn spoil(world: &World, i: usize, fault: Fault, rng: &mut SmallRng) -> String {
+    let mut link = Link::CLEAN;
+    match fault {
+        Fault::Loss => link.loss = rng.random_range(0.01..0.4),
+        Fault::Delay => link.delay_max_us = rng.random_range(1_000..400_000),
+        _ => link.duplicate = rng.random_range(0.1..1.0),
+    }
+    for from in 0..world.nodes() {
+        for to in (0..world.nodes()).filter(|to| *to != from) {
+            if rng.random_bool(0.7) {
+                let (from, to) = (world.peer_address(from), world.peer_address(to));
+                world.links.set(i, from, to, link);
+            }
+        }
+    }
+    format!(" {link:?}")
+}
+
+fn bend_clock(world: &World, fault: Fault, victim: usize, rng: &mut SmallRng) -> String {
+    match fault {
+        Fault::ClockDrift => {
+            let rate_ppm = rng.random_range(-40_000..40_000);
+            world.set_clock(victim, Some(rate_ppm), None);
+            format!(" {rate_ppm} ppm")
+        }
+        Fault::ClockStrobe => {
+            world.set_clock(victim, None, Some(STROBE_MS));
+            String::new()
+        }
+        _ => {
+            let offset_ms = rng.random_range(-600_000..600_000);
+            world.set_clock(victim, None, Some(offset_ms));
+            format!(" {offset_ms} ms")
+        }
+    }
+}
+
+fn break_disk(world: &mut World, fault: Fault, victim: usize, rng: &mut SmallRng) -> String {
+    match fault {
+        Fault::SyncError => {
+            let syncs = rng.random_range(0..20);
+            world.break_disk(victim, DiskFault::FailSync(syncs));
+            format!(" after {syncs} syncs")
+        }
+        Fault::DiskFull => {
+            let spare = rng.random_range(0..200_000);
+            world.fill_disk(victim, spare);
+            format!(" after {spare} bytes")
+        }
+        Fault::DiskSlow => {
+            let step_max_us = rng.random_range(5_000..800_000);
+            world.slow_disk(victim, step_max_us);
+            format!(" {step_max_us} us a step")
+        }
+        _ => {
+            world.stop(victim, End::Kill);
+            match world.rot_log(victim, rng.random()) {
+                true => String::new(),
+                false => " nothing to rot".to_owned(),
+            }
+        }
+    }
 }
 
 fn cut(world: &World, i: usize, from: usize, to: usize) {

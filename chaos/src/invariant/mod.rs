@@ -99,10 +99,10 @@ impl Observer for Process {
                 }
                 verdict.map(drop)
             }
-            Observation::Committed { shard, entries } => {
+            Observation::Committed(shard, entries) => {
                 state.committed.committed(node, shard.0, entries)
             }
-            Observation::SnapshotInstalled { shard } => {
+            Observation::SnapshotInstalled(shard) => {
                 state.committed.jumped(node, shard.0);
                 Ok(())
             }

@@ -3,6 +3,8 @@
 
 use synod_storage::{Entry, ShardId};
 
+use super::turn::Node;
+
 /// Something that can be seen of a node.
 #[derive(Debug)]
 pub enum Observation<'a> {
@@ -13,18 +15,10 @@ pub enum Observation<'a> {
         /// The term.
         term: u64,
     },
-    /// Entries were committed, and are about to be applied here.
-    Committed {
-        /// The shard.
-        shard: ShardId,
-        /// The entries, in order.
-        entries: &'a [Entry],
-    },
+    /// Entries were committed to a shard, in this order, and are about to be applied here.
+    Committed(ShardId, &'a [Entry]),
     /// A snapshot took the place of the replica's state.
-    SnapshotInstalled {
-        /// The shard.
-        shard: ShardId,
-    },
+    SnapshotInstalled(ShardId),
     /// How much waits in one of the node's queues, seen at every tick.
     Queue {
         /// Which.
@@ -38,4 +32,24 @@ pub enum Observation<'a> {
 pub trait Observer: Send + Sync {
     /// Called from the node's loop: must not block.
     fn observe(&self, seen: &Observation<'_>);
+}
+
+impl Node {
+    /// Shows something to who looks on.
+    pub(super) fn observe(&self, seen: &Observation<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(seen);
+        }
+    }
+
+    /// Shows how much waits.
+    pub(super) fn observe_queues(&self) {
+        for (name, length) in [
+            ("requests under way", self.tokens.len()),
+            ("confirmations", self.confirmations.len()),
+            ("sessions", self.outboxes.len()),
+        ] {
+            self.observe(&Observation::Queue { name, length });
+        }
+    }
 }

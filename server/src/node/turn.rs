@@ -1,6 +1,6 @@
 //! One turn of the loop: drain, step, settle, send.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,21 +8,30 @@ use synod_replication::{
     Config as ReplicationConfig, Event as ReplicationEvent, Incarnation, NodeId, ReadToken,
     Replication,
 };
-use synod_storage::{Event as StoreEvent, Job, Micros, Opened, ShardId, Store};
+use synod_storage::{
+    Event as StoreEvent, Job, KeyRange, Micros, Opened, ReplicaId, ShardId, Store,
+};
 use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
     Settings as ParticipantSettings, ShardMap, Token,
 };
 use tracing::{debug, error};
 
+use super::by_hand::ByHand;
 use super::lanes::Lanes;
-use super::{Entropy, NodeError, Observation, Observer, TICK_MS, start};
+use super::ordering::{Describing, Running};
+use super::{Entropy, NodeError, Observer, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
+use crate::directory::{Directory, Drawn, NodeRecord, Writer};
 use crate::formation::Founding;
 use crate::gateway::{self, Gateway, Mailbox, Outbox, SessionId, Submitted};
 use crate::identity::Identity;
+use crate::shards::Orders;
 use crate::transport::{Inbound, Transport};
+
+/// How often all shards are compared with what is published of them.
+const SWEEP_US: u64 = 1_000_000;
 
 /// A node in operation. Owned by the loop.
 pub(super) struct Node {
@@ -49,6 +58,32 @@ pub(super) struct Node {
     pub(super) outgoing: Outgoing,
     pub(super) stop: Stop,
     pub(super) observer: Option<Arc<dyn Observer>>,
+    /// What is known of the cluster.
+    pub(super) directory: Directory,
+    /// This node's own record in it.
+    pub(super) record: NodeRecord,
+    /// Writes to the system shard, and numbers that were drawn from it.
+    pub(super) writer: Writer,
+    pub(super) drawn: Vec<Drawn>,
+    /// When a peer is asked next for what this node may not know, and who was last.
+    pub(super) next_ask_us: u64,
+    pub(super) last_asked: Option<NodeId>,
+    /// Orders of this node to shards anywhere.
+    pub(super) orders: Orders,
+    /// Orders that operators give through this node.
+    pub(super) by_hand: ByHand,
+    /// Orders that shards led here are carrying out.
+    pub(super) running: BTreeMap<ShardId, Running>,
+    /// Descriptions on their way into the log.
+    pub(super) describing: BTreeMap<ShardId, Describing>,
+    /// Shards whose descriptor may not be what their configuration is, or may not be published.
+    pub(super) unreconciled: BTreeSet<ShardId>,
+    /// When all shards are looked at next.
+    pub(super) next_sweep_us: u64,
+    /// Whether something was learned by which a replica here may prove to be removed.
+    pub(super) unswept: bool,
+    /// Replicas that are being destroyed, with the keys that go with them.
+    pub(super) dropping: BTreeMap<ReplicaId, KeyRange>,
 }
 
 /// What is known of a peer.
@@ -130,6 +165,15 @@ impl Node {
         let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
         let replication =
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
+        let me_nonce = me.boot.nonce;
+        let directory = Directory::new(start::descriptors(&founding));
+        let record = NodeRecord {
+            node,
+            generation: me.boot.counter,
+            peer: settings.process.peer_advertise,
+            client: settings.process.client,
+            labels: settings.process.labels.clone(),
+        };
         let map = ShardMap::new(start::descriptors(&founding));
         let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
         let peers = founding
@@ -167,6 +211,20 @@ impl Node {
             outgoing: Outgoing::default(),
             stop: Stop::No,
             observer,
+            directory,
+            record,
+            writer: Writer::new(me_nonce),
+            drawn: Vec::new(),
+            next_ask_us: 0,
+            last_asked: None,
+            orders: Orders::new(me_nonce),
+            by_hand: ByHand::default(),
+            running: BTreeMap::new(),
+            describing: BTreeMap::new(),
+            unreconciled: BTreeSet::new(),
+            next_sweep_us: 0,
+            unswept: true,
+            dropping: BTreeMap::new(),
         };
         (
             this,
@@ -214,15 +272,7 @@ impl Node {
     }
 
     /// Carries out what recovery or creation asked for, before the first turn.
-    pub(super) fn begin(
-        &mut self,
-        replication: synod_replication::Effects,
-    ) -> Result<(), NodeError> {
-        let now = self.now();
-        let mut effects = Effects {
-            replication,
-            ..Effects::default()
-        };
+    pub(super) fn begin(&mut self, now: Now, mut effects: Effects) -> Result<(), NodeError> {
         self.settle(now, &mut effects)?;
         while self.send(now, &mut effects) {
             self.settle(now, &mut effects)?;
@@ -262,8 +312,10 @@ impl Node {
                 | StoreEvent::ExportFailed { .. }
                 | StoreEvent::ImportReady { .. }
                 | StoreEvent::Installed { .. }
-                | StoreEvent::ImportFailed { .. }
-                | StoreEvent::Dropped { .. } => {}
+                | StoreEvent::ImportFailed { .. } => {}
+                StoreEvent::Dropped { replica, .. } => {
+                    self.dropping.remove(replica);
+                }
             }
             let event = ReplicationEvent::Store(event);
             self.replication.step(
@@ -320,21 +372,16 @@ impl Node {
         self.step_shards(now, ShardEvent::Tick, effects);
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+        self.tick_directory(now);
+        self.write_due(now, effects);
+        self.tick_by_hand(now, effects);
+        self.send_orders(now, effects);
+        if now.monotonic.0 >= self.next_sweep_us {
+            self.next_sweep_us = now.monotonic.0 + SWEEP_US;
+            self.reconcile_all();
+        }
         self.advance_stop(now);
-        for (name, length) in [
-            ("requests under way", self.tokens.len()),
-            ("confirmations", self.confirmations.len()),
-            ("sessions", self.outboxes.len()),
-        ] {
-            self.observe(&Observation::Queue { name, length });
-        }
-    }
-
-    /// Shows something to who looks on.
-    pub(super) fn observe(&self, seen: &Observation<'_>) {
-        if let Some(observer) = &self.observer {
-            observer.observe(seen);
-        }
+        self.observe_queues();
     }
 
     pub(super) fn request(
@@ -380,6 +427,12 @@ impl Node {
                 self.carry_replication(now, effect, effects)?;
             }
             self.take_store_news(now, effects);
+            self.reconcile(now, effects);
+            self.sweep_replicas(now, effects);
+            self.advance_orders(now, effects);
+            for (id, end) in self.orders.take_done() {
+                self.order_ended(now, id, end, effects);
+            }
             let quiet = effects.gateway.is_empty()
                 && effects.shards.is_empty()
                 && effects.replication.is_empty()
