@@ -194,6 +194,7 @@ async fn process(
         NodeError::Listen { .. }
         | NodeError::Directory { .. }
         | NodeError::Broken(_)
+        | NodeError::Settings(_)
         | NodeError::Join { .. } => false,
     };
     if !(by_disk && state.excused) {

@@ -14,7 +14,7 @@ use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use synod_storage::disk::Fault as DiskFault;
+use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
 
 use self::machine::Machine;
@@ -49,6 +49,7 @@ pub struct World {
     pub timeline: Timeline,
     /// The sum of all that happened in it.
     pub trace: Trace,
+    rng: SmallRng,
 }
 
 impl World {
@@ -77,6 +78,7 @@ impl World {
             invariants,
             timeline,
             trace,
+            rng,
         }
     }
 
@@ -134,6 +136,11 @@ impl World {
         Handle::current().resume(self.machines[i].id());
     }
 
+    /// A machine's disk, to look at and to damage.
+    pub fn disk(&self, i: usize) -> SimDisk {
+        self.machines[i].lock().disk.clone()
+    }
+
     /// Changes a machine's clock: its rate in parts per million and its wall clock's offset.
     pub fn set_clock(&self, i: usize, rate_ppm: Option<i64>, wall_offset_ms: Option<i64>) {
         self.machines[i].lock().clock.set(rate_ppm, wall_offset_ms);
@@ -180,6 +187,16 @@ impl World {
             self.start(i);
         }
         self.timeline.add(world_us(), What::Healed);
+    }
+
+    /// A random node.
+    pub fn any_node(&mut self) -> usize {
+        self.rng.random_range(0..self.machines.len())
+    }
+
+    /// The world's randomness, for what is done to it by hand.
+    pub fn rng(&mut self) -> &mut SmallRng {
+        &mut self.rng
     }
 
     /// The node that leads most shards, as far as anybody saw.

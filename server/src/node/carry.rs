@@ -4,12 +4,12 @@ use synod_replication::{
     Effect as ReplicationEffect, Leadership, NodeId, ProposeError, Read, ReadFailure, ReadToken,
     Role,
 };
-use synod_storage::{Micros, ShardId};
+use synod_storage::{Entry, Micros, ShardId};
 use synod_txn::{
     Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::turn::{Effects, Node, Origin};
 use super::{NodeError, Observation};
@@ -123,9 +123,7 @@ impl Node {
             ShardEffect::Call { .. } => {}
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
-            ShardEffect::Damaged { shard, row } => {
-                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
-            }
+            ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
             }
@@ -197,16 +195,7 @@ impl Node {
         match effect {
             ReplicationEffect::Send { to, message } => self.send_raft(to, &message),
             ReplicationEffect::Committed { shard, entries } => {
-                let last = entries.last().map_or(0, |entry| entry.id.index);
-                self.observe(&Observation::Committed(shard, &entries));
-                self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
-                self.replication.applied(
-                    now.monotonic,
-                    shard,
-                    last,
-                    &mut self.store,
-                    &mut effects.replication,
-                );
+                self.committed(now, shard, entries, effects);
             }
             ReplicationEffect::Leadership { shard, leadership } => {
                 self.leadership(now, shard, leadership, effects);
@@ -262,6 +251,20 @@ impl Node {
             ReplicationEffect::Fatal { reason } => return Err(NodeError::Broken(reason)),
         }
         Ok(())
+    }
+
+    /// Entries are committed: they are applied, in the same turn.
+    fn committed(&mut self, now: Now, shard: ShardId, entries: Vec<Entry>, effects: &mut Effects) {
+        let last = entries.last().map_or(0, |entry| entry.id.index);
+        self.observe(&Observation::Committed(shard, &entries));
+        self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
+        self.replication.applied(
+            now.monotonic,
+            shard,
+            last,
+            &mut self.store,
+            &mut effects.replication,
+        );
     }
 
     pub(super) fn leadership(

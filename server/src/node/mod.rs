@@ -29,6 +29,7 @@ mod start;
 mod status;
 mod stop;
 mod telling;
+mod traffic;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -53,9 +54,9 @@ pub use self::real::run;
 use self::lanes::Lanes;
 use self::turn::Node;
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{ConfigError, Settings};
 use crate::edge::{self, Edge, Registry, Shutdown};
-use crate::formation::{Formation, Founder, Founding, Shape};
+use crate::formation::{Formation, Founder, Founding};
 use crate::gateway::{Handle, Mailbox};
 use crate::identity::{IdentityError, begin_boot, load_founding};
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
@@ -135,6 +136,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// A setting is not the cluster's.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     /// The identity of the directory cannot be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -220,11 +224,7 @@ pub async fn serve(
                 client: client_address,
                 labels: settings.process.labels.clone(),
             };
-            let shape = Shape {
-                user_shards: settings.cluster.shards,
-                replicas: settings.cluster.replicas,
-            };
-            let formation = Formation::new(me, &join, shape, entropy.cluster);
+            let formation = Formation::new(me, &join, settings.cluster.clone(), entropy.cluster);
             let formed = forming::Forming {
                 transport: &transport,
                 inbox: &mut inbound,
@@ -242,6 +242,7 @@ pub async fn serve(
         }
     };
 
+    let settings = settings.adopt(&founding.settings)?;
     let lanes = Lanes::start(&environment.disk_work, &wake)
         .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
     let node = assemble(

@@ -20,6 +20,7 @@ use tracing::{debug, error};
 use super::by_hand::ByHand;
 use super::lanes::Lanes;
 use super::ordering::{Describing, Running};
+use super::traffic::Traffic;
 use super::{Entropy, NodeError, Observer, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
@@ -56,6 +57,7 @@ pub(super) struct Node {
     pub(super) confirmations: BTreeMap<ReadToken, (ShardId, u64, Round)>,
     pub(super) next_read: u64,
     pub(super) outgoing: Outgoing,
+    pub(super) traffic: Traffic,
     pub(super) stop: Stop,
     pub(super) observer: Option<Arc<dyn Observer>>,
     /// What is known of the cluster.
@@ -127,6 +129,28 @@ pub(super) struct Effects {
     pub(super) replication: synod_replication::Effects,
 }
 
+/// How replication behaves, by the cluster's settings.
+fn replication_config(
+    settings: &Settings,
+    node: NodeId,
+    me: &Identity,
+    entropy: &Entropy,
+) -> ReplicationConfig {
+    ReplicationConfig {
+        reads: match settings.cluster.reads {
+            Reads::Lease => synod_replication::Reads::Lease,
+            Reads::Quorum => synod_replication::Reads::Quorum,
+        },
+        heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
+        election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
+        // Two clocks may be wrong in opposite directions.
+        clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
+            .div_ceil(10_000)
+            .min(99),
+        ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
+    }
+}
+
 impl Node {
     #[allow(clippy::too_many_arguments)] // the parts of a node, each once
     pub(super) fn new(
@@ -147,19 +171,7 @@ impl Node {
             replicas,
             report,
         } = opened;
-        let config = ReplicationConfig {
-            reads: match settings.cluster.reads {
-                Reads::Lease => synod_replication::Reads::Lease,
-                Reads::Quorum => synod_replication::Reads::Quorum,
-            },
-            heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
-            election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
-            // Two clocks may be wrong in opposite directions.
-            clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
-                .div_ceil(10_000)
-                .min(99),
-            ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
-        };
+        let config = replication_config(settings, node, &me, &entropy);
         let now_us = clock.monotonic_us();
         let mut effects = synod_replication::Effects::default();
         let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
@@ -209,6 +221,7 @@ impl Node {
             confirmations: BTreeMap::new(),
             next_read: 0,
             outgoing: Outgoing::default(),
+            traffic: Traffic::default(),
             stop: Stop::No,
             observer,
             directory,
@@ -300,10 +313,8 @@ impl Node {
             match &event {
                 StoreEvent::Stopped => self.stop = Stop::Done,
                 StoreEvent::Damaged { row, place } => {
-                    error!(
-                        ?row,
-                        "damage on disk at {place}: not served, to be repaired"
-                    );
+                    let key = row.key.escape_ascii();
+                    error!("damaged record at {place}, key {key}: not served, peers are asked");
                 }
                 StoreEvent::Checkpointed => debug!("checkpoint complete"),
                 StoreEvent::Fetched { .. }
@@ -312,7 +323,8 @@ impl Node {
                 | StoreEvent::ExportFailed { .. }
                 | StoreEvent::ImportReady { .. }
                 | StoreEvent::Installed { .. }
-                | StoreEvent::ImportFailed { .. } => {}
+                | StoreEvent::ImportFailed { .. }
+                | StoreEvent::Recalled { .. } => {}
                 StoreEvent::Dropped { replica, .. } => {
                     self.dropping.remove(replica);
                 }
@@ -347,7 +359,10 @@ impl Node {
                     self.outboxes.insert(session, outbox);
                     gateway::Event::Opened(session)
                 }
-                Submitted::Commands(session, batch) => gateway::Event::Submitted(session, batch),
+                Submitted::Commands(session, batch) => {
+                    self.traffic.commands += batch.len() as u64;
+                    gateway::Event::Submitted(session, batch)
+                }
                 Submitted::Closed(session) => {
                     self.outboxes.remove(&session);
                     gateway::Event::Closed(session)
@@ -372,6 +387,7 @@ impl Node {
         self.step_shards(now, ShardEvent::Tick, effects);
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+        self.traffic.tick(now.monotonic.0);
         self.tick_directory(now);
         self.write_due(now, effects);
         self.tick_by_hand(now, effects);
