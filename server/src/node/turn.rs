@@ -187,7 +187,8 @@ impl Node {
             labels: settings.process.labels.clone(),
         };
         let map = ShardMap::new(start::descriptors(&founding));
-        let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
+        let boot = (me.boot.counter, me.boot.nonce);
+        let gateway = Gateway::new(node, boot, map, gateway::Settings::default());
         let peers = founding
             .members
             .iter()
@@ -368,8 +369,7 @@ impl Node {
                     gateway::Event::Closed(session)
                 }
             };
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 
@@ -386,7 +386,7 @@ impl Node {
         );
         self.step_shards(now, ShardEvent::Tick, effects);
         self.gateway
-            .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+            .step(now, gateway::Event::Tick, &mut effects.gateway);
         self.traffic.tick(now.monotonic.0);
         self.tick_directory(now);
         self.write_due(now, effects);
@@ -427,7 +427,7 @@ impl Node {
     /// Lets the cores talk to each other until none has anything left to say.
     fn settle(&mut self, now: Now, effects: &mut Effects) -> Result<(), NodeError> {
         loop {
-            self.gateway.flush(now.monotonic.0, &mut effects.gateway);
+            self.gateway.flush(now, &mut effects.gateway);
             for effect in std::mem::take(&mut effects.gateway) {
                 self.carry_gateway(now, effect, effects);
             }
