@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Anomaly, Verdict};
 use crate::history::{Operation, Outcome, Step};
 
+/// A read of a group, and the keys that it saw.
+type Read<'a> = (&'a Operation, BTreeSet<&'a str>);
+
 /// Checks a history of single writes and of reads of groups.
 pub fn check(history: &[Operation]) -> Verdict {
-    let mut groups: BTreeMap<BTreeSet<&str>, Vec<(&Operation, BTreeSet<&str>)>> = BTreeMap::new();
+    let mut groups: BTreeMap<BTreeSet<&str>, Vec<Read>> = BTreeMap::new();
     for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
         let (mut keys, mut present) = (BTreeSet::new(), BTreeSet::new());
         for step in &operation.steps {

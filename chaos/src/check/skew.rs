@@ -32,7 +32,10 @@ pub fn check(history: &[Operation]) -> Verdict {
     Ok(())
 }
 
-fn range(step: &Step) -> Option<(&str, &str, &[(String, String)])> {
+/// A range that was answered: from where to where, and its rows.
+type Found<'a> = (&'a str, &'a str, &'a [(String, String)]);
+
+fn range(step: &Step) -> Option<Found<'_>> {
     match step {
         Step::Range {
             from,
