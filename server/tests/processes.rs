@@ -4,6 +4,7 @@
 #![cfg(not(madsim))]
 
 mod cluster;
+mod members;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -109,6 +109,8 @@ pub struct Gateway {
     /// Parts that wait for their next attempt, by time.
     retries: BTreeSet<(u64, u64, usize)>,
     hlc: Version,
+    /// Why commands are turned away, if they are.
+    closed: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +137,14 @@ impl Gateway {
             dirty: BTreeSet::new(),
             retries: BTreeSet::new(),
             hlc: Version::ZERO,
+            closed: None,
         }
+    }
+
+    /// Turns new commands away with this reason from now on, or takes them again. What is under way
+    /// goes on.
+    pub fn close(&mut self, why: Option<String>) {
+        self.closed = why;
     }
 
     /// What is known of the shards.
@@ -229,6 +238,12 @@ impl Gateway {
                 other => other,
             };
             session.push(match submission {
+                Submission::Command(command)
+                    if self.closed.is_some() && command.class() != Class::Control =>
+                {
+                    let why = self.closed.as_deref().unwrap_or_default();
+                    Slot::Done(Reply::error(ErrorCode::NotServing, why.to_owned()))
+                }
                 Submission::Command(command) => Slot::Waiting {
                     command,
                     deadline_us,

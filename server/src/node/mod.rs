@@ -18,6 +18,7 @@ mod forming;
 mod inbound;
 mod jobs;
 mod lanes;
+mod members;
 mod outbound;
 #[cfg(not(madsim))]
 mod real;
@@ -32,7 +33,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use synod_membership::id::{ClusterId, Identity as PeerIdentity};
+use synod_membership::time::Time;
 use synod_storage::disk::Disk;
 use synod_storage::index::IndexFactory;
 use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
@@ -45,13 +46,16 @@ pub use self::jobs::StepTime;
 pub use self::real::run;
 
 use self::lanes::Lanes;
-use self::turn::Node;
+use self::turn::{Node, Parts};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::edge::{self, Edge, Registry, Shutdown};
-use crate::formation::{Formation, Founder, Founding, Shape};
+use crate::formation::{Formation, Founder, Shape};
 use crate::gateway::{Handle, Mailbox};
-use crate::identity::{IdentityError, begin_boot, load_founding};
+use crate::identity::{IdentityError, begin_boot, load_founding, save_founding};
+use crate::membership::files::{Files, FilesError};
+use crate::membership::writer::{Work, Writer};
+use crate::membership::{self, Beginning, Membership};
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
 
 /// How often the loop looks at its timers when nothing happens.
@@ -91,6 +95,20 @@ pub enum DiskWork {
     Tasks(StepTime),
 }
 
+impl DiskWork {
+    /// The same for the membership's lane, whose writes are as small as the log's.
+    fn for_membership(&self) -> Work {
+        match self {
+            #[cfg(not(madsim))]
+            DiskWork::Threads => Work::Thread,
+            DiskWork::Tasks(step_time) => {
+                let step_time = step_time.clone();
+                Work::Task(Arc::new(move || step_time(synod_storage::Lane::Log)))
+            }
+        }
+    }
+}
+
 /// Random bits, drawn once at the edge: nothing inside draws any.
 #[derive(Clone, Copy, Debug)]
 pub struct Entropy {
@@ -104,6 +122,8 @@ pub struct Entropy {
     pub nonce: u64,
     /// Seeds timeouts and jitter.
     pub seed: u64,
+    /// Seeds the membership's nonces and jitter: no two runs may share it.
+    pub membership: [u64; 4],
 }
 
 /// Why a node could not start, or had to stop.
@@ -130,6 +150,9 @@ pub enum NodeError {
     /// The identity of the directory cannot be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The membership's files cannot be read or written.
+    #[error(transparent)]
+    Membership(#[from] FilesError),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Open(#[from] OpenError),
@@ -162,14 +185,9 @@ pub async fn serve(
     let clients = listen("clients", client_address).await?;
     let identity = begin_boot(disk, (entropy.node, entropy.nonce))?;
     let founding = load_founding(disk)?;
-    let local = PeerIdentity {
-        cluster: founding
-            .as_ref()
-            .map(|founding| ClusterId(founding.cluster)),
-        node: identity.node,
-        boot: identity.boot,
-        address: settings.process.peer_advertise,
-    };
+    let (mut files, mut recovered) = Files::open(disk, identity)?;
+    let peer = settings.process.peer_advertise;
+    let local = membership::introduction(founding.as_ref(), identity, peer);
     info!(node = %identity.node, boot = identity.boot.counter, peers = %peer_address,
         clients = %client_address, "starting");
 
@@ -223,29 +241,62 @@ pub async fn serve(
                 backlog: &mut frames,
                 mailbox: &mailbox,
                 wake: &wake,
-                disk,
             }
             .form(formation, &shutdown)
             .await?;
             let Some(founding) = formed else {
                 return Ok(());
             };
+            // The membership's beginning first: a record without it would be half of a beginning.
+            if let Some(first) = membership::founded(&founding, identity.node) {
+                files.found(disk, &first)?;
+                recovered.base = first.base;
+            }
+            save_founding(disk, &founding)?;
+            info!(
+                cluster = format!("{:032x}", founding.cluster),
+                founders = founding.members.len(),
+                shards = founding.shards.len(),
+                founder = founding.member(identity.node.0).is_some(),
+                "the cluster is known"
+            );
             founding
         }
     };
+    if founding.member(identity.node.0).is_some() && recovered.base.is_none() {
+        return Err(FilesError::Views("it is gone".to_owned()).into());
+    }
 
-    let lanes = Lanes::start(&environment.disk_work, &wake)
-        .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
-    let node = assemble(
-        environment,
-        &settings,
+    let threads = |error| NodeError::Broken(format!("cannot start I/O threads: {error}"));
+    let lanes = Lanes::start(&environment.disk_work, &wake).map_err(threads)?;
+    let work = environment.disk_work.for_membership();
+    let membership_writer =
+        Writer::start(files, disk.clone(), work, wake.clone()).map_err(threads)?;
+    let mut begun = Vec::new();
+    let beginning = Beginning {
+        founding: &founding,
         identity,
+        peer,
+        client: client_address,
+        labels: &settings.process.labels,
+        join: &join,
+        recovered,
+        seed: entropy.membership,
+    };
+    let now = Time(environment.clock.monotonic_us());
+    let membership = Membership::start(now, beginning, &mut begun);
+    let parts = Parts {
+        me: identity,
         founding,
         transport,
-        &mailbox,
+        mailbox: mailbox.clone(),
         lanes,
-    )?;
-    info!("serving");
+        clock: environment.clock.clone(),
+        entropy: environment.entropy,
+        membership,
+        membership_writer,
+    };
+    let node = assemble(environment, &settings, parts, begun)?;
     drive(
         node,
         frames,
@@ -262,17 +313,13 @@ pub async fn serve(
 fn assemble(
     environment: Environment,
     settings: &Settings,
-    identity: crate::identity::Identity,
-    founding: Founding,
-    transport: Transport,
-    mailbox: &Arc<Mailbox>,
-    lanes: Lanes,
+    parts: Parts,
+    begun: synod_membership::effect::Effects,
 ) -> Result<(Node, start::Recovered), NodeError> {
     let Environment {
         disk,
         index,
         storage,
-        clock,
         machine_boot,
         entropy,
         ..
@@ -296,17 +343,7 @@ fn assemble(
     for damage in &report.damage {
         warn!("damage found: {damage}");
     }
-    Ok(Node::new(
-        opened,
-        settings,
-        identity,
-        founding,
-        transport,
-        mailbox.clone(),
-        lanes,
-        clock,
-        entropy,
-    ))
+    Ok(Node::new(opened, settings, parts, begun))
 }
 
 /// Says how a slow opening goes on, at every tenth of the way.
@@ -387,6 +424,10 @@ async fn drive(
             frames.push(frame);
         }
         node.turn(&mut frames, ticked)?;
+        if node.left && !stopping {
+            stopping = true;
+            serving.start();
+        }
         if clients_gone && node.is_stopped() {
             info!("stopped");
             return Ok(());

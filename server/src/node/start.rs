@@ -14,6 +14,7 @@ use crate::formation::{Founding, SYSTEM_SHARD};
 pub(super) struct Recovered {
     pub(super) shards: Vec<ShardId>,
     pub(super) effects: synod_replication::Effects,
+    pub(super) membership: synod_membership::effect::Effects,
 }
 
 /// The shards of a founding record, as routing knows them.
@@ -75,6 +76,7 @@ impl Node {
         let Recovered {
             shards,
             mut effects,
+            membership,
         } = recovered;
         let now = self.now();
         let me = self.id();
@@ -119,6 +121,6 @@ impl Node {
                     .step(now.monotonic, event, &mut self.store, &mut effects);
             }
         }
-        self.begin(effects)
+        self.begin(effects, membership)
     }
 }

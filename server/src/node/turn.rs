@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use synod_membership::time::Time;
 use synod_replication::{
     Config as ReplicationConfig, Event as ReplicationEvent, Incarnation, NodeId, ReadToken,
     Replication,
 };
-use synod_storage::{Event as StoreEvent, Job, Micros, Opened, ShardId, Store};
+use synod_storage::{Event as StoreEvent, Job, Lane, Micros, Opened, ShardId, Store};
 use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
     Settings as ParticipantSettings, ShardMap, Token,
@@ -22,6 +23,8 @@ use crate::config::{Reads, Settings};
 use crate::formation::Founding;
 use crate::gateway::{self, Gateway, Mailbox, Outbox, SessionId, Submitted};
 use crate::identity::Identity;
+use crate::membership::Membership;
+use crate::membership::writer::Writer;
 use crate::transport::{Inbound, Transport};
 
 /// A node in operation. Owned by the loop.
@@ -48,6 +51,39 @@ pub(super) struct Node {
     pub(super) next_read: u64,
     pub(super) outgoing: Outgoing,
     pub(super) stop: Stop,
+    pub(super) membership: Membership,
+    pub(super) membership_writer: Writer,
+    /// Since when the store's log lane has been at work without a pause.
+    pub(super) log_waiting_since_us: Option<u64>,
+    log_jobs: usize,
+    /// What the membership was last told about the disk.
+    pub(super) disk_stalled: bool,
+    /// The membership has let this node go, as it was asked to.
+    pub(super) left: bool,
+    pub(super) addresses: Addresses,
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+/// Where a node is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    /// For clients.
+    pub(super) client: SocketAddr,
+    /// For other nodes.
+    pub(super) peer: SocketAddr,
+}
+
+/// The parts of a node that are made before it.
+pub(super) struct Parts {
+    pub(super) me: Identity,
+    pub(super) founding: Founding,
+    pub(super) transport: Transport,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) lanes: Lanes,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Entropy,
+    pub(super) membership: Membership,
+    pub(super) membership_writer: Writer,
 }
 
 /// What is known of a peer.
@@ -55,10 +91,14 @@ pub(super) struct Node {
 pub(super) struct PeerState {
     /// Where it is.
     pub(super) address: SocketAddr,
+    /// Where clients reach it, if that is known.
+    pub(super) client: Option<SocketAddr>,
     /// The boot that the last connection showed, if there was one.
     pub(super) boot: Option<u64>,
     /// Whether the control connection to it stands.
     pub(super) connected: bool,
+    /// The view that it last said it has: seq, and the end of its hash.
+    pub(super) view: Option<(u64, u32)>,
 }
 
 /// Who waits for an answer.
@@ -89,21 +129,27 @@ pub(super) struct Effects {
     pub(super) gateway: Vec<gateway::Effect>,
     pub(super) shards: Vec<ShardEffect>,
     pub(super) replication: synod_replication::Effects,
+    pub(super) membership: synod_membership::effect::Effects,
 }
 
 impl Node {
-    #[allow(clippy::too_many_arguments)] // the parts of a node, each once
     pub(super) fn new(
         opened: Opened,
         settings: &Settings,
-        me: Identity,
-        founding: Founding,
-        transport: Transport,
-        mailbox: Arc<Mailbox>,
-        lanes: Lanes,
-        clock: Arc<dyn Clock>,
-        entropy: Entropy,
+        parts: Parts,
+        begun: synod_membership::effect::Effects,
     ) -> (Self, start::Recovered) {
+        let Parts {
+            me,
+            founding,
+            transport,
+            mailbox,
+            lanes,
+            clock,
+            entropy,
+            membership,
+            membership_writer,
+        } = parts;
         let node = NodeId(me.node.0);
         let Opened {
             store,
@@ -137,8 +183,10 @@ impl Node {
             .map(|member| {
                 let state = PeerState {
                     address: member.peer,
+                    client: Some(member.client),
                     boot: None,
                     connected: false,
+                    view: None,
                 };
                 (NodeId(member.node), state)
             })
@@ -164,12 +212,24 @@ impl Node {
             next_read: 0,
             outgoing: Outgoing::default(),
             stop: Stop::No,
+            membership,
+            membership_writer,
+            log_waiting_since_us: None,
+            log_jobs: 0,
+            disk_stalled: false,
+            left: false,
+            addresses: Addresses {
+                client: settings.process.client,
+                peer: settings.process.peer_advertise,
+            },
+            labels: settings.process.labels.clone(),
         };
         (
             this,
             start::Recovered {
                 shards: recovered,
                 effects,
+                membership: begun,
             },
         )
     }
@@ -195,8 +255,9 @@ impl Node {
         let now = self.now();
         let mut effects = Effects::default();
         self.take_disk_work(now, &mut effects)?;
+        self.take_membership_writes(now, &mut effects);
         for inbound in frames.drain(..) {
-            self.receive(now, inbound, &mut effects);
+            self.receive(now, inbound, &mut effects)?;
         }
         self.take_submissions(now, &mut effects);
         if ticked {
@@ -214,10 +275,13 @@ impl Node {
     pub(super) fn begin(
         &mut self,
         replication: synod_replication::Effects,
+        membership: synod_membership::effect::Effects,
     ) -> Result<(), NodeError> {
         let now = self.now();
+        self.update_serving();
         let mut effects = Effects {
             replication,
+            membership,
             ..Effects::default()
         };
         self.settle(now, &mut effects)?;
@@ -232,6 +296,10 @@ impl Node {
         let mut done: Vec<Job> = Vec::new();
         self.lanes.finished(&mut done);
         for job in done {
+            if job.lane() == Lane::Log {
+                self.log_jobs -= 1;
+                self.log_waiting_since_us = (self.log_jobs > 0).then_some(now.monotonic.0);
+            }
             self.store.complete(job)?;
         }
         self.take_store_news(now, effects);
@@ -280,10 +348,20 @@ impl Node {
     fn give_disk_work(&mut self) {
         let mut jobs = Vec::new();
         self.store.take_jobs(&mut jobs);
+        let logs = jobs.iter().filter(|job| job.lane() == Lane::Log).count();
+        if logs > 0 {
+            self.log_jobs += logs;
+            let now_us = self.clock.monotonic_us();
+            self.log_waiting_since_us.get_or_insert(now_us);
+        }
         self.lanes.submit(&mut jobs);
     }
 
     fn take_submissions(&mut self, now: Now, effects: &mut Effects) {
+        // A node that is about to serve need not turn its first clients away.
+        if self.membership.is_settling(Time(now.monotonic.0)) {
+            return;
+        }
         let mut news = Vec::new();
         self.mailbox.take(&mut news);
         for submitted in news {
@@ -305,16 +383,17 @@ impl Node {
 
     fn tick(&mut self, now: Now, effects: &mut Effects) {
         self.store.tick(now.monotonic);
-        let Self {
-            replication, store, ..
-        } = self;
-        replication.step(
-            now.monotonic,
-            ReplicationEvent::Tick,
-            store,
-            &mut effects.replication,
-        );
+        self.step_replication(now, ReplicationEvent::Tick, effects);
         self.step_shards(now, ShardEvent::Tick, effects);
+        self.tick_membership(now, effects);
+        if !self.membership.serving() {
+            // Who is missing changes.
+            self.update_serving();
+        }
+        if self.membership.is_removed() && self.stop == Stop::No {
+            // Its replicas go on voting; it only leads no more, where others can.
+            self.hand_over(now);
+        }
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
         self.advance_stop(now);
@@ -339,6 +418,18 @@ impl Node {
         self.step_shards(now, ShardEvent::Request { token, request }, effects);
     }
 
+    pub(super) fn step_replication(
+        &mut self,
+        now: Now,
+        event: ReplicationEvent,
+        effects: &mut Effects,
+    ) {
+        let Self {
+            replication, store, ..
+        } = self;
+        replication.step(now.monotonic, event, store, &mut effects.replication);
+    }
+
     pub(super) fn step_shards(&mut self, now: Now, event: ShardEvent, effects: &mut Effects) {
         self.participant
             .step(now, event, &mut self.store, &mut effects.shards);
@@ -347,6 +438,9 @@ impl Node {
     /// Lets the cores talk to each other until none has anything left to say.
     fn settle(&mut self, now: Now, effects: &mut Effects) -> Result<(), NodeError> {
         loop {
+            for effect in std::mem::take(&mut effects.membership) {
+                self.carry_membership(now, effect, effects)?;
+            }
             self.gateway.flush(now.monotonic.0, &mut effects.gateway);
             for effect in std::mem::take(&mut effects.gateway) {
                 self.carry_gateway(now, effect, effects);
@@ -364,6 +458,7 @@ impl Node {
             }
             self.take_store_news(now, effects);
             let quiet = effects.gateway.is_empty()
+                && effects.membership.is_empty()
                 && effects.shards.is_empty()
                 && effects.replication.is_empty()
                 && !self.gateway.needs_flush()
