@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod directory;
 pub mod edge;
 pub mod formation;
 pub mod gateway;
@@ -15,5 +16,6 @@ pub mod logging;
 pub mod membership;
 pub mod node;
 pub mod resp;
+pub mod shards;
 pub mod status;
 pub mod transport;

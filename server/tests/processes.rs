@@ -3,18 +3,20 @@
 //! before a release.
 #![cfg(not(madsim))]
 
+#[path = "cluster/appends.rs"]
+mod appends;
 mod cluster;
 mod members;
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use appends::{keys, write};
 use cluster::{Cluster, Node, free_ports, run_to_end};
-use synod_client::{Client, Command, Options, Outcome};
+use synod_client::{Client, Options};
 
 fn client(addresses: Vec<String>) -> Client {
     let options = Options {
@@ -22,14 +24,6 @@ fn client(addresses: Vec<String>) -> Client {
         ..Options::default()
     };
     Client::new(addresses, options)
-}
-
-/// Keys on several shards.
-fn keys() -> Vec<String> {
-    "09AMbkz"
-        .chars()
-        .map(|first| format!("{first}key"))
-        .collect()
 }
 
 #[tokio::test]
@@ -107,76 +101,16 @@ async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
     for node in 0..3 {
         cluster.run(node);
     }
-    let mut reader = client(cluster.clients());
-    let mut acknowledged = 0;
+    let mut done = Vec::new();
     for writer in writers {
-        for (key, tokens) in writer.await.unwrap() {
-            let value = reader.get(&key).await.unwrap().unwrap_or_default();
-            let value = String::from_utf8(value.to_vec()).unwrap();
-            let mut times: BTreeMap<&str, usize> = BTreeMap::new();
-            for token in value.split_terminator(',') {
-                *times.entry(token).or_default() += 1;
-            }
-            for (token, outcome) in &tokens {
-                let times = times.get(token.as_str()).copied().unwrap_or(0);
-                match outcome {
-                    Written::Acknowledged => {
-                        acknowledged += 1;
-                        assert_eq!(times, 1, "{token} of {key} was acknowledged");
-                    }
-                    Written::Refused => assert_eq!(times, 0, "{token} of {key} was refused"),
-                    Written::Unknown => assert!(times <= 1, "{token} of {key} is doubled"),
-                }
-            }
-        }
+        done.push(writer.await.unwrap());
     }
+    let acknowledged = appends::check(&mut client(cluster.clients()), done).await;
     assert!(
         acknowledged > 100,
         "only {acknowledged} acknowledged writes: nothing is shown"
     );
     println!("{kills} kills, {acknowledged} acknowledged appends, all there once");
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Written {
-    Acknowledged,
-    Refused,
-    Unknown,
-}
-
-/// Appends unique tokens to keys of its own until told to stop.
-async fn write(
-    writer: usize,
-    mut addresses: Vec<String>,
-    over: Arc<AtomicBool>,
-) -> BTreeMap<String, Vec<(String, Written)>> {
-    addresses.rotate_left(writer % 3);
-    let options = Options {
-        retry_for: Duration::ZERO,
-        ..Options::default()
-    };
-    let mut client = Client::new(addresses, options);
-    let mut done: BTreeMap<String, Vec<(String, Written)>> = BTreeMap::new();
-    for i in 0.. {
-        if over.load(Ordering::Relaxed) {
-            break;
-        }
-        let first = keys()[i % keys().len()].clone();
-        let (key, token) = (format!("{first}.{writer}"), format!("{writer}.{i}"));
-        let command = Command::new("APPEND").arg(&key).arg(format!("{token},"));
-        let written = match client.call_once(&command).await {
-            Ok(_) => Written::Acknowledged,
-            Err(error) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                match error.outcome() {
-                    Outcome::Unknown => Written::Unknown,
-                    Outcome::NotDone | Outcome::Retryable => Written::Refused,
-                }
-            }
-        };
-        done.entry(key).or_default().push((token, written));
-    }
-    done
 }
 
 #[tokio::test]

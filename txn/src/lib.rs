@@ -36,16 +36,19 @@ mod wire;
 mod world;
 
 pub use command::{
-    Access, Begin, COMMAND_BYTES_MAX, Class, Command, Deadline, ExpireCondition, GetExExpiry,
-    KEY_BYTES_MAX, KEYS_MAX, Key, KindFilter, Order, Range, ReadMode, Scan, Set, SetAnswer,
-    SetCondition, SetExpiry, TimeUnit, TransactionCommand, TtlForm, VALUE_BYTES_MAX, parse_argv,
-    table,
+    Access, Advance, Begin, COMMAND_BYTES_MAX, Class, Command, Deadline, ExpireCondition,
+    GetExExpiry, KEY_BYTES_MAX, KEYS_MAX, Key, KindFilter, Order, Range, ReadMode, Scan, Set,
+    SetAnswer, SetCondition, SetExpiry, TimeUnit, TransactionCommand, TtlForm, VALUE_BYTES_MAX,
+    parse_argv, table,
 };
 pub use participant::{
-    Batch, Call, Effect, Event, Leadership, Now, Participant, Refusal, Round, Settings, Token,
+    Batch, Call, Effect, Event, Extent, Leadership, Now, Participant, Refusal, Round, Settings,
+    Token,
 };
 pub use reply::{ErrorCode, Reply};
-pub use shard_map::{Replica, ReplicaRole, SYSTEM_SHARD, ShardDescriptor, ShardMap, even_ranges};
+pub use shard_map::{
+    Authority, Replica, ReplicaRole, SYSTEM_SHARD, ShardDescriptor, ShardMap, even_ranges,
+};
 pub use split::{Merge, Part, Split};
 pub use state::State;
 pub use transaction::{

@@ -49,6 +49,32 @@ pub enum ReplicaRole {
     Learner,
 }
 
+/// On whose behalf a shard is changed: the placement controller of a term, carrying out a plan.
+///
+/// The order is the order of controllers, and of the plans of one. A shard's log holds the highest
+/// that it has followed, and the shard follows none below it: of two controllers that both believe
+/// to be the one, the older can do nothing any more from the moment the newer has spoken.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+)]
+pub struct Authority {
+    /// The controller's term.
+    pub term: u64,
+    /// The version of its plan.
+    pub plan: u64,
+}
+
 /// What a node knows of the shards.
 ///
 /// Invariant: the ranges of the descriptors do not overlap. They may leave gaps while the map is
@@ -219,6 +245,11 @@ pub(crate) mod keyspace {
                 )
             }
         }
+    }
+
+    /// Whether a local row of the system shard is one of its tables', not one of its own.
+    pub(crate) fn is_row(row: &[u8]) -> bool {
+        row.first() == Some(&PREFIX)
     }
 
     /// The key of a row.

@@ -120,6 +120,7 @@ impl ShardMap {
             Command::Get { .. }
             | Command::Set(_)
             | Command::GetDel { .. }
+            | Command::Advance(_)
             | Command::GetEx { .. }
             | Command::IncrBy { .. }
             | Command::IncrByFloat { .. }

@@ -6,10 +6,10 @@ use synod_replication::{
 };
 use synod_storage::{Micros, ShardId};
 use synod_txn::{
-    Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
-    Refusal as ProposalRefusal, Response, Round,
+    Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
+    Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::NodeError;
 use super::turn::{Effects, Node, Origin};
@@ -40,6 +40,18 @@ impl Node {
                 }
             }
             gateway::Effect::Ask(asked, command) => {
+                if let Command::Synod { args } = &command
+                    && let Some((word, rest)) = args.split_first()
+                    && word.eq_ignore_ascii_case(b"SHARD")
+                {
+                    let Err(refused) = self.by_hand(now, asked, rest) else {
+                        return;
+                    };
+                    let event = gateway::Event::Answered(asked, refused);
+                    self.gateway
+                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    return;
+                }
                 let reply = self.answer(&command);
                 let event = gateway::Event::Answered(asked, reply);
                 self.gateway
@@ -92,6 +104,9 @@ impl Node {
                 };
                 let hlc = self.participant.hlc();
                 let response = Response { id, hlc, outcome };
+                if node == self.id() && self.take_written(now, node, &response) {
+                    return Ok(());
+                }
                 if node == self.id() {
                     let event = gateway::Event::Response(node, response);
                     self.gateway
@@ -106,7 +121,8 @@ impl Node {
             }
             // No transaction spans shards yet, so no shard has a question for another one.
             ShardEffect::Call { .. } => {}
-            ShardEffect::Described { descriptor } => self.gateway.install(descriptor),
+            ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
+            ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
             ShardEffect::Damaged { shard, row } => {
                 error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
             }
@@ -217,28 +233,24 @@ impl Node {
             ReplicationEffect::ProposalLost { .. } => {}
             ReplicationEffect::ConfigurationChanged { shard, id, .. } => {
                 info!(%shard, %id, "the shard's members changed");
+                self.unreconciled.insert(shard);
             }
             ReplicationEffect::SnapshotInstalled { shard, .. } => {
-                self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
+                self.snapshot_installed(now, shard, effects);
             }
             ReplicationEffect::Removed { shard, replica } => {
-                warn!(%shard, %replica, "this replica is no longer a member of its shard");
+                self.removed(now, shard, replica, effects);
             }
             ReplicationEffect::Missing {
                 shard,
                 replica,
                 from,
-            } => {
-                warn!(%shard, %replica, %from, "a leader counts on a replica that is not here");
-            }
+            } => self.missing(now, (shard, replica), from, effects),
             ReplicationEffect::Damaged {
                 shard,
                 replica,
                 damage,
-            } => {
-                error!(%shard, %replica, ?damage, "the replica's disk lost something: it does not \
-                    take part until its peers have repaired it");
-            }
+            } => self.damaged(now, shard, replica, damage),
             ReplicationEffect::Repaired {
                 shard,
                 replica,
@@ -279,9 +291,13 @@ impl Node {
             },
             effects,
         );
+        self.unreconciled.insert(shard);
         if let Some(node) = leader
             && (node != self.id() || serving)
         {
+            if shard == SYSTEM_SHARD {
+                self.writer.lead(node);
+            }
             let event = gateway::Event::Leader(shard, node);
             self.gateway
                 .step(now.monotonic.0, event, &mut effects.gateway);

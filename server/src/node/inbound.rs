@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::turn::{Effects, Node};
 use super::{NodeError, forming};
 use crate::transport::{self, Class, Delivery, Inbound, Kind};
-use crate::{formation, gateway};
+use crate::{directory, formation, gateway, shards};
 
 impl Node {
     pub(super) fn receive(
@@ -84,6 +84,9 @@ impl Node {
                     transport::decode(kind, body).map_err(|e| e.to_string())?;
                 for response in responses {
                     self.participant.merge_hlc(response.hlc);
+                    if self.take_written(now, from, &response) {
+                        continue;
+                    }
                     let event = gateway::Event::Response(from, response);
                     self.gateway
                         .step(now.monotonic.0, event, &mut effects.gateway);
@@ -97,6 +100,16 @@ impl Node {
                 }
             }
             Kind::Membership => self.membership_frame(now, peer, body, effects)?,
+            Kind::Directory => {
+                let message: directory::Message =
+                    transport::decode(kind, body).map_err(|e| e.to_string())?;
+                self.told(now, from, message);
+            }
+            Kind::Shards => {
+                let message: shards::Message =
+                    transport::decode(kind, body).map_err(|e| e.to_string())?;
+                self.shards_message(now, from, message, effects);
+            }
             Kind::Hello | Kind::HelloAnswer => return Err("a handshake in mid-stream".to_owned()),
         }
         Ok(())

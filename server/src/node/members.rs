@@ -14,7 +14,6 @@ use tracing::{error, info, warn};
 
 use super::NodeError;
 use super::turn::{Effects, Node, PeerState};
-use crate::membership;
 use crate::transport::{self, Cause, Class, Frame, Kind, Refusal};
 
 /// A disk that has not finished a write for so long is called stalled: peers are told.
@@ -91,8 +90,12 @@ impl Node {
     ) -> Result<(), NodeError> {
         match effect {
             Effect::Identity(identity) => {
-                self.me.boot = identity.boot;
                 self.transport.introduce(identity);
+                if self.me.boot != identity.boot {
+                    self.me.boot = identity.boot;
+                    self.record.generation = identity.boot.counter;
+                    self.register(now);
+                }
             }
             Effect::Send { to, message } => {
                 if let Some(frame) = membership_frame(&message) {
@@ -122,6 +125,8 @@ impl Node {
             Effect::Resume => {
                 info!("the membership lets clients be served here");
                 self.update_serving();
+                // The join may have taken longer than a row is tried to be written.
+                self.register(now);
             }
             Effect::Removed(at) => {
                 warn!(
@@ -189,20 +194,19 @@ impl Node {
         }
         self.membership.views_mut().publish(change);
         self.update_serving();
+        // Whoever has just come does not know where the shards are by now.
+        self.ask_for_map(now);
     }
 
     /// Where a member is, by the view.
     fn learn(&mut self, member: &Member) {
         let node = NodeId(member.node.0);
-        let client = membership::client_address(member);
         let known = self.peers.entry(node).or_insert(PeerState {
             address: member.address,
-            client,
             boot: None,
             connected: false,
             view: None,
         });
-        known.client = client;
         if known.address != member.address {
             let old = Destination {
                 node: Some(member.node),
@@ -223,7 +227,6 @@ impl Node {
         if ours && peer.node != self.me.node && self.peers.len() < PEERS_MAX {
             self.peers.entry(node).or_insert(PeerState {
                 address: peer.address,
-                client: None,
                 boot: None,
                 connected: false,
                 view: None,

@@ -13,18 +13,22 @@
 //!
 //! The loop never blocks: disk work is in jobs, which threads carry out (in simulation, tasks).
 
+mod by_hand;
 mod carry;
 mod forming;
 mod inbound;
 mod jobs;
 mod lanes;
 mod members;
+mod ordering;
 mod outbound;
 #[cfg(not(madsim))]
 mod real;
+mod replicas;
 mod start;
 mod status;
 mod stop;
+mod telling;
 mod turn;
 
 use std::collections::BTreeMap;

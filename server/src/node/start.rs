@@ -3,11 +3,11 @@
 
 use synod_replication::{Campaign, Configuration, Event as ReplicationEvent, NodeId, Origin};
 use synod_storage::{KeyRange, ReplicaId, ShardId};
-use synod_txn::Event as ShardEvent;
-use synod_txn::{Replica, ReplicaRole, ShardDescriptor};
+use synod_txn::{Event as ShardEvent, Now, Replica, ReplicaRole, ShardDescriptor};
 
 use super::NodeError;
-use super::turn::Node;
+use super::replicas::unknown;
+use super::turn::{Effects, Node};
 use crate::formation::{Founding, SYSTEM_SHARD};
 
 /// What recovery found, on its way to the first turn.
@@ -71,30 +71,37 @@ fn configuration(descriptor: &ShardDescriptor) -> Configuration {
 }
 
 impl Node {
-    /// Opens every shard that lives here and creates those that were never created.
+    /// Opens every replica that recovery found, and creates those that the founding record promises
+    /// and that were never here.
     pub(super) fn start(&mut self, recovered: Recovered) -> Result<(), NodeError> {
         let Recovered {
             shards,
-            mut effects,
+            effects: replication,
             membership,
         } = recovered;
         let now = self.now();
+        let mut effects = Effects {
+            replication,
+            membership,
+            ..Effects::default()
+        };
+        let founding = descriptors(&self.founding);
+        for shard in &shards {
+            // What its own rows say counts for more, if there are any.
+            let told = founding.iter().find(|told| told.shard == *shard).cloned();
+            self.open(now, told.unwrap_or_else(|| unknown(*shard)), &mut effects);
+        }
         let me = self.id();
-        for descriptor in descriptors(&self.founding) {
-            let Some(mine) = descriptor
-                .replicas
-                .iter()
-                .find(|replica| replica.node == me)
-            else {
+        for descriptor in founding {
+            let here = |replica: &&Replica| replica.node == me;
+            let Some(mine) = descriptor.replicas.iter().find(here) else {
                 continue;
             };
             let (shard, replica) = (descriptor.shard, mine.replica);
-            let range = descriptor.range.clone();
-            let mut shard_effects = Vec::new();
-            let first = descriptor
-                .replicas
-                .first()
-                .is_some_and(|first| first.node == me);
+            if shards.contains(&shard) || self.store.is_dropped(replica) {
+                continue;
+            }
+            let first = descriptor.replicas.first().is_some_and(|it| it.node == me);
             let origin = Origin::Bootstrap {
                 configuration: configuration(&descriptor),
                 campaign: if first {
@@ -103,24 +110,32 @@ impl Node {
                     Campaign::OnTimeout
                 },
             };
-            self.participant.step(
-                now,
-                ShardEvent::Open { shard, descriptor },
-                &mut self.store,
-                &mut shard_effects,
-            );
             let create = ReplicationEvent::Create {
                 shard,
                 replica,
                 origin,
             };
-            let range = ReplicationEvent::Range { shard, range };
-            let created = (!shards.contains(&shard)).then_some(create);
-            for event in created.into_iter().chain([range]) {
-                self.replication
-                    .step(now.monotonic, event, &mut self.store, &mut effects);
+            self.step_replication(now, create, &mut effects);
+            self.open(now, descriptor, &mut effects);
+        }
+        self.update_serving();
+        self.register(now);
+        self.begin(now, effects)
+    }
+
+    /// A replica is here: the participant opens it, and replication learns its keys.
+    fn open(&mut self, now: Now, told: ShardDescriptor, effects: &mut Effects) {
+        let shard = told.shard;
+        let open = ShardEvent::Open {
+            shard,
+            descriptor: told,
+        };
+        self.step_shards(now, open, effects);
+        if let Some(descriptor) = self.participant.descriptor(shard).cloned() {
+            self.set_range(now, &descriptor, effects);
+            if descriptor.epoch > 0 {
+                self.learn_shard(descriptor);
             }
         }
-        self.begin(effects, membership)
     }
 }

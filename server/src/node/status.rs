@@ -17,7 +17,7 @@ pub(super) fn answer(node: &Node, command: &Command) -> Reply {
     match command {
         Command::Synod { args } => match args.first().map(|word| word.to_ascii_uppercase()) {
             Some(word) if word == b"STATUS" && args.len() == 1 => status(node),
-            _ => Reply::err("SYNOD knows: STATUS"),
+            _ => Reply::err("SYNOD knows: STATUS, SHARD"),
         },
         _ => Reply::err("transactions are not served by this release"),
     }
@@ -37,12 +37,12 @@ fn report(node: &Node) -> Report {
         node: NodeReport {
             id: me.to_string(),
             incarnation: node.me.boot.counter,
-            client: node.addresses.client.to_string(),
-            peer: node.addresses.peer.to_string(),
+            client: node.record.client.to_string(),
+            peer: node.record.peer.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: node.clock.monotonic_us().saturating_sub(node.started_us) / 1_000_000,
-            labels: node.labels.clone(),
+            labels: node.record.labels.clone(),
         },
         shards: shards(node),
         storage: StorageReport {

@@ -1,6 +1,6 @@
 //! One turn of the loop: drain, step, settle, send.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,23 +9,32 @@ use synod_replication::{
     Config as ReplicationConfig, Event as ReplicationEvent, Incarnation, NodeId, ReadToken,
     Replication,
 };
-use synod_storage::{Event as StoreEvent, Job, Lane, Micros, Opened, ShardId, Store};
+use synod_storage::{
+    Event as StoreEvent, Job, KeyRange, Lane, Micros, Opened, ReplicaId, ShardId, Store,
+};
 use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
     Settings as ParticipantSettings, ShardMap, Token,
 };
 use tracing::{debug, error};
 
+use super::by_hand::ByHand;
 use super::lanes::Lanes;
+use super::ordering::{Describing, Running};
 use super::{Entropy, NodeError, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
+use crate::directory::{Directory, Drawn, NodeRecord, Writer};
 use crate::formation::Founding;
 use crate::gateway::{self, Gateway, Mailbox, Outbox, SessionId, Submitted};
 use crate::identity::Identity;
 use crate::membership::Membership;
-use crate::membership::writer::Writer;
+use crate::membership::writer::Writer as MembershipWriter;
+use crate::shards::Orders;
 use crate::transport::{Inbound, Transport};
+
+/// How often all shards are compared with what is published of them.
+const SWEEP_US: u64 = 1_000_000;
 
 /// A node in operation. Owned by the loop.
 pub(super) struct Node {
@@ -52,7 +61,7 @@ pub(super) struct Node {
     pub(super) outgoing: Outgoing,
     pub(super) stop: Stop,
     pub(super) membership: Membership,
-    pub(super) membership_writer: Writer,
+    pub(super) membership_writer: MembershipWriter,
     /// Since when the store's log lane has been at work without a pause.
     pub(super) log_waiting_since_us: Option<u64>,
     log_jobs: usize,
@@ -60,17 +69,32 @@ pub(super) struct Node {
     pub(super) disk_stalled: bool,
     /// The membership has let this node go, as it was asked to.
     pub(super) left: bool,
-    pub(super) addresses: Addresses,
-    pub(super) labels: BTreeMap<String, String>,
-}
-
-/// Where a node is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Addresses {
-    /// For clients.
-    pub(super) client: SocketAddr,
-    /// For other nodes.
-    pub(super) peer: SocketAddr,
+    /// What is known of the cluster.
+    pub(super) directory: Directory,
+    /// This node's own record in it.
+    pub(super) record: NodeRecord,
+    /// Writes to the system shard, and numbers that were drawn from it.
+    pub(super) writer: Writer,
+    pub(super) drawn: Vec<Drawn>,
+    /// When a peer is asked next for what this node may not know, and who was last.
+    pub(super) next_ask_us: u64,
+    pub(super) last_asked: Option<NodeId>,
+    /// Orders of this node to shards anywhere.
+    pub(super) orders: Orders,
+    /// Orders that operators give through this node.
+    pub(super) by_hand: ByHand,
+    /// Orders that shards led here are carrying out.
+    pub(super) running: BTreeMap<ShardId, Running>,
+    /// Descriptions on their way into the log.
+    pub(super) describing: BTreeMap<ShardId, Describing>,
+    /// Shards whose descriptor may not be what their configuration is, or may not be published.
+    pub(super) unreconciled: BTreeSet<ShardId>,
+    /// When all shards are looked at next.
+    pub(super) next_sweep_us: u64,
+    /// Whether something was learned by which a replica here may prove to be removed.
+    pub(super) unswept: bool,
+    /// Replicas that are being destroyed, with the keys that go with them.
+    pub(super) dropping: BTreeMap<ReplicaId, KeyRange>,
 }
 
 /// The parts of a node that are made before it.
@@ -83,7 +107,7 @@ pub(super) struct Parts {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Entropy,
     pub(super) membership: Membership,
-    pub(super) membership_writer: Writer,
+    pub(super) membership_writer: MembershipWriter,
 }
 
 /// What is known of a peer.
@@ -91,8 +115,6 @@ pub(super) struct Parts {
 pub(super) struct PeerState {
     /// Where it is.
     pub(super) address: SocketAddr,
-    /// Where clients reach it, if that is known.
-    pub(super) client: Option<SocketAddr>,
     /// The boot that the last connection showed, if there was one.
     pub(super) boot: Option<u64>,
     /// Whether the control connection to it stands.
@@ -174,6 +196,15 @@ impl Node {
         let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
         let replication =
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
+        let me_nonce = me.boot.nonce;
+        let directory = Directory::new(start::descriptors(&founding));
+        let record = NodeRecord {
+            node,
+            generation: me.boot.counter,
+            peer: settings.process.peer_advertise,
+            client: settings.process.client,
+            labels: settings.process.labels.clone(),
+        };
         let map = ShardMap::new(start::descriptors(&founding));
         let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
         let peers = founding
@@ -183,7 +214,6 @@ impl Node {
             .map(|member| {
                 let state = PeerState {
                     address: member.peer,
-                    client: Some(member.client),
                     boot: None,
                     connected: false,
                     view: None,
@@ -218,11 +248,20 @@ impl Node {
             log_jobs: 0,
             disk_stalled: false,
             left: false,
-            addresses: Addresses {
-                client: settings.process.client,
-                peer: settings.process.peer_advertise,
-            },
-            labels: settings.process.labels.clone(),
+            directory,
+            record,
+            writer: Writer::new(me_nonce),
+            drawn: Vec::new(),
+            next_ask_us: 0,
+            last_asked: None,
+            orders: Orders::new(me_nonce),
+            by_hand: ByHand::default(),
+            running: BTreeMap::new(),
+            describing: BTreeMap::new(),
+            unreconciled: BTreeSet::new(),
+            next_sweep_us: 0,
+            unswept: true,
+            dropping: BTreeMap::new(),
         };
         (
             this,
@@ -272,18 +311,7 @@ impl Node {
     }
 
     /// Carries out what recovery or creation asked for, before the first turn.
-    pub(super) fn begin(
-        &mut self,
-        replication: synod_replication::Effects,
-        membership: synod_membership::effect::Effects,
-    ) -> Result<(), NodeError> {
-        let now = self.now();
-        self.update_serving();
-        let mut effects = Effects {
-            replication,
-            membership,
-            ..Effects::default()
-        };
+    pub(super) fn begin(&mut self, now: Now, mut effects: Effects) -> Result<(), NodeError> {
         self.settle(now, &mut effects)?;
         while self.send(now, &mut effects) {
             self.settle(now, &mut effects)?;
@@ -327,8 +355,10 @@ impl Node {
                 | StoreEvent::ExportFailed { .. }
                 | StoreEvent::ImportReady { .. }
                 | StoreEvent::Installed { .. }
-                | StoreEvent::ImportFailed { .. }
-                | StoreEvent::Dropped { .. } => {}
+                | StoreEvent::ImportFailed { .. } => {}
+                StoreEvent::Dropped { replica, .. } => {
+                    self.dropping.remove(replica);
+                }
             }
             let event = ReplicationEvent::Store(event);
             self.replication.step(
@@ -396,6 +426,14 @@ impl Node {
         }
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+        self.tick_directory(now);
+        self.write_due(now, effects);
+        self.tick_by_hand(now, effects);
+        self.send_orders(now, effects);
+        if now.monotonic.0 >= self.next_sweep_us {
+            self.next_sweep_us = now.monotonic.0 + SWEEP_US;
+            self.reconcile_all();
+        }
         self.advance_stop(now);
     }
 
@@ -416,18 +454,6 @@ impl Node {
             },
         );
         self.step_shards(now, ShardEvent::Request { token, request }, effects);
-    }
-
-    pub(super) fn step_replication(
-        &mut self,
-        now: Now,
-        event: ReplicationEvent,
-        effects: &mut Effects,
-    ) {
-        let Self {
-            replication, store, ..
-        } = self;
-        replication.step(now.monotonic, event, store, &mut effects.replication);
     }
 
     pub(super) fn step_shards(&mut self, now: Now, event: ShardEvent, effects: &mut Effects) {
@@ -457,6 +483,12 @@ impl Node {
                 self.carry_replication(now, effect, effects)?;
             }
             self.take_store_news(now, effects);
+            self.reconcile(now, effects);
+            self.sweep_replicas(now, effects);
+            self.advance_orders(now, effects);
+            for (id, end) in self.orders.take_done() {
+                self.order_ended(now, id, end, effects);
+            }
             let quiet = effects.gateway.is_empty()
                 && effects.membership.is_empty()
                 && effects.shards.is_empty()

@@ -54,6 +54,10 @@ pub enum Kind {
     Membership = 6,
     /// A question or an answer of cluster formation.
     Formation = 7,
+    /// What nodes tell each other of shards and nodes.
+    Directory = 8,
+    /// An order to a shard, or its answer.
+    Shards = 9,
 }
 
 impl Kind {
@@ -61,8 +65,8 @@ impl Kind {
     pub fn body_bytes_max(self) -> u32 {
         match self {
             Kind::Hello | Kind::HelloAnswer => 16 << 10,
-            Kind::Formation => 1 << 20,
-            Kind::Membership => 8 << 20,
+            Kind::Formation | Kind::Shards => 1 << 20,
+            Kind::Membership | Kind::Directory => 8 << 20,
             Kind::Raft | Kind::Requests | Kind::Responses => 48 << 20,
         }
     }
@@ -80,6 +84,8 @@ impl TryFrom<u16> for Kind {
             5 => Kind::Responses,
             6 => Kind::Membership,
             7 => Kind::Formation,
+            8 => Kind::Directory,
+            9 => Kind::Shards,
             other => return Err(FrameError::UnknownKind(other)),
         })
     }

@@ -14,7 +14,7 @@ mod parse;
 pub mod table;
 mod table_rows;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use rkyv::{Archive, Deserialize, Serialize};
 
 pub use limits::{COMMAND_BYTES_MAX, KEY_BYTES_MAX, KEYS_MAX, VALUE_BYTES_MAX};
@@ -162,6 +162,9 @@ pub enum Command {
     Range(Range),
     /// Delete everything. The gateway refuses it unless the settings allow it.
     FlushAll,
+    /// Write a row of the cluster's own tables, unless a newer generation of it is there. No client
+    /// can say it.
+    Advance(Advance),
     /// `MULTI`, `WATCH`, `BEGIN` and their kin: the gateway's own business.
     Transaction(TransactionCommand),
     /// `SYNOD …`: questions about the cluster, answered by the node, never sent to a shard.
@@ -169,6 +172,45 @@ pub enum Command {
         /// What follows the word `SYNOD`.
         args: Vec<Bytes>,
     },
+}
+
+/// A write of a row that has several writers, none of whom is sure to be the last: the row keeps the
+/// highest generation, whoever comes when. Repeating it is harmless.
+///
+/// What is stored is [`Advance::encode`]; the answer is 1 if the row changed, else 0.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// The row's key.
+    pub key: Key,
+    /// Orders the writes.
+    pub generation: u64,
+    /// The content; `None` says that there is none from this generation on.
+    pub value: Option<Bytes>,
+}
+
+impl Advance {
+    /// The row: generation (8 bytes, big-endian), then nothing, or 1 and the content.
+    pub fn encode(&self) -> Bytes {
+        let len = self.value.as_ref().map_or(0, |value| value.len() + 1);
+        let mut row = BytesMut::with_capacity(8 + len);
+        row.put_u64(self.generation);
+        if let Some(value) = &self.value {
+            row.put_u8(1);
+            row.put_slice(value);
+        }
+        row.freeze()
+    }
+
+    /// The generation and the content of a row; `None` if it was not written in this way.
+    pub fn decode(row: &Bytes) -> Option<(u64, Option<Bytes>)> {
+        let (generation, rest) = row.split_at_checked(8)?;
+        let generation = u64::from_be_bytes(generation.try_into().ok()?);
+        match rest.first() {
+            None => Some((generation, None)),
+            Some(1) => Some((generation, Some(row.slice(9..)))),
+            Some(_) => None,
+        }
+    }
 }
 
 /// `SET` and its many spellings.
@@ -443,6 +485,7 @@ impl Command {
             | Command::Del { .. }
             | Command::Expire { .. }
             | Command::Persist { .. }
+            | Command::Advance(_)
             | Command::FlushAll => Class::Write,
             Command::Transaction(_) | Command::Synod { .. } => Class::Control,
         }
@@ -466,6 +509,7 @@ impl Command {
             | Command::Ttl { key, .. }
             | Command::Type { key } => visit(key),
             Command::Set(set) => visit(&set.key),
+            Command::Advance(advance) => visit(&advance.key),
             Command::MGet { keys }
             | Command::Del { keys }
             | Command::Exists { keys }
@@ -492,6 +536,9 @@ impl Command {
         self.for_each_key(|key| size_bytes += key.len() + 16);
         match self {
             Command::Set(set) => size_bytes += set.value.len(),
+            Command::Advance(advance) => {
+                size_bytes += advance.value.as_ref().map_or(0, Bytes::len);
+            }
             Command::Append { value, .. } | Command::SetRange { value, .. } => {
                 size_bytes += value.len();
             }

@@ -56,6 +56,7 @@ pub(crate) fn must_read(command: &Command) -> bool {
         Command::MSet { .. } => false,
         Command::Get { .. }
         | Command::GetDel { .. }
+        | Command::Advance(_)
         | Command::GetEx { .. }
         | Command::MGet { .. }
         | Command::MSetNx { .. }
@@ -95,6 +96,7 @@ pub(crate) fn execute(command: &Command, values: &[Option<Value>], now_ms: u64) 
         }
         Command::Set(set) => strings::set(set, first, now_ms),
         Command::GetDel { key } => strings::getdel(key, first),
+        Command::Advance(advance) => strings::advance(advance, first),
         Command::GetEx { key, expiry } => strings::getex(key, *expiry, first, now_ms),
         Command::MGet { .. } => {
             let data = |value: &Option<Value>| value.as_ref().map(|value| value.data.clone());

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use super::{Execution, changed_deadline, len_of, unless_expired};
-use crate::command::{GetExExpiry, Key, Set, SetAnswer, SetCondition, SetExpiry, VALUE_BYTES_MAX};
+use crate::command::{
+    Advance, GetExExpiry, Key, Set, SetAnswer, SetCondition, SetExpiry, VALUE_BYTES_MAX,
+};
 use crate::number::{format_f64, parse_f64, parse_i64};
 use crate::reply::Reply;
 use crate::value::Value;
@@ -35,6 +37,20 @@ pub(super) fn set(set: &Set, present: Option<&Value>, now_ms: u64) -> Execution 
         deadline_ms,
     };
     Execution::write(reply, &set.key, unless_expired(value, now_ms))
+}
+
+pub(super) fn advance(advance: &Advance, present: Option<&Value>) -> Execution {
+    // A row that does not say its generation has none: it gives way to any.
+    let known = present.and_then(|value| Advance::decode(&value.data));
+    match known {
+        Some((generation, _)) if generation >= advance.generation => {
+            Execution::answer(Reply::Integer(0))
+        }
+        Some(_) | None => {
+            let row = Value::plain(advance.encode());
+            Execution::write(Reply::Integer(1), &advance.key, Some(row))
+        }
+    }
 }
 
 pub(super) fn getdel(key: &Key, present: Option<&Value>) -> Execution {

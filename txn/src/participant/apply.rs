@@ -10,10 +10,11 @@ use synod_storage::{Entry, Space, Version, Write, WriteOp};
 use super::entry::{self, Header, Record};
 use super::event::Batch;
 use super::leader::{Proposed, release};
-use super::shard::{CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
-use super::{Effect, Turn};
-use crate::shard_map::{ShardDescriptor, keyspace};
+use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
+use super::{Effect, Extent, Turn};
+use crate::shard_map::{SYSTEM_SHARD, ShardDescriptor, keyspace};
 use crate::state::State;
+use crate::value::Value;
 use crate::wire::Outcome;
 
 /// Whether an entry had its effect, which all replicas agree about.
@@ -102,6 +103,7 @@ impl Shard {
         let ceiling = self.own.ceiling.max(header.ceiling);
         let mut writes = Vec::new();
         let mut described = None;
+        let mut followed = None;
         let mut last_version = Version::ZERO;
         let mut greatest = Version::ZERO;
         for record in records {
@@ -126,6 +128,13 @@ impl Shard {
                     }
                     writes.extend(changes.rows.into_iter().map(|(key, value)| row(key, value)));
                 }
+                Record::Authority(authority) => {
+                    // The highest stays, whatever the order in which leaders wrote them.
+                    let authority = authority.max(self.own.authority);
+                    let value = entry::encode_authority(authority);
+                    writes.push(row(Bytes::from_static(AUTHORITY_ROW), Some(value)));
+                    followed = Some(authority);
+                }
                 Record::Descriptor(descriptor) => {
                     if descriptor.shard != id {
                         return Err(format!("describes shard {}", descriptor.shard));
@@ -144,7 +153,11 @@ impl Shard {
             writes.push(row(Bytes::from_static(CEILING_ROW), Some(value)));
         }
         turn.state.apply(id, entry.id, &writes);
+        if id == SYSTEM_SHARD {
+            show_system_rows(turn, &writes);
+        }
         self.own.ceiling = ceiling;
+        self.own.authority = followed.unwrap_or(self.own.authority);
         turn.hlc.merge(greatest);
         Ok(described)
     }
@@ -236,5 +249,26 @@ impl Shard {
             self.orphans.pop_front();
         }
         Some(proposed)
+    }
+}
+
+/// Tells the node which rows of the system shard an entry has changed.
+fn show_system_rows<S>(turn: &mut Turn<S>, writes: &[Write]) {
+    let rows: Vec<(Bytes, Option<Bytes>)> = writes
+        .iter()
+        .filter(|write| keyspace::is_row(&write.key))
+        .map(|write| {
+            let value = match &write.op {
+                WriteOp::Put(value) => Value::decode(value).map(|value| value.data),
+                WriteOp::Delete => None,
+            };
+            (keyspace::key(SYSTEM_SHARD, write.key.clone()), value)
+        })
+        .collect();
+    if !rows.is_empty() {
+        turn.effects.push(Effect::SystemRows {
+            extent: Extent::Changes,
+            rows,
+        });
     }
 }

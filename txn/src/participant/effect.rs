@@ -6,6 +6,15 @@ use synod_storage::ShardId;
 use super::event::{Batch, Call, Round, Token};
 use crate::wire::{Body, Outcome};
 
+/// Whether rows are all that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// There are no others.
+    Whole,
+    /// The others are as they were.
+    Changes,
+}
+
 /// An output of [`Participant::step`](super::Participant::step) and
 /// [`Participant::flush`](super::Participant::flush).
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +68,14 @@ pub enum Effect {
     Described {
         /// The shard.
         descriptor: crate::shard_map::ShardDescriptor,
+    },
+    /// Rows of the system shard, on a node that has a replica of it: all of them after it was opened
+    /// or replaced by a snapshot, else those that the last entry changed. `None`: deleted.
+    SystemRows {
+        /// Whether these are all.
+        extent: Extent,
+        /// Keys and values.
+        rows: Vec<(Bytes, Option<Bytes>)>,
     },
     /// A stored value is damaged on this node: it must be repaired from another replica.
     Damaged {

@@ -5,6 +5,7 @@
 //! record  := 1 · version:u64 · count:varint · write*          a command's writes
 //!          | 2 · length:varint · descriptor (rkyv)            the shard's own description
 //!          | 3 · length:varint · record (rkyv)                a step of a transaction
+//!          | 4 · term:u64 · plan:u64                          the controller that is followed
 //! write   := 0 · key                                          delete
 //!          | 1 · key · value                                  put
 //! key, value := length:varint · bytes
@@ -20,13 +21,14 @@ use synod_storage::Version;
 
 use super::event::Batch;
 use super::transactions::{self, TxnRecord};
-use crate::shard_map::ShardDescriptor;
+use crate::shard_map::{Authority, ShardDescriptor};
 use crate::value::Value;
 
 const FORMAT: u8 = 1;
 const RECORD_WRITES: u8 = 1;
 const RECORD_DESCRIPTOR: u8 = 2;
 const RECORD_TXN: u8 = 3;
+const RECORD_AUTHORITY: u8 = 4;
 const WRITE_DELETE: u8 = 0;
 const WRITE_PUT: u8 = 1;
 
@@ -58,6 +60,8 @@ pub(super) enum Record {
     Descriptor(ShardDescriptor),
     /// A step of a transaction.
     Txn(TxnRecord),
+    /// The shard follows no controller below this one any more.
+    Authority(Authority),
 }
 
 /// An entry that cannot be read.
@@ -116,6 +120,13 @@ impl EntryBuilder {
     pub(super) fn txn(&mut self, record: &TxnRecord) {
         self.out.put_u8(RECORD_TXN);
         put_bytes(&mut self.out, &transactions::encode(record));
+    }
+
+    /// Adds a controller that is followed from here on.
+    pub(super) fn authority(&mut self, authority: Authority) {
+        self.out.put_u8(RECORD_AUTHORITY);
+        self.out.put_u64_le(authority.term);
+        self.out.put_u64_le(authority.plan);
     }
 
     /// How long the entry is by now.
@@ -188,6 +199,16 @@ fn decode_record(rest: &mut Bytes) -> Result<Record, Malformed> {
         RECORD_TXN => transactions::decode_record(&get_bytes(rest)?)
             .map(Record::Txn)
             .ok_or(Malformed("bad step of a transaction")),
+        RECORD_AUTHORITY => {
+            let mut word = || {
+                rest.try_get_u64_le()
+                    .map_err(|_| Malformed("cut authority"))
+            };
+            Ok(Record::Authority(Authority {
+                term: word()?,
+                plan: word()?,
+            }))
+        }
         _ => Err(Malformed("unknown kind of record")),
     }
 }
@@ -206,6 +227,21 @@ pub(super) fn decode_descriptor(bytes: &[u8]) -> Result<ShardDescriptor, Malform
     aligned.extend_from_slice(bytes);
     rkyv::from_bytes::<ShardDescriptor, rkyv::rancor::Error>(&aligned)
         .map_err(|_| Malformed("bad descriptor"))
+}
+
+/// The bytes of the row that holds the controller.
+pub(super) fn encode_authority(authority: Authority) -> Bytes {
+    let mut row = BytesMut::with_capacity(16);
+    row.put_u64_le(authority.term);
+    row.put_u64_le(authority.plan);
+    row.freeze()
+}
+
+/// Reads that row.
+pub(super) fn decode_authority(mut row: &[u8]) -> Option<Authority> {
+    let term = row.try_get_u64_le().ok()?;
+    let plan = row.try_get_u64_le().ok()?;
+    Some(Authority { term, plan })
 }
 
 fn put_varint(out: &mut BytesMut, value: usize) {

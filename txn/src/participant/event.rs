@@ -3,7 +3,7 @@
 use synod_replication::NodeId;
 use synod_storage::{Entry, Micros, ReadId, ReadResult, ShardId};
 
-use crate::shard_map::ShardDescriptor;
+use crate::shard_map::{Authority, ShardDescriptor};
 use crate::wire::{Outcome, Request};
 
 /// The time, as the node's clocks show it.
@@ -126,6 +126,15 @@ pub enum Event {
     Describe {
         /// The new description.
         descriptor: ShardDescriptor,
+    },
+    /// The shard is to follow this controller, and none below it any more: the leader puts it into
+    /// the log. Ignored unless it is higher; [`Participant::authority`](super::Participant::authority)
+    /// tells when it is applied.
+    Authorize {
+        /// The shard.
+        shard: ShardId,
+        /// The controller.
+        authority: Authority,
     },
     /// Time has passed: every 100 ms or so.
     Tick,

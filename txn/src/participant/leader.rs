@@ -17,7 +17,7 @@ use super::transactions::{Transactions, TxnRecord};
 use super::work::{Asker, Stage, Work};
 use super::{Effect, Settings, Turn};
 use crate::hlc;
-use crate::shard_map::ShardDescriptor;
+use crate::shard_map::{Authority, ShardDescriptor};
 use crate::state::State;
 use crate::transaction::{AttemptId, Verdict};
 use crate::value::Value;
@@ -86,6 +86,8 @@ pub(super) struct Leader {
     ceiling_ahead_ms: u64,
     /// A description that waits for the next batch.
     description: Option<ShardDescriptor>,
+    /// A controller to follow, that waits for the next batch.
+    authority: Option<Authority>,
 }
 
 impl Leader {
@@ -111,6 +113,7 @@ impl Leader {
             ceiling: own.ceiling,
             ceiling_ahead_ms: settings.ceiling_ahead_ms,
             description: None,
+            authority: None,
         }
     }
 
@@ -120,6 +123,10 @@ impl Leader {
 
     pub(super) fn describe(&mut self, descriptor: ShardDescriptor) {
         self.description = Some(descriptor);
+    }
+
+    pub(super) fn authorize(&mut self, authority: Authority) {
+        self.authority = self.authority.max(Some(authority));
     }
 
     pub(super) fn is_overloaded(&self, settings: &Settings) -> bool {
@@ -290,10 +297,14 @@ impl Leader {
         self.open.is_some()
             || !self.sealed.is_empty()
             || self.description.is_some()
+            || self.authority.is_some()
             || self.reads.wants_round()
     }
 
     pub(super) fn flush(&mut self, now: Now, own: &Own, effects: &mut Vec<Effect>) {
+        if let Some(authority) = self.authority.take() {
+            self.open_batch().builder.authority(authority);
+        }
         if let Some(descriptor) = self.description.take() {
             self.open_batch().builder.descriptor(&descriptor);
         }

@@ -64,11 +64,11 @@ use synod_storage::{ReadId, ShardId, Version};
 
 use crate::hlc::{self, Hlc};
 use crate::reply::Reply;
-use crate::shard_map::ShardDescriptor;
+use crate::shard_map::{Authority, ShardDescriptor};
 use crate::state::State;
 use crate::wire::{Outcome, Request};
 
-pub use effect::Effect;
+pub use effect::{Effect, Extent};
 pub use event::{Batch, Call, Event, Leadership, Now, Refusal, Round, Token};
 
 use latch::WorkId;
@@ -271,6 +271,11 @@ impl Participant {
                     shard.describe(descriptor);
                 }
             }
+            Event::Authorize { shard, authority } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.authorize(authority);
+                }
+            }
             Event::Tick => {
                 for shard in self.shards.values_mut() {
                     shard.tick(&mut turn);
@@ -325,6 +330,23 @@ impl Participant {
     /// What a shard on this node is, by its own applied log.
     pub fn descriptor(&self, shard: ShardId) -> Option<&ShardDescriptor> {
         self.shards.get(&shard).map(Shard::descriptor)
+    }
+
+    /// All shards on this node, each as its own applied log describes it.
+    pub fn shards(&self) -> impl Iterator<Item = &ShardDescriptor> {
+        self.shards.values().map(Shard::descriptor)
+    }
+
+    /// Which controller a shard on this node follows, by its own applied log.
+    pub fn authority(&self, shard: ShardId) -> Option<Authority> {
+        self.shards.get(&shard).map(|shard| shard.own.authority)
+    }
+
+    /// Whether a shard on this node has a description of its own, in its log.
+    pub fn is_described(&self, shard: ShardId) -> bool {
+        self.shards
+            .get(&shard)
+            .is_some_and(|shard| shard.own.described)
     }
 
     /// Whether this node leads and serves a shard.

@@ -167,6 +167,7 @@ impl Leader {
             Command::Get { .. }
             | Command::Set(_)
             | Command::GetDel { .. }
+            | Command::Advance(_)
             | Command::GetEx { .. }
             | Command::MGet { .. }
             | Command::MSet { .. }

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use synod_storage::{
-    Direction, Lookup, Micros, Scan, ScanRequest, ScanWhat, ShardId, Space, Version,
+    Direction, KeyRange, Lookup, Micros, Scan, ScanRequest, ScanWhat, ShardId, Space, Version,
 };
 
 use super::entry;
@@ -13,10 +14,11 @@ use super::leader::{Leader, Proposed};
 use super::reads::Held;
 use super::streams::{Admission, Streams};
 use super::transactions::{FLOOR_ROW, Transactions, attempt_rows};
-use super::{Effect, Turn};
+use super::{Effect, Extent, Turn};
 use crate::reply::{ErrorCode, Reply};
-use crate::shard_map::ShardDescriptor;
+use crate::shard_map::{Authority, SYSTEM_SHARD, ShardDescriptor, keyspace};
 use crate::state::State;
+use crate::value::Value;
 use crate::wire::{Body, Outcome, Request, Stream};
 
 /// The local row that holds the shard's description.
@@ -24,6 +26,9 @@ pub(super) const DESCRIPTOR_ROW: &[u8] = b"descriptor";
 
 /// The local row that holds the ceiling.
 pub(super) const CEILING_ROW: &[u8] = b"ceiling";
+
+/// The local row that holds the highest controller that was followed.
+pub(super) const AUTHORITY_ROW: &[u8] = b"authority";
 
 /// What the applied log says about the shard itself. Replicas that have applied the same entries
 /// hold the same.
@@ -35,6 +40,8 @@ pub(super) struct Own {
     pub(super) described: bool,
     /// No leader has promised anything above it.
     pub(super) ceiling: Version,
+    /// The highest controller that was followed.
+    pub(super) authority: Authority,
     /// The transactions.
     pub(super) transactions: Transactions,
 }
@@ -80,6 +87,7 @@ impl Shard {
                 descriptor: told,
                 described: false,
                 ceiling: Version::ZERO,
+                authority: Authority::default(),
                 transactions: Transactions::default(),
             },
             role: Role::Following { leader: None },
@@ -110,19 +118,44 @@ impl Shard {
                 Err(_) => self.fatal(turn, "the shard's ceiling cannot be read".into()),
             }
         }
+        if let Lookup::Found { value, .. } = turn.state.get(space, AUTHORITY_ROW, Version::MAX) {
+            match entry::decode_authority(&value) {
+                Some(authority) => self.own.authority = authority,
+                None => self.fatal(turn, "the shard's controller cannot be read".into()),
+            }
+        }
         turn.hlc.merge(self.own.ceiling);
         if let Err(reason) = self.load_transactions(turn) {
             self.fatal(turn, reason);
         }
+        if self.id == SYSTEM_SHARD {
+            self.show_system_rows(turn);
+        }
     }
 
-    fn load_transactions<S: State>(&mut self, turn: &mut Turn<S>) -> Result<(), String> {
-        let space = Space::Local(self.id);
-        let mut transactions = Transactions::default();
-        if let Lookup::Found { value, .. } = turn.state.get(space, FLOOR_ROW, Version::MAX) {
-            transactions.load_floor(&value)?;
-        }
-        let mut rest = Some(attempt_rows());
+    /// Tells the node all rows of the system shard.
+    fn show_system_rows<S: State>(&mut self, turn: &mut Turn<S>) {
+        let (space, range) = keyspace::rows(self.id, &KeyRange::all());
+        let mut rows = Vec::new();
+        self.for_each_local(turn, space, range, |key, value| {
+            let value = Value::decode(&value).map(|value| value.data);
+            rows.push((keyspace::key(SYSTEM_SHARD, key), value));
+        });
+        turn.effects.push(Effect::SystemRows {
+            extent: Extent::Whole,
+            rows,
+        });
+    }
+
+    /// Visits rows of the shard's own.
+    fn for_each_local<S: State>(
+        &self,
+        turn: &mut Turn<S>,
+        space: Space,
+        range: KeyRange,
+        mut visit: impl FnMut(Bytes, Bytes),
+    ) {
+        let mut rest = Some(range);
         while let Some(range) = rest {
             let request = ScanRequest {
                 space,
@@ -137,10 +170,25 @@ impl Shard {
                 unreachable!("local rows are resident");
             };
             for row in page.rows {
-                transactions.load(&row.key, &row.value.unwrap_or_default())?;
+                visit(row.key, row.value.unwrap_or_default());
             }
             rest = page.rest;
         }
+    }
+
+    fn load_transactions<S: State>(&mut self, turn: &mut Turn<S>) -> Result<(), String> {
+        let space = Space::Local(self.id);
+        let mut transactions = Transactions::default();
+        if let Lookup::Found { value, .. } = turn.state.get(space, FLOOR_ROW, Version::MAX) {
+            transactions.load_floor(&value)?;
+        }
+        let mut loaded = Ok(());
+        self.for_each_local(turn, space, attempt_rows(), |key, value| {
+            if loaded.is_ok() {
+                loaded = transactions.load(&key, &value);
+            }
+        });
+        loaded?;
         self.own.transactions = transactions;
         Ok(())
     }
@@ -338,6 +386,14 @@ impl Shard {
         }
     }
 
+    pub(super) fn authorize(&mut self, authority: Authority) {
+        if authority > self.own.authority
+            && let Role::Leading(leader) = &mut self.role
+        {
+            leader.authorize(authority);
+        }
+    }
+
     pub(super) fn tick<S: State>(&mut self, turn: &mut Turn<S>) {
         self.streams.tick(turn.now.monotonic);
         let patience_us = turn.settings.outcome_timeout_us;
@@ -382,6 +438,10 @@ impl Shard {
 impl Own {
     /// Whether all keys of a request are in the shard's range.
     fn covers(&self, body: &Body) -> bool {
+        if self.descriptor.shard == SYSTEM_SHARD {
+            // Its rows are no user's keys: it is asked by name, and has all of them.
+            return true;
+        }
         let range = &self.descriptor.range;
         match body {
             Body::Command(command) => {

@@ -402,7 +402,7 @@ impl World {
                     let before = self.responses.insert(token.0, outcome);
                     assert!(before.is_none(), "a request is answered once");
                 }
-                Effect::Described { .. } | Effect::Damaged { .. } => {}
+                Effect::Described { .. } | Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
                 Effect::Call {
                     shard,
                     call,

@@ -1,0 +1,468 @@
+//! Orders at work: the asker's and the leader's side.
+//!
+//! ```text
+//!            epoch, authority, busy?        authority in the log         what the step is
+//!   order ─────────────────────────► Authorizing ─────────► checked again ─────────► Changing ─► Done
+//!             └──► Refused                                     └──► Refused           └──► Unknown
+//! ```
+//!
+//! A shard takes one order at a time. Where an order stands is looked at whenever the node's cores
+//! have settled; nothing of it is kept on disk, because the shard's log and its descriptor say all:
+//! the next leader finishes what was begun, and the asker looks at the descriptor.
+
+use synod_replication::{ChangeError, Event as ReplicationEvent, NodeId, Role, TransferError};
+use synod_storage::{ReplicaId, ShardId};
+use synod_txn::{Advance, Event as ShardEvent, Now, ShardDescriptor};
+use tracing::{info, warn};
+
+use super::turn::{Effects, Node};
+use crate::directory::{Table, encode_descriptor};
+use crate::shards::check::{self, Nodes, Standing};
+use crate::shards::{Change, Message, Order, OrderId, Refusal, Step, reconcile};
+use crate::transport::{self, Class, Kind};
+
+/// How long a leader works on a step before it answers that it does not know: less than the asker
+/// waits.
+const PATIENCE_US: u64 = 8_000_000;
+/// How long a description may be on its way before it is proposed again.
+const DESCRIBE_AGAIN_US: u64 = 500_000;
+
+/// An order that this node's shard is carrying out.
+#[derive(Debug)]
+pub(super) struct Running {
+    from: NodeId,
+    id: u64,
+    order: Order,
+    stage: Stage,
+    deadline_us: u64,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its controller is on its way into the log.
+    Authorizing,
+    /// The step was proposed in this term.
+    Changing { term: u64 },
+    /// Leadership is on its way from this term to a node.
+    Transferring { term: u64, to: NodeId },
+}
+
+/// A description that was proposed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Describing {
+    term: u64,
+    epoch: u64,
+    again_us: u64,
+}
+
+/// Where an order stands.
+enum Progress {
+    Wait,
+    Act,
+    End(Result<ShardDescriptor, Refusal>),
+}
+
+impl Nodes for Node {
+    fn is_known(&self, node: NodeId) -> bool {
+        node == self.id() || self.peers.contains_key(&node)
+    }
+
+    fn is_alive(&self, node: NodeId) -> bool {
+        node == self.id() || self.peers.get(&node).is_some_and(|peer| peer.connected)
+    }
+}
+
+impl Node {
+    /// Asks a shard, wherever it is led, to take a step. The end comes with
+    /// [`Orders::take_done`](crate::shards::Orders::take_done), within ten seconds.
+    pub fn order(&mut self, now: Now, order: Order, effects: &mut Effects) -> OrderId {
+        let id = self.orders.submit(now.monotonic.0, order);
+        self.send_orders(now, effects);
+        id
+    }
+
+    /// Sends the orders that are due.
+    pub(super) fn send_orders(&mut self, now: Now, effects: &mut Effects) {
+        if self.orders.is_idle() {
+            return;
+        }
+        let Self {
+            orders,
+            gateway,
+            directory,
+            ..
+        } = self;
+        let due = orders.due(
+            now.monotonic.0,
+            |shard| gateway.leader(shard),
+            |shard| directory.shard(shard),
+        );
+        for (node, id, order) in due {
+            if node == self.id() {
+                self.ordered(now, node, id.0, order, effects);
+                continue;
+            }
+            let message = Message::Order { id: id.0, order };
+            if !self.send_shards(node, &message) {
+                self.orders.unsent(now.monotonic.0, id);
+            }
+        }
+    }
+
+    fn send_shards(&self, to: NodeId, message: &Message) -> bool {
+        match transport::encode(Kind::Shards, message) {
+            Ok(frame) => self.send_frame(to, Class::Forward, frame),
+            Err(error) => {
+                warn!(%to, "cannot send an order or its answer: {error}");
+                false
+            }
+        }
+    }
+
+    /// A peer's message about orders.
+    pub(super) fn shards_message(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        message: Message,
+        effects: &mut Effects,
+    ) {
+        match message {
+            Message::Order { id, order } => self.ordered(now, from, id, order, effects),
+            Message::Done { id, descriptor } => {
+                self.learn_shard(descriptor.clone());
+                let id = OrderId(id);
+                self.orders
+                    .answered(now.monotonic.0, from, id, Ok(descriptor));
+            }
+            Message::Refused { id, refusal } => {
+                if let Refusal::StaleEpoch { descriptor } = &refusal {
+                    self.learn_shard(descriptor.clone());
+                }
+                let id = OrderId(id);
+                self.orders
+                    .answered(now.monotonic.0, from, id, Err(refusal));
+            }
+        }
+    }
+
+    fn answer_order(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        id: u64,
+        end: Result<ShardDescriptor, Refusal>,
+    ) {
+        if to == self.id() {
+            let me = self.id();
+            self.orders.answered(now.monotonic.0, me, OrderId(id), end);
+            return;
+        }
+        let message = match end {
+            Ok(descriptor) => Message::Done { id, descriptor },
+            Err(refusal) => Message::Refused { id, refusal },
+        };
+        // An answer that finds no room is lost: the asker looks at the descriptor.
+        self.send_shards(to, &message);
+    }
+
+    /// The term in which this node leads and serves a shard.
+    fn leading_term(&self, shard: ShardId) -> Option<u64> {
+        let leadership = self.replication.leadership(shard)?;
+        let leads = leadership.role == Role::Leader && leadership.serving;
+        (leads && self.participant.leads(shard)).then_some(leadership.term)
+    }
+
+    fn not_leader(&self, shard: ShardId) -> Refusal {
+        let leadership = self.replication.leadership(shard);
+        let leader = leadership.and_then(|leadership| leadership.leader);
+        let hint = leader.map(|member| member.node);
+        Refusal::NotLeader { hint }
+    }
+
+    /// An order for a shard that this node is thought to lead.
+    fn ordered(&mut self, now: Now, from: NodeId, id: u64, order: Order, effects: &mut Effects) {
+        let shard = order.shard;
+        if self.leading_term(shard).is_none() {
+            let refusal = self.not_leader(shard);
+            return self.answer_order(now, from, id, Err(refusal));
+        }
+        if self.running.contains_key(&shard) {
+            return self.answer_order(now, from, id, Err(Refusal::Busy));
+        }
+        if let Err(refusal) = self.guard(&order) {
+            return self.answer_order(now, from, id, Err(refusal));
+        }
+        if let Some(authority) = order.authority {
+            let event = ShardEvent::Authorize { shard, authority };
+            self.step_shards(now, event, effects);
+        }
+        self.step_replication(now, ReplicationEvent::Wake { shard }, effects);
+        let running = Running {
+            from,
+            id,
+            order,
+            stage: Stage::Authorizing,
+            deadline_us: now.monotonic.0 + PATIENCE_US,
+        };
+        self.running.insert(shard, running);
+        self.advance_order(now, shard, effects);
+    }
+
+    /// Whether an order belongs to the shard as it is.
+    fn guard(&self, order: &Order) -> Result<(), Refusal> {
+        let shard = order.shard;
+        let Some(descriptor) = self.participant.descriptor(shard) else {
+            return Err(self.not_leader(shard));
+        };
+        let followed = self.participant.authority(shard).unwrap_or_default();
+        if order.authority.is_some_and(|of| of < followed) {
+            return Err(Refusal::Superseded { by: followed });
+        }
+        if order.epoch != descriptor.epoch {
+            let descriptor = descriptor.clone();
+            return Err(Refusal::StaleEpoch { descriptor });
+        }
+        Ok(())
+    }
+
+    /// Moves on the orders that can be.
+    pub(super) fn advance_orders(&mut self, now: Now, effects: &mut Effects) {
+        let shards: Vec<ShardId> = self.running.keys().copied().collect();
+        for shard in shards {
+            self.advance_order(now, shard, effects);
+        }
+    }
+
+    fn advance_order(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
+        let Some(running) = self.running.get(&shard) else {
+            return;
+        };
+        let end = match self.standing_of(now, running) {
+            Progress::Wait => return,
+            Progress::End(end) => end,
+            Progress::Act => match self.act(now, shard, effects) {
+                Ok(stage) => {
+                    if let Some(running) = self.running.get_mut(&shard) {
+                        running.stage = stage;
+                    }
+                    return;
+                }
+                Err(refusal) => Err(refusal),
+            },
+        };
+        let Some(Running {
+            from, id, order, ..
+        }) = self.running.remove(&shard)
+        else {
+            return;
+        };
+        match &end {
+            Ok(descriptor) => {
+                info!(%shard, epoch = descriptor.epoch, step = ?order.step, "the shard took a step");
+            }
+            Err(refusal) => info!(%shard, step = ?order.step, "the shard did not: {refusal}"),
+        }
+        self.answer_order(now, from, id, end);
+    }
+
+    /// Where a running order stands.
+    fn standing_of(&self, now: Now, running: &Running) -> Progress {
+        let order = &running.order;
+        let shard = order.shard;
+        let late = now.monotonic.0 >= running.deadline_us;
+        let term = self.leading_term(shard);
+        match running.stage {
+            Stage::Authorizing => {
+                if term.is_none() {
+                    return Progress::End(Err(self.not_leader(shard)));
+                }
+                if let Err(refusal) = self.guard(order) {
+                    return Progress::End(Err(refusal));
+                }
+                let followed = self.participant.authority(shard);
+                match order.authority.is_none_or(|of| Some(of) == followed) {
+                    true => Progress::Act,
+                    false if late => Progress::End(Err(Refusal::Busy)),
+                    false => Progress::Wait,
+                }
+            }
+            Stage::Changing { term: proposed } => {
+                if let (Some(descriptor), Some(configuration)) = (
+                    self.participant.descriptor(shard),
+                    self.replication.configuration(shard),
+                ) && descriptor.epoch > order.epoch
+                    && !configuration.is_joint()
+                    && reconcile::agree(descriptor, configuration)
+                {
+                    return Progress::End(Ok(descriptor.clone()));
+                }
+                match term == Some(proposed) && !late {
+                    true => Progress::Wait,
+                    false => Progress::End(Err(Refusal::Unknown)),
+                }
+            }
+            Stage::Transferring { term: from, to } => {
+                let leadership = self.replication.leadership(shard);
+                let leader = leadership.and_then(|leadership| leadership.leader);
+                if leader.is_some_and(|leader| leader.node == to)
+                    && let Some(descriptor) = self.participant.descriptor(shard)
+                {
+                    return Progress::End(Ok(descriptor.clone()));
+                }
+                let changed = leadership.is_none_or(|it| it.term != from && it.leader.is_some());
+                match changed || late {
+                    true => Progress::End(Err(Refusal::Unknown)),
+                    false => Progress::Wait,
+                }
+            }
+        }
+    }
+
+    /// Takes the step: it is this order's turn, in the epoch that it names.
+    fn act(&mut self, now: Now, shard: ShardId, effects: &mut Effects) -> Result<Stage, Refusal> {
+        let (Some(running), Some(term)) = (self.running.get(&shard), self.leading_term(shard))
+        else {
+            return Err(self.not_leader(shard));
+        };
+        match running.order.step.clone() {
+            Step::Change(changes) => self.change(now, shard, term, &changes, effects),
+            Step::Transfer { to } => self.transfer(now, shard, term, to),
+            Step::Split { .. } | Step::Merge => Err(Refusal::Invalid(
+                "shards are not split or merged yet".to_owned(),
+            )),
+        }
+    }
+
+    fn change(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        changes: &[Change],
+        _effects: &mut Effects,
+    ) -> Result<Stage, Refusal> {
+        let (Some(descriptor), Some(status)) = (
+            self.participant.descriptor(shard),
+            self.replication.status(shard),
+        ) else {
+            return Err(self.not_leader(shard));
+        };
+        if !self.participant.is_described(shard) {
+            return Err(Refusal::Busy);
+        }
+        let standing = Standing {
+            own: status.replica,
+            descriptor,
+            configuration: &status.configuration,
+            last_index: status.last.index,
+            matched: &status.matched,
+        };
+        let changes = check::change(&standing, changes, self)?;
+        match self
+            .replication
+            .change_replicas(now.monotonic, shard, &changes)
+        {
+            Ok(_) => Ok(Stage::Changing { term }),
+            Err(ChangeError::NotLeader(_)) => Err(self.not_leader(shard)),
+            Err(ChangeError::Busy | ChangeError::Throttled) => Err(Refusal::Busy),
+            Err(ChangeError::Invalid) => Err(Refusal::Invalid(
+                "the change does not fit the present members".to_owned(),
+            )),
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        to: ReplicaId,
+    ) -> Result<Stage, Refusal> {
+        let Some(status) = self.replication.status(shard) else {
+            return Err(self.not_leader(shard));
+        };
+        let Some(node) = status.configuration.nodes.get(&to).copied() else {
+            return Err(Refusal::Invalid(format!("replica {to} is not a member")));
+        };
+        if to == status.replica {
+            return Ok(Stage::Transferring { term, to: node });
+        }
+        if !self.is_alive(node) {
+            return Err(Refusal::Invalid(format!("node {node} is not reachable")));
+        }
+        let matched = status.matched.get(&to).copied().unwrap_or(0);
+        let lag_entries = status.last.index.saturating_sub(matched);
+        if lag_entries > check::LAG_ENTRIES_MAX {
+            return Err(Refusal::NotCaughtUp {
+                replica: to,
+                lag_entries,
+            });
+        }
+        match self.replication.transfer(now.monotonic, shard, to) {
+            Ok(()) => Ok(Stage::Transferring { term, to: node }),
+            Err(TransferError::NotLeader(_)) => Err(self.not_leader(shard)),
+            Err(TransferError::Busy) => Err(Refusal::Busy),
+            Err(TransferError::Ineligible) => {
+                Err(Refusal::Invalid(format!("replica {to} has no vote")))
+            }
+        }
+    }
+
+    /// Looks at all shards that this node leads: once in a while, in case a note was lost.
+    pub(super) fn reconcile_all(&mut self) {
+        self.unreconciled = self
+            .participant
+            .shards()
+            .map(|descriptor| descriptor.shard)
+            .collect();
+    }
+
+    /// Brings descriptors in line with configurations, and what is published with both.
+    pub(super) fn reconcile(&mut self, now: Now, effects: &mut Effects) {
+        for shard in std::mem::take(&mut self.unreconciled) {
+            let Some(term) = self.leading_term(shard) else {
+                self.describing.remove(&shard);
+                continue;
+            };
+            if !self.participant.is_described(shard) {
+                continue;
+            }
+            let (Some(descriptor), Some(configuration)) = (
+                self.participant.descriptor(shard),
+                self.replication.configuration(shard),
+            ) else {
+                continue;
+            };
+            if configuration.is_joint() {
+                continue;
+            }
+            if reconcile::agree(descriptor, configuration) {
+                self.describing.remove(&shard);
+                let advance = Advance {
+                    key: Table::Shard(shard).key(),
+                    generation: descriptor.epoch,
+                    value: Some(encode_descriptor(descriptor)),
+                };
+                self.writer.put(now.monotonic.0, advance);
+                continue;
+            }
+            let next = reconcile::described(descriptor, configuration);
+            let on_its_way = self.describing.get(&shard).is_some_and(|it| {
+                it.term == term && it.epoch == next.epoch && now.monotonic.0 < it.again_us
+            });
+            if on_its_way {
+                continue;
+            }
+            let describing = Describing {
+                term,
+                epoch: next.epoch,
+                again_us: now.monotonic.0 + DESCRIBE_AGAIN_US,
+            };
+            self.describing.insert(shard, describing);
+            let event = ShardEvent::Describe { descriptor: next };
+            self.step_shards(now, event, effects);
+        }
+    }
+}
