@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use synod_membership::configuration::Mode;
-use synod_membership::durable::Recovered;
 use synod_membership::event::Event;
 
 use crate::world::{World, ms};
