@@ -105,7 +105,7 @@ fn one(name: &str, spec: Spec, solver: Solver) {
     let outcome = solve(&mut instance.model, Scope::All, &config, &mut || false).expect("solve");
     let (took, cpu) = (begin.elapsed(), cpu_ms() - cpu);
     let tier = outcome.tiers.first();
-    let (value, bound) = tier.map_or((0, 0), |tier| (tier.value, tier.bound));
+    let (value, bound) = tier.map_or((0, 0), |tier| (tier.value, tier.bound.unwrap_or(0)));
     let gap = (value - bound.max(0)) as f64 / (bound.max(1)) as f64 * 100.0;
     println!(
         "{name:36} {}: {:?} {value} / {bound} gap {gap:.3}% broken {} cpu {cpu:.1} ms, wall {:.1} \

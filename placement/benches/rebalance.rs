@@ -146,7 +146,7 @@ fn main() {
             let tier = answer
                 .tiers
                 .first()
-                .map(|t| (t.value.as_f64(), t.bound.as_f64()));
+                .map(|t| (t.value.as_f64(), t.bound.map_or(f64::NAN, |b| b.as_f64())));
             let (value, bound) = tier.unwrap_or((f64::NAN, f64::NAN));
             println!(
                 "{shards} x 3 x {nodes} {shape}, {solver:?}: {:?}, {value} (bound {bound}, gap {:.3}%), load {:.0} ms, solve {:.1} ms",

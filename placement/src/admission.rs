@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::answer::{PolicyRow, Status};
 use crate::compile::{Compiler, Goals};
 use crate::error::{Result, Source};
-use crate::problem::Problem;
+use crate::problem::{Problem, model_error};
 use crate::solve;
 use crate::tables::quoted;
 
@@ -42,8 +42,10 @@ pub struct Finding {
     pub after: Status,
     /// Rows that cannot hold together.
     pub core: Vec<PolicyRow>,
-    /// The fewest rows to give up that were found: what the least-breaking assignment breaks.
+    /// The fewest rows to give up so that the rest can hold.
     pub relaxation: Vec<PolicyRow>,
+    /// Whether it is proved that fewer will not do; else they are the fewest that were found.
+    pub relaxation_minimal: bool,
 }
 
 /// The answer of admission.
@@ -89,26 +91,27 @@ pub fn admit(
             scripts.insert(1, (loss.clone(), Source::State));
             scripts
         };
-        let after = judge(&lost(&with), config, abort)?;
-        if matches!(after.0, Status::Optimal | Status::Feasible) {
+        let after = judge(&lost(&with), config, Reasons::Wanted, abort)?;
+        if matches!(after.status, Status::Optimal | Status::Feasible) {
             continue;
         }
-        let before = judge(&lost(&before), config, abort)?;
+        let before = judge(&lost(&before), config, Reasons::Unwanted, abort)?;
         // What was infeasible before is not the candidate's doing.
-        if before.0 == Status::Infeasible {
+        if before.status == Status::Infeasible {
             continue;
         }
-        let proved = after.0 == Status::Infeasible && before.0 != Status::Unknown;
+        let proved = after.status == Status::Infeasible && before.status != Status::Unknown;
         verdict = match (verdict, proved) {
             (Verdict::Refused, _) | (_, true) => Verdict::Refused,
             (Verdict::Accepted | Verdict::Unproven, false) => Verdict::Unproven,
         };
         findings.push(Finding {
             scenario,
-            before: before.0,
-            after: after.0,
-            core: after.1,
-            relaxation: after.2,
+            before: before.status,
+            after: after.status,
+            core: after.core,
+            relaxation: after.relaxation,
+            relaxation_minimal: after.relaxation_minimal,
         });
     }
     Ok(Admission {
@@ -173,24 +176,49 @@ fn scenarios(problem: &Problem) -> Vec<(String, String)> {
     out
 }
 
+/// Whether it matters why something is infeasible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reasons {
+    Wanted,
+    Unwanted,
+}
+
+/// What a scenario comes to.
+struct Judged {
+    status: Status,
+    core: Vec<PolicyRow>,
+    relaxation: Vec<PolicyRow>,
+    relaxation_minimal: bool,
+}
+
 /// Feasibility alone: objectives are left out.
 fn judge(
     scripts: &[(String, Source)],
     config: &solve::Config,
+    reasons: Reasons,
     abort: &mut dyn FnMut() -> bool,
-) -> Result<(Status, Vec<PolicyRow>, Vec<PolicyRow>)> {
+) -> Result<Judged> {
     let scripts: Vec<(&str, Source)> = scripts.iter().map(|(t, s)| (t.as_str(), *s)).collect();
     let mut problem = Problem {
         compiler: Compiler::load(&scripts, Goals::Hard)?,
     };
     let model = &mut problem.compiler.model;
-    let outcome = solve::solve(model, solve::Scope::All, config, abort)
-        .map_err(|e| crate::problem::model_error(&e))?;
-    let relaxation = outcome
-        .broken
-        .iter()
-        .map(|&row| problem.policy_row(row))
-        .collect();
+    let outcome =
+        solve::solve(model, solve::Scope::All, config, abort).map_err(|e| model_error(&e))?;
+    let least = match (outcome.status, reasons) {
+        (solve::Status::Infeasible, Reasons::Wanted) => {
+            solve::relax(model, config, abort).map_err(|e| model_error(&e))?
+        }
+        _ => None,
+    };
+    let relaxation_minimal = least.as_ref().is_some_and(|least| least.minimal);
+    let rows = least.map_or_else(|| outcome.broken.clone(), |least| least.rows);
+    let relaxation = rows.iter().map(|&row| problem.policy_row(row)).collect();
     let answer = problem.answer(&outcome);
-    Ok((answer.status, answer.core, relaxation))
+    Ok(Judged {
+        status: answer.status,
+        core: answer.core,
+        relaxation,
+        relaxation_minimal,
+    })
 }

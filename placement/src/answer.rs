@@ -67,8 +67,8 @@ pub struct Tier {
     pub tier: u32,
     /// Weighted MINIMIZE minus weighted MAXIMIZE.
     pub value: Number,
-    /// A proved lower bound of it, given the values of the tiers before.
-    pub bound: Number,
+    /// A proved lower bound of it, given the values of the tiers before; null where none is known.
+    pub bound: Option<Number>,
 }
 
 /// One decision.

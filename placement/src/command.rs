@@ -374,8 +374,12 @@ fn text(answer: &Answer) -> String {
     let status = serde_json::to_value(answer.status).unwrap_or_default();
     let _ = writeln!(out, "{}", status.as_str().unwrap_or_default());
     for tier in &answer.tiers {
-        let (value, bound) = (tier.value.as_f64(), tier.bound.as_f64());
-        let _ = writeln!(out, "tier {}: {value} (cannot be below {bound})", tier.tier);
+        let value = tier.value.as_f64();
+        let bound = match tier.bound {
+            Some(bound) => format!("cannot be below {}", bound.as_f64()),
+            None => "no bound is known".to_owned(),
+        };
+        let _ = writeln!(out, "tier {}: {value} ({bound})", tier.tier);
     }
     for a in &answer.assignments {
         let key: Vec<String> = a.key.iter().map(|(k, v)| format!("{k}={v}")).collect();

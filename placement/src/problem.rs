@@ -119,7 +119,7 @@ impl Problem {
         let tiers = outcome.tiers.iter().map(|t| Tier {
             tier: t.tier,
             value: self.tier_number(t.tier, t.value),
-            bound: self.tier_number(t.tier, t.bound),
+            bound: t.bound.map(|bound| self.tier_number(t.tier, bound)),
         });
         let core = outcome.core.as_ref();
         let rows = core.map_or(&[][..], |c| &c.rows);

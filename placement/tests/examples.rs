@@ -62,6 +62,11 @@ fn vm_balancing() {
         let policies = read("examples/vms/policies.sql").replace("<= 4", "<= 0");
         solve(&state, &policies).tiers[0].value.as_f64()
     };
+    // A spread cannot be below 0, and the answer says so.
+    for tier in &answer.tiers {
+        let bound = tier.bound.expect("a bound is known").as_f64();
+        assert!((0.0..=tier.value.as_f64()).contains(&bound), "{tier:?}");
+    }
     let after = answer.tiers[0].value.as_f64();
     assert!(
         after * 2.0 < before,

@@ -1,30 +1,18 @@
 //! The order in which methods are asked, and what their answers amount to.
 
-use std::cmp::Ordering;
-use std::sync::atomic::{AtomicBool, Ordering as Atomic};
-
-use super::bound::{Cuts, lower_bounds};
-use super::candidates::{Candidates, Unary, value_at};
+use super::bound::lower_bounds;
+use super::candidates::{Candidates, Unary};
 use super::construct::Choice;
-use super::exact::{self, Budget, Rows, Verdict};
+use super::exact::{self, Budget, Verdict};
+use super::portfolio::Task;
 use super::reach::soft_roots;
-use super::search::{Limits, Search, compare_declared};
-use super::{Assignment, Config, Core, Outcome, Scope, Shortage, Solver, Status, TierOutcome};
+use super::search::{Limits, Search};
+use super::{Assignment, Config, Core, Outcome, Relaxation, Scope, Solver, Status, TierOutcome};
 use crate::graph::internal::{Graph, State, UNSET};
 use crate::graph::{Model, ModelError, RowRef, VarId};
 
 /// The exact solver is asked without being told to up to this many pairs of a decision and a value.
-const EXACT_PAIRS_MAX: usize = 20_000;
-/// Broken rows whose neighbourhoods are checked for a conflict of their own.
-const LOCAL_TRIES: usize = 4;
-/// Walks down from a broken row to the decisions around it.
-const LOCAL_SAMPLES: usize = 24;
-/// Decisions of such a neighbourhood.
-const LOCAL_VARS_MAX: usize = 48;
-/// Tries without improvement that end a stage: a base, and some for each decision.
-const PATIENCE: u64 = 1_000;
-const PATIENCE_PER_VAR: u64 = 12;
-const PATIENCE_MAX: u64 = 50_000;
+pub(super) const EXACT_PAIRS_MAX: usize = 20_000;
 
 pub(super) fn decide(
     model: &mut Model,
@@ -63,13 +51,33 @@ pub(super) fn decide(
     outcome
 }
 
-struct Case<'a> {
-    graph: &'a Graph,
-    state: &'a mut State,
-    candidates: &'a Candidates,
+pub(super) fn relax(
+    model: &mut Model,
+    config: &Config,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Option<Relaxation>, ModelError> {
+    model.refresh()?;
+    let candidates = Candidates::new(&model.graph, model.vars().collect(), Unary::Kept);
+    if candidates.size() > EXACT_PAIRS_MAX {
+        return Ok(None);
+    }
+    let mut budget = Budget::new(config, abort);
+    Ok(exact::relax(
+        &model.graph,
+        &model.state,
+        &candidates,
+        &mut budget,
+    ))
+}
+
+/// One question: what is decided, where, and what has been found out so far.
+pub(super) struct Case<'a> {
+    pub graph: &'a Graph,
+    pub state: &'a mut State,
+    pub candidates: &'a Candidates,
     soft: &'a [u32],
-    config: &'a Config,
-    abort: &'a mut dyn FnMut() -> bool,
+    pub config: &'a Config,
+    pub abort: &'a mut dyn FnMut() -> bool,
     evaluations: u64,
     /// The best bounds that searches came by.
     searched: Vec<i128>,
@@ -77,17 +85,17 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn decide(&mut self) -> Result<Outcome, ModelError> {
-        if self
-            .candidates
-            .vars
-            .iter()
-            .any(|&var| self.candidates.of(var).is_empty())
-        {
-            return self.infeasible();
+        let vars = &self.candidates.vars;
+        if vars.iter().any(|&var| self.candidates.of(var).is_empty()) {
+            return Ok(self.infeasible());
         }
         match self.config.solver {
             Solver::Auto | Solver::Search => self.search(),
-            Solver::Greedy => self.construct(),
+            Solver::Greedy => {
+                let mut search = self.hand();
+                search.construct(Choice::Full, None);
+                self.evaluations += search.evaluations;
+            }
             Solver::Flow => super::flow::assign(self.graph, self.state, self.candidates),
             Solver::Exact => {}
         }
@@ -96,37 +104,25 @@ impl Case<'_> {
             Solver::Auto => self.candidates.size() <= EXACT_PAIRS_MAX || self.config.solutions > 0,
             Solver::Search | Solver::Flow | Solver::Greedy => false,
         };
-        let complete = self.is_complete();
-        let feasible = complete && self.state.totals.hinge == 0;
-        if !feasible
-            && complete
-            && self.config.solver != Solver::Exact
-            && let Some(core) = self.cut()
-        {
-            return Ok(self.answer(Status::Infeasible, Some(core)));
+        if self.config.solver != Solver::Exact && self.is_complete() && !self.is_feasible() {
+            let mut core = self.cut();
+            if core.is_none() && !exact && self.config.solver == Solver::Auto {
+                core = self.local_core();
+            }
+            if core.is_some() {
+                return Ok(self.answer(Status::Infeasible, core, Vec::new()));
+            }
         }
-        if !feasible
-            && complete
-            && !exact
-            && self.config.solver == Solver::Auto
-            && let Some(core) = self.local_core()
-        {
-            return Ok(self.answer(Status::Infeasible, Some(core)));
-        }
-        let bounds = if complete { self.bounds() } else { Vec::new() };
-        let proved = feasible && bounds == self.state.totals.tiers;
+        let bounds = self.bounds();
+        let (status, proved) = self.judge(&bounds);
         if exact && (!proved || self.config.solutions > 0) {
-            return self.exact(feasible);
+            return self.exact();
         }
-        let status = match (feasible, proved) {
-            (true, true) => Status::Optimal,
-            (true, false) => Status::Feasible,
-            (false, _) => Status::Unknown,
-        };
         self.check_overflow()?;
-        Ok(self.answer_with(status, None, bounds))
+        Ok(self.answer(status, None, bounds))
     }
 
+    /// Whether every decision has a value that it may have.
     fn is_complete(&self) -> bool {
         self.candidates.vars.iter().all(|&var| {
             self.candidates
@@ -134,8 +130,24 @@ impl Case<'_> {
         })
     }
 
-    /// The best bounds known: the search's, and those at the answer.
+    fn is_feasible(&self) -> bool {
+        self.is_complete() && self.state.totals.hinge == 0
+    }
+
+    /// What an assignment with these bounds amounts to, and whether anything is left to prove.
+    fn judge(&self, bounds: &[i128]) -> (Status, bool) {
+        match (self.is_feasible(), *bounds == self.state.totals.tiers) {
+            (true, true) => (Status::Optimal, true),
+            (true, false) => (Status::Feasible, false),
+            (false, _) => (Status::Unknown, false),
+        }
+    }
+
+    /// The best bounds known, the searches' and those at the answer; none at an assignment that is not complete.
     fn bounds(&self) -> Vec<i128> {
+        if !self.is_complete() {
+            return Vec::new();
+        }
         let here = lower_bounds(self.graph, self.state, self.candidates, self.soft);
         let mut bounds = self.searched.clone();
         bounds.resize(here.len(), i128::MIN);
@@ -146,149 +158,40 @@ impl Case<'_> {
             .collect()
     }
 
-    fn patience(&self) -> u64 {
-        let vars = self.candidates.vars.len() as u64;
-        (PATIENCE + PATIENCE_PER_VAR * vars).min(PATIENCE_MAX)
-    }
-
-    fn construct(&mut self) {
+    /// A search that does only what it is told: without budgets of its own.
+    pub(super) fn hand(&mut self) -> Search<'_> {
         let limits = Limits {
             evaluations_max: u64::MAX,
             patience: 0,
             gap_ppm: 0,
             abort: self.abort,
         };
-        let mut search = Search::new(
-            self.graph,
-            self.state,
-            self.candidates,
-            self.soft,
-            self.config.seed,
-            limits,
-        );
-        search.construct(Choice::Full, None);
-        self.evaluations += search.evaluations;
+        let (graph, candidates, seed) = (self.graph, self.candidates, self.config.seed);
+        Search::new(graph, self.state, candidates, self.soft, seed, limits)
     }
 
-    /// Searches, on as many threads as asked for; the best answer wins, the lowest seed among equals.
     fn search(&mut self) {
-        let threads = self.config.threads.max(1);
-        if threads == 1 {
-            let seed = self.config.seed;
-            let patience = self.patience();
-            let max = self.config.evaluations_max;
-            let tried = search_once(
-                self.graph,
-                self.state,
-                self.candidates,
-                self.soft,
-                seed,
-                Limits {
-                    evaluations_max: max,
-                    patience,
-                    gap_ppm: self.config.gap_ppm,
-                    abort: self.abort,
-                },
-            );
-            self.evaluations += tried.evaluations;
-            self.searched = tried.bounds;
-            return;
-        }
-        let stop = AtomicBool::new(false);
-        let (graph, candidates, soft) = (self.graph, self.candidates, self.soft);
-        let gap_ppm = self.config.gap_ppm;
-        let (seed, patience, max) = (
-            self.config.seed,
-            self.patience(),
-            self.config.evaluations_max,
-        );
-        let start: &State = self.state;
-        let mut answers: Vec<(State, Tried)> = Vec::new();
-        let abort = &mut *self.abort;
-        std::thread::scope(|scope| {
-            let stop = &stop;
-            let others: Vec<_> = (1..u64::from(threads))
-                .map(|index| {
-                    let mut state = start.clone();
-                    scope.spawn(move || {
-                        let mut abort = || stop.load(Atomic::Relaxed);
-                        let limits = Limits {
-                            evaluations_max: max,
-                            patience,
-                            gap_ppm,
-                            abort: &mut abort,
-                        };
-                        let seed = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9));
-                        let tried = search_once(graph, &mut state, candidates, soft, seed, limits);
-                        (state, tried)
-                    })
-                })
-                .collect();
-            let mut state = start.clone();
-            let mut both = || {
-                let now = abort();
-                if now {
-                    stop.store(true, Atomic::Relaxed);
-                }
-                now
-            };
-            let limits = Limits {
-                evaluations_max: max,
-                patience,
-                gap_ppm,
-                abort: &mut both,
-            };
-            let tried = search_once(graph, &mut state, candidates, soft, seed, limits);
-            answers.push((state, tried));
-            for other in others {
-                // A search that panicked has no answer; the others do.
-                if let Ok(answer) = other.join() {
-                    answers.push(answer);
-                }
-            }
-        });
-        for (_, tried) in &answers {
-            self.evaluations += tried.evaluations;
-            self.searched.resize(tried.bounds.len(), i128::MIN);
-            for (best, &bound) in self.searched.iter_mut().zip(&tried.bounds) {
-                *best = (*best).max(bound);
-            }
-        }
-        let best = answers.into_iter().reduce(|best, other| {
-            match compare_declared(&other.0.totals, &best.0.totals) {
-                Ordering::Less => other,
-                Ordering::Equal | Ordering::Greater => best,
-            }
-        });
-        if let Some((state, _)) = best {
-            *self.state = state;
-        }
-    }
-
-    fn cut(&mut self) -> Option<Core> {
-        let shortfall = Cuts::new(self.graph, self.state, self.candidates).shortfall()?;
-        Some(Core {
-            rows: shortfall.rows,
-            minimal: false,
-            shortage: Some(Shortage {
-                needed: shortfall.needed,
-                available: shortfall.available,
-            }),
-        })
-    }
-
-    fn exact(&mut self, feasible: bool) -> Result<Outcome, ModelError> {
-        let mut budget = Budget {
-            rounds_max: self.config.conflicts_max,
-            seed: self.config.seed,
-            abort: self.abort,
+        let task = Task {
+            graph: self.graph,
+            candidates: self.candidates,
+            soft: self.soft,
+            config: self.config,
         };
+        let searched = task.search(self.state, self.abort);
+        self.evaluations += searched.evaluations;
+        self.searched = searched.bounds;
+    }
+
+    fn exact(&mut self) -> Result<Outcome, ModelError> {
+        let feasible = self.is_feasible();
+        let solutions_max = self.config.solutions;
+        let mut budget = Budget::new(self.config, self.abort);
         let verdict = exact::solve(
             self.graph,
             self.state,
             self.candidates,
             feasible,
-            self.config.solutions,
+            solutions_max,
             &mut budget,
         );
         match verdict {
@@ -300,37 +203,24 @@ impl Case<'_> {
                 self.adopt(&values);
                 let bounds = self.state.totals.tiers.clone();
                 self.check_overflow()?;
-                let mut outcome = self.answer_with(Status::Optimal, None, bounds);
+                let mut outcome = self.answer(Status::Optimal, None, bounds);
                 outcome.solutions = solutions;
                 outcome.solutions_complete = complete;
                 Ok(outcome)
             }
-            Verdict::Infeasible => self.infeasible(),
+            Verdict::Infeasible => Ok(self.infeasible()),
             Verdict::Unknown { values, settled } => {
                 if let Some(values) = values {
                     self.adopt(&values);
                 }
-                let found = self.is_complete() && self.state.totals.hinge == 0;
-                let mut bounds = if self.is_complete() {
-                    self.bounds()
-                } else {
-                    Vec::new()
-                };
-                for (bound, value) in bounds
-                    .iter_mut()
-                    .zip(&self.state.totals.tiers)
-                    .take(settled)
-                {
+                let mut bounds = self.bounds();
+                let tiers = self.state.totals.tiers.iter();
+                for (bound, value) in bounds.iter_mut().zip(tiers).take(settled) {
                     *bound = *value;
                 }
                 self.check_overflow()?;
-                let proved = found && bounds == self.state.totals.tiers;
-                let status = match (found, proved) {
-                    (true, true) => Status::Optimal,
-                    (true, false) => Status::Feasible,
-                    (false, _) => Status::Unknown,
-                };
-                Ok(self.answer_with(status, None, bounds))
+                let (status, _) = self.judge(&bounds);
+                Ok(self.answer(status, None, bounds))
             }
         }
     }
@@ -341,148 +231,18 @@ impl Case<'_> {
             self.state.assign(self.graph, var, value.unwrap_or(UNSET));
         }
         self.state.propagate(self.graph);
-        let limits = Limits {
-            evaluations_max: u64::MAX,
-            patience: 0,
-            gap_ppm: 0,
-            abort: self.abort,
-        };
-        let mut search = Search::new(
-            self.graph,
-            self.state,
-            self.candidates,
-            self.soft,
-            self.config.seed,
-            limits,
-        );
+        let mut search = self.hand();
         search.revert();
         self.evaluations += search.evaluations;
     }
 
     /// Infeasible, with a core.
-    fn infeasible(&mut self) -> Result<Outcome, ModelError> {
+    fn infeasible(&mut self) -> Outcome {
         let core = self.core();
-        Ok(self.answer(Status::Infeasible, Some(core)))
+        self.answer(Status::Infeasible, Some(core), Vec::new())
     }
 
-    fn core(&mut self) -> Core {
-        let declared = Candidates::new(self.graph, self.candidates.vars.clone(), Unary::Kept);
-        // A decision without candidates is a whole core by itself.
-        let blocked = self
-            .candidates
-            .vars
-            .iter()
-            .copied()
-            .find(|&var| self.candidates.of(var).is_empty());
-        if let Some(var) = blocked {
-            return self.core_of_one(var, &declared);
-        }
-        let mut budget = Budget {
-            rounds_max: self.config.conflicts_max,
-            seed: self.config.seed,
-            abort: self.abort,
-        };
-        exact::core(self.graph, self.state, &declared, Rows::All, &mut budget).unwrap_or_else(
-            || Core {
-                // The proof stands, its reason was not found: everything that may have to do with it.
-                rows: self.broken(),
-                minimal: false,
-                shortage: None,
-            },
-        )
-    }
-
-    /// A proof of infeasibility from the blocks around one broken row: a shard whose own policies conflict is found
-    /// in a cluster of any size.
-    fn local_core(&mut self) -> Option<Core> {
-        let broken: Vec<_> = self.state.broken.iter().take(LOCAL_TRIES).collect();
-        for broken in broken {
-            let limits = Limits {
-                evaluations_max: u64::MAX,
-                patience: 0,
-                gap_ppm: 0,
-                abort: self.abort,
-            };
-            let mut search = Search::new(
-                self.graph,
-                self.state,
-                self.candidates,
-                self.soft,
-                0,
-                limits,
-            );
-            let mut vars: Vec<VarId> = Vec::new();
-            for _ in 0..LOCAL_SAMPLES {
-                let Some(var) = search.aim_at_broken(broken) else {
-                    continue;
-                };
-                let block = self.graph.vars.block[var.index()] as usize;
-                for &member in &self.graph.blocks[block] {
-                    if self.candidates.is_free(member) && !vars.contains(&member) {
-                        vars.push(member);
-                    }
-                }
-                if vars.len() > LOCAL_VARS_MAX {
-                    break;
-                }
-            }
-            drop(search);
-            vars.sort_unstable();
-            let declared = Candidates::new(self.graph, vars, Unary::Kept);
-            if declared.vars.is_empty() || declared.size() > EXACT_PAIRS_MAX {
-                continue;
-            }
-            let mut budget = Budget {
-                rounds_max: self.config.conflicts_max,
-                seed: self.config.seed,
-                abort: self.abort,
-            };
-            let core = exact::core(self.graph, self.state, &declared, Rows::Closed, &mut budget);
-            if core.is_some() {
-                return core;
-            }
-        }
-        None
-    }
-
-    /// The rows over one decision that leave it nothing to choose, none of them in vain.
-    fn core_of_one(&self, var: VarId, declared: &Candidates) -> Core {
-        let mut roots = self.candidates.unary_roots(var).to_vec();
-        let blocked = |roots: &[u32]| {
-            declared.of(var).iter().all(|&value| {
-                roots.iter().any(|&root| {
-                    let expr = self.graph.roots.root[root as usize].expr;
-                    value_at(self.graph, expr.index() as u32, value) == 0
-                })
-            })
-        };
-        let mut index = 0;
-        while index < roots.len() {
-            let root = roots.remove(index);
-            if !blocked(&roots) {
-                roots.insert(index, root);
-                index += 1;
-            }
-        }
-        let mut rows: Vec<RowRef> = roots
-            .into_iter()
-            .map(|root| {
-                let root = self.graph.roots.root[root as usize];
-                RowRef::Root {
-                    policy: root.policy,
-                    row: root.row,
-                }
-            })
-            .collect();
-        rows.sort_unstable();
-        Core {
-            rows,
-            minimal: true,
-            shortage: None,
-        }
-    }
-
-    fn broken(&self) -> Vec<RowRef> {
+    pub(super) fn broken(&self) -> Vec<RowRef> {
         crate::graph::violations(self.graph, self.state)
             .into_iter()
             .map(|violation| violation.source)
@@ -498,11 +258,7 @@ impl Case<'_> {
         }
     }
 
-    fn answer(&self, status: Status, core: Option<Core>) -> Outcome {
-        self.answer_with(status, core, Vec::new())
-    }
-
-    fn answer_with(&self, status: Status, core: Option<Core>, bounds: Vec<i128>) -> Outcome {
+    fn answer(&self, status: Status, core: Option<Core>, bounds: Vec<i128>) -> Outcome {
         let values: Assignment = self
             .candidates
             .vars
@@ -513,6 +269,14 @@ impl Case<'_> {
             })
             .collect();
         let decided = matches!(status, Status::Optimal | Status::Feasible);
+        debug_assert!(
+            !decided
+                || bounds
+                    .iter()
+                    .zip(&self.state.totals.tiers)
+                    .all(|(b, v)| b <= v),
+            "a bound is below every value"
+        );
         let declared = self.graph.roots.tiers.iter().zip(&self.state.totals.tiers);
         let tiers = declared
             .zip(bounds)
@@ -520,7 +284,7 @@ impl Case<'_> {
             .map(|((&tier, &value), bound)| TierOutcome {
                 tier,
                 value,
-                bound: bound.min(value),
+                bound: (bound != i128::MIN).then(|| bound.min(value)),
             })
             .collect();
         Outcome {
@@ -534,26 +298,4 @@ impl Case<'_> {
             evaluations: self.evaluations,
         }
     }
-}
-
-fn search_once<'a>(
-    graph: &'a Graph,
-    state: &'a mut State,
-    candidates: &'a Candidates,
-    soft: &'a [u32],
-    seed: u64,
-    limits: Limits<'a>,
-) -> Tried {
-    let mut search = Search::new(graph, state, candidates, soft, seed, limits);
-    search.run(seed);
-    Tried {
-        evaluations: search.evaluations,
-        bounds: search.bounds,
-    }
-}
-
-/// What a search leaves besides its assignment.
-struct Tried {
-    evaluations: u64,
-    bounds: Vec<i128>,
 }

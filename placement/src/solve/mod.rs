@@ -13,7 +13,9 @@ mod exact;
 mod flow;
 mod holders;
 mod improve;
+mod portfolio;
 mod reach;
+mod reasons;
 mod repair;
 mod revert;
 mod rng;
@@ -106,8 +108,8 @@ pub struct TierOutcome {
     pub tier: u32,
     /// Its sum at the answer.
     pub value: i128,
-    /// A proved lower bound of it.
-    pub bound: i128,
+    /// A proved lower bound of it, if there is any.
+    pub bound: Option<i128>,
 }
 
 /// Policy rows that cannot hold together.
@@ -128,6 +130,15 @@ pub struct Shortage {
     pub needed: i128,
     /// The most that can be.
     pub available: i128,
+}
+
+/// Hard rows to give up, so that the rest can hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relaxation {
+    /// The rows, in the order of their names.
+    pub rows: Vec<RowRef>,
+    /// Whether it is proved that fewer will not do.
+    pub minimal: bool,
 }
 
 /// One assignment of the decisions in scope.
@@ -165,4 +176,15 @@ pub fn solve(
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Outcome, ModelError> {
     decide::decide(model, scope, config, abort)
+}
+
+/// The fewest hard rows to give up in a model whose hard rows cannot all hold. `None` when the model is too large to
+/// say, or has a decision without a value to choose from: what [`Outcome::broken`] names is enough, but perhaps not
+/// fewest.
+pub fn relax(
+    model: &mut Model,
+    config: &Config,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Option<Relaxation>, ModelError> {
+    decide::relax(model, config, abort)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Assignment, Config, Outcome, Rng, Scope, Solver, Status, solve};
+use super::{Assignment, Config, Outcome, Rng, Scope, Solver, Status, relax, solve};
 use crate::graph::random::{Made, Size, model};
 use crate::graph::{Model, RowRef, VarId, reference};
 
@@ -106,7 +106,10 @@ fn assert_honest(made: &Made, brute: &Brute, outcome: &Outcome, what: &str) {
             assert_eq!(brute.best(), Some(&values), "{what}: optimal");
             assert_eq!(tiers(outcome), values, "{what}: reported tiers");
             assert!(
-                outcome.tiers.iter().all(|tier| tier.bound == tier.value),
+                outcome
+                    .tiers
+                    .iter()
+                    .all(|tier| tier.bound == Some(tier.value)),
                 "{what}"
             );
         }
@@ -119,8 +122,8 @@ fn assert_honest(made: &Made, brute: &Brute, outcome: &Outcome, what: &str) {
             let best = brute.best().expect("feasible");
             if let (Some(tier), Some(&optimum)) = (outcome.tiers.first(), best.first()) {
                 assert!(
-                    tier.bound <= optimum,
-                    "{what}: bound {} > {optimum}",
+                    tier.bound.is_none_or(|bound| bound <= optimum),
+                    "{what}: bound {:?} > {optimum}",
                     tier.bound
                 );
             }
@@ -246,6 +249,39 @@ fn solutions_are_exactly_the_best_ones() {
         );
         assert_eq!(few.solutions_complete, expected.len() <= 2, "seed {seed}");
     }
+}
+
+/// Whatever is decided, at least as many rows are broken as the smallest relaxation gives up, and those are enough.
+#[test]
+fn the_smallest_relaxation_is_the_enumerated_one() {
+    let mut infeasible = 0;
+    for seed in 0..1_500 {
+        let mut rng = Rng::new(seed);
+        let mut made = model(&mut rng, SIZE, 1);
+        let brute = Brute::new(&made.model);
+        if brute.best().is_some() {
+            continue;
+        }
+        let config = Config {
+            conflicts_max: 50_000,
+            ..Config::default()
+        };
+        let relaxed = relax(&mut made.model, &config, &mut || false).expect("no overflow");
+        let Some(relaxed) = relaxed else { continue };
+        infeasible += 1;
+        let given_up: BTreeSet<RowRef> = relaxed.rows.iter().copied().collect();
+        assert_eq!(given_up.len(), relaxed.rows.len(), "seed {seed}: distinct");
+        let enough = |broken: &BTreeSet<RowRef>| broken.is_subset(&given_up);
+        assert!(
+            brute.all.iter().any(|(_, broken, _)| enough(broken)),
+            "seed {seed}: giving up {given_up:?} is not enough"
+        );
+        let fewest = brute.all.iter().map(|(_, broken, _)| broken.len()).min();
+        if relaxed.minimal {
+            assert_eq!(Some(given_up.len()), fewest, "seed {seed}");
+        }
+    }
+    assert!(infeasible > 200, "{infeasible} infeasible models");
 }
 
 #[test]
@@ -407,13 +443,13 @@ fn bounds_are_bounds(models: u64) {
             Some(best) => {
                 let tier = outcome.tiers.first().expect("one tier");
                 assert!(
-                    tier.bound <= best[0],
-                    "seed {seed}: {} > {}",
+                    tier.bound.is_some_and(|bound| bound <= best[0]),
+                    "seed {seed}: {:?} > {}",
                     tier.bound,
                     best[0]
                 );
                 assert!(tier.value >= best[0], "seed {seed}");
-                tight += u32::from(tier.bound == best[0]);
+                tight += u32::from(tier.bound == Some(best[0]));
             }
             None => assert_ne!(outcome.status, Status::Feasible, "seed {seed}"),
         }
@@ -496,7 +532,10 @@ fn a_scoped_answer_is_optimal_beside_an_excess_that_stays() {
     };
     let outcome = solve(&mut model, Scope::Vars(&[var]), &config, &mut || false).expect("fits");
     assert_eq!(outcome.status, Status::Optimal);
-    assert_eq!((outcome.tiers[0].value, outcome.tiers[0].bound), (70, 70));
+    assert_eq!(
+        (outcome.tiers[0].value, outcome.tiers[0].bound),
+        (70, Some(70))
+    );
     assert!(
         outcome.evaluations < 100,
         "a met bound ends the search: {}",

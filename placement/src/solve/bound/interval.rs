@@ -1,41 +1,17 @@
 //! Intervals of expressions over everything that the decisions in scope can be.
 
 use super::super::candidates::Candidates;
+use super::range::{
+    Guard, NOTHING, Range, TRUTH, UNKNOWN, comparison, constants, exactly, negated, product,
+    quotient, remainder, sum,
+};
 use crate::graph::internal::{
-    FxMap, Graph, Key, LazyData, NIL, NULL, Op, State, UNSET, Val, is_special, widen,
+    FxMap, Graph, Key, LazyData, NIL, NULL, Op, State, UNSET, is_special, widen,
 };
-use crate::graph::{Cell, CmpOp, Fold, Template};
+use crate::graph::{Cell, Fold, MapId, Template, VarId};
 
-/// Values between two bounds, and perhaps NULL. `None` bounds mean: not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    pub low: Option<i128>,
-    pub high: Option<i128>,
-    pub null: bool,
-}
-
-const UNKNOWN: Range = Range {
-    low: None,
-    high: None,
-    null: true,
-};
-const TRUTH: Range = Range {
-    low: Some(0),
-    high: Some(1),
-    null: true,
-};
-
-fn exactly(value: Val) -> Range {
-    if is_special(value) {
-        UNKNOWN
-    } else {
-        Range {
-            low: Some(value),
-            high: Some(value),
-            null: false,
-        }
-    }
-}
+/// As many rows as there can be of less than this add up without overflow.
+const SUMMABLE: i128 = 1 << 90;
 
 /// What the free rows of a part can add up to in any one bucket.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +32,15 @@ pub(super) struct Intervals<'a> {
     candidates: &'a Candidates,
     known: FxMap<u32, Range>,
     reaches: FxMap<(u32, u32, u32), Reach>,
+    over: FxMap<(u32, u8), OverRows>,
+}
+
+/// What one cell of a bag can be, and what any of its rows can add up to.
+#[derive(Clone, Copy, Debug)]
+struct OverRows {
+    each: Range,
+    sum_low: Option<i128>,
+    sum_high: Option<i128>,
 }
 
 impl<'a> Intervals<'a> {
@@ -70,12 +55,16 @@ impl<'a> Intervals<'a> {
             candidates,
             known: FxMap::default(),
             reaches: FxMap::default(),
+            over: FxMap::default(),
         }
     }
 
     /// The least that a soft row can add to its tier; NULL adds 0.
     pub(super) fn least_term(&mut self, id: u32, weight: i64) -> Option<i128> {
         let range = self.range(id);
+        if range.is_nothing() {
+            return Some(0);
+        }
         let end = if weight > 0 { range.low } else { range.high }?;
         let least = end.checked_mul(i128::from(weight))?;
         Some(if range.null { least.min(0) } else { least })
@@ -84,7 +73,10 @@ impl<'a> Intervals<'a> {
     /// The least that a soft policy over buckets can add to its tier.
     pub(super) fn least_lazy(&mut self, lazy: &LazyData, weight: i64) -> Option<i128> {
         let bag = &self.graph.bags.bag[lazy.bag.index()];
-        let range = template_range(&lazy.template);
+        let range = self.template(lazy.bag.0, &lazy.template);
+        if range.is_nothing() {
+            return Some(0);
+        }
         let end = if weight > 0 { range.low } else { range.high }?;
         let each = end.checked_mul(i128::from(weight))?.min(0);
         each.checked_mul(i128::from(bag.row_count))
@@ -99,6 +91,32 @@ impl<'a> Intervals<'a> {
         range
     }
 
+    /// What a column can be at a decision's values.
+    fn image_range(&self, var: VarId, map: MapId) -> Range {
+        let image = |value: u32| match value {
+            UNSET => NULL,
+            value => widen(self.graph.image(map, value)),
+        };
+        if !self.candidates.is_free(var) {
+            return exactly(image(self.state.assignment[var.index()]));
+        }
+        let mut range = Range {
+            low: None,
+            high: None,
+            null: false,
+        };
+        for &value in self.candidates.of(var) {
+            match image(value) {
+                NULL => range.null = true,
+                image => {
+                    range.low = Some(range.low.map_or(image, |low| low.min(image)));
+                    range.high = Some(range.high.map_or(image, |high| high.max(image)));
+                }
+            }
+        }
+        range
+    }
+
     fn compute(&mut self, id: u32) -> Range {
         let node = self.graph.nodes.get(id);
         match node.op {
@@ -108,53 +126,32 @@ impl<'a> Intervals<'a> {
                 let Some((var, map)) = self.graph.nodes.lookup(id) else {
                     return UNKNOWN;
                 };
-                if !self.candidates.is_free(var) {
-                    return exactly(self.state.evaluate(self.graph, id));
-                }
-                let mut range = Range {
-                    low: None,
-                    high: None,
-                    null: false,
-                };
-                for &value in self.candidates.of(var) {
-                    let image = if value == UNSET {
-                        NULL
-                    } else {
-                        widen(self.graph.image(map, value))
-                    };
-                    if image == NULL {
-                        range.null = true;
-                    } else {
-                        range.low = Some(range.low.map_or(image, |low| low.min(image)));
-                        range.high = Some(range.high.map_or(image, |high| high.max(image)));
-                    }
-                }
-                range
+                self.image_range(var, map)
             }
             Op::Neg => negated(self.range(node.a)),
             Op::Add => sum(self.range(node.a), self.range(node.b)),
             Op::Sub => {
                 let b = negated(self.range(node.b));
-                sum(self.range(node.a), b)
+                let range = sum(self.range(node.a), b);
+                if self.is_spread(node.a, node.b) {
+                    let low = Some(range.low.unwrap_or(0).max(0));
+                    return Range { low, ..range };
+                }
+                range
             }
             Op::Mul => product(self.range(node.a), self.range(node.b)),
-            Op::Div => {
-                let (a, b) = (self.range(node.a), self.range(node.b));
-                match (b.low, b.high) {
-                    (Some(divisor), Some(high)) if divisor == high && divisor > 0 => Range {
-                        low: a.low.map(|low| low / divisor),
-                        high: a.high.map(|high| high / divisor),
-                        null: a.null || b.null,
-                    },
-                    (_, _) => UNKNOWN,
-                }
-            }
-            Op::Rem => UNKNOWN,
+            Op::Div => quotient(self.range(node.a), self.range(node.b)),
+            Op::Rem => remainder(self.range(node.a), self.range(node.b)),
             Op::Cmp(op) => {
                 let (a, b) = (self.range(node.a), self.range(node.b));
                 comparison(op, a, b)
             }
-            Op::And | Op::Or | Op::Not | Op::IsNull | Op::InSet => TRUTH,
+            Op::IsNull => Range {
+                high: Some(i128::from(self.range(node.a).null)),
+                null: false,
+                ..TRUTH
+            },
+            Op::And | Op::Or | Op::Not | Op::InSet => TRUTH,
             Op::Ite => {
                 let (a, b) = (self.range(node.b), self.range(node.c));
                 let cond = self.range(node.a);
@@ -164,13 +161,7 @@ impl<'a> Intervals<'a> {
                 if cond.high == Some(0) {
                     return b;
                 }
-                // `case when x > y then x - y else 0 end` is never negative: look at the guard.
-                let guarded = self.guarded_difference(id).unwrap_or(a);
-                Range {
-                    low: guarded.low.zip(b.low).map(|(a, b)| a.min(b)),
-                    high: a.high.zip(b.high).map(|(a, b)| a.max(b)),
-                    null: a.null || b.null,
-                }
+                self.guard(id).chosen(a, b)
             }
             Op::Agg => {
                 let agg = self.graph.nodes.aggs[node.a as usize];
@@ -179,28 +170,35 @@ impl<'a> Intervals<'a> {
         }
     }
 
-    /// The range of `x - y` where the condition `x > y` (or `x >= y`, or the mirror images) guards it.
-    fn guarded_difference(&mut self, id: u32) -> Option<Range> {
-        let node = self.graph.nodes.get(id);
-        let cond = self.graph.nodes.get(node.a);
-        let then = self.graph.nodes.get(node.b);
-        let Op::Cmp(op) = cond.op else { return None };
-        if then.op != Op::Sub {
-            return None;
+    /// Whether `a - b` is a maximum less the minimum of the same rows.
+    fn is_spread(&self, a: u32, b: u32) -> bool {
+        let (a, b) = (self.graph.nodes.get(a), self.graph.nodes.get(b));
+        if a.op != Op::Agg || b.op != Op::Agg {
+            return false;
         }
-        let (x, y) = match op {
-            CmpOp::Gt | CmpOp::Ge => (cond.a, cond.b),
-            CmpOp::Lt | CmpOp::Le => (cond.b, cond.a),
-            CmpOp::Eq | CmpOp::Ne => return None,
+        let aggs = &self.graph.nodes.aggs;
+        let (a, b) = (aggs[a.a as usize], aggs[b.a as usize]);
+        let (Fold::Max(of), Fold::Min(and)) = (a.fold, b.fold) else {
+            return false;
         };
-        if (then.a, then.b) != (x, y) {
-            return None;
+        (a.bag, a.part, a.key, of) == (b.bag, b.part, b.key, and)
+    }
+
+    /// What the condition of a choice says of what is chosen.
+    fn guard(&self, id: u32) -> Guard {
+        let node = self.graph.nodes.get(id);
+        let test = self.graph.nodes.get(node.a);
+        let then = self.graph.nodes.get(node.b);
+        match test.op {
+            Op::IsNull if test.a == node.c => Guard::NotNull,
+            Op::Cmp(op) => {
+                let is_zero = self.graph.nodes.constant(test.b) == Some(0);
+                let difference = (then.op == Op::Sub).then_some((then.a, then.b));
+                let (x, y) = (test.a, test.b);
+                Guard::of(op, (x, y), (node.b, node.c), difference, is_zero)
+            }
+            _ => Guard::Nothing,
         }
-        let range = self.range(node.b);
-        Some(Range {
-            low: Some(range.low.unwrap_or(0).max(0)),
-            ..range
-        })
     }
 
     fn fold(&mut self, bag: u32, part: u32, key: u32, fold: Fold) -> Range {
@@ -251,6 +249,8 @@ impl<'a> Intervals<'a> {
         // A row that is there for sure bounds the extremum from one side; all that may be there, from the other.
         let (mut sure, mut far): (Option<i128>, Option<i128>) = (None, None);
         let (mut all_known, mut never_null) = (true, false);
+        // What is there at all is at least the least of all.
+        let (mut near, mut near_known): (Option<i128>, bool) = (None, true);
         for &row in rows {
             let info = &graph.bags.rows[row as usize];
             let here = match info.key {
@@ -264,6 +264,10 @@ impl<'a> Intervals<'a> {
                 Some(high) => far = Some(far.map_or(high, |far| far.max(high))),
                 None => all_known = false,
             }
+            match range.low {
+                Some(low) => near = Some(near.map_or(low, |near| near.min(low))),
+                None => near_known = false,
+            }
             if here && !range.null {
                 never_null = true;
                 if let Some(low) = range.low {
@@ -271,20 +275,109 @@ impl<'a> Intervals<'a> {
                 }
             }
         }
-        let low = if never_null { sure } else { None };
+        let near = near.filter(|_| near_known);
         let range = Range {
-            low,
+            low: sure.max(near),
             high: if all_known { far } else { None },
             null: !never_null,
         };
         if maximum { range } else { negated(range) }
     }
 
+    /// The range of a template over any bucket of its bag.
+    fn template(&mut self, bag: u32, template: &Template) -> Range {
+        match template {
+            Template::Const(constant) => exactly(constant.map_or(NULL, i128::from)),
+            Template::Fold(Fold::CountRows | Fold::Count(_) | Fold::CountDistinct(_)) => Range {
+                low: Some(0),
+                high: Some(i128::from(self.graph.bags.bag[bag as usize].row_count)),
+                null: false,
+            },
+            Template::Fold(Fold::Sum(cell)) => {
+                let over = self.over_rows(bag, *cell);
+                Range {
+                    low: over.sum_low,
+                    high: over.sum_high,
+                    null: true,
+                }
+            }
+            Template::Fold(Fold::Min(cell) | Fold::Max(cell)) => {
+                let over = self.over_rows(bag, *cell);
+                Range {
+                    null: true,
+                    ..over.each
+                }
+            }
+            Template::Part(index) => {
+                constants(&self.graph.bags.bag[bag as usize].part_constants, *index)
+            }
+            Template::Key(index) => {
+                constants(&self.graph.bags.bag[bag as usize].key_constants, *index)
+            }
+            Template::Cmp(op, a, b) => {
+                comparison(*op, self.template(bag, a), self.template(bag, b))
+            }
+            Template::And(_) | Template::Or(_) | Template::Not(_) | Template::InSet(_, _) => TRUTH,
+            Template::IsNull(a) => Range {
+                high: Some(i128::from(self.template(bag, a).null)),
+                null: false,
+                ..TRUTH
+            },
+            Template::Ite(cond, a, b) => {
+                let guard = match (&**cond, &**a) {
+                    (Template::IsNull(tested), _) if tested == b => Guard::NotNull,
+                    (Template::Cmp(op, x, y), then) => {
+                        let difference = match then {
+                            Template::Sub(x, y) => Some((&**x, &**y)),
+                            _ => None,
+                        };
+                        let is_zero = **y == Template::Const(Some(0));
+                        Guard::of(*op, (&**x, &**y), (then, &**b), difference, is_zero)
+                    }
+                    (_, _) => Guard::Nothing,
+                };
+                guard.chosen(self.template(bag, a), self.template(bag, b))
+            }
+            Template::Neg(a) => negated(self.template(bag, a)),
+            Template::Add(a, b) => sum(self.template(bag, a), self.template(bag, b)),
+            Template::Sub(a, b) => sum(self.template(bag, a), negated(self.template(bag, b))),
+            Template::Mul(a, b) => product(self.template(bag, a), self.template(bag, b)),
+            Template::Div(a, b) => quotient(self.template(bag, a), self.template(bag, b)),
+            Template::Rem(a, b) => remainder(self.template(bag, a), self.template(bag, b)),
+        }
+    }
+
+    /// A cell over all rows of a bag, wherever they fall.
+    fn over_rows(&mut self, bag: u32, cell: u8) -> OverRows {
+        if let Some(&over) = self.over.get(&(bag, cell)) {
+            return over;
+        }
+        let graph = self.graph;
+        let mut over = OverRows {
+            each: NOTHING,
+            sum_low: Some(0),
+            sum_high: Some(0),
+        };
+        let add =
+            |sum: Option<i128>, by: Option<i128>| sum.zip(by).and_then(|(a, b)| a.checked_add(b));
+        for &row in graph.bags.bag[bag as usize].parts.iter().flatten() {
+            let range = self.cell_range(graph.bags.cells_of(row)[cell as usize]);
+            over.each = Guard::Nothing.chosen(over.each, range);
+            over.sum_low = add(over.sum_low, range.low.map(|low| low.min(0)));
+            over.sum_high = add(over.sum_high, range.high.map(|high| high.max(0)));
+        }
+        self.over.insert((bag, cell), over);
+        over
+    }
+
     pub(super) fn cell_range(&mut self, cell: Cell) -> Range {
         match cell {
             Cell::Const(constant) => exactly(constant.map_or(NULL, i128::from)),
             Cell::Expr(id) => self.range(id.0),
-            Cell::Lookup { .. } => UNKNOWN,
+            Cell::Lookup { var, map, times } => {
+                let times = exactly(i128::from(times));
+                product(self.image_range(var, map), times)
+            }
         }
     }
 
@@ -339,10 +432,14 @@ impl<'a> Intervals<'a> {
             };
             let cell = graph.bags.cells_of(row)[cell as usize];
             let range = self.cell_range(cell);
-            match (range.low, range.high) {
-                (Some(low), Some(high)) => {
-                    reach.low += low.min(0);
-                    reach.high += high.max(0);
+            let (low, high) = (
+                range.low.map(|low| low.min(0)),
+                range.high.map(|high| high.max(0)),
+            );
+            match (low, high) {
+                (Some(low), Some(high)) if low > -SUMMABLE && high < SUMMABLE => {
+                    reach.low += low;
+                    reach.high += high;
                 }
                 (_, _) => reach.known = false,
             }
@@ -389,110 +486,5 @@ impl<'a> Intervals<'a> {
         } else {
             Some(present - moving)
         }
-    }
-}
-
-fn negated(a: Range) -> Range {
-    Range {
-        low: a.high.map(|high| -high),
-        high: a.low.map(|low| -low),
-        null: a.null,
-    }
-}
-
-fn sum(a: Range, b: Range) -> Range {
-    let add = |a: Option<i128>, b: Option<i128>| a.zip(b).and_then(|(a, b)| a.checked_add(b));
-    Range {
-        low: add(a.low, b.low),
-        high: add(a.high, b.high),
-        null: a.null || b.null,
-    }
-}
-
-fn product(a: Range, b: Range) -> Range {
-    let null = a.null || b.null;
-    let (Some(al), Some(ah), Some(bl), Some(bh)) = (a.low, a.high, b.low, b.high) else {
-        return Range {
-            low: None,
-            high: None,
-            null,
-        };
-    };
-    let corners: Option<Vec<i128>> = [(al, bl), (al, bh), (ah, bl), (ah, bh)]
-        .iter()
-        .map(|&(a, b)| a.checked_mul(b))
-        .collect();
-    match corners {
-        None => Range {
-            low: None,
-            high: None,
-            null,
-        },
-        Some(corners) => Range {
-            low: corners.iter().copied().min(),
-            high: corners.iter().copied().max(),
-            null,
-        },
-    }
-}
-
-fn comparison(op: CmpOp, a: Range, b: Range) -> Range {
-    let null = a.null || b.null;
-    let (Some(al), Some(ah), Some(bl), Some(bh)) = (a.low, a.high, b.low, b.high) else {
-        return Range { null, ..TRUTH };
-    };
-    let (always, never) = match op {
-        CmpOp::Le => (ah <= bl, al > bh),
-        CmpOp::Lt => (ah < bl, al >= bh),
-        CmpOp::Ge => (al >= bh, ah < bl),
-        CmpOp::Gt => (al > bh, ah <= bl),
-        CmpOp::Eq => (al == ah && bl == bh && al == bl, ah < bl || bh < al),
-        CmpOp::Ne => (ah < bl || bh < al, al == ah && bl == bh && al == bl),
-    };
-    Range {
-        low: Some(i128::from(always)),
-        high: Some(i128::from(!never)),
-        null,
-    }
-}
-
-/// The range of a template over any bucket.
-fn template_range(template: &Template) -> Range {
-    match template {
-        Template::Const(constant) => exactly(constant.map_or(NULL, i128::from)),
-        Template::Fold(Fold::CountRows | Fold::Count(_) | Fold::CountDistinct(_)) => Range {
-            low: Some(0),
-            high: None,
-            null: false,
-        },
-        Template::Cmp(_, _, _)
-        | Template::And(_)
-        | Template::Or(_)
-        | Template::Not(_)
-        | Template::IsNull(_)
-        | Template::InSet(_, _) => TRUTH,
-        Template::Ite(cond, then, otherwise) => {
-            let (mut a, b) = (template_range(then), template_range(otherwise));
-            if let (Template::Cmp(CmpOp::Gt | CmpOp::Ge, x, y), Template::Sub(c, d)) =
-                (cond.as_ref(), then.as_ref())
-                && (x, y) == (c, d)
-            {
-                a.low = Some(0);
-            }
-            Range {
-                low: a.low.zip(b.low).map(|(a, b)| a.min(b)),
-                high: a.high.zip(b.high).map(|(a, b)| a.max(b)),
-                null: a.null || b.null,
-            }
-        }
-        Template::Fold(Fold::Sum(_) | Fold::Min(_) | Fold::Max(_))
-        | Template::Part(_)
-        | Template::Key(_)
-        | Template::Div(_, _)
-        | Template::Rem(_, _) => UNKNOWN,
-        Template::Neg(a) => negated(template_range(a)),
-        Template::Add(a, b) => sum(template_range(a), template_range(b)),
-        Template::Sub(a, b) => sum(template_range(a), negated(template_range(b))),
-        Template::Mul(a, b) => product(template_range(a), template_range(b)),
     }
 }

@@ -6,6 +6,7 @@
 
 mod cut;
 mod interval;
+mod range;
 
 pub(crate) use cut::Cuts;
 use interval::Intervals;

@@ -14,7 +14,7 @@ use super::super::candidates::Candidates;
 use super::encode::Encoder;
 use super::linear::TooWide;
 use super::touched::Touched;
-use super::{Budget, Countdown, Hard, broken_constant, hard_rows, post};
+use super::{Budget, Countdown, Hard, broken_constants, hard_rows, post};
 use crate::graph::VarId;
 use crate::graph::internal::{Graph, Op, State};
 use crate::solve::Core;
@@ -78,7 +78,9 @@ fn find(
         rows
     };
     if kind == Rows::All
-        && let Some(row) = broken_constant(graph, state, touched, &rows)
+        && let Some(row) = broken_constants(graph, state, touched, &rows)
+            .into_iter()
+            .next()
     {
         return Ok(Some(Core {
             rows: vec![row],

@@ -7,6 +7,7 @@ mod cores;
 mod encode;
 mod folds;
 mod linear;
+mod relax;
 mod touched;
 
 use pumpkin_solver::conflict_resolvers::resolvers::ResolutionResolver;
@@ -26,6 +27,7 @@ use linear::{Linear, TooWide, View};
 use touched::Touched;
 
 pub(crate) use cores::{Rows, core};
+pub(crate) use relax::relax;
 
 /// Limits of one run of the constraint solver.
 pub(crate) struct Budget<'a> {
@@ -33,6 +35,17 @@ pub(crate) struct Budget<'a> {
     pub rounds_max: u64,
     pub seed: u64,
     pub abort: &'a mut dyn FnMut() -> bool,
+}
+
+impl<'a> Budget<'a> {
+    /// What the configuration allows.
+    pub(crate) fn new(config: &super::Config, abort: &'a mut dyn FnMut() -> bool) -> Budget<'a> {
+        Budget {
+            rounds_max: config.conflicts_max,
+            seed: config.seed,
+            abort,
+        }
+    }
 }
 
 struct Countdown<'a, 'b> {
@@ -174,17 +187,13 @@ fn hard_rows(encoder: &mut Encoder<'_>) -> Result<Vec<Hard>, TooWide> {
     Ok(rows)
 }
 
-/// A hard row that is broken whatever is decided.
-fn broken_constant(
-    graph: &Graph,
-    state: &State,
-    touched: &Touched,
-    rows: &[Hard],
-) -> Option<RowRef> {
+/// The hard rows that are broken whatever is decided.
+fn broken_constants(graph: &Graph, state: &State, touched: &Touched, rows: &[Hard]) -> Vec<RowRef> {
+    let mut lost = Vec::new();
     for broken in state.broken.iter() {
         match broken {
             Broken::Root(root) if !touched.roots.contains(&root) => {
-                return Some(Hard::Root(root).name(graph));
+                lost.push(Hard::Root(root).name(graph));
             }
             Broken::Root(_) => {}
             Broken::Lazy(lazy, slot) => {
@@ -217,13 +226,13 @@ fn broken_constant(
                     };
                     let fails = rows_there > 0 && bucket.value(&spec.template) == 0;
                     if fails && !rows.contains(&hard) {
-                        return Some(hard.name(graph));
+                        lost.push(hard.name(graph));
                     }
                 }
             }
         }
     }
-    None
+    lost
 }
 
 /// Posts a hard row where the literal is true.
@@ -345,7 +354,7 @@ fn attempt(
     }
     let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
     let rows = hard_rows(&mut encoder)?;
-    if broken_constant(graph, state, touched, &rows).is_some() {
+    if !broken_constants(graph, state, touched, &rows).is_empty() {
         return Ok(Verdict::Infeasible);
     }
     let truth = encoder.gate.truth();

@@ -31,7 +31,7 @@ impl Touched {
             }
             touched.free.insert(var.0);
             for row in graph.bags.rows_of(var) {
-                touched.row(graph, candidates, row, &mut stack);
+                touched.row(graph, candidates, assignment, row, &mut stack);
             }
             for node in graph.nodes.lookups(var) {
                 touched.node(node, &mut stack);
@@ -44,7 +44,9 @@ impl Touched {
                     Dependent::Root(root) => {
                         touched.roots.insert(root);
                     }
-                    Dependent::Row(row) => touched.row(graph, candidates, row, &mut stack),
+                    Dependent::Row(row) => {
+                        touched.row(graph, candidates, assignment, row, &mut stack);
+                    }
                 }
             }
         }
@@ -57,14 +59,28 @@ impl Touched {
         }
     }
 
-    fn row(&mut self, graph: &Graph, candidates: &Candidates, row: u32, stack: &mut Vec<u32>) {
+    fn row(
+        &mut self,
+        graph: &Graph,
+        candidates: &Candidates,
+        assignment: &[u32],
+        row: u32,
+        stack: &mut Vec<u32>,
+    ) {
         if !self.rows.insert(row) {
             return;
         }
         let data = &graph.bags.rows[row as usize];
         let bag = &graph.bags.bag[data.bag as usize];
         self.parts.insert((data.bag, data.part));
-        let keys = possible_keys(graph, candidates, row);
+        let mut keys = possible_keys(graph, candidates, row);
+        // The bucket where it stands now changes too, when that is no place for it any more.
+        if let (Some(keys), Key::Of(var, map)) = (&mut keys, data.key)
+            && assignment[var.index()] != UNSET
+        {
+            let here = graph.image(map, assignment[var.index()]);
+            keys.extend(u32::try_from(here));
+        }
         let may = |key: u32| keys.as_ref().is_none_or(|keys| keys.contains(&key));
         let mut folds = Vec::new();
         match bag.layout {
