@@ -13,6 +13,7 @@
 //!
 //! The loop never blocks: disk work is in jobs, which threads carry out (in simulation, tasks).
 
+mod beginning;
 mod by_hand;
 mod carry;
 mod forming;
@@ -37,7 +38,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use synod_membership::time::Time;
 use synod_storage::disk::Disk;
 use synod_storage::index::IndexFactory;
 use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
@@ -49,17 +49,17 @@ pub use self::jobs::StepTime;
 #[cfg(not(madsim))]
 pub use self::real::run;
 
+use self::beginning::Holding;
 use self::lanes::Lanes;
 use self::turn::{Node, Parts};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::edge::{self, Edge, Registry, Shutdown};
-use crate::formation::{Formation, Founder, Shape};
 use crate::gateway::{Handle, Mailbox};
-use crate::identity::{IdentityError, begin_boot, load_founding, save_founding};
-use crate::membership::files::{Files, FilesError};
-use crate::membership::writer::{Work, Writer};
-use crate::membership::{self, Beginning, Membership};
+use crate::identity::{IdentityError, begin_boot, load_founding};
+use crate::membership;
+use crate::membership::files::FilesError;
+use crate::membership::writer::Work;
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
 
 /// How often the loop looks at its timers when nothing happens.
@@ -189,7 +189,7 @@ pub async fn serve(
     let clients = listen("clients", client_address).await?;
     let identity = begin_boot(disk, (entropy.node, entropy.nonce))?;
     let founding = load_founding(disk)?;
-    let (mut files, mut recovered) = Files::open(disk, identity)?;
+    let mut holding = Holding::open(disk, identity)?;
     let peer = settings.process.peer_advertise;
     let local = membership::introduction(founding.as_ref(), identity, peer);
     info!(node = %identity.node, boot = identity.boot.counter, peers = %peer_address,
@@ -223,22 +223,8 @@ pub async fn serve(
     let founding = match founding {
         Some(founding) => founding,
         None => {
-            let me = Founder {
-                node: identity.node.0,
-                boot: (
-                    identity.boot.counter,
-                    identity.boot.nonce,
-                    identity.boot.previous,
-                ),
-                peer: settings.process.peer_advertise,
-                client: client_address,
-                labels: settings.process.labels.clone(),
-            };
-            let shape = Shape {
-                user_shards: settings.cluster.shards,
-                replicas: settings.cluster.replicas,
-            };
-            let formation = Formation::new(me, &join, shape, entropy.cluster);
+            let fresh = environment.entropy.cluster;
+            let formation = beginning::formation(identity, &settings, &join, fresh);
             let formed = forming::Forming {
                 transport: &transport,
                 inbox: &mut inbound,
@@ -251,44 +237,14 @@ pub async fn serve(
             let Some(founding) = formed else {
                 return Ok(());
             };
-            // The membership's beginning first: a record without it would be half of a beginning.
-            if let Some(first) = membership::founded(&founding, identity.node) {
-                files.found(disk, &first)?;
-                recovered.base = first.base;
-            }
-            save_founding(disk, &founding)?;
-            info!(
-                cluster = format!("{:032x}", founding.cluster),
-                founders = founding.members.len(),
-                shards = founding.shards.len(),
-                founder = founding.member(identity.node.0).is_some(),
-                "the cluster is known"
-            );
+            holding.keep(disk, &founding, identity)?;
             founding
         }
     };
-    if founding.member(identity.node.0).is_some() && recovered.base.is_none() {
-        return Err(FilesError::Views("it is gone".to_owned()).into());
-    }
-
-    let threads = |error| NodeError::Broken(format!("cannot start I/O threads: {error}"));
-    let lanes = Lanes::start(&environment.disk_work, &wake).map_err(threads)?;
-    let work = environment.disk_work.for_membership();
-    let membership_writer =
-        Writer::start(files, disk.clone(), work, wake.clone()).map_err(threads)?;
-    let mut begun = Vec::new();
-    let beginning = Beginning {
-        founding: &founding,
-        identity,
-        peer,
-        client: client_address,
-        labels: &settings.process.labels,
-        join: &join,
-        recovered,
-        seed: entropy.membership,
-    };
-    let now = Time(environment.clock.monotonic_us());
-    let membership = Membership::start(now, beginning, &mut begun);
+    let (membership, membership_writer, begun) =
+        holding.start(&environment, &settings, identity, &founding, &join, &wake)?;
+    let lanes = Lanes::start(&environment.disk_work, &wake)
+        .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
     let parts = Parts {
         me: identity,
         founding,
