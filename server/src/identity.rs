@@ -223,6 +223,7 @@ fn save(disk: &Arc<dyn Disk>, file: &'static str, bytes: &[u8]) -> Result<(), Id
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClusterSettings;
     use crate::formation::Founder;
     use synod_storage::disk::SimDisk;
 
@@ -294,7 +295,7 @@ mod tests {
             client: "127.0.0.1:7601".parse().unwrap(),
             labels: [("zone".to_owned(), "a".to_owned())].into(),
         };
-        let founding = Founding::plan(5, vec![founder], 8, 3);
+        let founding = Founding::plan(5, vec![founder], ClusterSettings::default());
         save_founding(&disk, &founding).unwrap();
         assert_eq!(load_founding(&disk).unwrap(), Some(founding));
     }

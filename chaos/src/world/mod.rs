@@ -144,6 +144,15 @@ impl World {
         }
     }
 
+    /// A machine's disk, to look at and to damage.
+    pub fn disk(&self, i: usize) -> SimDisk {
+        let state = self.machines[i]
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        state.disk.clone()
+    }
+
     /// Changes a machine's clock: its rate in parts per million and its wall clock's offset.
     pub fn set_clock(&self, i: usize, rate_ppm: i64, wall_offset_ms: i64) {
         let state = self.machines[i]

@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 
 pub use self::founding::{Founder, Founding, FoundingShard, SYSTEM_SHARD};
 pub use self::message::Message;
+use crate::config::ClusterSettings;
 
 /// What a node knows so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,30 +35,26 @@ pub enum Progress {
     Founded(Founding),
 }
 
-/// How many shards and replicas a new cluster gets.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Ranges of the user key space.
-    pub user_shards: u32,
-    /// Copies of each.
-    pub replicas: u32,
-}
-
 /// One empty node on its way to a cluster. Sans-I/O: the caller sends what it is given.
 #[derive(Debug)]
 pub struct Formation {
     me: Founder,
     seeds: Vec<SocketAddr>,
-    shape: Shape,
+    settings: ClusterSettings,
     cluster: u128,
     heard: BTreeMap<SocketAddr, Founder>,
     complaint: Option<String>,
 }
 
 impl Formation {
-    /// A node `me` that was given `seeds`. `cluster` is a fresh random identity, used if this node
-    /// is the one that founds.
-    pub fn new(me: Founder, seeds: &[SocketAddr], shape: Shape, cluster: u128) -> Self {
+    /// A node `me` that was given `seeds`. `settings` and `cluster`, a fresh random identity, are used
+    /// if this node is the one that founds.
+    pub fn new(
+        me: Founder,
+        seeds: &[SocketAddr],
+        settings: ClusterSettings,
+        cluster: u128,
+    ) -> Self {
         let mut seeds = seeds.to_vec();
         seeds.push(me.peer);
         seeds.sort_unstable();
@@ -65,7 +62,7 @@ impl Formation {
         Self {
             me,
             seeds,
-            shape,
+            settings,
             cluster,
             heard: BTreeMap::new(),
             complaint: None,
@@ -102,11 +99,8 @@ impl Formation {
                 .cloned()
                 .chain(std::iter::once(self.me.clone()))
                 .collect();
-            let Shape {
-                user_shards,
-                replicas,
-            } = self.shape;
-            return Progress::Founded(Founding::plan(self.cluster, members, user_shards, replicas));
+            let settings = self.settings.clone();
+            return Progress::Founded(Founding::plan(self.cluster, members, settings));
         }
         Progress::Waiting(if missing.is_empty() {
             format!("waiting for {} to found the cluster", self.seeds[0])
@@ -185,11 +179,6 @@ fn list(addresses: &[SocketAddr]) -> String {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape {
-        user_shards: 4,
-        replicas: 3,
-    };
-
     fn address(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
     }
@@ -203,7 +192,12 @@ mod tests {
             labels: BTreeMap::new(),
         };
         let seeds: Vec<_> = seeds.iter().copied().map(address).collect();
-        Formation::new(me, &seeds, SHAPE, u128::from(port) << 64)
+        Formation::new(
+            me,
+            &seeds,
+            ClusterSettings::default(),
+            u128::from(port) << 64,
+        )
     }
 
     fn exchange(from: &Formation, to: &mut Formation) -> Option<Message> {

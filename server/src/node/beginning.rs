@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::{Environment, NodeError};
 use crate::config::Settings;
-use crate::formation::{Formation, Founder, Founding, Shape};
+use crate::formation::{Formation, Founder, Founding};
 use crate::identity::{Identity, save_founding};
 use crate::membership::files::{Files, FilesError};
 use crate::membership::writer::Writer;
@@ -105,9 +105,5 @@ pub(super) fn formation(
         client: settings.process.client,
         labels: settings.process.labels.clone(),
     };
-    let shape = Shape {
-        user_shards: settings.cluster.shards,
-        replicas: settings.cluster.replicas,
-    };
-    Formation::new(me, join, shape, fresh_cluster)
+    Formation::new(me, join, settings.cluster.clone(), fresh_cluster)
 }

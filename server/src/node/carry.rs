@@ -9,7 +9,7 @@ use synod_txn::{
     Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::NodeError;
 use super::turn::{Effects, Node, Origin};
@@ -123,9 +123,7 @@ impl Node {
             ShardEffect::Call { .. } => {}
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
-            ShardEffect::Damaged { shard, row } => {
-                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
-            }
+            ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
             }

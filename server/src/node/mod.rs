@@ -30,6 +30,7 @@ mod start;
 mod status;
 mod stop;
 mod telling;
+mod traffic;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -53,7 +54,7 @@ use self::beginning::Holding;
 use self::lanes::Lanes;
 use self::turn::{Node, Parts};
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{ConfigError, Settings};
 use crate::edge::{self, Edge, Registry, Shutdown};
 use crate::gateway::{Handle, Mailbox};
 use crate::identity::{IdentityError, begin_boot, load_founding};
@@ -151,6 +152,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// A setting is not the cluster's.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     /// The identity of the directory cannot be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -241,6 +245,7 @@ pub async fn serve(
             founding
         }
     };
+    let settings = settings.adopt(&founding.settings)?;
     let (membership, membership_writer, begun) =
         holding.start(&environment, &settings, identity, &founding, &join, &wake)?;
     let lanes = Lanes::start(&environment.disk_work, &wake)

@@ -202,7 +202,7 @@ impl Node {
         error!(%shard, %replica, ?damage, "the replica's disk lost something: it does not take part \
             until its peers have repaired it, or another one takes its place");
         match damage {
-            Damage::Entries { .. } => {}
+            Damage::Entries { .. } | Damage::Rows => {}
             Damage::Irreparable => {
                 let node = self.id();
                 let row = DamagedReplica {

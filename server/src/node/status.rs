@@ -50,8 +50,12 @@ fn report(node: &Node) -> Report {
             data_bytes: stats.value_bytes,
             checkpoint_debt_bytes: stats.memtable_bytes,
             disk_free_bytes: stats.available_bytes,
-            damaged_replicas: 0,
+            damaged_replicas: u32::try_from(node.replication.damaged().count()).unwrap_or(u32::MAX),
+            damaged_values: stats.damaged_rows,
+            repaired_values: stats.repaired_rows,
+            log_syncs: stats.syncs,
         },
+        traffic: node.traffic.report(node.outboxes.len()),
         ..Report::default()
     };
     report.view = view(node, &mut report.problems);

@@ -21,6 +21,7 @@ use tracing::{debug, error};
 use super::by_hand::ByHand;
 use super::lanes::Lanes;
 use super::ordering::{Describing, Running};
+use super::traffic::Traffic;
 use super::{Entropy, NodeError, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
@@ -59,6 +60,7 @@ pub(super) struct Node {
     pub(super) confirmations: BTreeMap<ReadToken, (ShardId, u64, Round)>,
     pub(super) next_read: u64,
     pub(super) outgoing: Outgoing,
+    pub(super) traffic: Traffic,
     pub(super) stop: Stop,
     pub(super) membership: Membership,
     pub(super) membership_writer: MembershipWriter,
@@ -241,6 +243,7 @@ impl Node {
             confirmations: BTreeMap::new(),
             next_read: 0,
             outgoing: Outgoing::default(),
+            traffic: Traffic::default(),
             stop: Stop::No,
             membership,
             membership_writer,
@@ -343,10 +346,8 @@ impl Node {
             match &event {
                 StoreEvent::Stopped => self.stop = Stop::Done,
                 StoreEvent::Damaged { row, place } => {
-                    error!(
-                        ?row,
-                        "damage on disk at {place}: not served, to be repaired"
-                    );
+                    let key = row.key.escape_ascii();
+                    error!("damaged record at {place}, key {key}: not served, peers are asked");
                 }
                 StoreEvent::Checkpointed => debug!("checkpoint complete"),
                 StoreEvent::Fetched { .. }
@@ -355,7 +356,8 @@ impl Node {
                 | StoreEvent::ExportFailed { .. }
                 | StoreEvent::ImportReady { .. }
                 | StoreEvent::Installed { .. }
-                | StoreEvent::ImportFailed { .. } => {}
+                | StoreEvent::ImportFailed { .. }
+                | StoreEvent::Recalled { .. } => {}
                 StoreEvent::Dropped { replica, .. } => {
                     self.dropping.remove(replica);
                 }
@@ -400,7 +402,10 @@ impl Node {
                     self.outboxes.insert(session, outbox);
                     gateway::Event::Opened(session)
                 }
-                Submitted::Commands(session, batch) => gateway::Event::Submitted(session, batch),
+                Submitted::Commands(session, batch) => {
+                    self.traffic.commands += batch.len() as u64;
+                    gateway::Event::Submitted(session, batch)
+                }
                 Submitted::Closed(session) => {
                     self.outboxes.remove(&session);
                     gateway::Event::Closed(session)
@@ -426,6 +431,7 @@ impl Node {
         }
         self.gateway
             .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+        self.traffic.tick(now.monotonic.0);
         self.tick_directory(now);
         self.write_due(now, effects);
         self.tick_by_hand(now, effects);

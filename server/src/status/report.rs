@@ -146,6 +146,12 @@ pub struct StorageReport {
     pub disk_free_bytes: u64,
     /// Replicas that wait for repair.
     pub damaged_replicas: u32,
+    /// Damaged values that are not repaired yet.
+    pub damaged_values: u64,
+    /// Damaged values that peers have brought back since the start.
+    pub repaired_values: u64,
+    /// Batches of the log that were written and synced since the start.
+    pub log_syncs: u64,
 }
 
 /// A node's clients.
@@ -215,6 +221,12 @@ impl Report {
         if damaged > 0 {
             problems.push(format!(
                 "{damaged} replicas on this node are damaged and wait for repair"
+            ));
+        }
+        let damaged = self.storage.damaged_values;
+        if damaged > 0 {
+            problems.push(format!(
+                "{damaged} values on this node's disk are damaged and wait for repair"
             ));
         }
         problems
