@@ -125,6 +125,21 @@ pub(super) struct PeerState {
     pub(super) view: Option<(u64, u32)>,
 }
 
+/// Where the founders other than this node were when the cluster began.
+fn founders(founding: &Founding, me: synod_membership::id::NodeId) -> BTreeMap<NodeId, PeerState> {
+    let others = founding.members.iter().filter(|member| member.node != me.0);
+    let peers = others.map(|member| {
+        let state = PeerState {
+            address: member.peer,
+            boot: None,
+            connected: false,
+            view: None,
+        };
+        (NodeId(member.node), state)
+    });
+    peers.collect()
+}
+
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
@@ -209,20 +224,7 @@ impl Node {
         };
         let map = ShardMap::new(start::descriptors(&founding));
         let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
-        let peers = founding
-            .members
-            .iter()
-            .filter(|member| member.node != me.node.0)
-            .map(|member| {
-                let state = PeerState {
-                    address: member.peer,
-                    boot: None,
-                    connected: false,
-                    view: None,
-                };
-                (NodeId(member.node), state)
-            })
-            .collect();
+        let peers = founders(&founding, me.node);
         let this = Self {
             me,
             founding,
