@@ -34,8 +34,10 @@ pub enum ErrorCode {
     DiskFull,
     /// Damage was detected in the stored value and it is not repaired yet. It is never served.
     Corrupt,
-    /// A transaction was idle for too long, or took too long. Nothing was changed.
+    /// A transaction took too long. Nothing was changed.
     Timeout,
+    /// A transaction was idle for too long. Nothing was changed.
+    Idle,
     /// A transaction, a command or a reply is larger than its limit. Nothing was changed.
     TooLarge,
     /// The connection must authenticate first. Only the edge says so, before it does anything.
@@ -61,6 +63,7 @@ impl ErrorCode {
             ErrorCode::DiskFull => "DISKFULL",
             ErrorCode::Corrupt => "CORRUPT",
             ErrorCode::Timeout => "TIMEOUT",
+            ErrorCode::Idle => "IDLE",
             ErrorCode::TooLarge => "TOOLARGE",
             ErrorCode::NoAuth => "NOAUTH",
             ErrorCode::WrongPass => "WRONGPASS",

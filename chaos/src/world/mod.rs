@@ -250,13 +250,13 @@ async fn process(i: u16, join: Vec<SocketAddr>, state: Arc<Mutex<State>>, links:
 
 fn environment(state: &Arc<Mutex<State>>, links: Arc<Links>) -> Environment {
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    let entropy = Entropy {
+    let mut entropy = Entropy {
         node: state.rng.random(),
         cluster: state.rng.random(),
         store: state.rng.random(),
         nonce: state.rng.random(),
         seed: state.rng.random(),
-        membership: state.rng.random(),
+        membership: [0; 4],
     };
     let times = Mutex::new(SmallRng::seed_from_u64(state.rng.random()));
     // Zero, small, or long: a sync may finish before the next message or after an election.
@@ -270,6 +270,7 @@ fn environment(state: &Arc<Mutex<State>>, links: Arc<Links>) -> Environment {
         };
         Duration::from_micros(if rng.random_bool(0.2) { 0 } else { us })
     };
+    entropy.membership = state.rng.random();
     Environment {
         disk: Arc::new(state.disk.clone()) as Arc<dyn Disk>,
         index: Box::new(MemoryIndexFactory::new()),

@@ -158,9 +158,16 @@ impl Membership {
 
     /// Whether this node was removed from the membership while it was alive.
     pub fn is_removed(&self) -> bool {
-        self.core
-            .status()
-            .is_some_and(|status| status.phase == Phase::Removed)
+        self.phase() == Some(Phase::Removed)
+    }
+
+    /// Whether the membership has let this node go, as it was asked to.
+    pub fn has_left(&self) -> bool {
+        self.phase() == Some(Phase::Left)
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.core.status().map(|status| status.phase)
     }
 
     /// Whether a node answers this one's probes: another question than whether it is a member.

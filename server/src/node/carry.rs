@@ -48,14 +48,24 @@ impl Node {
                         return;
                     };
                     let event = gateway::Event::Answered(asked, refused);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                     return;
                 }
                 let reply = self.answer(&command);
                 let event = gateway::Event::Answered(asked, reply);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
+            }
+            gateway::Effect::Called {
+                shard,
+                call,
+                outcome,
+            } => {
+                let event = ShardEvent::Called {
+                    shard,
+                    call,
+                    outcome,
+                };
+                self.step_shards(now, event, effects);
             }
         }
     }
@@ -73,27 +83,14 @@ impl Node {
                 batch,
                 data,
             } => {
-                let refusal = match self.leads_in(shard, term) {
-                    Ok(()) => match self.replication.propose(now.monotonic, shard, data) {
-                        Ok(_) => return Ok(()),
-                        Err(ProposeError::NotLeader(leader)) => ProposalRefusal::NotLeader {
-                            hint: leader.map(|member| member.node),
-                        },
-                        Err(ProposeError::NotServing | ProposeError::NoReplica) => {
-                            ProposalRefusal::NotLeader { hint: None }
-                        }
-                        Err(ProposeError::Throttled | ProposeError::TooLarge) => {
-                            ProposalRefusal::Throttled
-                        }
-                    },
-                    Err(hint) => ProposalRefusal::NotLeader { hint },
-                };
-                let event = ShardEvent::ProposalRefused {
-                    shard,
-                    batch,
-                    refusal,
-                };
-                self.step_shards(now, event, effects);
+                if let Err(refusal) = self.propose(now, shard, term, data) {
+                    let event = ShardEvent::ProposalRefused {
+                        shard,
+                        batch,
+                        refusal,
+                    };
+                    self.step_shards(now, event, effects);
+                }
             }
             ShardEffect::Confirm { shard, term, round } => {
                 self.confirm(now, shard, term, round, effects);
@@ -109,8 +106,7 @@ impl Node {
                 }
                 if node == self.id() {
                     let event = gateway::Event::Response(node, response);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                 } else {
                     self.outgoing
                         .responses
@@ -119,8 +115,16 @@ impl Node {
                         .push(response);
                 }
             }
-            // No transaction spans shards yet, so no shard has a question for another one.
-            ShardEffect::Call { .. } => {}
+            ShardEffect::Call {
+                shard,
+                call,
+                key,
+                body,
+            } => {
+                let asker = (shard, call);
+                self.gateway
+                    .ask_for(now, asker, key, body, &mut effects.gateway);
+            }
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
@@ -129,6 +133,30 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Proposes an entry that was evaluated in `term`, or says why nothing was proposed.
+    fn propose(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        data: bytes::Bytes,
+    ) -> Result<(), ProposalRefusal> {
+        self.leads_in(shard, term)
+            .map_err(|hint| ProposalRefusal::NotLeader { hint })?;
+        match self.replication.propose(now.monotonic, shard, data) {
+            Ok(_) => Ok(()),
+            Err(ProposeError::NotLeader(leader)) => Err(ProposalRefusal::NotLeader {
+                hint: leader.map(|member| member.node),
+            }),
+            Err(ProposeError::NotServing | ProposeError::NoReplica) => {
+                Err(ProposalRefusal::NotLeader { hint: None })
+            }
+            Err(ProposeError::Throttled | ProposeError::TooLarge) => {
+                Err(ProposalRefusal::Throttled)
+            }
+        }
     }
 
     /// Whether this node leads a shard in exactly this term; else who does, if known.
@@ -297,8 +325,7 @@ impl Node {
                 self.writer.lead(node);
             }
             let event = gateway::Event::Leader(shard, node);
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 }

@@ -46,8 +46,7 @@ impl Node {
                 class: Class::Forward,
             } => {
                 let event = gateway::Event::Lost(NodeId(peer.node.0), Delivery::Unknown);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
             }
             Inbound::Closed {
                 class: Class::Control | Class::Bulk,
@@ -88,8 +87,7 @@ impl Node {
                         continue;
                     }
                     let event = gateway::Event::Response(from, response);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                 }
             }
             Kind::Formation => {
@@ -159,8 +157,7 @@ impl Node {
             }
             Class::Forward => {
                 let event = gateway::Event::Lost(node, delivery);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
             }
             Class::Bulk => {}
         }

@@ -140,7 +140,6 @@ impl Node {
             Effect::Left(at) => {
                 info!(seq = at.seq, "this node has left the cluster");
                 self.update_serving();
-                self.left = true;
             }
             Effect::Alarm(alarm) => {
                 error!("membership: {}", describe(&alarm));

@@ -389,7 +389,7 @@ async fn drive(
             frames.push(frame);
         }
         node.turn(&mut frames, ticked)?;
-        if node.left && !stopping {
+        if node.membership.has_left() && !stopping {
             stopping = true;
             serving.start();
         }

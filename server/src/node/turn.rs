@@ -69,8 +69,6 @@ pub(super) struct Node {
     log_jobs: usize,
     /// What the membership was last told about the disk.
     pub(super) disk_stalled: bool,
-    /// The membership has let this node go, as it was asked to.
-    pub(super) left: bool,
     /// What is known of the cluster.
     pub(super) directory: Directory,
     /// This node's own record in it.
@@ -223,7 +221,8 @@ impl Node {
             labels: settings.process.labels.clone(),
         };
         let map = ShardMap::new(start::descriptors(&founding));
-        let gateway = Gateway::new(me.boot.nonce, map, gateway::Settings::default());
+        let boot = (me.boot.counter, me.boot.nonce);
+        let gateway = Gateway::new(node, boot, map, gateway::Settings::default());
         let peers = founders(&founding, me.node);
         let this = Self {
             me,
@@ -252,7 +251,6 @@ impl Node {
             log_waiting_since_us: None,
             log_jobs: 0,
             disk_stalled: false,
-            left: false,
             directory,
             record,
             writer: Writer::new(me_nonce),
@@ -413,8 +411,7 @@ impl Node {
                     gateway::Event::Closed(session)
                 }
             };
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 
@@ -432,7 +429,7 @@ impl Node {
             self.hand_over(now);
         }
         self.gateway
-            .step(now.monotonic.0, gateway::Event::Tick, &mut effects.gateway);
+            .step(now, gateway::Event::Tick, &mut effects.gateway);
         self.traffic.tick(now.monotonic.0);
         self.tick_directory(now);
         self.write_due(now, effects);
@@ -475,7 +472,7 @@ impl Node {
             for effect in std::mem::take(&mut effects.membership) {
                 self.carry_membership(now, effect, effects)?;
             }
-            self.gateway.flush(now.monotonic.0, &mut effects.gateway);
+            self.gateway.flush(now, &mut effects.gateway);
             for effect in std::mem::take(&mut effects.gateway) {
                 self.carry_gateway(now, effect, effects);
             }
