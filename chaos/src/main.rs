@@ -17,9 +17,10 @@ fn main() -> ExitCode {
         #[cfg(madsim)]
         cli::Request::Simulate(request) => simulate::run(&request),
         #[cfg(not(madsim))]
-        cli::Request::Simulate(_) => {
-            Err("this build has no simulator: start it by cargo xtask chaos".to_owned())
-        }
+        cli::Request::Simulate(request) => Err(format!(
+            "this build has no simulator: start it by cargo xtask chaos{}",
+            request.choice
+        )),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

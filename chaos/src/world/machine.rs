@@ -214,6 +214,7 @@ fn environment(
         store: state.rng.random(),
         nonce: state.rng.random(),
         seed: state.rng.random(),
+        membership: state.rng.random(),
     };
     let times = Mutex::new(SmallRng::seed_from_u64(state.rng.random()));
     // Zero, small, or long: a sync may finish before the next message or after an election.

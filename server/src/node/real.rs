@@ -81,6 +81,12 @@ fn entropy() -> Result<Entropy, rand::rand_core::OsError> {
         store: wide()?,
         nonce: OsRng.try_next_u64()?,
         seed: OsRng.try_next_u64()?,
+        membership: [
+            OsRng.try_next_u64()?,
+            OsRng.try_next_u64()?,
+            OsRng.try_next_u64()?,
+            OsRng.try_next_u64()?,
+        ],
     })
 }
 
