@@ -23,6 +23,7 @@ use synod_txn::{
 };
 use tracing::{debug, error, info};
 
+use super::Observation;
 use super::turn::{Effects, Node};
 use crate::directory::{DamagedReplica, Table};
 use crate::shards::ids;
@@ -267,6 +268,7 @@ impl Node {
 
     /// The state of a replica was replaced: what is known by its rows is known to all.
     pub(super) fn snapshot_installed(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
+        self.observe(&Observation::SnapshotInstalled(shard));
         self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
         if let Some(descriptor) = self.participant.descriptor(shard).cloned() {
             self.described(now, descriptor, effects);
