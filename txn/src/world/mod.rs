@@ -468,8 +468,9 @@ impl World {
             self.step(node, Event::Open { shard, descriptor });
         }
         self.step(node, Event::Born { newborn });
-        if !self.logs.contains_key(&shard) {
-            self.logs.insert(shard, Log::default());
+        let begun = self.logs.contains_key(&shard);
+        self.logs.entry(shard).or_default();
+        if !begun {
             self.elect(shard, node, 0);
         } else if self.eager {
             self.commit(shard, usize::MAX);
