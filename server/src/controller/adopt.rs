@@ -216,10 +216,12 @@ impl Controller {
             // Whatever the policies say, a node holds one replica of a shard.
             return;
         }
+        // First voters come together: two of them would stop when either does. And who is between two steps of a move,
+        // with a voter more than there are seats, goes to the end of it and not back.
         let growing = rows.seats.iter().any(|seat| seat.node.is_none());
+        let between = shard.order.len() > self.cluster.replicas as usize;
         match plan.targets.get_mut(&id) {
-            // First voters come together: two of them would stop when either does.
-            Some(target) if growing => target.stages = vec![stage],
+            Some(target) if growing || between => target.stages = vec![stage],
             Some(target) => target.stages.push(stage),
             None => {
                 let class = decision.classes.get(&id).copied().unwrap_or(Class::Balance);
