@@ -37,7 +37,10 @@ async fn filled() -> Cluster {
     let cluster = Cluster::start(3);
     let mut client = client(cluster.clients());
     for n in 0..KEYS {
-        client.set(&key(n), value(n)).await.expect("a healthy cluster");
+        client
+            .set(&key(n), value(n))
+            .await
+            .expect("a healthy cluster");
     }
     cluster
 }
