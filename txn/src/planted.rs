@@ -16,6 +16,8 @@ pub(crate) enum Bug {
     ValidationIgnoresLocks,
     /// A validation does not look at versions.
     ValidationIgnoresVersions,
+    /// Ranges that were read are not checked: phantoms.
+    RangesAreNotChecked,
     /// The coordinator commits at the version of the first prepare instead of the largest.
     CommitsAtFirstPrepare,
     /// The coordinator decides when the first participant is prepared.

@@ -18,6 +18,7 @@ use synod_storage::{KeyRange, ReplicaId, ShardId};
 use synod_txn::{Event as ShardEvent, Now, SYSTEM_SHARD, ShardDescriptor};
 use tracing::{debug, error, info};
 
+use super::Observation;
 use super::turn::{Effects, Node};
 use crate::directory::{DamagedReplica, Table};
 use crate::shards::ids;
@@ -191,6 +192,7 @@ impl Node {
 
     /// The state of a replica was replaced: what is known by its rows is known to all.
     pub(super) fn snapshot_installed(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
+        self.observe(&Observation::SnapshotInstalled(shard));
         self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
         if let Some(descriptor) = self.participant.descriptor(shard).cloned() {
             self.described(now, descriptor, effects);

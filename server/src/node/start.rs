@@ -14,6 +14,7 @@ use crate::formation::{Founding, SYSTEM_SHARD};
 pub(super) struct Recovered {
     pub(super) shards: Vec<ShardId>,
     pub(super) effects: synod_replication::Effects,
+    pub(super) membership: synod_membership::effect::Effects,
 }
 
 /// The shards of a founding record, as routing knows them.
@@ -76,10 +77,12 @@ impl Node {
         let Recovered {
             shards,
             effects: replication,
+            membership,
         } = recovered;
         let now = self.now();
         let mut effects = Effects {
             replication,
+            membership,
             ..Effects::default()
         };
         let founding = descriptors(&self.founding);
@@ -115,6 +118,7 @@ impl Node {
             self.step_replication(now, create, &mut effects);
             self.open(now, descriptor, &mut effects);
         }
+        self.update_serving();
         self.register(now);
         self.begin(now, effects)
     }

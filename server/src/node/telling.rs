@@ -124,6 +124,7 @@ impl Node {
                 address: record.peer,
                 boot: None,
                 connected: false,
+                view: None,
             }
         });
     }

@@ -9,6 +9,7 @@ use super::entry::{EntryBuilder, Header};
 use super::event::{Batch, Now, Round};
 use super::latch::{Latches, WorkId};
 use super::overlay::{Overlay, Pending};
+use super::ranges::Ranges;
 use super::reads::{Held, Reads};
 use super::recovery::Recovery;
 use super::scan::Places;
@@ -66,6 +67,7 @@ pub(super) struct Leader {
     pub(super) works: BTreeMap<WorkId, Work>,
     pub(super) overlay: Overlay,
     pub(super) reads: Reads,
+    pub(super) ranges: Ranges,
     pub(super) places: Places,
     /// The shard's transactions, as they will be when all that was proposed is applied.
     pub(super) view: Transactions,
@@ -99,6 +101,7 @@ impl Leader {
             works: BTreeMap::new(),
             overlay: Overlay::default(),
             reads: Reads::default(),
+            ranges: Ranges::default(),
             places: Places::default(),
             view: own.transactions.clone(),
             parked: BTreeMap::new(),
@@ -196,6 +199,9 @@ impl Leader {
 
     /// Puts an effect of the open batch over those before it.
     fn overlay_put(&mut self, key: Bytes, pending: Pending) {
+        if !self.ranges.is_empty() {
+            self.ranges.written(&key);
+        }
         if let Some(open) = &mut self.open {
             open.proposed.writes.push((key.clone(), pending.clone()));
         }
@@ -403,6 +409,7 @@ impl Leader {
             }
         }
         self.latches = Latches::default();
+        self.ranges.clear();
         self.parked.clear();
         self.released.clear();
         let shard = self.shard;

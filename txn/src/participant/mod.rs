@@ -50,6 +50,7 @@ mod latch;
 mod leader;
 mod locks;
 mod overlay;
+mod ranges;
 mod reads;
 mod recovery;
 mod scan;

@@ -16,7 +16,7 @@ use super::streams::{Admission, Streams};
 use super::transactions::{FLOOR_ROW, Transactions, attempt_rows};
 use super::{Effect, Extent, Turn};
 use crate::reply::{ErrorCode, Reply};
-use crate::shard_map::{Authority, SYSTEM_SHARD, ShardDescriptor, keyspace};
+use crate::shard_map::{Authority, SYSTEM_SHARD, ShardDescriptor, contains_range, keyspace};
 use crate::state::State;
 use crate::value::Value;
 use crate::wire::{Body, Outcome, Request, Stream};
@@ -449,9 +449,12 @@ impl Own {
                 command.for_each_key(|key| covered &= range.contains(key));
                 covered
             }
-            Body::Txn(request) => intent::keys_of(request)
-                .iter()
-                .all(|key| range.contains(key)),
+            Body::Txn(request) => {
+                let keys = intent::keys_of(request);
+                let ranges = intent::ranges_of(request);
+                keys.iter().all(|key| range.contains(key))
+                    && ranges.iter().all(|it| contains_range(range, &it.range))
+            }
         }
     }
 }

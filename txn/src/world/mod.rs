@@ -13,6 +13,7 @@ mod transactions;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
 use crate::{
     Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
     Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
@@ -518,21 +519,63 @@ impl World {
 
     /// A whole command, over all its shards, as a gateway would do it.
     pub fn call(&mut self, command: Command) -> Reply {
-        let split = match self.map.split(command) {
+        let split = match self.map.split(command.clone()) {
             Ok(split) => split,
             Err(reply) => return reply,
         };
-        let mut replies = Vec::new();
-        for part in split.parts {
-            let leader = self.logs[&part.shard].leader.unwrap();
-            let token = self.send(leader, part.shard, part.command, Stream::NONE);
-            self.settle(leader);
-            match self.responses.remove(&token) {
-                Some(Outcome::Reply(reply)) => replies.push(reply),
-                other => panic!("no reply: {other:?}"),
+        let [part] = &split.parts[..] else {
+            return self.coordinate(command);
+        };
+        match self.ask(part.shard, part.command.clone()) {
+            Some(Outcome::Reply(reply)) => split.merge.finish(vec![reply]),
+            other => panic!("no reply: {other:?}"),
+        }
+    }
+
+    /// Asks the leader of a shard; what it has answered by the time that it has come to rest.
+    pub fn ask(&mut self, shard: ShardId, body: impl Into<Body>) -> Option<Outcome> {
+        let leader = self.logs[&shard].leader.unwrap();
+        let token = self.send(leader, shard, body, Stream::NONE);
+        self.settle(leader);
+        self.responses.remove(&token)
+    }
+
+    /// A command over several shards, as a transaction of its own.
+    fn coordinate(&mut self, command: Command) -> Reply {
+        let settings = coordinator::Settings::default();
+        self.next_token += 1;
+        let mut coordinator = Coordinator::new(settings, NodeId(99), self.next_token);
+        let script = Script {
+            watched: Vec::new(),
+            commands: vec![command],
+        };
+        let ticket = Ticket(1);
+        let mut events = VecDeque::from([coordinator::Event::Run { ticket, script }]);
+        let mut reply = None;
+        while let Some(event) = events.pop_front() {
+            let mut effects = Vec::new();
+            coordinator.merge_hlc(self.nodes[0].participant.hlc());
+            coordinator.step(self.now(0), event, &self.map, &mut effects);
+            for effect in effects {
+                match effect {
+                    coordinator::Effect::Call {
+                        call, shard, body, ..
+                    } => {
+                        let outcome = self.ask(shard, body).unwrap_or(Outcome::Unknown);
+                        events.push_back(coordinator::Event::Answered { call, outcome });
+                    }
+                    coordinator::Effect::Ended { ended, .. } => {
+                        reply = match ended {
+                            Ended::Replies(mut replies) => replies.pop(),
+                            Ended::Failed(reply) => Some(reply),
+                            other => panic!("{other:?}"),
+                        };
+                    }
+                    coordinator::Effect::Reply { .. } => panic!("no session was begun"),
+                }
             }
         }
-        split.merge.finish(replies)
+        reply.expect("nothing stands in its way")
     }
 
     /// A command line.
