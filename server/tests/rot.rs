@@ -2,6 +2,7 @@
 //! rebuilt, never served.
 #![cfg(not(madsim))]
 
+#[allow(dead_code, reason = "each test program uses its own part of it")]
 mod cluster;
 
 use std::fs;

@@ -1,7 +1,5 @@
 //! A cluster of real processes on loopback, for tests. Ends with the test.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
-
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
