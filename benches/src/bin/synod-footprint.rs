@@ -121,13 +121,19 @@ fn say(what: &str, figure: String, bound: &str) {
 }
 
 fn run(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
-    let start = || Node::start(&arguments.synod, dir);
     println!(
         "| one node, {} keys of 1 KiB | measured | bound |",
         arguments.keys
     );
     println!("|---|---|---|");
-    let node = start()?;
+    let node = Node::start(&arguments.synod, dir)?;
+    idle(arguments, &node)?;
+    loaded(arguments, &node)?;
+    restarts(arguments, dir, node)
+}
+
+/// Memory and CPU of a node that has nothing and does nothing.
+fn idle(arguments: &Arguments, node: &Node) -> Result<(), Failure> {
     node.until_served()?;
     std::thread::sleep(Duration::from_secs(5));
     let before = node.cpu_ticks();
@@ -143,7 +149,11 @@ fn run(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
         format!("{percent:.2}%"),
         "1%",
     );
+    Ok(())
+}
 
+/// Memory with all of the data written, and read.
+fn loaded(arguments: &Arguments, node: &Node) -> Result<(), Failure> {
     let mut load = Load {
         protocol: Protocol::Resp,
         addresses: vec![CLIENT.to_owned()],
@@ -168,7 +178,12 @@ fn run(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
         format!("{} MiB", node.resident_mib()),
         "320 MiB",
     );
+    Ok(())
+}
 
+/// A stop, a kill and a lost index, and the start after each.
+fn restarts(arguments: &Arguments, dir: &Path, node: Node) -> Result<(), Failure> {
+    let start = || Node::start(&arguments.synod, dir);
     let stop = node.end(Signal::TERM)?;
     say("clean stop", format!("{:.2} s", stop.as_secs_f64()), "–");
     let node = start()?;
