@@ -127,6 +127,9 @@ impl Node {
             }
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
+            ShardEffect::Split { telling, newborn } => {
+                self.split_off(now, telling, newborn, effects);
+            }
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));

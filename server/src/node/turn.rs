@@ -79,6 +79,8 @@ pub(super) struct Node {
     pub(super) drawn: Vec<Drawn>,
     /// When a peer is asked next for what this node may not know, and who was last.
     pub(super) next_ask_us: u64,
+    /// When this node looks next whether it knows a shard for every key.
+    pub(super) next_look_us: u64,
     pub(super) last_asked: Option<NodeId>,
     /// Orders of this node to shards anywhere.
     pub(super) orders: Orders,
@@ -193,6 +195,17 @@ fn replication_config(
     }
 }
 
+/// What this node tells the cluster about itself, as of this boot.
+fn record_of(me: &Identity, settings: &Settings) -> NodeRecord {
+    NodeRecord {
+        node: NodeId(me.node.0),
+        generation: me.boot.counter,
+        peer: settings.process.peer_advertise,
+        client: settings.process.client,
+        labels: settings.process.labels.clone(),
+    }
+}
+
 impl Node {
     pub(super) fn new(
         opened: Opened,
@@ -226,13 +239,7 @@ impl Node {
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let me_nonce = me.boot.nonce;
         let directory = Directory::new(start::descriptors(&founding));
-        let record = NodeRecord {
-            node,
-            generation: me.boot.counter,
-            peer: settings.process.peer_advertise,
-            client: settings.process.client,
-            labels: settings.process.labels.clone(),
-        };
+        let record = record_of(&me, settings);
         let map = ShardMap::new(start::descriptors(&founding));
         let boot = (me.boot.counter, me.boot.nonce);
         let gateway = Gateway::new(node, boot, map, gateway::Settings::default());
@@ -270,6 +277,7 @@ impl Node {
             writer: Writer::new(me_nonce),
             drawn: Vec::new(),
             next_ask_us: 0,
+            next_look_us: 0,
             last_asked: None,
             orders: Orders::new(me_nonce),
             by_hand: ByHand::default(),
