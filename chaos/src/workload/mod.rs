@@ -253,7 +253,9 @@ impl Clients {
 }
 
 /// How long a healed world may take before it must serve.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+///
+/// A node that was removed while it lived shows a minute of clean links before it comes back.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Beginnings of keys, on several shards.
 pub const PLACES: [&str; 7] = ["0", "9", "A", "M", "b", "k", "z"];

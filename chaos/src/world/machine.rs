@@ -190,7 +190,10 @@ async fn process(
     );
     state.stopped = true;
     let by_disk = match error {
-        NodeError::Disk(_) | NodeError::Open(_) | NodeError::Identity(_) => true,
+        NodeError::Disk(_)
+        | NodeError::Open(_)
+        | NodeError::Identity(_)
+        | NodeError::Membership(_) => true,
         NodeError::Listen { .. }
         | NodeError::Directory { .. }
         | NodeError::Broken(_)
