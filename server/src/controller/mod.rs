@@ -45,6 +45,7 @@ pub mod records;
 mod settings;
 pub mod solver;
 pub mod tables;
+pub mod thread;
 #[cfg(test)]
 mod world;
 

@@ -86,6 +86,9 @@ pub(super) struct Node {
     pub(super) orders: Orders,
     /// Orders that operators give through this node.
     pub(super) by_hand: ByHand,
+    /// What places replicas and leaders, where this node leads the system shard.
+    #[cfg(not(madsim))]
+    pub(super) control: super::controlling::Control,
     /// Orders that shards led here are carrying out.
     pub(super) running: BTreeMap<ShardId, Running>,
     /// Descriptions on their way into the log.
@@ -281,6 +284,8 @@ impl Node {
             last_asked: None,
             orders: Orders::new(me_nonce),
             by_hand: ByHand::default(),
+            #[cfg(not(madsim))]
+            control: super::controlling::Control::default(),
             running: BTreeMap::new(),
             describing: BTreeMap::new(),
             unreconciled: BTreeSet::new(),
@@ -457,6 +462,8 @@ impl Node {
         self.write_due(now, effects);
         self.tick_by_hand(now, effects);
         self.send_orders(now, effects);
+        #[cfg(not(madsim))]
+        self.tick_control(now, effects);
         if now.monotonic.0 >= self.next_sweep_us {
             self.next_sweep_us = now.monotonic.0 + SWEEP_US;
             self.reconcile_all();
@@ -515,6 +522,8 @@ impl Node {
             self.sweep_replicas(now, effects);
             self.advance_orders(now, effects);
             for (id, end) in self.orders.take_done() {
+                #[cfg(not(madsim))]
+                self.control_order_ended(now, id, &end, effects);
                 self.order_ended(now, id, end, effects);
             }
             let quiet = effects.gateway.is_empty()
