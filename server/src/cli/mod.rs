@@ -6,6 +6,7 @@
 
 mod address;
 mod answer;
+mod node;
 mod placement;
 mod repl;
 mod settings;
@@ -36,6 +37,9 @@ enum Command {
     Cli(repl::Repl),
     /// Show the state of the cluster on one screen
     Status(status::Status),
+    /// The members of the cluster: list them, or let one leave for good
+    #[command(subcommand)]
+    Node(node::Node),
     /// Decide, plan and explain placements from SQL files: no cluster needed
     Placement(placement::Placement),
 }
@@ -55,6 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Local(local) => local.run(),
         Command::Cli(repl) => repl.run(),
         Command::Status(status) => status.run(),
+        Command::Node(node) => node.run(),
         Command::Placement(placement) => Ok(placement.run()),
     };
     match result {
