@@ -10,6 +10,7 @@ mod node;
 mod placement;
 mod repl;
 mod settings;
+mod shard;
 mod start;
 mod status;
 
@@ -40,6 +41,8 @@ enum Command {
     /// The members of the cluster: list them, or let one leave for good
     #[command(subcommand)]
     Node(node::Node),
+    /// Split, merge and move shards by hand
+    Shard(shard::Shard),
     /// Decide, plan and explain placements from SQL files: no cluster needed
     Placement(placement::Placement),
 }
@@ -60,6 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cli(repl) => repl.run(),
         Command::Status(status) => status.run(),
         Command::Node(node) => node.run(),
+        Command::Shard(shard) => shard.run(),
         Command::Placement(placement) => Ok(placement.run()),
     };
     match result {

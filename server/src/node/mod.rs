@@ -21,6 +21,7 @@ mod inbound;
 mod jobs;
 mod lanes;
 mod members;
+mod observer;
 mod ordering;
 mod outbound;
 #[cfg(not(madsim))]
@@ -47,6 +48,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 pub use self::jobs::StepTime;
+pub use self::observer::{Observation, Observer};
 #[cfg(not(madsim))]
 pub use self::real::run;
 
@@ -89,6 +91,8 @@ pub struct Environment {
     pub disk_work: DiskWork,
     /// What may happen to frames on their way; none in production.
     pub faults: Option<Arc<dyn LinkFaults>>,
+    /// Who looks on; nobody in production.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// Who steps the store's jobs.
@@ -260,6 +264,7 @@ pub async fn serve(
         entropy: environment.entropy,
         membership,
         membership_writer,
+        observer: environment.observer.clone(),
     };
     let node = assemble(environment, &settings, parts, begun)?;
     drive(

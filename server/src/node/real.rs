@@ -39,6 +39,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), NodeError
         entropy: entropy().map_err(|error| NodeError::Broken(format!("no entropy: {error}")))?,
         disk_work: DiskWork::Threads,
         faults: None,
+        observer: None,
     };
     let join = resolve(&settings.process.join).await?;
     serve(environment, settings, join, shutdown).await

@@ -1,12 +1,12 @@
 //! The first moments of a node: replicas that recovery found go on, those that the founding record
 //! promises and that are not there yet are created.
 
-use synod_replication::{Campaign, Configuration, Event as ReplicationEvent, NodeId, Origin};
+use synod_replication::{Campaign, Event as ReplicationEvent, NodeId, Origin};
 use synod_storage::{KeyRange, ReplicaId, ShardId};
 use synod_txn::{Event as ShardEvent, Now, Replica, ReplicaRole, ShardDescriptor};
 
 use super::NodeError;
-use super::replicas::unknown;
+use super::replicas::{configuration, unknown};
 use super::turn::{Effects, Node};
 use crate::formation::{Founding, SYSTEM_SHARD};
 
@@ -51,23 +51,6 @@ pub(super) fn descriptors(founding: &Founding) -> Vec<ShardDescriptor> {
             }
         })
         .collect()
-}
-
-/// The first configuration of a shard.
-fn configuration(descriptor: &ShardDescriptor) -> Configuration {
-    Configuration {
-        voters: descriptor
-            .replicas
-            .iter()
-            .map(|replica| replica.replica)
-            .collect(),
-        nodes: descriptor
-            .replicas
-            .iter()
-            .map(|r| (r.replica, r.node))
-            .collect(),
-        ..Configuration::default()
-    }
 }
 
 impl Node {

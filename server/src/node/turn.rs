@@ -22,7 +22,7 @@ use super::by_hand::ByHand;
 use super::lanes::Lanes;
 use super::ordering::{Describing, Running};
 use super::traffic::Traffic;
-use super::{Entropy, NodeError, TICK_MS, start};
+use super::{Entropy, NodeError, Observer, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
 use crate::directory::{Directory, Drawn, NodeRecord, Writer};
@@ -62,6 +62,7 @@ pub(super) struct Node {
     pub(super) outgoing: Outgoing,
     pub(super) traffic: Traffic,
     pub(super) stop: Stop,
+    pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) membership: Membership,
     pub(super) membership_writer: MembershipWriter,
     /// Since when the store's log lane has been at work without a pause.
@@ -78,6 +79,8 @@ pub(super) struct Node {
     pub(super) drawn: Vec<Drawn>,
     /// When a peer is asked next for what this node may not know, and who was last.
     pub(super) next_ask_us: u64,
+    /// When this node looks next whether it knows a shard for every key.
+    pub(super) next_look_us: u64,
     pub(super) last_asked: Option<NodeId>,
     /// Orders of this node to shards anywhere.
     pub(super) orders: Orders,
@@ -108,6 +111,7 @@ pub(super) struct Parts {
     pub(super) entropy: Entropy,
     pub(super) membership: Membership,
     pub(super) membership_writer: MembershipWriter,
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
 /// What is known of a peer.
@@ -169,6 +173,39 @@ pub(super) struct Effects {
     pub(super) membership: synod_membership::effect::Effects,
 }
 
+/// How replication behaves, by the cluster's settings.
+fn replication_config(
+    settings: &Settings,
+    node: NodeId,
+    me: &Identity,
+    entropy: &Entropy,
+) -> ReplicationConfig {
+    ReplicationConfig {
+        reads: match settings.cluster.reads {
+            Reads::Lease => synod_replication::Reads::Lease,
+            Reads::Quorum => synod_replication::Reads::Quorum,
+        },
+        heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
+        election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
+        // Two clocks may be wrong in opposite directions.
+        clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
+            .div_ceil(10_000)
+            .min(99),
+        ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
+    }
+}
+
+/// What this node tells the cluster about itself, as of this boot.
+fn record_of(me: &Identity, settings: &Settings) -> NodeRecord {
+    NodeRecord {
+        node: NodeId(me.node.0),
+        generation: me.boot.counter,
+        peer: settings.process.peer_advertise,
+        client: settings.process.client,
+        labels: settings.process.labels.clone(),
+    }
+}
+
 impl Node {
     pub(super) fn new(
         opened: Opened,
@@ -186,6 +223,7 @@ impl Node {
             entropy,
             membership,
             membership_writer,
+            observer,
         } = parts;
         let node = NodeId(me.node.0);
         let Opened {
@@ -193,19 +231,7 @@ impl Node {
             replicas,
             report,
         } = opened;
-        let config = ReplicationConfig {
-            reads: match settings.cluster.reads {
-                Reads::Lease => synod_replication::Reads::Lease,
-                Reads::Quorum => synod_replication::Reads::Quorum,
-            },
-            heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
-            election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
-            // Two clocks may be wrong in opposite directions.
-            clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
-                .div_ceil(10_000)
-                .min(99),
-            ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
-        };
+        let config = replication_config(settings, node, &me, &entropy);
         let now_us = clock.monotonic_us();
         let mut effects = synod_replication::Effects::default();
         let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
@@ -213,13 +239,7 @@ impl Node {
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let me_nonce = me.boot.nonce;
         let directory = Directory::new(start::descriptors(&founding));
-        let record = NodeRecord {
-            node,
-            generation: me.boot.counter,
-            peer: settings.process.peer_advertise,
-            client: settings.process.client,
-            labels: settings.process.labels.clone(),
-        };
+        let record = record_of(&me, settings);
         let map = ShardMap::new(start::descriptors(&founding));
         let boot = (me.boot.counter, me.boot.nonce);
         let gateway = Gateway::new(node, boot, map, gateway::Settings::default());
@@ -246,6 +266,7 @@ impl Node {
             outgoing: Outgoing::default(),
             traffic: Traffic::default(),
             stop: Stop::No,
+            observer,
             membership,
             membership_writer,
             log_waiting_since_us: None,
@@ -256,6 +277,7 @@ impl Node {
             writer: Writer::new(me_nonce),
             drawn: Vec::new(),
             next_ask_us: 0,
+            next_look_us: 0,
             last_asked: None,
             orders: Orders::new(me_nonce),
             by_hand: ByHand::default(),
@@ -440,6 +462,7 @@ impl Node {
             self.reconcile_all();
         }
         self.advance_stop(now);
+        self.observe_queues();
     }
 
     pub(super) fn request(
