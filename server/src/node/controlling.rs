@@ -17,7 +17,7 @@ use crate::controller::cluster::{Duty, Load, Progress, Report};
 use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
 use crate::controller::thread::SolverThread;
 use crate::controller::{self, Controller, Effect, Event, Settings, defaults};
-use crate::directory::{NodeState, Table};
+use crate::directory::{Directory, NodeState, Table};
 use crate::membership::user_labels;
 use crate::membership::views::{Cursor, Next};
 use crate::shards::{self, Change, Led, Message, Order, OrderId, Refusal};
@@ -47,6 +47,25 @@ pub(super) struct Active {
     /// Writes that are not applied here yet.
     writes: BTreeMap<u64, Vec<(Bytes, u64)>>,
     orders: BTreeMap<OrderId, u64>,
+}
+
+impl Active {
+    /// The writes that are durable and applied here by now: the next leader is certain to have them.
+    fn written(&mut self, directory: &Directory) -> Vec<u64> {
+        let applied = |(key, generation): &(Bytes, u64)| {
+            let row = directory.row(key);
+            row.is_some_and(|row| row.generation >= *generation)
+        };
+        let all = self.writes.iter();
+        let done: Vec<u64> = all
+            .filter(|(_, rows)| rows.iter().all(applied))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &done {
+            self.writes.remove(id);
+        }
+        done
+    }
 }
 
 impl Node {
@@ -120,6 +139,14 @@ impl Node {
         let Some(active) = &mut self.control.active else {
             return events;
         };
+        match active.solver.answer() {
+            Ok(answer) => events.extend(answer.map(Event::Answered)),
+            Err(error) => {
+                warn!("placement begins anew: {error}");
+                self.control.active = None;
+                return events;
+            }
+        }
         while let Some(next) = self.membership.views().next(&mut active.cursor) {
             let configuration = match &next {
                 Next::Change(change) => &change.configuration,
@@ -135,10 +162,18 @@ impl Node {
         }
         let first = active.revision == 0;
         let revision = std::mem::replace(&mut active.revision, self.directory.revision());
+        let done = active.written(&self.directory);
         if first {
             // Not all of it need be rows: the founding is known without.
             events.extend(self.directory.shards().cloned().map(Event::Shard));
         }
+        self.directory_news(revision, &mut events);
+        events.extend(done.into_iter().map(Event::Written));
+        events
+    }
+
+    /// What the directory has learned since.
+    fn directory_news(&self, revision: u64, events: &mut Vec<Event>) {
         for (key, row) in self.directory.changes_since(revision) {
             match (Table::of(key), row) {
                 (Some(Table::Shard(shard)), _) => {
@@ -160,32 +195,6 @@ impl Node {
                 (None, _) => {}
             }
         }
-        // Durable, and applied here: that is when the next leader is certain to have it.
-        let directory = &self.directory;
-        let applied = |(key, generation): &(Bytes, u64)| {
-            directory
-                .row(key)
-                .is_some_and(|row| row.generation >= *generation)
-        };
-        let done: Vec<u64> = active
-            .writes
-            .iter()
-            .filter(|(_, rows)| rows.iter().all(applied))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in done {
-            active.writes.remove(&id);
-            events.push(Event::Written(id));
-        }
-        match active.solver.answer() {
-            Ok(answer) => events.extend(answer.map(Event::Answered)),
-            Err(error) => {
-                warn!("placement begins anew: {error}");
-                self.control.active = None;
-                return Vec::new();
-            }
-        }
-        events
     }
 
     fn control(&mut self, now: Now, event: Event, effects: &mut Effects) {
@@ -315,7 +324,11 @@ impl Node {
         let led = shards.into_iter().filter_map(|shard| {
             let status = self.replication.status(shard)?;
             let leads = status.leadership.role == Role::Leader && status.leadership.serving;
-            let lacks = |matched: u64| status.last.index.saturating_sub(matched);
+            // Who has confirmed nothing yet lacks everything, however short the log is: it waits for a snapshot.
+            let lacks = |matched: u64| match matched {
+                0 => u64::MAX,
+                matched => status.last.index.saturating_sub(matched),
+            };
             leads.then(|| Led {
                 shard,
                 term: status.leadership.term,
