@@ -18,12 +18,15 @@ use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
 use crate::controller::thread::SolverThread;
 use crate::controller::{self, Controller, Effect, Event, Settings, defaults};
 use crate::directory::{Directory, NodeState, Table};
+use crate::gateway;
 use crate::membership::user_labels;
 use crate::membership::views::{Cursor, Next};
 use crate::shards::{self, Change, Led, Message, Order, OrderId, Refusal};
 
 /// How often leaders report, in microseconds.
 const REPORT_US: u64 = 1_000_000;
+/// With more peers than this, only those hear reports that may have the controller.
+const TOLD_ALL_MAX: usize = 16;
 /// Reports in one message.
 const REPORTS_MAX: usize = 1_000;
 /// A learner that lacks no more entries than this has caught up.
@@ -71,7 +74,7 @@ impl Active {
 impl Node {
     /// Lets the controller begin, go on, or end.
     pub(super) fn tick_control(&mut self, now: Now, effects: &mut Effects) {
-        self.report_led(now);
+        self.report_led(now, effects);
         let term = self.system_term();
         let active = self
             .control
@@ -293,23 +296,31 @@ impl Node {
     }
 
     /// Reports on the shards that are led here.
-    fn report_led(&mut self, now: Now) {
+    fn report_led(&mut self, now: Now, effects: &mut Effects) {
         if now.monotonic.0 < self.control.next_report_us {
             return;
         }
         self.control.next_report_us = now.monotonic.0 + REPORT_US;
-        let Some(controller) = self.gateway.leader(SYSTEM_SHARD) else {
-            return;
-        };
         let reports = self.led();
-        if controller == self.id() {
-            self.take_reports(now, controller, reports, &mut Effects::default());
-            return;
-        }
+        // Who has the controller need not be known here: all who may have it hear it, and in a small cluster all, who
+        // so learn where shards are led that they have no replica of.
+        let system = self.directory.shard(SYSTEM_SHARD);
+        let holders = system.map_or(&[][..], |it| it.replicas.as_slice());
+        let holds = |node: &NodeId| holders.iter().any(|replica| replica.node == *node);
+        let few = self.peers.len() <= TOLD_ALL_MAX;
+        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
+        let hearing = connected
+            .map(|(node, _)| *node)
+            .filter(|node| few || holds(node));
+        let hearing: Vec<NodeId> = hearing.collect();
         for reports in reports.chunks(REPORTS_MAX) {
             let message = Message::Led(reports.to_vec());
-            self.send_shards(controller, &message);
+            for node in &hearing {
+                self.send_shards(*node, &message);
+            }
         }
+        let me = self.id();
+        self.take_reports(now, me, reports, effects);
     }
 
     fn led(&self) -> Vec<Led> {
@@ -358,6 +369,10 @@ impl Node {
         effects: &mut Effects,
     ) {
         for led in reports {
+            if from != self.id() {
+                let event = gateway::Event::Leader(led.shard, from);
+                self.gateway.step(now, event, &mut effects.gateway);
+            }
             let progress = |lacks: u64| match lacks <= CAUGHT_UP_ENTRIES {
                 true => Progress::CaughtUp,
                 // How much of a snapshot has arrived its sender alone knows.
