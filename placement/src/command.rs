@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use crate::admission::Verdict;
 use crate::answer::Answer;
 use crate::error::{Error, ErrorKind, Result, Source};
+use crate::explain::Explanation;
 use crate::ordered::Plan;
 use crate::problem::Problem;
 use crate::solve::{Config, Solver};
@@ -37,7 +38,7 @@ usage: placement solve|plan|explain|whatif|check --state STATE.sql --policies PO
          [--time-limit-ms N] [--solver auto|search|exact|flow|greedy] [--seed N] [--threads N]
          [--solutions N] [--json]
        explain: --table T --key JSON [--column C]
-       whatif:  [--change SQL]... [--new-policies FILE]
+       whatif:  [--change SQL]... [--new-policies FILE] [--table T --key JSON [--column C]]
        check:   --candidate FILE [--force]
 ";
 
@@ -236,14 +237,10 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             })
         }
         "explain" => {
-            let (Some(table), Some(key)) = (&arguments.table, &arguments.key) else {
+            if arguments.table.is_none() {
                 return usage("explain needs --table and --key");
-            };
-            let Ok(serde_json::Value::Object(key)) = serde_json::from_str(key) else {
-                return usage(format!("--key needs a JSON object, not {key:?}"));
-            };
-            let mut problem = Problem::load_scripts(&scripts)?;
-            let explanation = problem.explain(table, &key, arguments.column.as_deref())?;
+            }
+            let explanation = explained(&scripts, &arguments)?;
             Ok(Output {
                 exit_code: 0,
                 stdout: pretty(&explanation)?,
@@ -252,7 +249,12 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
         }
         "whatif" => {
             let mut warnings = String::new();
-            let before = solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
+            // Of one row, or of the whole.
+            let explanation = match arguments.table {
+                Some(_) => Some(explained(&scripts, &arguments)?),
+                None => None,
+            };
+            let unchanged = scripts.clone();
             let new = match &arguments.new_policies {
                 Some(path) => read(edge, path)?,
                 None => String::new(),
@@ -263,6 +265,22 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 .map(|text| (text.as_str(), Source::State));
             scripts.splice(1..1, changes);
             scripts.push((&new, Source::Policies));
+            if arguments.table.is_some() {
+                let after = explained(&scripts, &arguments)?;
+                return Ok(Output {
+                    exit_code: 0,
+                    stdout: pretty(&serde_json::json!({ "before": explanation, "after": after }))?,
+                    stderr: String::new(),
+                });
+            }
+            let before = solved(
+                &unchanged,
+                config,
+                started,
+                now_us,
+                &mut abort,
+                &mut warnings,
+            )?;
             let after = solved(
                 &scripts,
                 config,
@@ -308,6 +326,17 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
         }
         other => usage(format!("unknown verb {other:?}")),
     }
+}
+
+/// The explanation of the row that `--table` and `--key` name.
+fn explained(scripts: &[(&str, Source)], arguments: &Arguments) -> Result<Explanation> {
+    let (Some(table), Some(key)) = (&arguments.table, &arguments.key) else {
+        return usage("--table and --key go together");
+    };
+    let Ok(serde_json::Value::Object(key)) = serde_json::from_str(key) else {
+        return usage(format!("--key needs a JSON object, not {key:?}"));
+    };
+    Problem::load_scripts(scripts)?.explain(table, &key, arguments.column.as_deref())
 }
 
 fn solved(
@@ -374,12 +403,11 @@ fn text(answer: &Answer) -> String {
     let status = serde_json::to_value(answer.status).unwrap_or_default();
     let _ = writeln!(out, "{}", status.as_str().unwrap_or_default());
     for tier in &answer.tiers {
-        let value = tier.value.as_f64();
         let bound = match tier.bound {
-            Some(bound) => format!("cannot be below {}", bound.as_f64()),
+            Some(bound) => format!("cannot be below {bound}"),
             None => "no bound is known".to_owned(),
         };
-        let _ = writeln!(out, "tier {}: {value} ({bound})", tier.tier);
+        let _ = writeln!(out, "tier {}: {} ({bound})", tier.tier, tier.value);
     }
     for a in &answer.assignments {
         let key: Vec<String> = a.key.iter().map(|(k, v)| format!("{k}={v}")).collect();

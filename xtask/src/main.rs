@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test`, `cargo xtask tidy`, `cargo xtask eval`.
+//! The project's own tasks: `cargo xtask test`, `tidy`, `eval`, `placement`.
 //!
 //! They are a program and not a script so that they run the same for everyone who has cargo, and
 //! need nothing else.
@@ -16,6 +16,7 @@ Tasks of this project
   cargo xtask test [STEP…]   format, clippy, tidy, unit, simulated: all, or the steps named
   cargo xtask tidy [--bless] checks of the source that no compiler does; --bless: lowers the ratchet
   cargo xtask eval [ARG…]    the benchmark report (arguments go to the benchmark)
+  cargo xtask placement [FILTER] the report of the placement solvers, beside OR-tools, flow and greedy
 ";
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "eval" => eval::run(rest),
+        "placement" => eval::placement(rest),
         "" | "help" | "--help" | "-h" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

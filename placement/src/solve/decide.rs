@@ -1,6 +1,6 @@
 //! The order in which methods are asked, and what their answers amount to.
 
-use super::bound::lower_bounds;
+use super::bound::{Demands, lower_bounds};
 use super::candidates::{Candidates, Unary};
 use super::construct::Choice;
 use super::exact::{self, Budget, Verdict};
@@ -148,7 +148,8 @@ impl Case<'_> {
         if !self.is_complete() {
             return Vec::new();
         }
-        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft);
+        let demands = &mut Demands::default();
+        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft, demands);
         let mut bounds = self.searched.clone();
         bounds.resize(here.len(), i128::MIN);
         bounds

@@ -80,21 +80,31 @@ struct Demand {
     map: MapId,
 }
 
+/// What sums are made of, by bag, part and cell. It depends on the graph and the candidates alone, so a search that
+/// asks for bounds again and again keeps it.
+#[derive(Default)]
+pub(crate) struct Demands(FxMap<(u32, u32, u8), Option<std::rc::Rc<Demand>>>);
+
 pub(crate) struct Cuts<'a> {
     graph: &'a Graph,
     state: &'a State,
     candidates: &'a Candidates,
-    demands: FxMap<(u32, u32, u8), Option<std::rc::Rc<Demand>>>,
+    demands: &'a mut Demands,
     intervals: Intervals<'a>,
 }
 
 impl<'a> Cuts<'a> {
-    pub(crate) fn new(graph: &'a Graph, state: &'a State, candidates: &'a Candidates) -> Cuts<'a> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        state: &'a State,
+        candidates: &'a Candidates,
+        demands: &'a mut Demands,
+    ) -> Cuts<'a> {
         Cuts {
             graph,
             state,
             candidates,
-            demands: FxMap::default(),
+            demands,
             intervals: Intervals::new(graph, state, candidates),
         }
     }
@@ -301,11 +311,11 @@ impl<'a> Cuts<'a> {
 
     /// The decisions that a sum over buckets is made of. `None` where a cut would not be sound.
     fn demand(&mut self, bag: u32, part: u32, cell: u8) -> Option<std::rc::Rc<Demand>> {
-        if let Some(demand) = self.demands.get(&(bag, part, cell)) {
+        if let Some(demand) = self.demands.0.get(&(bag, part, cell)) {
             return demand.clone();
         }
         let demand = self.collect(bag, part, cell).map(std::rc::Rc::new);
-        self.demands.insert((bag, part, cell), demand.clone());
+        self.demands.0.insert((bag, part, cell), demand.clone());
         demand
     }
 
@@ -356,7 +366,7 @@ impl<'a> Cuts<'a> {
                 && group.windows(2).all(|pair| pair[0].1 != pair[1].1);
             if alike {
                 let vars: Vec<VarId> = group.iter().map(|&(_, var, _)| var).collect();
-                let limits = self.limits(&vars);
+                let limits = block_limits(graph, &vars);
                 let mut weights: Vec<i128> = group.iter().map(|&(_, _, weight)| weight).collect();
                 weights.sort_unstable();
                 add_block(
@@ -380,44 +390,6 @@ impl<'a> Cuts<'a> {
             }
         }
         Some(Demand { classes, map })
-    }
-
-    /// The policies that keep members of a block apart: at most so many per entry of a column.
-    fn limits(&self, vars: &[VarId]) -> Vec<(MapId, i64)> {
-        let graph = self.graph;
-        let mut limits = Vec::new();
-        for row in graph.bags.rows_of(vars[0]) {
-            let data = &graph.bags.rows[row as usize];
-            let bag = &graph.bags.bag[data.bag as usize];
-            let Key::Of(_, map) = data.key else { continue };
-            for lazy in &bag.lazies {
-                let spec = &graph.bags.lazies[lazy.index()];
-                let Some(most) = at_most(
-                    &spec.template,
-                    bag.part_constants
-                        .get(data.part as usize)
-                        .map(|constants| &**constants),
-                ) else {
-                    continue;
-                };
-                let all_in = spec.kind == RootKind::Hard
-                    && vars.iter().all(|&var| {
-                        graph.bags.rows_of(var).any(|row| {
-                            let other = &graph.bags.rows[row as usize];
-                            other.bag == data.bag
-                                && other.part == data.part
-                                && other.key == Key::Of(var, map)
-                                && other.cond == NIL
-                        })
-                    });
-                if all_in {
-                    limits.push((map, most));
-                }
-            }
-        }
-        limits.sort_unstable();
-        limits.dedup();
-        limits
     }
 
     /// A proof that the hard rows which limit a sum per bucket cannot all hold, if a cut gives one.
@@ -528,6 +500,43 @@ impl<'a> Cuts<'a> {
         }
         rows
     }
+}
+
+/// The policies that keep members of a block apart: at most so many per entry of a column.
+pub(crate) fn block_limits(graph: &Graph, vars: &[VarId]) -> Vec<(MapId, i64)> {
+    let mut limits = Vec::new();
+    for row in graph.bags.rows_of(vars[0]) {
+        let data = &graph.bags.rows[row as usize];
+        let bag = &graph.bags.bag[data.bag as usize];
+        let Key::Of(_, map) = data.key else { continue };
+        for lazy in &bag.lazies {
+            let spec = &graph.bags.lazies[lazy.index()];
+            let Some(most) = at_most(
+                &spec.template,
+                bag.part_constants
+                    .get(data.part as usize)
+                    .map(|constants| &**constants),
+            ) else {
+                continue;
+            };
+            let all_in = spec.kind == RootKind::Hard
+                && vars.iter().all(|&var| {
+                    graph.bags.rows_of(var).any(|row| {
+                        let other = &graph.bags.rows[row as usize];
+                        other.bag == data.bag
+                            && other.part == data.part
+                            && other.key == Key::Of(var, map)
+                            && other.cond == NIL
+                    })
+                });
+            if all_in {
+                limits.push((map, most));
+            }
+        }
+    }
+    limits.sort_unstable();
+    limits.dedup();
+    limits
 }
 
 /// The limit of `count(*) <= constant`.
