@@ -3,7 +3,8 @@
     pip install ortools
     python3 ortools_rebalance.py INSTANCE.json [SECONDS] [WORKERS]
 
-Prints the cells of the report's table: status, value, bound, gap, CPU time (not measured) and wall time.
+Prints the cells of the report's table: status, value, bound, gap, tries and CPU time (not
+measured) and wall time.
 """
 
 import json
@@ -51,9 +52,9 @@ def main() -> None:
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         value, bound = solver.objective_value, solver.best_objective_bound
         gap = f"{(value / bound - 1) * 100:.3f}" if bound > 0 else "–"
-        print(f"{name} | {value:.0f} | {bound:.0f} | {gap} | – | {wall}")
+        print(f"{name} | {value:.0f} | {bound:.0f} | {gap} | – | – | {wall}")
     else:
-        print(f"{name} | – | – | – | – | {wall}")
+        print(f"{name} | – | – | – | – | – | {wall}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 //! Files and the clock are the caller's ([`Edge`]), so the command runs the same in the binary, in tests and in
 //! a node.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::admission::Verdict;
@@ -422,9 +423,29 @@ fn text(answer: &Answer) -> String {
             a.value
         );
     }
+    conflict(&mut out, answer);
+    out
+}
+
+/// Cores of more rows than this are shown by policy: a core that is the whole cluster is read by nobody.
+const ROWS_SHOWN_MAX: usize = 20;
+
+fn conflict(out: &mut String, answer: &Answer) {
+    if let (Some(needed), Some(available)) = (answer.needed, answer.available) {
+        let _ = writeln!(out, "needed {needed}, available {available}");
+    }
+    if answer.core.len() > ROWS_SHOWN_MAX {
+        let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
+        for row in &answer.core {
+            *rows.entry(&row.policy).or_default() += 1;
+        }
+        for (policy, rows) in rows {
+            let _ = writeln!(out, "conflict: {policy}, {rows} rows");
+        }
+        return;
+    }
     for row in &answer.core {
         let key: Vec<String> = row.row.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let _ = writeln!(out, "conflict: {}[{}]", row.policy, key.join(","));
     }
-    out
 }

@@ -32,8 +32,20 @@ JOIN nodes n ON n.node_id = r.controllable__node
 GROUP BY n.node_id, n.cap_a, n.cap_b CHECK sum(s.a) <= n.cap_a AND sum(s.b) <= n.cap_b;
 ";
 
+/// Where the replicas are before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Random,
+    Unplaced,
+}
+
 /// State, policies and the same as JSON.
-pub fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_json::Value) {
+pub fn instance(
+    shards: u64,
+    nodes: u64,
+    shape: &str,
+    start: Start,
+) -> (String, String, serde_json::Value) {
     let mut random = Random::default();
     let weights: Vec<u64> = (0..shards).map(|_| 1 + random.below(100)).collect();
     let total_a: u64 = 3 * weights.iter().sum::<u64>();
@@ -70,7 +82,10 @@ pub fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_
                 }
             };
             taken.push(node);
-            rows.push(format!("({s}, {slot}, {node})"));
+            match start {
+                Start::Random => rows.push(format!("({s}, {slot}, {node})")),
+                Start::Unplaced => rows.push(format!("({s}, {slot}, NULL)")),
+            }
         }
     }
     insert(&mut state, "replicas", &rows);

@@ -106,7 +106,10 @@ impl Case<'_> {
         };
         if self.config.solver != Solver::Exact && self.is_complete() && !self.is_feasible() {
             let mut core = self.cut();
-            if core.is_none() && !exact && self.config.solver == Solver::Auto {
+            if core.is_some() && exact {
+                // A count is proof enough, and names more rows than it must.
+                core = self.smallest_core().or(core);
+            } else if core.is_none() && self.config.solver == Solver::Auto && !exact {
                 core = self.local_core();
             }
             if core.is_some() {

@@ -8,7 +8,7 @@
 //! arc, rows over single decisions are costs, and each further unit on a value costs one more, so that numbers come
 //! out even. A flow does not see sizes, sums or maxima: that is why it is a baseline and no solver. Blocks are added
 //! one by one, each along shortest paths of the residual network; node potentials keep reduced costs from becoming
-//! negative, so that Dijkstra's algorithm finds them.
+//! negative, so that Dijkstra's algorithm finds them. On large networks that is given up for the last of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -23,6 +23,8 @@ const ARCS_MAX: usize = 12;
 /// What one unit of a declared cost weighs against one unit more on a value.
 const COST_SCALE: i64 = 1_000;
 const COST_MAX: i64 = 1 << 40;
+/// Arcs looked at, after which nothing that is placed makes way any more.
+const WORK_MAX: u64 = 20_000_000;
 
 /// Assigns every decision in scope that has candidates.
 pub(super) fn assign(graph: &Graph, state: &mut State, candidates: &Candidates) {
@@ -130,6 +132,7 @@ struct Network {
     load: Vec<i64>,
     distance: FxMap<u32, i64>,
     via: FxMap<u32, u32>,
+    work: u64,
 }
 
 impl Network {
@@ -149,6 +152,7 @@ impl Network {
             load: vec![0; values],
             distance: FxMap::default(),
             via: FxMap::default(),
+            work: 0,
         }
     }
 
@@ -248,7 +252,11 @@ impl Network {
                 if best.is_none_or(|(best, _)| total < best) {
                     best = Some((total, node));
                 }
+                if self.work > WORK_MAX {
+                    continue;
+                }
             }
+            self.work += self.out[node as usize].len() as u64;
             for at in 0..self.out[node as usize].len() {
                 let id = self.out[node as usize][at];
                 let arc = self.arcs[id as usize];

@@ -92,6 +92,13 @@ impl Case<'_> {
         None
     }
 
+    /// A core that is proved minimal, if the constraint solver finds one.
+    pub(super) fn smallest_core(&mut self) -> Option<Core> {
+        let declared = Candidates::new(self.graph, self.candidates.vars.clone(), Unary::Kept);
+        self.exact_core(&declared, Rows::All)
+            .filter(|core| core.minimal)
+    }
+
     fn exact_core(&mut self, declared: &Candidates, rows: Rows) -> Option<Core> {
         let (graph, config) = (self.graph, self.config);
         let mut budget = exact::Budget::new(config, self.abort);

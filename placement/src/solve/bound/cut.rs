@@ -6,16 +6,33 @@
 //! at least what makes room for it. Where shards are domiciled in a region, the prefix that is the region gives
 //! the bound that the average over the cluster misses by a fifth. Sound for any H: the order only decides how good.
 
+use std::collections::BTreeMap;
+
 use super::super::candidates::Candidates;
 use super::interval::Intervals;
 use crate::graph::internal::{
-    FxMap, Graph, Key, NIL, NULL, Op, RootKind, State, UNSET, is_special,
+    FxMap, Graph, Key, LazyData, NIL, NULL, Op, RootKind, State, UNSET, bucket_constant, is_special,
 };
 use crate::graph::{Cell, CmpOp, Fold, MapId, RowRef, Template, VarId};
 use crate::graph::{Plant, planted};
 
 /// More buckets than this are not ordered into prefixes one by one.
 const STEPS_MAX: usize = 20_000;
+/// A policy with more parts than this (a part for each shard) limits blocks, not buckets that many of them share.
+const PARTS_MAX: usize = 8;
+/// Sizes from which on pieces are counted.
+const SIZES_MAX: usize = 16;
+
+/// What is added up over the rows of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Weigh {
+    /// A cell.
+    Cell(u8),
+    /// One for each row.
+    Rows,
+    /// One for each row whose cell is at least so much: of these a bucket takes a whole number.
+    AtLeast(u8, i128),
+}
 
 /// `(factor × sum + offset) / divisor` of one bucket, truncated; increasing in the sum.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +40,7 @@ struct Form {
     bag: u32,
     part: u32,
     key: u32,
-    cell: u8,
+    weigh: Weigh,
     factor: i128,
     offset: i128,
     divisor: i128,
@@ -48,7 +65,7 @@ impl Form {
 struct Capacity {
     key: u32,
     most: i128,
-    root: u32,
+    row: RowRef,
 }
 
 /// A proof that hard rows cannot all hold: the buckets of `rows` must carry `needed` and have room for `available`.
@@ -83,7 +100,10 @@ struct Demand {
 /// What sums are made of, by bag, part and cell. It depends on the graph and the candidates alone, so a search that
 /// asks for bounds again and again keeps it.
 #[derive(Default)]
-pub(crate) struct Demands(FxMap<(u32, u32, u8), Option<std::rc::Rc<Demand>>>);
+pub(crate) struct Demands(FxMap<Load, Option<std::rc::Rc<Demand>>>);
+
+/// Bag, part, and what is added up.
+type Load = (u32, u32, Weigh);
 
 pub(crate) struct Cuts<'a> {
     graph: &'a Graph,
@@ -132,8 +152,9 @@ impl<'a> Cuts<'a> {
         }
         let first = *forms.first()?;
         // One sum at a time; a maximum over several resources is bounded by each.
-        forms
-            .retain(|form| (form.bag, form.part, form.cell) == (first.bag, first.part, first.cell));
+        forms.retain(|form| {
+            (form.bag, form.part, form.weigh) == (first.bag, first.part, first.weigh)
+        });
         self.maximum(&forms)
     }
 
@@ -149,15 +170,19 @@ impl<'a> Cuts<'a> {
         match node.op {
             Op::Agg => {
                 let agg = self.graph.nodes.aggs[node.a as usize];
-                let Fold::Sum(cell) = agg.fold else {
-                    return None;
+                let weigh = match agg.fold {
+                    Fold::Sum(cell) => Weigh::Cell(cell),
+                    Fold::CountRows => Weigh::Rows,
+                    Fold::Count(_) | Fold::Min(_) | Fold::Max(_) | Fold::CountDistinct(_) => {
+                        return None;
+                    }
                 };
                 let (bag, part, key) = (agg.bag.0, agg.part, agg.key);
                 Some(Form {
                     bag,
                     part,
                     key,
-                    cell,
+                    weigh,
                     factor: 1,
                     offset: 0,
                     divisor: 1,
@@ -216,11 +241,11 @@ impl<'a> Cuts<'a> {
     /// The least that the greatest of the forms can be.
     fn maximum(&mut self, forms: &[Form]) -> Option<i128> {
         let first = forms.first()?;
-        let demand = self.demand(first.bag, first.part, first.cell)?;
+        let demand = self.demand((first.bag, first.part, first.weigh))?;
         let mut order: Vec<(i128, Form)> = forms
             .iter()
             .map(|&form| {
-                let load = self.load(form.bag, form.part, form.key, form.cell);
+                let load = self.load((form.bag, form.part, form.weigh), form.key);
                 let value = (load * form.factor + form.offset) / form.divisor;
                 (value, form)
             })
@@ -237,11 +262,9 @@ impl<'a> Cuts<'a> {
             inside.push(form);
             uniform &= (form.factor, form.offset, form.divisor)
                 == (first.factor, first.offset, first.divisor);
-            let base = self
-                .intervals
-                .fixed_sum(form.bag, form.part, form.key, form.cell)?;
+            let base = self.fixed((form.bag, form.part, form.weigh), form.key)?;
             prefix.fixed += base;
-            let needed = prefix.needed();
+            let needed = prefix.needed(Apart::Known);
             if needed <= 0 {
                 // Nothing has to stand here: the maximum may even be NULL.
                 continue;
@@ -300,8 +323,14 @@ impl<'a> Cuts<'a> {
         best
     }
 
-    fn load(&self, bag: u32, part: u32, key: u32, cell: u8) -> i128 {
-        let sum = self.state.fold(self.graph, bag, part, key, Fold::Sum(cell));
+    /// What a bucket carries now; not known of what is only counted from a threshold on.
+    fn load(&self, (bag, part, weigh): Load, key: u32) -> i128 {
+        let fold = match weigh {
+            Weigh::Cell(cell) => Fold::Sum(cell),
+            Weigh::Rows => Fold::CountRows,
+            Weigh::AtLeast(_, _) => return 0,
+        };
+        let sum = self.state.fold(self.graph, bag, part, key, fold);
         if sum == NULL || is_special(sum) {
             0
         } else {
@@ -309,17 +338,27 @@ impl<'a> Cuts<'a> {
         }
     }
 
+    /// What stays in a bucket whatever is decided.
+    fn fixed(&mut self, (bag, part, weigh): Load, key: u32) -> Option<i128> {
+        match weigh {
+            Weigh::Cell(cell) => self.intervals.fixed_sum(bag, part, key, cell),
+            Weigh::Rows => self.intervals.fold(bag, part, key, Fold::CountRows).low,
+            // At least nothing.
+            Weigh::AtLeast(_, _) => Some(0),
+        }
+    }
+
     /// The decisions that a sum over buckets is made of. `None` where a cut would not be sound.
-    fn demand(&mut self, bag: u32, part: u32, cell: u8) -> Option<std::rc::Rc<Demand>> {
-        if let Some(demand) = self.demands.0.get(&(bag, part, cell)) {
+    fn demand(&mut self, load: Load) -> Option<std::rc::Rc<Demand>> {
+        if let Some(demand) = self.demands.0.get(&load) {
             return demand.clone();
         }
-        let demand = self.collect(bag, part, cell).map(std::rc::Rc::new);
-        self.demands.0.insert((bag, part, cell), demand.clone());
+        let demand = self.collect(load).map(std::rc::Rc::new);
+        self.demands.0.insert(load, demand.clone());
         demand
     }
 
-    fn collect(&self, bag: u32, part: u32, cell: u8) -> Option<Demand> {
+    fn collect(&self, (bag, part, weigh): Load) -> Option<Demand> {
         let graph = self.graph;
         if graph.bags.bag[bag as usize].expr_rows > 0 {
             return None;
@@ -336,10 +375,15 @@ impl<'a> Cuts<'a> {
                 let Key::Of(own, by) = data.key else {
                     return None;
                 };
-                let Cell::Const(weight) = graph.bags.cells_of(row)[cell as usize] else {
-                    return None;
+                let cell = |cell: u8| match graph.bags.cells_of(row)[cell as usize] {
+                    Cell::Const(weight) => Some(i128::from(weight.unwrap_or(0))),
+                    Cell::Lookup { .. } | Cell::Expr(_) => None,
                 };
-                let weight = i128::from(weight.unwrap_or(0));
+                let weight = match weigh {
+                    Weigh::Cell(index) => cell(index)?,
+                    Weigh::Rows => 1,
+                    Weigh::AtLeast(index, least) => i128::from(cell(index)? >= least),
+                };
                 if own != var || weight < 0 || *map.get_or_insert(by) != by {
                     return None;
                 }
@@ -394,20 +438,15 @@ impl<'a> Cuts<'a> {
 
     /// A proof that the hard rows which limit a sum per bucket cannot all hold, if a cut gives one.
     pub(crate) fn shortfall(&mut self) -> Option<Shortfall> {
-        let mut capacities: FxMap<(u32, u32, u8), Vec<Capacity>> = FxMap::default();
-        let mut names: Vec<(u32, u32, u8)> = Vec::new();
-        for (root, data) in self.graph.roots.root.iter().enumerate() {
+        let mut capacities: BTreeMap<Load, Vec<Capacity>> = BTreeMap::new();
+        for data in &self.graph.roots.root {
             if !data.alive || data.kind != RootKind::Hard {
                 continue;
             }
             let node = self.graph.nodes.get(data.expr.0);
             let Op::Cmp(op) = node.op else { continue };
-            let (sum, limit, less) = match op {
-                CmpOp::Le => (node.a, node.b, 0),
-                CmpOp::Lt => (node.a, node.b, 1),
-                CmpOp::Ge => (node.b, node.a, 0),
-                CmpOp::Gt => (node.b, node.a, 1),
-                CmpOp::Eq | CmpOp::Ne => continue,
+            let Some((sum, limit, less)) = at_most_sides(op, node.a, node.b) else {
+                continue;
             };
             let Some(limit) = self.graph.nodes.constant(limit).filter(|&c| !is_special(c)) else {
                 continue;
@@ -416,55 +455,102 @@ impl<'a> Cuts<'a> {
             let Some(most) = form.room(limit - less) else {
                 continue;
             };
-            let name = (form.bag, form.part, form.cell);
-            let list = capacities.entry(name).or_insert_with(|| {
-                names.push(name);
-                Vec::new()
-            });
-            list.push(Capacity {
+            let list = capacities.entry((form.bag, form.part, form.weigh));
+            list.or_default().push(Capacity {
                 key: form.key,
                 most,
-                root: root as u32,
+                row: RowRef::Root {
+                    policy: data.policy,
+                    row: data.row,
+                },
             });
         }
-        names.into_iter().find_map(|name| {
-            let mut list = capacities.remove(&name)?;
-            self.shortfall_of(name, &mut list)
+        for lazy in &self.graph.bags.lazies {
+            if lazy.alive && lazy.kind == RootKind::Hard {
+                self.capacities_of(lazy, &lazy.template, &mut capacities);
+            }
+        }
+        capacities.into_iter().find_map(|(load, mut list)| {
+            // The tightest row of each bucket; the fullest buckets first.
+            list.sort_by_key(|capacity| (capacity.key, capacity.most, capacity.row));
+            list.dedup_by_key(|capacity| capacity.key);
+            list.sort_by_cached_key(|capacity| {
+                (capacity.most - self.load(load, capacity.key), capacity.key)
+            });
+            self.shortfall_of(load, &list)
+                .or_else(|| self.whole_shortfall(load, &list))
         })
     }
 
-    fn shortfall_of(
-        &mut self,
-        (bag, part, cell): (u32, u32, u8),
-        capacities: &mut Vec<Capacity>,
-    ) -> Option<Shortfall> {
-        let demand = self.demand(bag, part, cell)?;
-        // The tightest row of each bucket; the fullest buckets first.
-        capacities.sort_by_key(|capacity| (capacity.key, capacity.most, capacity.root));
-        capacities.dedup_by_key(|capacity| capacity.key);
-        capacities.sort_by_key(|capacity| {
-            let free = capacity.most - self.load(bag, part, capacity.key, cell);
-            (free, capacity.key)
-        });
+    /// The limits of a policy that judges all buckets by one template.
+    fn capacities_of(
+        &self,
+        lazy: &LazyData,
+        template: &Template,
+        capacities: &mut BTreeMap<Load, Vec<Capacity>>,
+    ) {
+        if let Template::And(all) = template {
+            for each in all {
+                self.capacities_of(lazy, each, capacities);
+            }
+            return;
+        }
+        let Template::Cmp(op, a, b) = template else {
+            return;
+        };
+        let Some((sum, limit, less)) = at_most_sides(*op, &**a, &**b) else {
+            return;
+        };
+        let weigh = match sum {
+            Template::Fold(Fold::Sum(cell)) => Weigh::Cell(*cell),
+            Template::Fold(Fold::CountRows) => Weigh::Rows,
+            _ => return,
+        };
+        let bag = &self.graph.bags.bag[lazy.bag.index()];
+        if bag.parts.len() > PARTS_MAX || bag.keys as usize > STEPS_MAX {
+            return;
+        }
+        for part in 0..bag.parts.len() as u32 {
+            for key in 0..bag.keys {
+                let limit = match limit {
+                    Template::Const(limit) => limit.map_or(NULL, i128::from),
+                    Template::Part(index) => bucket_constant(bag.part_constant(part, *index)),
+                    Template::Key(index) => bucket_constant(bag.key_constant(key, *index)),
+                    _ => return,
+                };
+                if is_special(limit) {
+                    continue;
+                }
+                let list = capacities.entry((lazy.bag.0, part, weigh)).or_default();
+                list.push(Capacity {
+                    key,
+                    most: limit - less,
+                    row: RowRef::Lazy {
+                        policy: lazy.policy,
+                        part,
+                        key,
+                    },
+                });
+            }
+        }
+    }
+
+    fn shortfall_of(&mut self, load: Load, capacities: &[Capacity]) -> Option<Shortfall> {
+        let demand = self.demand(load)?;
         let mut prefix = Prefix::new(self.graph, self.candidates, &demand);
         let mut available = 0_i128;
         for (index, capacity) in capacities.iter().enumerate().take(STEPS_MAX) {
             prefix.include(capacity.key);
-            prefix.fixed += self.intervals.fixed_sum(bag, part, capacity.key, cell)?;
+            prefix.fixed += self.fixed(load, capacity.key)?;
             available = available.checked_add(capacity.most.max(0))?;
-            let needed = prefix.needed();
+            let needed = prefix.needed(Apart::Known);
             if needed > available {
-                let mut rows: Vec<RowRef> = capacities[..=index]
-                    .iter()
-                    .map(|capacity| {
-                        let root = self.graph.roots.root[capacity.root as usize];
-                        RowRef::Root {
-                            policy: root.policy,
-                            row: root.row,
-                        }
-                    })
-                    .collect();
+                let inside = &capacities[..=index];
+                let mut rows: Vec<RowRef> = inside.iter().map(|capacity| capacity.row).collect();
                 rows.extend(self.confining_rows(&demand, &prefix));
+                if prefix.needed(Apart::Ignored) <= available {
+                    rows.extend(self.limiting_rows(load));
+                }
                 rows.sort_unstable();
                 rows.dedup();
                 return Some(Shortfall {
@@ -477,13 +563,76 @@ impl<'a> Cuts<'a> {
         None
     }
 
+    /// The same for whole pieces: of those that are at least so large, a bucket takes a whole number, so that a dozen
+    /// pieces of 6 do not fit into eleven buckets of 10.
+    fn whole_shortfall(&mut self, load: Load, capacities: &[Capacity]) -> Option<Shortfall> {
+        let (bag, part, Weigh::Cell(cell)) = load else {
+            return None;
+        };
+        let rows = self.graph.bags.bag[bag as usize].parts.get(part as usize)?;
+        let mut sizes: Vec<i128> = Vec::new();
+        for &row in rows {
+            let Cell::Const(size) = self.graph.bags.cells_of(row)[cell as usize] else {
+                return None;
+            };
+            sizes.extend(size.map(i128::from).filter(|&size| size > 0));
+        }
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes.dedup();
+        sizes.into_iter().take(SIZES_MAX).find_map(|size| {
+            let whole = |capacity: &Capacity| Capacity {
+                most: capacity.most.div_euclid(size),
+                ..*capacity
+            };
+            let capacities: Vec<Capacity> = capacities.iter().map(whole).collect();
+            self.shortfall_of((bag, part, Weigh::AtLeast(cell, size)), &capacities)
+        })
+    }
+
+    /// The rows that keep the members of blocks apart.
+    fn limiting_rows(&self, (bag, part, _): Load) -> Vec<RowRef> {
+        let graph = self.graph;
+        let mut out = Vec::new();
+        for &var in &self.candidates.vars {
+            let carries = |row: u32| {
+                let data = &graph.bags.rows[row as usize];
+                data.bag == bag && data.part == part
+            };
+            if !graph.bags.rows_of(var).any(carries) {
+                continue;
+            }
+            for row in graph.bags.rows_of(var) {
+                let data = &graph.bags.rows[row as usize];
+                let Key::Of(_, map) = data.key else { continue };
+                let of = &graph.bags.bag[data.bag as usize];
+                for lazy in &of.lazies {
+                    let lazy = &graph.bags.lazies[lazy.index()];
+                    let constants = of.part_constants.get(data.part as usize);
+                    let limits = lazy.kind == RootKind::Hard
+                        && at_most(&lazy.template, constants.map(|row| &**row)).is_some();
+                    if !limits {
+                        continue;
+                    }
+                    let values = self.candidates.of(var).iter().filter(|&&v| v != UNSET);
+                    let keys = values.filter_map(|&v| u32::try_from(graph.image(map, v)).ok());
+                    out.extend(keys.map(|key| RowRef::Lazy {
+                        policy: lazy.policy,
+                        part: data.part,
+                        key,
+                    }));
+                }
+            }
+        }
+        out
+    }
+
     /// The rows over single decisions that keep them inside the prefix.
     fn confining_rows(&self, demand: &Demand, prefix: &Prefix<'_>) -> Vec<RowRef> {
         let confined: Vec<u32> = demand
             .classes
             .iter()
             .enumerate()
-            .filter(|&(class, _)| prefix.must_stay(class) > 0)
+            .filter(|&(class, _)| prefix.must_stay(class, Apart::Known) > 0)
             .map(|(_, class)| class.set)
             .collect();
         let mut rows = Vec::new();
@@ -539,6 +688,17 @@ pub(crate) fn block_limits(graph: &Graph, vars: &[VarId]) -> Vec<(MapId, i64)> {
     limits
 }
 
+/// Of a comparison, what is limited, the limit, and how much less than that it must be.
+fn at_most_sides<T>(op: CmpOp, a: T, b: T) -> Option<(T, T, i128)> {
+    match op {
+        CmpOp::Le => Some((a, b, 0)),
+        CmpOp::Lt => Some((a, b, 1)),
+        CmpOp::Ge => Some((b, a, 0)),
+        CmpOp::Gt => Some((b, a, 1)),
+        CmpOp::Eq | CmpOp::Ne => None,
+    }
+}
+
 /// The limit of `count(*) <= constant`.
 fn at_most(template: &Template, part: Option<&[i64]>) -> Option<i64> {
     let Template::Cmp(op, a, b) = template else {
@@ -583,6 +743,13 @@ fn add_block(
         sum += weight;
         classes[class].least[index + 1] += sum;
     }
+}
+
+/// Whether the policies that keep members of a block apart count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apart {
+    Known,
+    Ignored,
 }
 
 /// A growing set of buckets, and how much room each class has outside of it.
@@ -692,11 +859,11 @@ impl<'a> Prefix<'a> {
     }
 
     /// How many members of a block of the class must stand inside.
-    fn must_stay(&self, class: usize) -> usize {
+    fn must_stay(&self, class: usize, apart: Apart) -> usize {
         let count = self.demand.classes[class].count as i64;
         let left = self.left[class];
         let mut room = if left == 0 { 0 } else { count };
-        if left < 1 << 39 {
+        if left < 1 << 39 && apart == Apart::Known {
             for &limited in &self.room[class] {
                 room = room.min(limited);
             }
@@ -705,10 +872,10 @@ impl<'a> Prefix<'a> {
     }
 
     /// What the buckets inside must carry.
-    fn needed(&self) -> i128 {
+    fn needed(&self, apart: Apart) -> i128 {
         let classes = self.demand.classes.iter().enumerate();
         let moving: i128 = classes
-            .map(|(index, class)| class.least[self.must_stay(index)])
+            .map(|(index, class)| class.least[self.must_stay(index, apart)])
             .sum();
         self.fixed + moving
     }
