@@ -171,6 +171,8 @@ pub enum Damage {
         /// How many.
         count: u32,
     },
+    /// Rows of its state: the leader is being asked for a snapshot.
+    Rows,
     /// Its term, its vote, or an entry nobody can name: only a new replica id helps. The planner
     /// should add one as a learner and remove this one.
     Irreparable,

@@ -18,8 +18,8 @@
 //! with a replica whose disk lost something.
 //!
 //! Where to read on: [`replication`] for the pass over all groups, `group` for the rules of a
-//! single one, `lease` for reads, `quiet` for sleep, `snapshot` and `repair` for state that
-//! travels.
+//! single one, `lease` for reads, `quiet` for sleep, `snapshot`, `repair` and `rows` for
+//! state that travels.
 //!
 //! [raft-rs]: https://docs.rs/raft/0.7
 
@@ -42,6 +42,7 @@ mod quiet;
 pub mod read;
 mod repair;
 pub mod replication;
+mod rows;
 mod snapshot;
 #[cfg(test)]
 mod world;

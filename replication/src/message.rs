@@ -24,7 +24,9 @@ use rkyv::util::AlignedVec;
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
 use rkyv::{Archive, Deserialize, Place, Serialize};
-use synod_storage::{EntryId, EntryKind, ReplicaId, ShardId, SnapshotHeader};
+use synod_storage::{
+    EntryId, EntryKind, ReplicaId, ShardId, SnapshotHeader, Version, WriteOp, row_checksum,
+};
 
 use crate::identity::Incarnation;
 
@@ -317,7 +319,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// The repair of entries whose bytes a disk lost, but whose identity it kept.
+/// The repair of what a disk lost, but whose identity it kept: entries, rows, or a replica's state.
 #[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
 pub struct RepairMessage {
     /// The shard.
@@ -343,6 +345,71 @@ pub enum RepairBody {
         /// The entries.
         entries: Vec<(EntryId, WireEntry)>,
     },
+    /// Send me exactly these versions of these rows.
+    RowsWanted {
+        /// Keys and versions.
+        rows: Vec<(WireKey, Version)>,
+    },
+    /// A row that was asked for.
+    Row {
+        /// The row.
+        row: WireRow,
+    },
+    /// My rows are lost and my log is whole: send me a snapshot, if you lead.
+    StateWanted {
+        /// It must be as of this index at least.
+        least: u64,
+    },
+}
+
+/// A key on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct WireKey(#[rkyv(with = Sliced)] pub Bytes);
+
+/// One version of a row, on the wire.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub struct WireRow {
+    /// The key.
+    pub key: WireKey,
+    /// The version.
+    pub version: Version,
+    /// The value; none for a deleted row.
+    pub value: Option<WireValue>,
+    /// Over all of it, as the sender's store gave it.
+    pub checksum: u32,
+}
+
+/// A value on the wire.
+#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+pub struct WireValue(#[rkyv(with = Sliced)] pub Bytes);
+
+impl WireRow {
+    /// A row with its checksum.
+    pub fn new(key: Bytes, version: Version, op: &WriteOp) -> WireRow {
+        let checksum = row_checksum(&key, version, op);
+        let value = match op {
+            WriteOp::Put(value) => Some(WireValue(value.clone())),
+            WriteOp::Delete => None,
+        };
+        WireRow {
+            key: WireKey(key),
+            version,
+            value,
+            checksum,
+        }
+    }
+
+    /// What the row says, if it arrived as it was made.
+    pub fn into_op(self) -> Option<(Bytes, Version, WriteOp)> {
+        let WireRow {
+            key: WireKey(key),
+            version,
+            value,
+            checksum,
+        } = self;
+        let op = value.map_or(WriteOp::Delete, |value| WriteOp::Put(value.0));
+        (row_checksum(&key, version, &op) == checksum).then_some((key, version, op))
+    }
 }
 
 /// A frame that is not a message.

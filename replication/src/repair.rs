@@ -8,13 +8,20 @@
 //! that matches in all three is the one that was lost, whoever sends it. When all are back, and
 //! durable, the replica starts as after any restart.
 //!
+//! A replica whose log is whole and whose rows are not (a file of values lists them no more, or a row
+//! of the shard's own was bad when the node started) gets a snapshot from the leader, under the id it
+//! has: its promises and votes were in the log. The snapshot has to be as of its last entry at least,
+//! so that what it acknowledged is in it, or was never committed; it takes the place of rows and log
+//! together.
+//!
 //! What nobody can name (a term, a vote, a record whose header is gone) no peer can bring back. That
 //! replica has to be replaced, under a new id, as a learner first.
 
 use std::collections::BTreeMap;
 
 use synod_storage::{
-    EntryId, LogBatch, Micros, RecoveredReplica, ReplicaId, ShardId, Store, entry_checksum,
+    EntryId, HardState, KeyRange, LogBatch, Micros, RecoveredReplica, ReplicaId, ShardId, Store,
+    entry_checksum,
 };
 
 use crate::configuration::Configuration;
@@ -24,6 +31,7 @@ use crate::group::Start;
 use crate::identity::NodeId;
 use crate::message::{Message, RepairBody, RepairMessage, WireEntry};
 use crate::replication::Replication;
+use crate::snapshot::Cause;
 
 /// How often peers are asked.
 const ASK_US: u64 = 200_000;
@@ -39,6 +47,8 @@ const WANTED_MAX: usize = 64;
 enum Wrong {
     /// These entries, by their checksums.
     Entries(BTreeMap<EntryId, u32>),
+    /// Rows; a snapshot as of the last entry or later has them.
+    Rows,
     /// Something without a name.
     Unknown,
 }
@@ -48,8 +58,10 @@ enum Wrong {
 pub(crate) struct DamagedReplica {
     pub(crate) replica: ReplicaId,
     configuration: Configuration,
-    hard_state: synod_storage::HardState,
+    hard_state: HardState,
     applied: u64,
+    last: u64,
+    pub(crate) range: Option<KeyRange>,
     wrong: Wrong,
     writing: bool,
     asked_at: Option<Micros>,
@@ -59,8 +71,10 @@ pub(crate) struct DamagedReplica {
 
 impl DamagedReplica {
     pub(crate) fn new(found: &RecoveredReplica, configuration: Configuration) -> DamagedReplica {
-        let wrong = if found.damage.unknown || found.damage.rows {
+        let wrong = if found.damage.unknown {
             Wrong::Unknown
+        } else if found.damage.rows {
+            Wrong::Rows
         } else {
             Wrong::Entries(found.damage.entries.iter().copied().collect())
         };
@@ -69,6 +83,8 @@ impl DamagedReplica {
             configuration,
             hard_state: found.hard_state,
             applied: found.applied.index,
+            last: found.last.index,
+            range: None,
             wrong,
             writing: false,
             asked_at: None,
@@ -81,8 +97,10 @@ impl DamagedReplica {
         DamagedReplica {
             replica,
             configuration,
-            hard_state: synod_storage::HardState::default(),
+            hard_state: HardState::default(),
             applied: 0,
+            last: 0,
+            range: None,
             wrong: Wrong::Unknown,
             writing: false,
             asked_at: None,
@@ -96,8 +114,17 @@ impl DamagedReplica {
             Wrong::Entries(entries) => Damage::Entries {
                 count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
             },
+            Wrong::Rows => Damage::Rows,
             Wrong::Unknown => Damage::Irreparable,
         }
+    }
+
+    /// Whether a snapshot as of `id` would make it whole.
+    pub(crate) fn accepts_snapshot(&self, id: EntryId, members: &Configuration) -> bool {
+        matches!(self.wrong, Wrong::Rows)
+            && !self.writing
+            && id.index >= self.last.max(self.applied)
+            && members.contains(self.replica)
     }
 }
 
@@ -124,7 +151,8 @@ impl Replication {
             last: group.last_id(),
             damage,
         };
-        let damaged = DamagedReplica::new(&found, group.configuration.clone());
+        let mut damaged = DamagedReplica::new(&found, group.configuration.clone());
+        damaged.range.clone_from(&group.range);
         tracing::error!(%shard, %replica, damage = ?damaged.damage(), "a replica stands aside");
         fx.push(Effect::Damaged {
             shard,
@@ -133,16 +161,25 @@ impl Replication {
         });
         self.abandon(shard, store, fx);
         self.damaged.insert(shard, damaged);
-        self.tick_repairs(now, store, fx);
+        self.tick_repairs(now, fx);
     }
 
     /// Asks peers for what is lost.
-    pub(crate) fn tick_repairs(&mut self, now: Micros, store: &mut Store, fx: &mut Effects) {
-        let _ = store;
+    pub(crate) fn tick_repairs(&mut self, now: Micros, fx: &mut Effects) {
         let own = self.config.node;
         for (&shard, damaged) in &mut self.damaged {
-            let Wrong::Entries(entries) = &damaged.wrong else {
-                continue;
+            let body = match &damaged.wrong {
+                Wrong::Entries(entries) => RepairBody::Request {
+                    wanted: entries
+                        .iter()
+                        .take(WANTED_MAX)
+                        .map(|(&id, &checksum)| (id, checksum))
+                        .collect(),
+                },
+                Wrong::Rows => RepairBody::StateWanted {
+                    least: damaged.last.max(damaged.applied),
+                },
+                Wrong::Unknown => continue,
             };
             let due = damaged.asked_at.is_none_or(|at| now.0 >= at.0 + ASK_US);
             if damaged.writing || !due {
@@ -159,11 +196,6 @@ impl Replication {
                     damage,
                 });
             }
-            let wanted: Vec<(EntryId, u32)> = entries
-                .iter()
-                .take(WANTED_MAX)
-                .map(|(&id, &checksum)| (id, checksum))
-                .collect();
             for member in damaged
                 .configuration
                 .members()
@@ -173,9 +205,7 @@ impl Replication {
                     shard,
                     from: damaged.replica,
                     to: member.replica,
-                    body: RepairBody::Request {
-                        wanted: wanted.clone(),
-                    },
+                    body: body.clone(),
                 };
                 fx.push(Effect::Send {
                     to: member.node,
@@ -194,87 +224,146 @@ impl Replication {
         store: &mut Store,
         fx: &mut Effects,
     ) {
-        let _ = now;
         let shard = message.shard;
         match message.body {
             RepairBody::Request { wanted } => {
-                let Some(group) = self.groups.get(&shard) else {
-                    return;
-                };
-                let mut entries = Vec::new();
-                for (id, checksum) in wanted.into_iter().take(WANTED_MAX) {
-                    match group
-                        .view()
-                        .entries(shard, id.index, id.index + 1, u64::MAX)
-                    {
-                        Ok(found) => {
-                            let exact = found
-                                .into_iter()
-                                .find(|e| e.id == id && entry_checksum(e) == checksum);
-                            entries.extend(exact.map(|e| {
-                                let (term, kind, data) = (e.id.term, e.kind, e.data);
-                                (e.id, WireEntry { term, kind, data })
-                            }));
-                        }
-                        Err(synod_storage::LogError::Temporarily) => {
-                            // The peer asks again; by then it is in memory.
-                            store.fetch(shard, id.index, id.index + 1);
-                        }
-                        Err(
-                            synod_storage::LogError::Compacted { .. }
-                            | synod_storage::LogError::Unavailable { .. }
-                            | synod_storage::LogError::Damaged { .. }
-                            | synod_storage::LogError::NoReplica,
-                        ) => {}
-                    }
-                }
-                if !entries.is_empty() {
-                    let message = RepairMessage {
-                        shard,
-                        from: group.replica,
-                        to: message.from,
-                        body: RepairBody::Reply { entries },
-                    };
-                    fx.push(Effect::Send {
-                        to: from,
-                        message: Message::Repair(message),
-                    });
-                }
+                self.entries_wanted(from, (shard, message.from), wanted, store, fx);
             }
             RepairBody::Reply { entries } => {
-                let Some(damaged) = self.damaged.get_mut(&shard) else {
-                    return;
-                };
-                let replica = damaged.replica;
-                let Wrong::Entries(wanted) = &damaged.wrong else {
-                    return;
-                };
-                if message.to != replica || damaged.writing {
-                    return;
-                }
-                let mut batch = LogBatch::new();
-                let mut count = 0;
-                for (id, entry) in entries {
-                    let entry = synod_storage::Entry {
-                        id,
-                        kind: entry.kind,
-                        data: entry.data,
-                    };
-                    let exact = wanted
-                        .get(&id)
-                        .is_some_and(|sum| *sum == entry_checksum(&entry));
-                    if exact {
-                        batch.repair(shard, replica, entry);
-                        count += 1;
-                    }
-                }
-                if count > 0 {
-                    damaged.writing = true;
-                    self.await_repair(shard, replica, count, batch, store);
-                }
+                self.entries_arrived((shard, message.to), entries, store);
+            }
+            RepairBody::RowsWanted { rows } => {
+                self.rows_wanted(from, (shard, message.to, message.from), rows, store);
+            }
+            RepairBody::Row { row } => self.row_arrived((shard, message.to), row, store),
+            RepairBody::StateWanted { least } => {
+                self.snapshot_begins(now, shard, message.from, least, Cause::Repair, store);
             }
         }
-        let _ = fx;
+    }
+
+    /// A peer lost entries.
+    fn entries_wanted(
+        &mut self,
+        from: NodeId,
+        (shard, peer): (ShardId, ReplicaId),
+        wanted: Vec<(EntryId, u32)>,
+        store: &mut Store,
+        fx: &mut Effects,
+    ) {
+        let Some(group) = self.groups.get(&shard) else {
+            return;
+        };
+        let mut entries = Vec::new();
+        for (id, checksum) in wanted.into_iter().take(WANTED_MAX) {
+            match group
+                .view()
+                .entries(shard, id.index, id.index + 1, u64::MAX)
+            {
+                Ok(found) => {
+                    let exact = found
+                        .into_iter()
+                        .find(|e| e.id == id && entry_checksum(e) == checksum);
+                    entries.extend(exact.map(|e| {
+                        let (term, kind, data) = (e.id.term, e.kind, e.data);
+                        (e.id, WireEntry { term, kind, data })
+                    }));
+                }
+                Err(synod_storage::LogError::Temporarily) => {
+                    // The peer asks again; by then it is in memory.
+                    store.fetch(shard, id.index, id.index + 1);
+                }
+                Err(
+                    synod_storage::LogError::Compacted { .. }
+                    | synod_storage::LogError::Unavailable { .. }
+                    | synod_storage::LogError::Damaged { .. }
+                    | synod_storage::LogError::NoReplica,
+                ) => {}
+            }
+        }
+        if !entries.is_empty() {
+            let message = RepairMessage {
+                shard,
+                from: group.replica,
+                to: peer,
+                body: RepairBody::Reply { entries },
+            };
+            fx.push(Effect::Send {
+                to: from,
+                message: Message::Repair(message),
+            });
+        }
+    }
+
+    /// A peer sends entries that were asked for.
+    fn entries_arrived(
+        &mut self,
+        (shard, to): (ShardId, ReplicaId),
+        entries: Vec<(EntryId, WireEntry)>,
+        store: &mut Store,
+    ) {
+        let Some(damaged) = self.damaged.get_mut(&shard) else {
+            return;
+        };
+        let replica = damaged.replica;
+        let Wrong::Entries(wanted) = &damaged.wrong else {
+            return;
+        };
+        if to != replica || damaged.writing {
+            return;
+        }
+        let mut batch = LogBatch::new();
+        let mut count = 0;
+        for (id, entry) in entries {
+            let entry = synod_storage::Entry {
+                id,
+                kind: entry.kind,
+                data: entry.data,
+            };
+            let exact = wanted
+                .get(&id)
+                .is_some_and(|sum| *sum == entry_checksum(&entry));
+            if exact {
+                batch.repair(shard, replica, entry);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            damaged.writing = true;
+            self.await_repair(shard, replica, count, batch, store);
+        }
+    }
+
+    /// A snapshot took the place of a replica's rows: its log follows.
+    pub(crate) fn restored(
+        &mut self,
+        shard: ShardId,
+        id: EntryId,
+        members: Configuration,
+        store: &mut Store,
+    ) {
+        let Some(damaged) = self.damaged.get_mut(&shard) else {
+            return;
+        };
+        let state = &mut damaged.hard_state;
+        if state.term < id.term {
+            // A later term than it ever voted in.
+            *state = HardState {
+                term: id.term,
+                vote: ReplicaId(0),
+                commit: id.index,
+            };
+        }
+        state.commit = id.index;
+        let (replica, hard_state) = (damaged.replica, *state);
+        let conf = members.to_stored();
+        damaged.configuration = members;
+        damaged.applied = id.index;
+        damaged.writing = true;
+        let mut batch = LogBatch::new();
+        batch.snapshot_marker(shard, replica, id, conf);
+        batch.hard_state(shard, replica, hard_state);
+        self.await_repair(shard, replica, 0, batch, store);
     }
 
     /// Repaired entries are durable.
@@ -309,6 +398,7 @@ impl Replication {
             applied: damaged.applied,
             guard: Guard::restarted(now, self.config.guard_us()),
         };
+        let range = damaged.range.take();
         self.damaged.remove(&shard);
         fx.push(Effect::Repaired {
             shard,
@@ -316,5 +406,8 @@ impl Replication {
             entries,
         });
         self.begin(now, start, fx);
+        if let Some(group) = self.groups.get_mut(&shard) {
+            group.range = range;
+        }
     }
 }

@@ -25,8 +25,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_storage::{
-    EntryId, Event as StoreEvent, Micros, ReplicaId, ShardId, SnapshotChunk, SnapshotHeader, Store,
-    TransferId,
+    EntryId, Event as StoreEvent, KeyRange, Micros, ReplicaId, ShardId, SnapshotChunk,
+    SnapshotHeader, Store, TransferId,
 };
 
 use crate::configuration::Configuration;
@@ -35,6 +35,7 @@ use crate::eraft;
 use crate::group::Group;
 use crate::identity::{Incarnation, NodeId};
 use crate::message::{Last, Message, Outcome, SnapshotBody, SnapshotMessage};
+use crate::planted::planted;
 use crate::replication::Replication;
 
 /// How often an unanswered message of a transfer is repeated.
@@ -51,9 +52,19 @@ enum Stage {
     Sending,
 }
 
+/// Who wants a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// raft-rs: the member's log begins too late.
+    Log,
+    /// The member: its rows are lost (see [`crate::repair`]). raft-rs does not know.
+    Repair,
+}
+
 /// A transfer out of this node.
 #[derive(Debug)]
 struct Outgoing {
+    cause: Cause,
     name: (Incarnation, u64),
     term: u64,
     from: ReplicaId,
@@ -84,6 +95,8 @@ struct Incoming {
     import: TransferId,
     /// The next chunk to take; `None` while the store is busy with one.
     next: Option<u32>,
+    /// The store has the last chunk, and will say how it ended.
+    installing: bool,
     progress_at: Micros,
     said_at: Micros,
 }
@@ -176,6 +189,19 @@ impl Replication {
         least: u64,
         store: &mut Store,
     ) {
+        self.snapshot_begins(now, shard, to, least, Cause::Log, store);
+    }
+
+    /// Begins a transfer to a member, unless one is under way.
+    pub(crate) fn snapshot_begins(
+        &mut self,
+        now: Micros,
+        shard: ShardId,
+        to: ReplicaId,
+        least: u64,
+        cause: Cause,
+        store: &mut Store,
+    ) {
         let Some(group) = self.groups.get_mut(&shard) else {
             return;
         };
@@ -191,6 +217,7 @@ impl Replication {
         }
         self.transfers.counter += 1;
         let outgoing = Outgoing {
+            cause,
             name: (self.config.incarnation, self.transfers.counter),
             term: group.term(),
             from: group.replica,
@@ -228,6 +255,9 @@ impl Replication {
             return;
         };
         store.end_export(outgoing.pin);
+        if outgoing.cause == Cause::Repair {
+            return;
+        }
         let Some(group) = self.groups.get_mut(&shard) else {
             return;
         };
@@ -288,11 +318,7 @@ impl Replication {
         for (&shard, incoming) in &mut self.transfers.into {
             if now.0 > incoming.progress_at.0 + timeout_us {
                 // While it installs it cannot be given up: the store will say how it ended.
-                if self
-                    .groups
-                    .get(&shard)
-                    .is_none_or(|group| !group.installing)
-                {
+                if !incoming.installing {
                     stuck.push(shard);
                 }
             } else if let Some(next) = incoming.next
@@ -386,10 +412,12 @@ impl Replication {
         store: &mut Store,
         fx: &mut Effects,
     ) {
-        let Some(group) = self.groups.get_mut(&shard) else {
-            return;
+        let here = match (self.groups.get(&shard), self.damaged.get(&shard)) {
+            (Some(group), _) => group.replica == to && !group.installing,
+            (None, Some(damaged)) => damaged.replica == to,
+            (None, None) => false,
         };
-        if group.replica != to || group.installing {
+        if !here {
             return;
         }
         if let Some(incoming) = self.transfers.into.get(&shard) {
@@ -407,25 +435,20 @@ impl Replication {
         let id = header.applied;
         let accepted = members
             .as_ref()
-            .is_some_and(|members| group.accepts_snapshot(term, id, members));
+            .is_some_and(|members| self.accepts_snapshot(shard, term, id, members));
+        let accepted = accepted && !self.is_occupied(shard, &header.range);
         if !accepted {
-            let outcome = if group.committed() >= id.index {
-                Outcome::Installed
-            } else {
-                Outcome::Failed
-            };
+            let body = self.declined(shard, id);
             let message = SnapshotMessage {
                 shard,
                 from: to,
                 to: from,
                 term,
                 transfer: name,
-                body: SnapshotBody::Done { outcome },
+                body,
             };
-            fx.push(Effect::Send {
-                to: node,
-                message: Message::Snapshot(message),
-            });
+            let message = Message::Snapshot(message);
+            fx.push(Effect::Send { to: node, message });
             return;
         }
         if let Some(before) = self.transfers.into.remove(&shard) {
@@ -441,6 +464,7 @@ impl Replication {
             header,
             import,
             next: None,
+            installing: false,
             progress_at: now,
             said_at: now,
         };
@@ -472,10 +496,12 @@ impl Replication {
         if chunk.last {
             let members = Configuration::from_stored(&incoming.header.conf).unwrap_or_default();
             let (term, id) = (incoming.term, incoming.header.applied);
-            let Some(group) = self.groups.get_mut(&shard) else {
-                return;
-            };
-            if !group.accepts_snapshot(term, id, &members) {
+            let range = incoming.header.range.clone();
+            let occupied = self.is_occupied(shard, &range);
+            if occupied || !self.accepts_snapshot(shard, term, id, &members) {
+                let Some(incoming) = self.transfers.into.get_mut(&shard) else {
+                    return;
+                };
                 let body = SnapshotBody::Done {
                     outcome: Outcome::Failed,
                 };
@@ -485,10 +511,51 @@ impl Replication {
                 return;
             }
             // From here on nothing enters raft, until the store has switched or given up.
-            group.installing = true;
+            if let Some(group) = self.groups.get_mut(&shard) {
+                group.installing = true;
+            }
         }
-        incoming.next = None;
-        store.import_chunk(incoming.import, chunk);
+        if let Some(incoming) = self.transfers.into.get_mut(&shard) {
+            incoming.next = None;
+            incoming.installing = chunk.last;
+            store.import_chunk(incoming.import, chunk);
+        }
+    }
+
+    /// The answer to a snapshot that is not taken.
+    fn declined(&self, shard: ShardId, id: EntryId) -> SnapshotBody {
+        let group = self.groups.get(&shard);
+        let outcome = match group.is_some_and(|group| group.committed() >= id.index) {
+            true => Outcome::Installed,
+            false => Outcome::Failed,
+        };
+        SnapshotBody::Done { outcome }
+    }
+
+    /// Whether keys of this range are another replica's on this node: they are, until it has applied
+    /// the split that gave them away or is destroyed. Nothing replaces them behind its back.
+    fn is_occupied(&self, shard: ShardId, range: &KeyRange) -> bool {
+        let mut others = self.groups.iter().filter(|(other, _)| **other != shard);
+        let occupied = others.any(|(_, other)| {
+            let known = other.range.as_ref();
+            known.is_some_and(|known| known.overlaps(range))
+        });
+        occupied && !planted!(OverwritesNeighbours)
+    }
+
+    /// Whether the replica here, in operation or standing aside, would take this snapshot.
+    fn accepts_snapshot(
+        &self,
+        shard: ShardId,
+        term: u64,
+        id: EntryId,
+        members: &Configuration,
+    ) -> bool {
+        match (self.groups.get(&shard), self.damaged.get(&shard)) {
+            (Some(group), _) => group.accepts_snapshot(term, id, members),
+            (None, Some(damaged)) => damaged.accepts_snapshot(id, members),
+            (None, None) => false,
+        }
     }
 
     fn incoming_of(&self, import: TransferId) -> Option<ShardId> {
@@ -512,17 +579,7 @@ impl Replication {
         fx: &mut Effects,
     ) {
         match event {
-            StoreEvent::Fetched { shard } => {
-                if let Some(group) = self.groups.get_mut(&shard) {
-                    group.fetching = false;
-                    if let Some(context) = group.refetch.take() {
-                        group.submit_queued();
-                        group.raft.on_entries_fetched(context);
-                        group.settle();
-                    }
-                    self.mark(shard);
-                }
-            }
+            StoreEvent::Fetched { shard } => self.fetched(shard),
             StoreEvent::ExportReady { transfer, header } => self.pinned(transfer, header),
             StoreEvent::ExportChunk { transfer, chunk } => {
                 let Some((shard, to)) = self.outgoing_of(transfer) else {
@@ -578,12 +635,28 @@ impl Replication {
                 replica,
                 header,
             } => {
-                self.installed(now, shard, replica, &header, fx);
+                self.installed(now, shard, replica, &header, store, fx);
             }
-            StoreEvent::Checkpointed
-            | StoreEvent::Dropped { .. }
-            | StoreEvent::Damaged { .. }
-            | StoreEvent::Stopped => {}
+            StoreEvent::Damaged { .. } => self.row_damaged(),
+            StoreEvent::Recalled {
+                key,
+                version,
+                state,
+            } => self.recalled(key, version, &state, fx),
+            StoreEvent::Checkpointed | StoreEvent::Dropped { .. } | StoreEvent::Stopped => {}
+        }
+    }
+
+    /// Entries that raft-rs, or apply, asked for are in memory.
+    fn fetched(&mut self, shard: ShardId) {
+        if let Some(group) = self.groups.get_mut(&shard) {
+            group.fetching = false;
+            if let Some(context) = group.refetch.take() {
+                group.submit_queued();
+                group.raft.on_entries_fetched(context);
+                group.settle();
+            }
+            self.mark(shard);
         }
     }
 
@@ -602,6 +675,11 @@ impl Replication {
         };
         let id = header.applied;
         outgoing.header = Some(header);
+        if outgoing.cause == Cause::Repair {
+            outgoing.stage = Stage::Sending;
+            outgoing.said_at = Micros(0);
+            return;
+        }
         outgoing.stage = Stage::Pinned;
         if group.is_leader() && !group.installing && group.raft.raft.prs().get(to.0).is_some() {
             group.raft.store().offer(to, id, members);
@@ -618,19 +696,35 @@ impl Replication {
         shard: ShardId,
         replica: ReplicaId,
         header: &SnapshotHeader,
+        store: &mut Store,
         fx: &mut Effects,
     ) {
         let Some(incoming) = self.transfers.into.remove(&shard) else {
             return;
         };
-        let Some(group) = self.groups.get_mut(&shard) else {
-            return;
-        };
         let id = header.applied;
-        let members = Configuration::from_stored(&header.conf);
-        let (Some(members), true) = (members, group.replica == replica) else {
+        let Some(members) = Configuration::from_stored(&header.conf) else {
             return;
         };
+        let done = SnapshotBody::Done {
+            outcome: Outcome::Installed,
+        };
+        let Some(group) = self.groups.get_mut(&shard) else {
+            let damaged = self.damaged.get(&shard);
+            if damaged.is_some_and(|damaged| damaged.replica == replica) {
+                fx.push(Effect::SnapshotInstalled {
+                    shard,
+                    id,
+                    configuration: members.clone(),
+                });
+                fx.push(incoming.message(shard, done));
+                self.restored(shard, id, members, store);
+            }
+            return;
+        };
+        if group.replica != replica {
+            return;
+        }
         group.installing = false;
         let (from, term) = (incoming.from, incoming.term);
         group.step_raft(eraft::snapshot(from, replica, term, id, members.to_raft()));
@@ -656,10 +750,7 @@ impl Replication {
             id,
             configuration: members,
         });
-        let body = SnapshotBody::Done {
-            outcome: Outcome::Installed,
-        };
-        fx.push(incoming.message(shard, body));
+        fx.push(incoming.message(shard, done));
         self.peers.forget_neighbours();
         self.mark(shard);
     }

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::{ConfState, DamagedRow, EntryId, KeyRange, ReplicaId, ShardId, TransferId};
+use crate::{
+    ConfState, DamagedRow, EntryId, KeyRange, ReplicaId, RowState, ShardId, TransferId, Version,
+};
 
 /// Something that happened in the background.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +70,22 @@ pub enum Event {
         /// The dropped replica.
         replica: ReplicaId,
     },
-    /// The scrubber or a read met a damaged record: bring it back with
-    /// [`Store::repair`](crate::Store::repair).
+    /// Somebody met a damaged record: bring it back with [`Store::repair`](crate::Store::repair). Said
+    /// once.
     Damaged {
         /// Which row.
         row: DamagedRow,
         /// Where it lies, for people.
         place: String,
+    },
+    /// The answer to [`Store::recall`](crate::Store::recall).
+    Recalled {
+        /// The key.
+        key: Bytes,
+        /// The version asked for.
+        version: Version,
+        /// What is here of it.
+        state: RowState,
     },
     /// A clean stop has finished: nothing is left to do but to exit.
     Stopped,

@@ -37,8 +37,8 @@ pub use log::{LogBatch, LogError, LogView};
 pub use options::Options;
 pub use raft_state::{ConfState, Entry, EntryKind, HardState, entry_checksum};
 pub use read::{
-    DamagedRow, Direction, Lookup, NewestVersion, ReadResult, Scan, ScanPage, ScanRequest, ScanRow,
-    ScanWhat,
+    DamagedRow, Direction, Lookup, NewestVersion, ReadResult, RowState, Scan, ScanPage,
+    ScanRequest, ScanRow, ScanWhat, row_checksum,
 };
 pub use status::{
     Damage, OpenConfig, OpenProgress, OpenReport, Opened, Pressure, RecoveredReplica, Stats,

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::{KeyRange, ReadId, Space, Version};
+use crate::{KeyRange, ReadId, Space, Version, WriteOp};
 
 /// The answer to a point read that needs no disk, or the promise of one that does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,36 @@ pub enum ReadResult {
     Damaged(DamagedRow),
     /// The disk refused the read. Retryable; the state is unchanged.
     Failed,
+}
+
+/// What a store has of one version of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowState {
+    /// The record, good.
+    Here(WriteOp),
+    /// The record, damaged.
+    Damaged,
+    /// No such version, or not any more.
+    Gone,
+    /// The disk refuses for now: ask again.
+    Unreadable,
+}
+
+/// The checksum of one version of a row, over key, version and value.
+#[must_use]
+pub fn row_checksum(key: &[u8], version: Version, op: &WriteOp) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&version.0.to_le_bytes());
+    crc.update(&(key.len() as u64).to_le_bytes());
+    crc.update(key);
+    match op {
+        WriteOp::Put(value) => {
+            crc.update(&[1]);
+            crc.update(value);
+        }
+        WriteOp::Delete => crc.update(&[0]),
+    }
+    crc.finalize()
 }
 
 /// A row that is damaged on this node.

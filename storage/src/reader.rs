@@ -31,6 +31,8 @@ pub(crate) enum Query {
     Newest { read: ReadId, key: Bytes },
     /// A page of user rows.
     Scan { read: ReadId, request: ScanRequest },
+    /// A user row of exactly a version.
+    Recall { key: Bytes, version: Version },
     /// Log entries.
     Fetch(FetchQuery),
     /// A chunk of an export.
@@ -49,7 +51,8 @@ pub(crate) enum OnDisk {
     Key(Version),
     Deleted(Version),
     Nothing,
-    Damaged(Option<Version>),
+    /// Its record is bad, or its file is not there.
+    Damaged(Option<Pointer>),
     Failed,
 }
 
@@ -117,6 +120,10 @@ impl ReadWork {
                 let key = IndexKey::User { key }.encode();
                 self.row(&key, *at, true)
             }
+            Query::Recall { key, version } => {
+                let key = IndexKey::User { key }.encode();
+                self.row(&key, *version, true)
+            }
             Query::Newest { key, .. } => {
                 let key = IndexKey::User { key }.encode();
                 self.row(&key, Version::MAX, false)
@@ -172,7 +179,7 @@ impl ReadWork {
             },
             Err(ReadError::Damaged) => {
                 tracing::error!(file = %pointer.file, offset = pointer.offset, "damaged record");
-                OnDisk::Damaged(Some(pointer.version))
+                OnDisk::Damaged(Some(*pointer))
             }
             Err(ReadError::Disk(error)) => {
                 tracing::error!(file = %pointer.file, %error, "cannot read a record");

@@ -171,6 +171,8 @@ pub struct Stats {
     pub disk_reads: u64,
     /// Damaged records met and not yet repaired.
     pub damaged_rows: u64,
+    /// Damaged records that peers have brought back since the store was opened.
+    pub repaired_rows: u64,
     /// Free space on the disk.
     pub available_bytes: u64,
 }

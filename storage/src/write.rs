@@ -118,6 +118,24 @@ impl KeyRange {
         !self.is_empty() && !other.is_empty() && !before(self, other) && !before(other, self)
     }
 
+    /// What of the range `other` does not cover: at most two pieces.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Vec<Self> {
+        if !self.overlaps(other) {
+            return Vec::from_iter((!self.is_empty()).then(|| self.clone()));
+        }
+        let before = Self {
+            start: self.start.clone(),
+            end: Some(other.start.clone()),
+        };
+        let after = other.end.as_ref().map(|end| Self {
+            start: end.clone(),
+            end: self.end.clone(),
+        });
+        let pieces = [Some(before), after].into_iter().flatten();
+        pieces.filter(|piece| !piece.is_empty()).collect()
+    }
+
     /// The bounds, as the ordered maps of the standard library take them.
     #[must_use]
     pub fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
@@ -126,5 +144,34 @@ impl KeyRange {
             .as_deref()
             .map_or(Bound::Unbounded, Bound::Excluded);
         (Bound::Included(self.start.as_slice()), end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_range_is_what_the_other_does_not_cover() {
+        let ranges: Vec<KeyRange> = (0..4u8)
+            .flat_map(|start| {
+                let ends = (0..5u8).map(|end| (end < 4).then(|| vec![end]));
+                ends.map(move |end| KeyRange {
+                    start: vec![start],
+                    end,
+                })
+            })
+            .collect();
+        for (a, b) in ranges
+            .iter()
+            .flat_map(|a| ranges.iter().map(move |b| (a, b)))
+        {
+            let left = a.without(b);
+            for key in (0..5u8).map(|key| vec![key]) {
+                let pieces = left.iter().filter(|piece| piece.contains(&key)).count();
+                let wanted = a.contains(&key) && !b.contains(&key);
+                assert_eq!(pieces, usize::from(wanted), "{a:?} without {b:?}: {key:?}");
+            }
+        }
     }
 }

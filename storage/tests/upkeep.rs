@@ -10,7 +10,7 @@ use synod_storage::disk::{Disk, Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
     Event, KeyRange, LogBatch, Lookup, Options, Pressure, ReadResult, ReplicaId, ShardId,
-    SnapshotHeader, Space, Store, TransferId, Version, WriteOp, entry_checksum,
+    SnapshotHeader, Space, TransferId, Version, WriteOp, entry_checksum,
 };
 
 /// Overwrites few keys many times, with the threshold close behind.
@@ -607,16 +607,19 @@ fn a_rotten_record_is_never_absent_and_can_be_repaired() {
     assert_eq!(damaged.len(), 1);
     let (n, row) = damaged.remove(0);
     let version = row.version.unwrap();
-    assert!(Store::is_repairable(&row));
     let value = WriteOp::Put(Bytes::from(vec![n as u8; 200]));
     // Another version repairs nothing.
     rig.store
-        .repair(Space::User, &row.key, Version(version.0 + 1), value.clone());
+        .repair(&row.key, Version(version.0 + 1), value.clone());
     assert!(matches!(
         rig.get(Space::User, &row.key),
         ReadResult::Damaged(_)
     ));
-    rig.store.repair(Space::User, &row.key, version, value);
+    rig.store.repair(&row.key, version, value);
+    assert!(matches!(
+        rig.get(Space::User, &row.key),
+        ReadResult::Found { .. }
+    ));
     rig.run().unwrap();
     rig.check();
     rig.power_loss(Survival::Nothing, Rot::Gone);
@@ -842,4 +845,80 @@ fn a_directory_that_is_not_whole_is_refused_and_named() {
     // A value file of another store.
     let header = SnapshotHeader::default();
     assert_eq!(header.applied.index, 0);
+}
+
+/// Paths of value files, oldest first.
+fn value_files(rig: &Rig) -> Vec<String> {
+    let paths = rig.disk().paths().into_iter();
+    paths.filter(|path| path.starts_with("values/")).collect()
+}
+
+#[test]
+fn a_damaged_row_of_a_shards_own_is_written_again_from_memory() {
+    let mut rig = Rig::sim(43);
+    let changes = (0..50u32).map(|n| put_local(SHARD.0, format!("l-{n:02}"), vec![n as u8; 200]));
+    rig.write(changes.collect()).unwrap();
+    rig.store.checkpoint();
+    rig.run().unwrap();
+    let values = value_files(&rig);
+    rig.disk().flip_bit(&values[0], 2_000, 1);
+    let event = wait_for(&mut rig, |event| matches!(event, Event::Damaged { .. }));
+    assert!(matches!(
+        event,
+        Event::Damaged { row, .. } if row.space == Space::Local(SHARD)
+    ));
+    rig.run().unwrap();
+    // The rows are resident again from the files alone.
+    rig.power_loss(Survival::Nothing, Rot::Gone);
+    assert!(rig.report.damage.is_empty(), "{:?}", rig.report.damage);
+    rig.check();
+}
+
+#[test]
+fn a_file_with_a_damaged_footer_is_written_anew() {
+    let mut rig = Rig::sim(44);
+    for n in 0..50u32 {
+        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
+            .unwrap();
+    }
+    rig.store.checkpoint();
+    rig.run().unwrap();
+    let file = value_files(&rig).remove(0);
+    let bytes = rig.disk().content(&file).unwrap().len() as u64;
+    rig.disk().flip_bit(&file, bytes - 100, 1);
+    for _ in 0..200 {
+        rig.pass(20).unwrap();
+    }
+    assert!(!value_files(&rig).contains(&file), "the file is still used");
+    rig.power_loss(Survival::Nothing, Rot::Gone);
+    assert!(rig.report.damage.is_empty(), "{:?}", rig.report.damage);
+    rig.check();
+}
+
+#[test]
+fn a_file_that_no_longer_lists_its_records_is_not_reclaimed() {
+    let mut rig = Rig::sim(45);
+    for n in 0..50u32 {
+        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
+            .unwrap();
+    }
+    rig.store.checkpoint();
+    rig.run().unwrap();
+    let file = value_files(&rig).remove(0);
+    let bytes = rig.disk().content(&file).unwrap().len() as u64;
+    rig.disk().flip_bit(&file, bytes - 100, 1);
+    rig.disk().flip_bit(&file, 1_000, 1);
+    for _ in 0..200 {
+        rig.pass(20).unwrap();
+    }
+    let mut damaged = 0;
+    for n in 0..50u32 {
+        let key = format!("k-{n:02}");
+        match rig.get(Space::User, key.as_bytes()) {
+            ReadResult::Found { value, .. } => assert_eq!(value, vec![n as u8; 200]),
+            ReadResult::Damaged(_) => damaged += 1,
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+    assert_eq!(damaged, 1);
 }

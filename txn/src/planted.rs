@@ -16,6 +16,8 @@ pub(crate) enum Bug {
     ValidationIgnoresLocks,
     /// A validation does not look at versions.
     ValidationIgnoresVersions,
+    /// Ranges that were read are not checked: phantoms.
+    RangesAreNotChecked,
     /// The coordinator commits at the version of the first prepare instead of the largest.
     CommitsAtFirstPrepare,
     /// The coordinator decides when the first participant is prepared.
@@ -30,6 +32,10 @@ pub(crate) enum Bug {
     TellsBeforeApply,
     /// The coordinator starts again when the outcome of the decision is unknown.
     RetriesUnknown,
+    /// A split does not wait for the attempts under way: each side is told of half of them.
+    SplitsOverLocks,
+    /// A split leaves the new shard without tombstones and floor.
+    SplitForgetsRows,
 }
 
 #[cfg(test)]

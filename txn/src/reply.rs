@@ -25,14 +25,19 @@ pub enum ErrorCode {
     Conflict,
     /// No leader could be reached in time, or it is overloaded. Nothing was changed; try again.
     TryAgain,
+    /// This node serves no clients now: it is no member of the cluster, or hears no majority of it.
+    /// Nothing was changed; another node may do it.
+    NotServing,
     /// The outcome is not known: the command may have taken effect, or may still take effect.
     Unknown,
     /// The disk of the shard's leader is full; only reads and deletes are served.
     DiskFull,
     /// Damage was detected in the stored value and it is not repaired yet. It is never served.
     Corrupt,
-    /// A transaction was idle for too long, or took too long. Nothing was changed.
+    /// A transaction took too long. Nothing was changed.
     Timeout,
+    /// A transaction was idle for too long. Nothing was changed.
+    Idle,
     /// A transaction, a command or a reply is larger than its limit. Nothing was changed.
     TooLarge,
     /// The connection must authenticate first. Only the edge says so, before it does anything.
@@ -53,10 +58,12 @@ impl ErrorCode {
             ErrorCode::ExecAbort => "EXECABORT",
             ErrorCode::Conflict => "CONFLICT",
             ErrorCode::TryAgain => "TRYAGAIN",
+            ErrorCode::NotServing => "NOTSERVING",
             ErrorCode::Unknown => "UNKNOWN",
             ErrorCode::DiskFull => "DISKFULL",
             ErrorCode::Corrupt => "CORRUPT",
             ErrorCode::Timeout => "TIMEOUT",
+            ErrorCode::Idle => "IDLE",
             ErrorCode::TooLarge => "TOOLARGE",
             ErrorCode::NoAuth => "NOAUTH",
             ErrorCode::WrongPass => "WRONGPASS",

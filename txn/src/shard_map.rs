@@ -12,6 +12,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use synod_replication::NodeId;
 use synod_storage::{KeyRange, ReplicaId, ShardId};
 
+use crate::command::Command;
+
 /// The shard that holds the cluster's own tables. Its rows are reached with the same commands, sent
 /// to this shard explicitly; no user key is ever routed to it.
 pub const SYSTEM_SHARD: ShardId = ShardId(0);
@@ -121,6 +123,26 @@ impl ShardMap {
         descriptor.range.contains(key).then_some(descriptor)
     }
 
+    /// The shard that has all keys of a command; `None` if there is none such, or no key.
+    pub fn home(&self, command: &Command) -> Option<&ShardDescriptor> {
+        let mut home: Option<&ShardDescriptor> = None;
+        let mut is_one = true;
+        command.for_each_key(|key| match home {
+            None => {
+                home = self.locate(key);
+                is_one &= home.is_some();
+            }
+            Some(known) => is_one &= known.range.contains(key),
+        });
+        home.filter(|_| is_one)
+    }
+
+    /// The shard that has a whole range, if one has.
+    pub fn shard_of_range(&self, range: &KeyRange) -> Option<&ShardDescriptor> {
+        self.locate(&range.start)
+            .filter(|descriptor| contains_range(&descriptor.range, range))
+    }
+
     /// What is known of a shard.
     pub fn descriptor(&self, shard: ShardId) -> Option<&ShardDescriptor> {
         self.by_start
@@ -186,6 +208,16 @@ pub fn even_ranges(count: u32) -> Vec<KeyRange> {
             },
         })
         .collect()
+}
+
+/// Whether a range lies within another one.
+pub(crate) fn contains_range(outer: &KeyRange, inner: &KeyRange) -> bool {
+    inner.start >= outer.start
+        && match (&outer.end, &inner.end) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(outer), Some(inner)) => inner <= outer,
+        }
 }
 
 /// The intersection of a half-open range of keys with a shard's range.

@@ -67,6 +67,9 @@ pub enum Merge {
         /// The most keys.
         limit: Option<u64>,
     },
+    /// Not at all: what one part does depends on the others (`MSETNX`), so the command has to be
+    /// carried out by who has all the values.
+    Together,
     /// `SCAN`: the leader's place becomes a cursor.
     Cursor {
         /// The shard that was asked.
@@ -91,12 +94,7 @@ impl ShardMap {
             }
             Command::MSetNx { pairs } => {
                 let parts = self.group(pairs, |pair| &pair.0, |pairs| Command::MSetNx { pairs })?;
-                match parts.len() {
-                    1 => Ok(merged(parts, Merge::Whole)),
-                    _ => Err(Reply::err(
-                        "MSETNX of keys in different shards is not supported",
-                    )),
-                }
+                Ok(merged(parts, Merge::Together))
             }
             Command::Del { keys } => {
                 let parts = self.group(keys, |key| key, |keys| Command::Del { keys })?;
@@ -328,6 +326,7 @@ impl Merge {
                 concatenate(replies, words.map(|limit| limit.saturating_mul(2)))
             }
             Merge::Interleave { parts } => interleave(replies, &parts),
+            Merge::Together => mismatch(),
             Merge::Cursor { shard, next } => cursor(replies.pop(), shard, next),
         }
     }

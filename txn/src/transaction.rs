@@ -56,12 +56,18 @@ pub struct KeyRead {
 }
 
 /// A range that was read whole.
+///
+/// It is as it was read if no row in it is newer than `at` and there are as many as there were: the
+/// rows are then a part of those that were read, and none is missing. So deletions need not be
+/// remembered, however long ago it was read.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct RangeRead {
-    /// Exactly the keys that were looked at.
+    /// Exactly the keys that were looked at, all of one shard.
     pub range: KeyRange,
     /// The version that was read at.
     pub at: Version,
+    /// How many rows there were.
+    pub rows: u64,
 }
 
 /// What a transaction wants of one shard.
@@ -93,6 +99,11 @@ pub enum TxnRequest {
     Read {
         /// The keys.
         keys: Vec<Key>,
+    },
+    /// What is in a range, at a version of the leader's choice.
+    Walk {
+        /// `RANGE`, `KEYS` or `DBSIZE`, on this shard's part of the range.
+        command: Command,
     },
     /// Are these reads still what would be read now?
     Validate {
@@ -170,6 +181,13 @@ pub enum TxnAnswer {
         /// Nothing at or below this version will be written under these keys any more.
         valid_through: Version,
     },
+    /// To `Walk`.
+    Walked {
+        /// The command's answer.
+        reply: Reply,
+        /// What was looked at.
+        read: RangeRead,
+    },
     /// To `Validate`: all of it is as it was read.
     Valid {
         /// Nothing at or below this version will be written there any more.
@@ -226,21 +244,31 @@ impl AttemptId {
     }
 }
 
+impl RangeRead {
+    /// Bytes of its keys, roughly.
+    fn size_bytes(&self) -> usize {
+        self.range.start.len() + self.range.end.as_ref().map_or(0, Vec::len) + 32
+    }
+}
+
 impl TxnRequest {
     /// Bytes of keys and values, roughly.
     pub fn size_bytes(&self) -> usize {
         let intent = |intent: &Intent| -> usize {
             let reads = intent.reads.iter().map(|read| read.key.len() + 32);
+            let ranges = intent.ranges.iter().map(RangeRead::size_bytes);
             let commands = intent.commands.iter().map(Command::size_bytes);
             let writes = intent.writes.iter().map(|write| {
                 write.key.len() + write.value.as_ref().map_or(0, |value| value.data.len()) + 32
             });
-            reads.chain(commands).chain(writes).sum()
+            reads.chain(ranges).chain(commands).chain(writes).sum()
         };
         match self {
             TxnRequest::Read { keys } => keys.iter().map(|key| key.len() + 32).sum(),
-            TxnRequest::Validate { reads, .. } => {
-                reads.iter().map(|read| read.key.len() + 32).sum()
+            TxnRequest::Walk { command } => command.size_bytes(),
+            TxnRequest::Validate { reads, ranges } => {
+                let reads = reads.iter().map(|read| read.key.len() + 32);
+                reads.chain(ranges.iter().map(RangeRead::size_bytes)).sum()
             }
             TxnRequest::Execute { intent: it } | TxnRequest::Prepare { intent: it, .. } => {
                 intent(it)

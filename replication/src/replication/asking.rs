@@ -9,7 +9,7 @@ use synod_storage::{EntryId, Micros, ReplicaId, ShardId};
 use super::{GroupStatus, ProposeError, Replication, TransferError};
 use crate::config::Reads;
 use crate::configuration::{Change, ChangeError, ChangeRecord, Configuration};
-use crate::effect::Leadership;
+use crate::effect::{Damage, Leadership};
 use crate::eraft;
 use crate::group::Group;
 use crate::lease::WaitingRead;
@@ -185,6 +185,12 @@ impl Replication {
     /// Shards with a replica here that takes part.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + '_ {
         self.groups.keys().copied()
+    }
+
+    /// Replicas that stand aside, and what is wrong with them.
+    pub fn damaged(&self) -> impl Iterator<Item = (ShardId, ReplicaId, Damage)> + '_ {
+        let damaged = self.damaged.iter();
+        damaged.map(|(&shard, damaged)| (shard, damaged.replica, damaged.damage()))
     }
 
     /// Figures of one replica.

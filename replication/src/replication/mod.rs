@@ -46,6 +46,7 @@ use crate::peers::Peers;
 use crate::planted::planted;
 use crate::read::ReadFailure;
 use crate::repair::DamagedReplica;
+use crate::rows::RowRepairs;
 use crate::snapshot::Transfers;
 
 /// Why a proposal was refused. Nothing was proposed.
@@ -145,6 +146,7 @@ pub struct Replication {
     rounds: Rounds,
     pub(crate) peers: Peers,
     pub(crate) transfers: Transfers,
+    pub(crate) rows: RowRepairs,
     missing: BTreeMap<(ShardId, ReplicaId), Micros>,
     /// Bytes of proposals without an outcome, over all groups.
     proposed_bytes: u64,
@@ -178,6 +180,7 @@ impl Replication {
             rounds: Rounds::new(),
             peers: Peers::default(),
             transfers: Transfers::default(),
+            rows: RowRepairs::default(),
             missing: BTreeMap::new(),
             proposed_bytes: 0,
             ticks: 0,
@@ -315,6 +318,8 @@ impl Replication {
             Event::Range { shard, range } => {
                 if let Some(group) = self.groups.get_mut(&shard) {
                     group.range = Some(range);
+                } else if let Some(damaged) = self.damaged.get_mut(&shard) {
+                    damaged.range = Some(range);
                 }
             }
             Event::PeerStarted { node, incarnation } => {

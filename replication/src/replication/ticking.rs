@@ -38,7 +38,8 @@ impl Replication {
             self.tell_commits();
         }
         self.tick_transfers(now, store, fx);
-        self.tick_repairs(now, store, fx);
+        self.tick_repairs(now, fx);
+        self.tick_rows(now, store, fx);
     }
 
     /// The node's heartbeat: a round of all awake leaders, and a sign of life for the rest.

@@ -232,6 +232,17 @@ impl Layers {
         }
     }
 
+    /// Those of `names` that somebody gave, and where.
+    pub(super) fn given(
+        &self,
+        names: impl IntoIterator<Item = &'static str>,
+    ) -> Vec<(&'static str, Source)> {
+        let sourced = names.into_iter().map(|name| (name, self.text(name).2));
+        sourced
+            .filter(|(_, source)| *source != Source::Default)
+            .collect()
+    }
+
     /// The value of a setting that always has one.
     pub(super) fn read<T>(&self, name: &'static str) -> Result<T, ConfigError>
     where

@@ -9,7 +9,8 @@
 //! all three places: a misspelt setting must not be silently without effect.
 //!
 //! The result is two structs. [`ClusterSettings`] must be the same on all nodes of a cluster: they
-//! are fixed when the cluster is made, and a node that joins adopts them. [`ProcessSettings`] may
+//! are fixed when the cluster is made, and lie in its founding record; every node adopts them from
+//! there, and one that was told otherwise refuses to start. [`ProcessSettings`] may
 //! differ from node to node. Both are checked once, here; the rest of the program trusts them.
 
 pub mod catalog;
@@ -23,7 +24,19 @@ pub use parse::{Address, Fault};
 use parse::{Bounded, Labels, List};
 
 /// How reads make sure that they are current.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Reads {
     /// A leader's lease, which assumes a bounded rate of the nodes' clocks.
@@ -34,7 +47,17 @@ pub enum Reads {
 }
 
 /// What all nodes of a cluster must agree on. Fixed at bootstrap.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct ClusterSettings {
     /// Ranges that the key space is cut into at bootstrap.
     pub shards: u32,
@@ -97,6 +120,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// What is this node's own.
     pub process: ProcessSettings,
+    /// The cluster settings that somebody gave, and where: these must be the cluster's.
+    given: Vec<(&'static str, Source)>,
 }
 
 impl Settings {
@@ -105,6 +130,7 @@ impl Settings {
         let settings = Settings {
             cluster: ClusterSettings::from_layers(layers)?,
             process: ProcessSettings::from_layers(layers)?,
+            given: layers.given(CLUSTER_NAMES),
         };
         // With a heartbeat lost, the next one must still arrive in time.
         let heartbeat_ms = settings.cluster.heartbeat_ms;
@@ -114,9 +140,70 @@ impl Settings {
         }
         Ok(settings)
     }
+
+    /// These settings as a node of a cluster that was founded with `founded`.
+    ///
+    /// # Errors
+    /// Names a setting that was given here and is another one there.
+    pub fn adopt(self, founded: &ClusterSettings) -> Result<Self, ConfigError> {
+        let (ours, theirs) = (self.cluster.texts(), founded.texts());
+        for ((name, here), (_, there)) in ours.into_iter().zip(theirs) {
+            let given = self.given.iter().find(|(given, _)| *given == name);
+            if let Some((name, source_of)) = given
+                && here != there
+            {
+                let reason = format!(
+                    "is {here}, and this cluster was founded with {there}, for good: leave it out"
+                );
+                return Err(ConfigError::Value {
+                    name,
+                    fault: Fault::new(reason),
+                    source_of: source_of.clone(),
+                });
+            }
+        }
+        Ok(Settings {
+            cluster: founded.clone(),
+            ..self
+        })
+    }
 }
 
+/// The names of the cluster settings, in the order of the catalog.
+const CLUSTER_NAMES: [&str; 6] = [
+    "shards",
+    "replicas",
+    "reads",
+    "clock_rate_error_ppm",
+    "heartbeat_ms",
+    "election_timeout_ms",
+];
+
 impl ClusterSettings {
+    /// Each setting's name and value.
+    fn texts(&self) -> [(&'static str, String); 6] {
+        let ClusterSettings {
+            shards,
+            replicas,
+            reads,
+            clock_rate_error_ppm,
+            heartbeat_ms,
+            election_timeout_ms,
+        } = self;
+        let reads = match reads {
+            Reads::Lease => "lease",
+            Reads::Quorum => "quorum",
+        };
+        [
+            ("shards", shards.to_string()),
+            ("replicas", replicas.to_string()),
+            ("reads", reads.to_owned()),
+            ("clock_rate_error_ppm", clock_rate_error_ppm.to_string()),
+            ("heartbeat_ms", heartbeat_ms.to_string()),
+            ("election_timeout_ms", election_timeout_ms.to_string()),
+        ]
+    }
+
     fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
         Ok(ClusterSettings {
             shards: layers.read::<Bounded<1, 4096>>("shards")?.get(),
@@ -190,6 +277,12 @@ impl ClientSettings {
                 .read::<Bounded<0, 600_000>>("shutdown_grace_ms")?
                 .get(),
         })
+    }
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        ClusterSettings::from_layers(&Layers::default()).expect("the defaults are valid")
     }
 }
 

@@ -26,6 +26,13 @@ fn settings(layers: impl IntoIterator<Item = Layer>) -> Result<Settings, ConfigE
     Settings::from_layers(&Layers::new(layers))
 }
 
+/// What they come to, wherever they are from.
+fn values(
+    layers: impl IntoIterator<Item = Layer>,
+) -> Result<(ClusterSettings, ProcessSettings), ConfigError> {
+    settings(layers).map(|settings| (settings.cluster, settings.process))
+}
+
 /// The message that a user sees.
 fn message(result: Result<Settings, ConfigError>) -> String {
     result.expect_err("the settings are wrong").to_string()
@@ -33,7 +40,7 @@ fn message(result: Result<Settings, ConfigError>) -> String {
 
 #[test]
 fn the_defaults_are_valid_and_every_setting_can_be_given_everywhere() {
-    let defaults = settings([]).expect("valid");
+    let defaults = values([]).expect("valid");
     for setting in CATALOG {
         let Some(default) = setting.default else {
             continue;
@@ -42,12 +49,7 @@ fn the_defaults_are_valid_and_every_setting_can_be_given_everywhere() {
         let variable = environment(&[(&setting.variable(), default)]).expect("known");
         let line = file(&format!("{} = {default:?}", setting.name)).expect("known");
         for layer in [flag, variable, line] {
-            assert_eq!(
-                settings([layer]).as_ref(),
-                Ok(&defaults),
-                "{}",
-                setting.name
-            );
+            assert_eq!(values([layer]).as_ref(), Ok(&defaults), "{}", setting.name);
         }
     }
 }
@@ -74,12 +76,12 @@ fn all_three_places_say_the_same() {
         "client = '127.0.0.1:9001'\njoin = ['a:1', 'b:2', '[::1]:3']\n",
         "replicas = 5\nreads = 'quorum'\n[label]\nzone = 'a'\ndisk = 'ssd'\n"
     ));
-    let expected = settings([by_flag]).expect("valid");
-    assert_eq!(expected.process.join[2].to_string(), "[::1]:3");
-    assert_eq!(expected.process.labels["disk"], "ssd");
-    assert_eq!(expected.cluster.reads, Reads::Quorum);
-    assert_eq!(settings(by_variable), Ok(expected.clone()));
-    assert_eq!(settings(by_file), Ok(expected));
+    let expected = values([by_flag]).expect("valid");
+    assert_eq!(expected.1.join[2].to_string(), "[::1]:3");
+    assert_eq!(expected.1.labels["disk"], "ssd");
+    assert_eq!(expected.0.reads, Reads::Quorum);
+    assert_eq!(values(by_variable), Ok(expected.clone()));
+    assert_eq!(values(by_file), Ok(expected));
 }
 
 #[test]
@@ -181,4 +183,26 @@ fn a_broken_file_is_named_with_its_line() {
         error.starts_with("cannot read the configuration file /nonexistent/synod.toml: "),
         "{error}"
     );
+}
+
+#[test]
+fn a_node_adopts_what_its_cluster_was_founded_with() {
+    let founded = ClusterSettings {
+        reads: Reads::Quorum,
+        shards: 32,
+        ..ClusterSettings::default()
+    };
+    let silent = settings([]).expect("the defaults").adopt(&founded);
+    assert_eq!(silent.expect("nothing was given").cluster, founded);
+    let text = "reads = \"quorum\"\n";
+    let same = settings([file(text).expect("known")])
+        .expect("valid")
+        .adopt(&founded);
+    assert_eq!(same.expect("the same was given").cluster, founded);
+    let layers = [flags(&[("shards", &["8"])]), file(text).expect("known")];
+    let other = settings(layers).expect("valid").adopt(&founded);
+    let error = other.expect_err("another one was given").to_string();
+    for word in ["--shards", "8", "32"] {
+        assert!(error.contains(word), "{error}");
+    }
 }

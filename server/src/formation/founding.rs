@@ -10,11 +10,15 @@ use std::net::SocketAddr;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::config::ClusterSettings;
+
 /// The first state of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Founding {
     /// The cluster's identity.
     pub cluster: u128,
+    /// What all its nodes agree on.
+    pub settings: ClusterSettings,
     /// The first members, in the order of their peer addresses.
     pub members: Vec<Founder>,
     /// The first shards: the system shard, then the user key space in key order.
@@ -55,12 +59,13 @@ pub const SYSTEM_SHARD: u64 = 0;
 const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 impl Founding {
-    /// Plans a cluster of `members` with `user_shards` ranges, `replicas` copies of each where
+    /// Plans a cluster of `members` by `settings`: so many ranges, and so many copies of each where
     /// there are nodes enough.
     ///
     /// Voters are one, or three and more, never two: two would double the chance of a stop and
     /// halve nothing.
-    pub fn plan(cluster: u128, mut members: Vec<Founder>, user_shards: u32, replicas: u32) -> Self {
+    pub fn plan(cluster: u128, mut members: Vec<Founder>, settings: ClusterSettings) -> Self {
+        let (user_shards, replicas) = (settings.shards, settings.replicas);
         members.sort_by_key(|member| member.peer);
         let possible = members.len().min(replicas.max(1) as usize);
         let copies = if possible == 2 { 1 } else { possible };
@@ -84,6 +89,7 @@ impl Founding {
             .collect();
         Self {
             cluster,
+            settings,
             members,
             shards,
         }
@@ -115,6 +121,13 @@ fn split_point(shard: u64, of: u32) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn settings(shards: u32) -> ClusterSettings {
+        ClusterSettings {
+            shards,
+            ..ClusterSettings::default()
+        }
+    }
+
     fn founders(count: u16) -> Vec<Founder> {
         (0..count)
             .rev()
@@ -131,7 +144,7 @@ mod tests {
     #[test]
     fn replicas_are_on_distinct_nodes_and_ids_are_unique() {
         for nodes in 1..8 {
-            let founding = Founding::plan(1, founders(nodes), 8, 3);
+            let founding = Founding::plan(1, founders(nodes), settings(8));
             let mut ids = Vec::new();
             for shard in &founding.shards {
                 let mut nodes: Vec<_> = shard.replicas.iter().map(|r| r.1).collect();
@@ -149,7 +162,7 @@ mod tests {
 
     #[test]
     fn two_nodes_make_one_voter_not_two() {
-        let founding = Founding::plan(1, founders(2), 4, 3);
+        let founding = Founding::plan(1, founders(2), settings(4));
         assert!(
             founding
                 .shards
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn ranges_are_in_order_and_start_at_the_empty_key() {
         for shards in [1, 2, 8, 61, 62, 63, 1000] {
-            let founding = Founding::plan(1, founders(3), shards, 3);
+            let founding = Founding::plan(1, founders(3), settings(shards));
             let starts: Vec<_> = founding.shards[1..]
                 .iter()
                 .map(|s| s.start.clone())
@@ -177,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_first_replicas_spread_over_the_nodes() {
-        let founding = Founding::plan(1, founders(3), 8, 3);
+        let founding = Founding::plan(1, founders(3), settings(8));
         let mut first = BTreeMap::new();
         for shard in &founding.shards {
             *first.entry(shard.replicas[0].1).or_insert(0) += 1;

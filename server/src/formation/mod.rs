@@ -8,8 +8,13 @@
 //! holds it. So a crash at any moment delays formation and never forks it: only one node can
 //! found, and it founds once.
 //!
-//! A node that is not in the record (its directory was wiped, say) is told that the cluster
-//! exists without it: it must join as a new node.
+//! A node that is not in the record (it comes later, or its directory was wiped) is given it too: it
+//! joins the cluster, through the agreed membership, as a new node ([`crate::membership`]). So every
+//! node of a cluster holds its founding record, and any of them can tell a founder that crashed before
+//! it had it.
+//!
+//! The membership's first configuration follows from the record: it lists the founders, as they were
+//! when they polled. Everything after that is agreed on by votes, and no business of this module.
 
 mod founding;
 mod message;
@@ -19,6 +24,7 @@ use std::net::SocketAddr;
 
 pub use self::founding::{Founder, Founding, FoundingShard, SYSTEM_SHARD};
 pub use self::message::Message;
+use crate::config::ClusterSettings;
 
 /// What a node knows so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,30 +35,26 @@ pub enum Progress {
     Founded(Founding),
 }
 
-/// How many shards and replicas a new cluster gets.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Ranges of the user key space.
-    pub user_shards: u32,
-    /// Copies of each.
-    pub replicas: u32,
-}
-
 /// One empty node on its way to a cluster. Sans-I/O: the caller sends what it is given.
 #[derive(Debug)]
 pub struct Formation {
     me: Founder,
     seeds: Vec<SocketAddr>,
-    shape: Shape,
+    settings: ClusterSettings,
     cluster: u128,
     heard: BTreeMap<SocketAddr, Founder>,
     complaint: Option<String>,
 }
 
 impl Formation {
-    /// A node `me` that was given `seeds`. `cluster` is a fresh random identity, used if this node
-    /// is the one that founds.
-    pub fn new(me: Founder, seeds: &[SocketAddr], shape: Shape, cluster: u128) -> Self {
+    /// A node `me` that was given `seeds`. `settings` and `cluster`, a fresh random identity, are used
+    /// if this node is the one that founds.
+    pub fn new(
+        me: Founder,
+        seeds: &[SocketAddr],
+        settings: ClusterSettings,
+        cluster: u128,
+    ) -> Self {
         let mut seeds = seeds.to_vec();
         seeds.push(me.peer);
         seeds.sort_unstable();
@@ -60,7 +62,7 @@ impl Formation {
         Self {
             me,
             seeds,
-            shape,
+            settings,
             cluster,
             heard: BTreeMap::new(),
             complaint: None,
@@ -97,11 +99,8 @@ impl Formation {
                 .cloned()
                 .chain(std::iter::once(self.me.clone()))
                 .collect();
-            let Shape {
-                user_shards,
-                replicas,
-            } = self.shape;
-            return Progress::Founded(Founding::plan(self.cluster, members, user_shards, replicas));
+            let settings = self.settings.clone();
+            return Progress::Founded(Founding::plan(self.cluster, members, settings));
         }
         Progress::Waiting(if missing.is_empty() {
             format!("waiting for {} to found the cluster", self.seeds[0])
@@ -138,17 +137,7 @@ impl Formation {
                 self.complain(&seeds);
                 (None, None)
             }
-            Message::Founded(founding) => {
-                let mine = founding.member(self.me.node).is_some();
-                (None, mine.then_some(founding))
-            }
-            Message::NotAFounder { cluster } => {
-                self.complaint = Some(format!(
-                    "the cluster {cluster:032x} was formed without this directory: start it with \
-                     addresses of that cluster in --join and without its own to join as a new node"
-                ));
-                (None, None)
-            }
+            Message::Founded(founding) => (None, Some(founding)),
         }
     }
 
@@ -173,16 +162,8 @@ impl Formation {
 /// What a node that belongs to a cluster answers to a poll.
 pub fn answer(founding: &Founding, poll: &Message) -> Option<Message> {
     match poll {
-        Message::Poll { founder, .. } if founding.member(founder.node).is_some() => {
-            Some(Message::Founded(founding.clone()))
-        }
-        Message::Poll { .. } => Some(Message::NotAFounder {
-            cluster: founding.cluster,
-        }),
-        Message::Waiting { .. }
-        | Message::ListsDiffer { .. }
-        | Message::Founded(_)
-        | Message::NotAFounder { .. } => None,
+        Message::Poll { .. } => Some(Message::Founded(founding.clone())),
+        Message::Waiting { .. } | Message::ListsDiffer { .. } | Message::Founded(_) => None,
     }
 }
 
@@ -198,11 +179,6 @@ fn list(addresses: &[SocketAddr]) -> String {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape {
-        user_shards: 4,
-        replicas: 3,
-    };
-
     fn address(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
     }
@@ -216,7 +192,12 @@ mod tests {
             labels: BTreeMap::new(),
         };
         let seeds: Vec<_> = seeds.iter().copied().map(address).collect();
-        Formation::new(me, &seeds, SHAPE, u128::from(port) << 64)
+        Formation::new(
+            me,
+            &seeds,
+            ClusterSettings::default(),
+            u128::from(port) << 64,
+        )
     }
 
     fn exchange(from: &Formation, to: &mut Formation) -> Option<Message> {
@@ -263,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wiped_directory_is_told_to_join() {
+    fn a_wiped_directory_is_given_the_record_that_it_is_not_in() {
         let seeds = [7701, 7702];
         let [mut a, b] = seeds.map(|port| forming(port, &seeds));
         exchange(&b, &mut a);
@@ -273,7 +254,19 @@ mod tests {
         let mut wiped = forming(7702, &seeds);
         wiped.me.node = 999;
         let told = answer(&founding, &wiped.poll().1).expect("an answer");
-        assert_eq!(wiped.receive(told), (None, None));
-        assert!(matches!(wiped.progress(), Progress::Waiting(why) if why.contains("without")));
+        let (answer, record) = wiped.receive(told);
+        assert_eq!((answer, record.as_ref()), (None, Some(&founding)));
+        assert!(founding.member(999).is_none());
+    }
+
+    #[test]
+    fn one_that_comes_later_through_any_member_is_given_the_record() {
+        let alone = forming(7701, &[]);
+        let Progress::Founded(founding) = alone.progress() else {
+            panic!("not founded")
+        };
+        let mut late = forming(7702, &[7701]);
+        let told = answer(&founding, &late.poll().1).expect("an answer");
+        assert_eq!(late.receive(told).1, Some(founding));
     }
 }

@@ -1,31 +1,37 @@
 //! The gateway: any node takes any command and finds who can answer it.
 //!
-//! A command is split over the shards that it concerns; each part goes to the node that is thought
-//! to lead the shard, here or elsewhere; the answers are put together and go back in order. What a
+//! A command on one shard goes to the node that is thought to lead it, here or elsewhere; one on
+//! several shards, and what a client makes a transaction, goes to the coordinator, which asks the
+//! shards through the same routes. The answers go back in order. What a
 //! leader refuses *without effect* is tried again, elsewhere or later, until the command's deadline.
 //! What was sent and not answered is never tried again if it writes: the client is told that the
 //! outcome is unknown. So there are three ends, and no wrong one: done, not done, unknown.
 //!
-//! The core is sans-I/O. Invariants: each request that is under way belongs to exactly one part of
-//! one operation; an operation ends with exactly one reply; a session's replies leave in the order
-//! of its commands.
+//! The core is sans-I/O. Invariants: each request that is under way belongs to exactly one operation
+//! or question; an operation ends with exactly one reply, a question with one answer; a session's
+//! replies leave in the order of its commands.
 
 mod handle;
 mod operation;
+mod questions;
 mod session;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
-use synod_txn::{Class, Command};
+use synod_txn::coordinator::{self, Coordinator, Ticket};
+use synod_txn::{Class, Command, Now};
 use synod_txn::{ErrorCode, Reply};
+use synod_txn::{Merge, ShardDescriptor, ShardMap};
 use synod_txn::{Outcome, Request, Response, Stream};
-use synod_txn::{ShardDescriptor, ShardMap};
 
 pub use self::handle::{Handle, Mailbox, Outbox, SessionId, Submitted};
-use self::operation::{Operation, PartState};
-use self::session::{Footprint, Session, Slot};
+use self::operation::Operation;
+use self::questions::Question;
+use self::session::{Candidate, Footprint, Place, Session, Slot};
+use self::transactions::Holder;
 use crate::edge::session::Submission;
 use crate::transport::Delivery;
 
@@ -61,6 +67,15 @@ pub enum Effect {
     Replies(SessionId, Vec<Reply>),
     /// A question to the node itself (`SYNOD …`); answered with [`Event::Answered`].
     Ask(Asked, Command),
+    /// The answer to [`Gateway::ask_for`].
+    Called {
+        /// The shard whose leader asked.
+        shard: ShardId,
+        /// Its name for the question.
+        call: synod_txn::Call,
+        /// What was answered.
+        outcome: Outcome,
+    },
 }
 
 /// Names a question to the node.
@@ -71,7 +86,7 @@ pub struct Asked {
 }
 
 /// Times of the gateway.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How long a command may take before the client is told that it did not happen, or that
     /// nobody knows, in microseconds.
@@ -79,6 +94,8 @@ pub struct Settings {
     /// The pause before a refused command is tried again where no hint says where, in
     /// microseconds; grows with the attempts.
     pub retry_pause_us: u64,
+    /// Those of transactions.
+    pub transactions: coordinator::Settings,
 }
 
 impl Default for Settings {
@@ -86,6 +103,7 @@ impl Default for Settings {
         Self {
             command_timeout_us: 10_000_000,
             retry_pause_us: 5_000,
+            transactions: coordinator::Settings::default(),
         }
     }
 }
@@ -100,28 +118,92 @@ pub struct Gateway {
     /// Distinguishes this life's streams from those of earlier ones and of other nodes.
     stream_prefix: u64,
     operations: BTreeMap<u64, Operation>,
-    /// Request id → the operation and the part that wait for it, and where it was sent.
+    /// Request id → who waits for it, and where it was sent.
     requests: BTreeMap<u64, Pending>,
+    coordinator: Coordinator,
+    /// Who waits for news of the coordinator's transactions.
+    tickets: BTreeMap<Ticket, Holder>,
+    next_ticket: u64,
+    /// Questions of the coordinator and of shards' leaders.
+    questions: BTreeMap<u64, Question>,
+    next_question: u64,
+    /// Questions that wait for their next attempt, by time.
+    question_retries: BTreeSet<(u64, u64)>,
     next_operation: u64,
     next_request: u64,
     /// Sessions that may have something to start or to say.
     dirty: BTreeSet<SessionId>,
-    /// Parts that wait for their next attempt, by time.
-    retries: BTreeSet<(u64, u64, usize)>,
     hlc: Version,
+    /// Why commands are turned away, if they are.
+    closed: Option<String>,
 }
 
+/// A request whose outcome is open.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    operation: u64,
-    part: usize,
+    waiter: Waiter,
     node: NodeId,
+    shard: ShardId,
+}
+
+/// Whom an answer is for.
+#[derive(Clone, Copy, Debug)]
+enum Waiter {
+    /// An operation.
+    Operation(u64),
+    /// A question.
+    Question(u64),
+}
+
+/// Where a command goes.
+enum Routed {
+    /// To one shard; the part of it that the shard is asked, where that is not the whole.
+    One {
+        shard: ShardId,
+        epoch: u64,
+        part: Option<(Command, Merge)>,
+    },
+    /// To several: it is a transaction.
+    Several,
+}
+
+impl Routed {
+    fn of(map: &ShardMap, command: &Command) -> Result<Routed, Reply> {
+        if let Some(home) = map.home(command) {
+            return Ok(Routed::One {
+                shard: home.shard,
+                epoch: home.epoch,
+                part: None,
+            });
+        }
+        let mut split = map.split(command.clone())?;
+        Ok(match (split.parts.len(), split.parts.pop()) {
+            (1, Some(part)) => Routed::One {
+                shard: part.shard,
+                epoch: part.epoch,
+                part: Some((part.command, split.merge)),
+            },
+            _ => Routed::Several,
+        })
+    }
 }
 
 impl Gateway {
-    /// A gateway that routes by `map`. `boot_nonce` makes its streams unique.
-    pub fn new(boot_nonce: u64, map: ShardMap, settings: Settings) -> Self {
+    /// A gateway of `node` that routes by `map`. `boot_nonce` makes its streams unique, and the
+    /// counter of the node's starts the names of its transactions.
+    pub fn new(
+        node: NodeId,
+        (boot_counter, boot_nonce): (u64, u64),
+        map: ShardMap,
+        settings: Settings,
+    ) -> Self {
         Self {
+            coordinator: Coordinator::new(settings.transactions.clone(), node, boot_counter),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            questions: BTreeMap::new(),
+            next_question: 0,
+            question_retries: BTreeSet::new(),
             settings,
             map,
             leaders: BTreeMap::new(),
@@ -133,9 +215,15 @@ impl Gateway {
             // Answers to an earlier life of this node must not fit requests of this one.
             next_request: boot_nonce,
             dirty: BTreeSet::new(),
-            retries: BTreeSet::new(),
             hlc: Version::ZERO,
+            closed: None,
         }
+    }
+
+    /// Turns new commands away with this reason from now on, or takes them again. What is under way
+    /// goes on.
+    pub fn close(&mut self, why: Option<String>) {
+        self.closed = why;
     }
 
     /// What is known of the shards.
@@ -153,8 +241,14 @@ impl Gateway {
         self.requests.len()
     }
 
+    /// Transactions that are not over.
+    pub fn transactions_under_way(&self) -> usize {
+        self.coordinator.active()
+    }
+
     /// Takes one event. Effects come at once, or with [`Gateway::flush`].
-    pub fn step(&mut self, now_us: u64, event: Event, effects: &mut Vec<Effect>) {
+    pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        let now_us = now.monotonic.0;
         match event {
             Event::Opened(session) => {
                 let stream = self.stream_prefix | (session.0 & u64::from(u32::MAX));
@@ -168,7 +262,7 @@ impl Gateway {
                     self.dirty.insert(id);
                 }
             }
-            Event::Response(from, response) => self.answered(now_us, from, response, effects),
+            Event::Response(from, response) => self.answered(now, from, response, effects),
             Event::Lost(node, delivery) => {
                 let lost = self
                     .requests
@@ -176,10 +270,10 @@ impl Gateway {
                     .filter(|(_, pending)| pending.node == node)
                     .map(|(id, _)| *id)
                     .collect();
-                self.lost(now_us, node, lost, delivery, effects);
+                self.lost(now, node, lost, delivery, effects);
             }
             Event::Unsent(node, lost) => {
-                self.lost(now_us, node, lost, Delivery::Nothing, effects);
+                self.lost(now, node, lost, Delivery::Nothing, effects);
             }
             Event::Leader(shard, node) => {
                 self.leaders.insert(shard, node);
@@ -190,7 +284,7 @@ impl Gateway {
                     self.dirty.insert(id);
                 }
             }
-            Event::Tick => self.tick(now_us, effects),
+            Event::Tick => self.tick(now, effects),
         }
     }
 
@@ -200,9 +294,9 @@ impl Gateway {
     }
 
     /// Starts what may start and hands out replies: once after a batch of events.
-    pub fn flush(&mut self, now_us: u64, effects: &mut Vec<Effect>) {
+    pub fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
         while let Some(id) = self.dirty.pop_first() {
-            self.advance(now_us, id, effects);
+            self.advance(now, id, effects);
             let Some(session) = self.sessions.get_mut(&id) else {
                 continue;
             };
@@ -210,6 +304,7 @@ impl Gateway {
             session.drain(&mut replies);
             if session.closed {
                 if session.is_idle() {
+                    self.abandon(now, id, effects);
                     self.sessions.remove(&id);
                 }
             } else if !replies.is_empty() {
@@ -224,135 +319,190 @@ impl Gateway {
             return;
         };
         for submission in batch {
-            let submission = match submission {
-                Submission::Command(command) => session.refuse_transaction(command),
-                other => other,
-            };
             session.push(match submission {
+                Submission::Command(command)
+                    if self.closed.is_some() && command.class() != Class::Control =>
+                {
+                    let why = self.closed.as_deref().unwrap_or_default();
+                    Slot::Done(Reply::error(ErrorCode::NotServing, why.to_owned()))
+                }
                 Submission::Command(command) => Slot::Waiting {
                     command,
                     deadline_us,
                     not_before_us: 0,
+                    attempts: 0,
                 },
-                Submission::Immediate(reply) | Submission::Reset(reply) => Slot::Done(reply),
+                Submission::Immediate(reply) => Slot::Known(reply),
+                Submission::Reset(reply) => Slot::Reset(reply),
             });
         }
         self.dirty.insert(id);
     }
 
     /// Starts the session's next commands, as many as may run beside each other.
-    fn advance(&mut self, now_us: u64, id: SessionId, effects: &mut Vec<Effect>) {
+    fn advance(&mut self, now: Now, id: SessionId, effects: &mut Vec<Effect>) {
         loop {
             let Some(session) = self.sessions.get_mut(&id) else {
                 return;
             };
             let closed = session.closed;
-            let Some((place, command, deadline_us)) = session.candidate(now_us) else {
-                return;
+            let (place, class, deadline_us) = match session.candidate(now.monotonic.0) {
+                Candidate::None => return,
+                Candidate::Known(place) => {
+                    session.tell_known(place);
+                    continue;
+                }
+                Candidate::Reset(place) => {
+                    if !session.is_quiet() {
+                        return;
+                    }
+                    self.abandon(now, id, effects);
+                    if let Some(session) = self.sessions.get_mut(&id) {
+                        session.tell_reset(place);
+                    }
+                    continue;
+                }
+                Candidate::Command(place, class, deadline_us) => (place, class, deadline_us),
             };
             if closed {
                 session.finish(place, Reply::Null);
                 continue;
             }
-            if command.class() == Class::Control {
-                let footprint = Footprint {
-                    shard: None,
-                    class: Class::Control,
-                };
-                if !session.admits(footprint) {
-                    return;
+            if class == Class::Control || session.connection.is_in_transaction() {
+                match self.start_alone(now, id, place, effects) {
+                    true => continue,
+                    false => return,
                 }
-                if let Some(command) = session.start(place, footprint) {
-                    effects.push(Effect::Ask(Asked { session: id, place }, command));
-                }
-                continue;
             }
-            let class = command.class();
-            let split = match self.map.split(command.clone()) {
-                Ok(split) => split,
-                Err(reply) => {
-                    session.finish(place, reply);
-                    continue;
-                }
-            };
-            let shard = match split.parts.as_slice() {
-                [only] => Some(only.shard),
-                _ => None,
-            };
-            let footprint = Footprint { shard, class };
-            if !session.admits(footprint) {
+            if !self.start(now, id, (place, class, deadline_us), effects) {
                 return;
-            }
-            let stream = if shard.is_some() {
-                session.stream
-            } else {
-                Stream::NONE
-            };
-            let Some(command) = session.start(place, footprint) else {
-                return;
-            };
-            let number = self.next_operation;
-            self.next_operation += 1;
-            let parts = split.parts.len();
-            let operation = Operation::new(id, place, command, class, split, stream, deadline_us);
-            self.operations.insert(number, operation);
-            for part in 0..parts {
-                self.send(now_us, number, part, effects);
             }
         }
     }
 
-    /// Sends one part to the node that is thought to lead its shard.
-    fn send(&mut self, now_us: u64, number: u64, part: usize, effects: &mut Vec<Effect>) {
-        let Some(operation) = self.operations.get_mut(&number) else {
-            return;
+    /// Starts a session's command on keys. Whether the next one may be looked at.
+    fn start(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        (place, class, deadline_us): (Place, Class, u64),
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return false;
         };
-        let shard = operation.parts[part].shard;
-        let node = self.leaders.get(&shard).copied().or_else(|| {
-            // Nobody known: ask the replicas in turn.
-            let descriptor = self.map.descriptor(shard)?;
-            let turn = operation.parts[part].attempts as usize;
-            let replicas = &descriptor.replicas;
-            replicas
-                .get(turn % replicas.len().max(1))
-                .map(|replica| replica.node)
-        });
-        let Some(node) = node else {
-            operation.parts[part].state = PartState::Resting;
-            self.retries
-                .insert((now_us + self.settings.retry_pause_us, number, part));
-            return;
+        let Some(command) = session.command(place) else {
+            return false;
         };
+        let routed = match Routed::of(&self.map, command) {
+            Ok(routed) => routed,
+            Err(reply) if is_try_again(&reply) && now.monotonic.0 < deadline_us => {
+                // A hole in the map: it is being filled.
+                session.postpone(place, now.monotonic.0 + self.settings.retry_pause_us);
+                return false;
+            }
+            Err(reply) => {
+                session.finish(place, reply);
+                return true;
+            }
+        };
+        let shard = match &routed {
+            Routed::One { shard, .. } => Some(*shard),
+            Routed::Several => None,
+        };
+        let footprint = Footprint { shard, class };
+        if !session.admits(footprint) {
+            return false;
+        }
+        let stream = session.stream;
+        let Some((command, attempts)) = session.start(place, footprint) else {
+            return false;
+        };
+        let Routed::One { shard, epoch, part } = routed else {
+            self.start_over_shards(now, id, place, command, effects);
+            return true;
+        };
+        let (body, merge) = part.unwrap_or_else(|| (command.clone(), Merge::Whole));
+        let operation = Operation {
+            session: id,
+            place,
+            command,
+            class,
+            shard,
+            merge,
+            deadline_us,
+            attempts,
+            sent: None,
+        };
+        self.send(now, operation, (epoch, stream), body, effects);
+        true
+    }
+
+    /// The node to ask about a shard: its leader, as far as is known, else its replicas in turn.
+    fn route(&self, shard: ShardId, turn: u32) -> Option<NodeId> {
+        self.leaders.get(&shard).copied().or_else(|| {
+            let replicas = &self.map.descriptor(shard)?.replicas;
+            let at = turn as usize % replicas.len().max(1);
+            replicas.get(at).map(|replica| replica.node)
+        })
+    }
+
+    fn next_request(&mut self) -> u64 {
         let id = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        operation.parts[part].state = PartState::Sent(id);
-        operation.parts[part].attempts += 1;
+        id
+    }
+
+    /// A node has said that it does not lead a shard, and perhaps who does.
+    fn learn_hint(&mut self, shard: ShardId, from: NodeId, hint: Option<NodeId>) {
+        match hint {
+            Some(leader) if leader != from => self.leaders.insert(shard, leader),
+            Some(_) | None => self.leaders.remove(&shard),
+        };
+    }
+
+    /// Sends a command to the node that is thought to lead its shard.
+    fn send(
+        &mut self,
+        now: Now,
+        mut operation: Operation,
+        (epoch, stream): (u64, Stream),
+        body: Command,
+        effects: &mut Vec<Effect>,
+    ) {
+        let shard = operation.shard;
+        let node = self.route(shard, operation.attempts);
+        operation.attempts += 1;
+        let number = self.next_operation;
+        self.next_operation += 1;
+        let Some(node) = node else {
+            self.operations.insert(number, operation);
+            return self.refused(now, number, false);
+        };
+        let id = self.next_request();
+        operation.sent = Some(id);
+        self.operations.insert(number, operation);
         let request = Request {
             id,
             shard,
-            epoch: operation.parts[part].epoch,
+            epoch,
             hlc: self.hlc,
-            stream: operation.stream,
-            body: operation.parts[part].command.clone().into(),
+            stream,
+            body: body.into(),
         };
+        let waiter = Waiter::Operation(number);
         self.requests.insert(
             id,
             Pending {
-                operation: number,
-                part,
+                waiter,
                 node,
+                shard,
             },
         );
         effects.push(Effect::Request(node, request));
     }
 
-    fn answered(
-        &mut self,
-        now_us: u64,
-        from: NodeId,
-        response: Response,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn answered(&mut self, now: Now, from: NodeId, response: Response, effects: &mut Vec<Effect>) {
         self.hlc = self.hlc.max(response.hlc);
         // An answer that nobody waits for any more, or not from this node: the client was told
         // otherwise already.
@@ -360,110 +510,76 @@ impl Gateway {
         if !self.requests.get(&response.id).is_some_and(is_awaited) {
             return;
         }
-        let Some(pending) = self.requests.remove(&response.id) else {
+        let Some(Pending { waiter, shard, .. }) = self.requests.remove(&response.id) else {
             return;
         };
-        let Pending {
-            operation: number,
-            part,
-            node,
-        } = pending;
-        let Some(operation) = self.operations.get_mut(&number) else {
-            return;
+        let number = match waiter {
+            Waiter::Operation(number) => number,
+            Waiter::Question(number) => {
+                let outcome = response.outcome;
+                return self.question_answered(now, number, from, shard, outcome, effects);
+            }
         };
-        let shard = operation.parts[part].shard;
         match response.outcome {
             Outcome::Reply(reply) => {
-                self.leaders.insert(shard, from);
-                operation.parts[part].state = PartState::Answered(reply);
-                self.conclude(number);
+                if self.leaders.get(&shard) != Some(&from) {
+                    self.leaders.insert(shard, from);
+                }
+                self.conclude(number, reply);
             }
             // The answer to another kind of question: only a defect could send it here.
-            Outcome::Unknown | Outcome::Txn(_) => {
-                operation.parts[part].state = PartState::Answered(unknown());
-                self.conclude(number);
-            }
+            Outcome::Unknown | Outcome::Txn(_) => self.conclude(number, unknown()),
             Outcome::NotLeader { hint } => {
-                match hint {
-                    Some(leader) if leader != node => self.leaders.insert(shard, leader),
-                    _ => self.leaders.remove(&shard),
-                };
-                let followed = hint.is_some_and(|leader| leader != node);
-                self.refused(now_us, number, part, followed, effects);
+                self.learn_hint(shard, from, hint);
+                let followed = hint.is_some_and(|leader| leader != from);
+                self.refused(now, number, followed);
             }
             Outcome::StaleEpoch { descriptor } => {
                 self.map.install(descriptor);
-                self.refused(now_us, number, part, true, effects);
+                self.refused(now, number, true);
             }
-            Outcome::StreamBroken => self.refused(now_us, number, part, true, effects),
-            Outcome::Overloaded => self.refused(now_us, number, part, false, effects),
+            Outcome::StreamBroken => self.refused(now, number, true),
+            Outcome::Overloaded => self.refused(now, number, false),
         }
     }
 
-    /// A part had certainly no effect. A command of one shard goes back to its session, which
-    /// keeps the order; a part of several is tried again by itself.
-    fn refused(
-        &mut self,
-        now_us: u64,
-        number: u64,
-        part: usize,
-        at_once: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(operation) = self.operations.get_mut(&number) else {
+    /// A command had certainly no effect: it goes back to its session, which keeps the order.
+    fn refused(&mut self, now: Now, number: u64, at_once: bool) {
+        let Some(operation) = self.operations.remove(&number) else {
             return;
         };
-        let attempts = operation.attempts();
+        let attempts = operation.attempts;
         // A hint is followed at once, but hints in a circle are not followed for ever.
         let pause_us = if at_once && attempts < 3 {
             0
         } else {
             self.settings.retry_pause_us * u64::from(attempts.min(20))
         };
-        let again_us = now_us + pause_us;
-        if again_us >= operation.deadline_us {
-            let shard = operation.parts[part].shard;
-            operation.parts[part].state = PartState::Answered(no_leader(shard));
-            self.conclude(number);
-            return;
-        }
-        if operation.parts.len() > 1 {
-            operation.parts[part].state = PartState::Resting;
-            if pause_us == 0 {
-                self.send(now_us, number, part, effects);
-            } else {
-                self.retries.insert((again_us, number, part));
-            }
-            return;
-        }
-        let Some(operation) = self.operations.remove(&number) else {
+        let again_us = now.monotonic.0 + pause_us;
+        let Some(session) = self.sessions.get_mut(&operation.session) else {
             return;
         };
-        if let Some(session) = self.sessions.get_mut(&operation.session) {
-            session.refuse(
-                operation.place,
-                operation.command,
-                operation.deadline_us,
-                again_us,
-            );
-            self.dirty.insert(operation.session);
+        if again_us >= operation.deadline_us {
+            session.finish(operation.place, no_leader(operation.shard));
+        } else {
+            let waiting = Slot::Waiting {
+                command: operation.command,
+                deadline_us: operation.deadline_us,
+                not_before_us: again_us,
+                attempts,
+            };
+            session.refuse(operation.place, waiting);
         }
+        self.dirty.insert(operation.session);
     }
 
-    /// Ends an operation whose parts are all answered.
-    fn conclude(&mut self, number: u64) {
-        if !self
-            .operations
-            .get(&number)
-            .is_some_and(Operation::is_answered)
-        {
-            return;
-        }
+    /// Ends an operation.
+    fn conclude(&mut self, number: u64, reply: Reply) {
         let Some(operation) = self.operations.remove(&number) else {
             return;
         };
         let (id, place) = (operation.session, operation.place);
-        let reply = operation.reply();
+        let reply = operation.reply(reply);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.finish(place, reply);
             self.dirty.insert(id);
@@ -474,7 +590,7 @@ impl Gateway {
     /// arrive, are tried elsewhere; of other writes nobody knows.
     fn lost(
         &mut self,
-        now_us: u64,
+        now: Now,
         node: NodeId,
         lost: Vec<u64>,
         delivery: Delivery,
@@ -482,32 +598,30 @@ impl Gateway {
     ) {
         self.leaders.retain(|_, leader| *leader != node);
         for id in lost {
-            let Some(Pending {
-                operation: number,
-                part,
-                ..
-            }) = self.requests.remove(&id)
-            else {
+            let Some(Pending { waiter, .. }) = self.requests.remove(&id) else {
                 continue;
             };
-            let Some(operation) = self.operations.get_mut(&number) else {
-                continue;
+            let number = match waiter {
+                Waiter::Operation(number) => number,
+                Waiter::Question(number) => {
+                    self.question_lost(now, number, delivery, effects);
+                    continue;
+                }
             };
-            if operation.class == Class::Read || delivery == Delivery::Nothing {
-                self.refused(now_us, number, part, false, effects);
-            } else {
-                operation.parts[part].state = PartState::Answered(unknown());
-                self.conclude(number);
+            let reads = |operation: &Operation| operation.class == Class::Read;
+            let reads = self.operations.get(&number).is_some_and(reads);
+            match reads || delivery == Delivery::Nothing {
+                true => self.refused(now, number, false),
+                false => self.conclude(number, unknown()),
             }
         }
     }
 
-    fn tick(&mut self, now_us: u64, effects: &mut Vec<Effect>) {
-        while let Some(&(due_us, number, part)) = self.retries.first()
-            && due_us <= now_us
-        {
-            self.retries.pop_first();
-            self.send(now_us, number, part, effects);
+    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let now_us = now.monotonic.0;
+        self.tick_questions(now, effects);
+        if self.coordinator.active() > 0 {
+            self.coordinate(now, coordinator::Event::Tick, effects);
         }
         self.expire_operations(now_us);
         for (id, session) in &mut self.sessions {
@@ -529,22 +643,14 @@ impl Gateway {
             .map(|(number, _)| *number)
             .collect();
         for number in late {
-            let Some(operation) = self.operations.get_mut(&number) else {
+            let Some(operation) = self.operations.get(&number) else {
                 continue;
             };
             let reads = operation.class == Class::Read;
-            for part in &mut operation.parts {
-                let reply = match part.state {
-                    PartState::Answered(_) => continue,
-                    PartState::Sent(id) => {
-                        self.requests.remove(&id);
-                        if reads { timed_out() } else { unknown() }
-                    }
-                    PartState::Resting => no_leader(part.shard),
-                };
-                part.state = PartState::Answered(reply);
+            if let Some(id) = operation.sent {
+                self.requests.remove(&id);
             }
-            self.conclude(number);
+            self.conclude(number, if reads { timed_out() } else { unknown() });
         }
     }
 
@@ -552,6 +658,11 @@ impl Gateway {
     pub fn install(&mut self, descriptor: ShardDescriptor) {
         self.map.install(descriptor);
     }
+}
+
+fn is_try_again(reply: &Reply) -> bool {
+    let code = ErrorCode::TryAgain;
+    matches!(reply, Reply::Error { code: of, .. } if *of == code)
 }
 
 fn unknown() -> Reply {

@@ -8,11 +8,8 @@
 use std::collections::VecDeque;
 
 use synod_storage::ShardId;
-use synod_txn::Reply;
-use synod_txn::Stream;
-
-use crate::edge::session::Submission;
-use synod_txn::{Class, Command, ErrorCode, TransactionCommand};
+use synod_txn::coordinator::Connection;
+use synod_txn::{Class, Command, Reply, Stream};
 
 /// A command's place in its session: counted from the first.
 pub(super) type Place = u64;
@@ -25,11 +22,29 @@ pub(super) enum Slot {
         command: Command,
         deadline_us: u64,
         not_before_us: u64,
+        attempts: u32,
     },
+    /// The edge knows the answer; a transaction may have to hear of it first.
+    Known(Reply),
+    /// The transaction and the watched keys are to be forgotten; then this is answered.
+    Reset(Reply),
     /// Answers are awaited.
     UnderWay,
     /// Answered; leaves when all before it have left.
     Done(Reply),
+}
+
+/// What a session is to do next.
+#[derive(Debug)]
+pub(super) enum Candidate {
+    /// Nothing, at present.
+    None,
+    /// Show the transaction a known answer.
+    Known(Place),
+    /// Forget the transaction.
+    Reset(Place),
+    /// Start a command of this class, which has a deadline in microseconds.
+    Command(Place, Class, u64),
 }
 
 /// What a started command occupies until it is answered.
@@ -57,8 +72,8 @@ pub(super) struct Session {
     refused: bool,
     /// Whether the client is gone.
     pub(super) closed: bool,
-    /// A transaction was refused: what follows belongs to it and must not run by itself.
-    in_refused_transaction: bool,
+    /// What `MULTI`, `WATCH` and `BEGIN` have made of it.
+    pub(super) connection: Connection,
 }
 
 impl Session {
@@ -74,7 +89,7 @@ impl Session {
             under_way: Vec::new(),
             refused: false,
             closed: false,
-            in_refused_transaction: false,
+            connection: Connection::default(),
         }
     }
 
@@ -83,46 +98,19 @@ impl Session {
         self.first + self.slots.len() as u64 - 1
     }
 
-    /// Transactions are not served yet. One that is refused is refused whole: the commands between
-    /// its beginning and its end are answered with errors, not carried out one by one.
-    pub(super) fn refuse_transaction(&mut self, command: Command) -> Submission {
-        use TransactionCommand as Txn;
-        let refused = |code, message| Submission::Immediate(Reply::error(code, message));
-        match &command {
-            Command::Transaction(Txn::Multi | Txn::Begin(_)) => {
-                self.in_refused_transaction = true;
-                refused(
-                    ErrorCode::Err,
-                    "transactions are not served by this release",
-                )
-            }
-            Command::Transaction(Txn::Exec | Txn::Commit) if self.in_refused_transaction => {
-                self.in_refused_transaction = false;
-                refused(
-                    ErrorCode::ExecAbort,
-                    "the transaction was refused; nothing was done",
-                )
-            }
-            Command::Transaction(Txn::Discard | Txn::Rollback) if self.in_refused_transaction => {
-                self.in_refused_transaction = false;
-                Submission::Immediate(Reply::Ok)
-            }
-            _ if self.in_refused_transaction => refused(
-                ErrorCode::Err,
-                "the transaction was refused; nothing was done",
-            ),
-            _ => Submission::Command(command),
-        }
-    }
-
     pub(super) fn is_idle(&self) -> bool {
         self.slots.is_empty() && self.under_way.is_empty()
     }
 
-    /// The next command that was not started, if it may be tried at `now_us`.
-    pub(super) fn candidate(&mut self, now_us: u64) -> Option<(Place, &Command, u64)> {
+    /// Whether nothing is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// What comes next, if it may be tried at `now_us`.
+    pub(super) fn candidate(&mut self, now_us: u64) -> Candidate {
         if self.refused {
-            return None;
+            return Candidate::None;
         }
         while let Some(Slot::Done(_)) = self.slot(self.next) {
             self.next += 1;
@@ -133,8 +121,48 @@ impl Session {
                 command,
                 deadline_us,
                 not_before_us,
-            }) if *not_before_us <= now_us => Some((place, command, *deadline_us)),
-            _ => None,
+                ..
+            }) if *not_before_us <= now_us => {
+                Candidate::Command(place, command.class(), *deadline_us)
+            }
+            Some(Slot::Known(_)) => Candidate::Known(place),
+            Some(Slot::Reset(_)) => Candidate::Reset(place),
+            Some(Slot::Waiting { .. } | Slot::UnderWay | Slot::Done(_)) | None => Candidate::None,
+        }
+    }
+
+    /// Shows the transaction, if there is one, an answer that the edge knew.
+    pub(super) fn tell_known(&mut self, place: Place) {
+        if let Some(index) = self.index(place)
+            && let Slot::Known(reply) = std::mem::replace(&mut self.slots[index], Slot::UnderWay)
+        {
+            self.slots[index] = Slot::Done(self.connection.known(reply));
+        }
+    }
+
+    /// Answers a reset that was carried out.
+    pub(super) fn tell_reset(&mut self, place: Place) {
+        if let Some(index) = self.index(place)
+            && let Slot::Reset(reply) = std::mem::replace(&mut self.slots[index], Slot::UnderWay)
+        {
+            self.slots[index] = Slot::Done(reply);
+        }
+    }
+
+    /// The candidate cannot be started before `not_before_us`.
+    pub(super) fn postpone(&mut self, place: Place, not_before: u64) {
+        if let Some(index) = self.index(place)
+            && let Slot::Waiting { not_before_us, .. } = &mut self.slots[index]
+        {
+            *not_before_us = not_before;
+        }
+    }
+
+    /// A command that waits.
+    pub(super) fn command(&self, place: Place) -> Option<&Command> {
+        match self.slot(place) {
+            Some(Slot::Waiting { command, .. }) => Some(command),
+            Some(Slot::Known(_) | Slot::Reset(_) | Slot::UnderWay | Slot::Done(_)) | None => None,
         }
     }
 
@@ -148,16 +176,21 @@ impl Session {
     }
 
     /// Takes the candidate out to start it.
-    pub(super) fn start(&mut self, place: Place, footprint: Footprint) -> Option<Command> {
+    ///
+    /// With it: how often it was tried.
+    pub(super) fn start(&mut self, place: Place, footprint: Footprint) -> Option<(Command, u32)> {
         let index = self.index(place)?;
         let slot = std::mem::replace(&mut self.slots[index], Slot::UnderWay);
-        let Slot::Waiting { command, .. } = slot else {
+        let Slot::Waiting {
+            command, attempts, ..
+        } = slot
+        else {
             self.slots[index] = slot;
             return None;
         };
         self.under_way.push((place, footprint));
         self.next = place + 1;
-        Some(command)
+        Some((command, attempts))
     }
 
     /// A command is answered for good.
@@ -169,21 +202,11 @@ impl Session {
         self.begin_again_when_quiet();
     }
 
-    /// A command was refused without effect and is to be tried again.
-    pub(super) fn refuse(
-        &mut self,
-        place: Place,
-        command: Command,
-        deadline_us: u64,
-        not_before_us: u64,
-    ) {
+    /// A command was refused without effect and is to be tried again: it is `waiting`.
+    pub(super) fn refuse(&mut self, place: Place, waiting: Slot) {
         self.leave(place);
         if let Some(index) = self.index(place) {
-            self.slots[index] = Slot::Waiting {
-                command,
-                deadline_us,
-                not_before_us,
-            };
+            self.slots[index] = waiting;
         }
         self.refused = true;
         self.begin_again_when_quiet();
@@ -201,16 +224,22 @@ impl Session {
     }
 
     /// Commands that wait longer than their deadline; they certainly had no effect.
+    ///
+    /// What belongs to a transaction, or waits behind the beginning of one, stays: were a `MULTI`
+    /// given up and a command behind it not, that would be carried out by itself. What it waits for
+    /// has a deadline of its own.
     pub(super) fn expired(&self, now_us: u64) -> Vec<Place> {
-        if self
-            .slots
-            .iter()
-            .all(|slot| !matches!(slot, Slot::Waiting { .. }))
-        {
+        let is_waiting = |slot: &Slot| matches!(slot, Slot::Waiting { .. });
+        if self.connection.is_in_transaction() || !self.slots.iter().any(is_waiting) {
             return Vec::new();
         }
+        let of_transaction = |slot: &Slot| match slot {
+            Slot::Waiting { command, .. } => command.class() == Class::Control,
+            Slot::Known(_) | Slot::Reset(_) | Slot::UnderWay | Slot::Done(_) => false,
+        };
         (self.first..)
             .zip(&self.slots)
+            .take_while(|(_, slot)| !of_transaction(slot))
             .filter(|(_, slot)| {
                 matches!(slot, Slot::Waiting { deadline_us, .. } if *deadline_us <= now_us)
             })

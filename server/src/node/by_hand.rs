@@ -272,8 +272,7 @@ impl Node {
     fn end_by_hand(&mut self, now: Now, number: u64, reply: Reply, effects: &mut Effects) {
         if let Some(task) = self.by_hand.tasks.remove(&number) {
             let event = gateway::Event::Answered(task.asked, reply);
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 }

@@ -4,15 +4,15 @@ use synod_replication::{
     Effect as ReplicationEffect, Leadership, NodeId, ProposeError, Read, ReadFailure, ReadToken,
     Role,
 };
-use synod_storage::{Micros, ShardId};
+use synod_storage::{Entry, Micros, ShardId};
 use synod_txn::{
     Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
-use super::NodeError;
 use super::turn::{Effects, Node, Origin};
+use super::{NodeError, Observation};
 use crate::gateway;
 
 impl Node {
@@ -48,14 +48,24 @@ impl Node {
                         return;
                     };
                     let event = gateway::Event::Answered(asked, refused);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                     return;
                 }
                 let reply = self.answer(&command);
                 let event = gateway::Event::Answered(asked, reply);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
+            }
+            gateway::Effect::Called {
+                shard,
+                call,
+                outcome,
+            } => {
+                let event = ShardEvent::Called {
+                    shard,
+                    call,
+                    outcome,
+                };
+                self.step_shards(now, event, effects);
             }
         }
     }
@@ -73,27 +83,14 @@ impl Node {
                 batch,
                 data,
             } => {
-                let refusal = match self.leads_in(shard, term) {
-                    Ok(()) => match self.replication.propose(now.monotonic, shard, data) {
-                        Ok(_) => return Ok(()),
-                        Err(ProposeError::NotLeader(leader)) => ProposalRefusal::NotLeader {
-                            hint: leader.map(|member| member.node),
-                        },
-                        Err(ProposeError::NotServing | ProposeError::NoReplica) => {
-                            ProposalRefusal::NotLeader { hint: None }
-                        }
-                        Err(ProposeError::Throttled | ProposeError::TooLarge) => {
-                            ProposalRefusal::Throttled
-                        }
-                    },
-                    Err(hint) => ProposalRefusal::NotLeader { hint },
-                };
-                let event = ShardEvent::ProposalRefused {
-                    shard,
-                    batch,
-                    refusal,
-                };
-                self.step_shards(now, event, effects);
+                if let Err(refusal) = self.propose(now, shard, term, data) {
+                    let event = ShardEvent::ProposalRefused {
+                        shard,
+                        batch,
+                        refusal,
+                    };
+                    self.step_shards(now, event, effects);
+                }
             }
             ShardEffect::Confirm { shard, term, round } => {
                 self.confirm(now, shard, term, round, effects);
@@ -109,8 +106,7 @@ impl Node {
                 }
                 if node == self.id() {
                     let event = gateway::Event::Response(node, response);
-                    self.gateway
-                        .step(now.monotonic.0, event, &mut effects.gateway);
+                    self.gateway.step(now, event, &mut effects.gateway);
                 } else {
                     self.outgoing
                         .responses
@@ -119,18 +115,51 @@ impl Node {
                         .push(response);
                 }
             }
-            // No transaction spans shards yet, so no shard has a question for another one.
-            ShardEffect::Call { .. } => {}
+            ShardEffect::Call {
+                shard,
+                call,
+                key,
+                body,
+            } => {
+                let asker = (shard, call);
+                self.gateway
+                    .ask_for(now, asker, key, body, &mut effects.gateway);
+            }
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
-            ShardEffect::Damaged { shard, row } => {
-                error!(%shard, ?row, "a stored value is damaged: not served, to be repaired");
+            ShardEffect::Split { telling, newborn } => {
+                self.split_off(now, telling, newborn, effects);
             }
+            ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
             }
         }
         Ok(())
+    }
+
+    /// Proposes an entry that was evaluated in `term`, or says why nothing was proposed.
+    fn propose(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        term: u64,
+        data: bytes::Bytes,
+    ) -> Result<(), ProposalRefusal> {
+        self.leads_in(shard, term)
+            .map_err(|hint| ProposalRefusal::NotLeader { hint })?;
+        match self.replication.propose(now.monotonic, shard, data) {
+            Ok(_) => Ok(()),
+            Err(ProposeError::NotLeader(leader)) => Err(ProposalRefusal::NotLeader {
+                hint: leader.map(|member| member.node),
+            }),
+            Err(ProposeError::NotServing | ProposeError::NoReplica) => {
+                Err(ProposalRefusal::NotLeader { hint: None })
+            }
+            Err(ProposeError::Throttled | ProposeError::TooLarge) => {
+                Err(ProposalRefusal::Throttled)
+            }
+        }
     }
 
     /// Whether this node leads a shard in exactly this term; else who does, if known.
@@ -197,15 +226,7 @@ impl Node {
         match effect {
             ReplicationEffect::Send { to, message } => self.send_raft(to, &message),
             ReplicationEffect::Committed { shard, entries } => {
-                let last = entries.last().map_or(0, |entry| entry.id.index);
-                self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
-                self.replication.applied(
-                    now.monotonic,
-                    shard,
-                    last,
-                    &mut self.store,
-                    &mut effects.replication,
-                );
+                self.committed(now, shard, entries, effects);
             }
             ReplicationEffect::Leadership { shard, leadership } => {
                 self.leadership(now, shard, leadership, effects);
@@ -263,6 +284,20 @@ impl Node {
         Ok(())
     }
 
+    /// Entries are committed: they are applied, in the same turn.
+    fn committed(&mut self, now: Now, shard: ShardId, entries: Vec<Entry>, effects: &mut Effects) {
+        let last = entries.last().map_or(0, |entry| entry.id.index);
+        self.observe(&Observation::Committed(shard, &entries));
+        self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
+        self.replication.applied(
+            now.monotonic,
+            shard,
+            last,
+            &mut self.store,
+            &mut effects.replication,
+        );
+    }
+
     pub(super) fn leadership(
         &mut self,
         now: Now,
@@ -277,6 +312,9 @@ impl Node {
             serving,
         } = leadership;
         debug!(%shard, ?role, term, serving, "leadership");
+        if role == Role::Leader {
+            self.observe(&Observation::Leads { shard, term });
+        }
         let leader = leader.map(|member| member.node);
         let event = if role == Role::Leader && serving {
             ShardLeadership::Leading { term }
@@ -299,8 +337,7 @@ impl Node {
                 self.writer.lead(node);
             }
             let event = gateway::Event::Leader(shard, node);
-            self.gateway
-                .step(now.monotonic.0, event, &mut effects.gateway);
+            self.gateway.step(now, event, &mut effects.gateway);
         }
     }
 }

@@ -51,8 +51,7 @@ impl Node {
             if !self.send_batch(node, Kind::Requests, &requests) {
                 let ids = requests.iter().map(|request| request.id).collect();
                 let event = gateway::Event::Unsent(node, ids);
-                self.gateway
-                    .step(now.monotonic.0, event, &mut effects.gateway);
+                self.gateway.step(now, event, &mut effects.gateway);
                 unsent = true;
             }
         }

@@ -63,6 +63,15 @@ pub struct View {
     pub hash: String,
     /// Its members.
     pub members: Vec<Member>,
+    /// Whether the answering node serves clients.
+    pub serving: bool,
+    /// The ids of those that vote on the next one. One that is no member is absent, and keeps its vote
+    /// until three members can vote.
+    pub voters: Vec<String>,
+    /// The ids of voters that the answering node has not heard from lately.
+    pub missing_voters: Vec<String>,
+    /// How many of these must come back before anything can be decided.
+    pub voters_needed: usize,
 }
 
 /// A member of the configuration.
@@ -79,6 +88,8 @@ pub struct Member {
     pub peer: String,
     /// Whether the answering node can reach it now. Being a member is a different question.
     pub reachable: bool,
+    /// Whether it votes on the next configuration.
+    pub voter: bool,
     /// The number of the configuration that it has installed, when it is known.
     pub view_seq: Option<u64>,
     /// The hash of that configuration.
@@ -135,6 +146,12 @@ pub struct StorageReport {
     pub disk_free_bytes: u64,
     /// Replicas that wait for repair.
     pub damaged_replicas: u32,
+    /// Damaged values that are not repaired yet.
+    pub damaged_values: u64,
+    /// Damaged values that peers have brought back since the start.
+    pub repaired_values: u64,
+    /// Batches of the log that were written and synced since the start.
+    pub log_syncs: u64,
 }
 
 /// A node's clients.
@@ -204,6 +221,12 @@ impl Report {
         if damaged > 0 {
             problems.push(format!(
                 "{damaged} replicas on this node are damaged and wait for repair"
+            ));
+        }
+        let damaged = self.storage.damaged_values;
+        if damaged > 0 {
+            problems.push(format!(
+                "{damaged} values on this node's disk are damaged and wait for repair"
             ));
         }
         problems

@@ -61,6 +61,8 @@ pub(crate) struct Reclaim {
     pub sources: Vec<FileNumber>,
     /// A record that cannot be read: its file cannot be reclaimed before it is repaired.
     pub damaged: Option<(FileNumber, Vec<u8>, Pointer)>,
+    /// A file that no longer lists all its records: it stays, the index still finds them.
+    pub unlisted: Option<FileNumber>,
     depth: Depth,
     moves: Vec<Move>,
     next: usize,
@@ -75,6 +77,7 @@ impl Reclaim {
         Self {
             sources,
             damaged: None,
+            unlisted: None,
             depth,
             moves: Vec::new(),
             next: 0,
@@ -203,6 +206,11 @@ impl Reclaim {
         };
         let footer = read_footer(&*file, known, state.store)
             .map_err(disk_trouble("cannot read a value file"))?;
+        if footer.lost {
+            self.unlisted = Some(number);
+            self.phase = Phase::Done;
+            return Ok(());
+        }
         for (at, entry) in footer.entries.into_iter().enumerate() {
             let ordinal = u32::try_from(at).unwrap_or(u32::MAX);
             let live = desk.live.is_live(number, ordinal) && !state.is_dropped(number, &entry.key);

@@ -12,7 +12,7 @@ use crate::disk::OpenMode;
 use crate::index::{IndexError, Pointer, Tree, no_index, pointer};
 use crate::log::segment::{Fill, RESERVE, segment_path};
 use crate::manifest::{Edit, IndexState, RangeDrop};
-use crate::value::{FooterEntry, ReadError, read_footer, read_record};
+use crate::value::{FooterEntry, ReadError, read_footer, read_record, value_path};
 use crate::{Direction, EntryId, FileNumber, JobStep, ReplicaId, SegmentNumber, ShardId};
 
 /// Takes segments off the front of the log.
@@ -245,6 +245,8 @@ pub(crate) struct Scrub {
     next_record: usize,
     /// Damaged records that a key still needs: index key, pointer.
     pub damaged: Vec<(Vec<u8>, Pointer)>,
+    /// Files whose footers are bad: to be written anew.
+    pub bad_footers: Vec<FileNumber>,
     /// Whether all files have been read once more.
     pub rounds: u64,
 }
@@ -291,7 +293,11 @@ impl Scrub {
             let footer = read_footer(&*file, known, state.store)
                 .map_err(disk_trouble("cannot read a value file"))?;
             if footer.from_records {
-                tracing::error!(file = %number, "the scrubber found a damaged footer");
+                tracing::error!(
+                    "{}: damaged footer; the file is written anew",
+                    value_path(*number)
+                );
+                self.bad_footers.push(*number);
             }
             self.file = Some((*number, footer.entries));
         }

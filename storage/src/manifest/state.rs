@@ -259,23 +259,25 @@ impl State {
                     state.lost_records = true;
                 }
             }
-            Edit::LostRows(range) => self.lost.push(range.clone()),
+            Edit::LostRows(range) => self.lose_rows(range),
+        }
+    }
+
+    fn lose_rows(&mut self, range: &KeyRange) {
+        if !self.lost.contains(range) {
+            self.lost.push(range.clone());
         }
     }
 
     /// What was lost in a range is of no interest any more once the range has been replaced or dropped.
     fn forget_lost(&mut self, drops: &[RangeDrop]) {
-        self.lost.retain(|lost| {
-            !drops.iter().any(|drop| {
-                let starts = drop.range.start <= lost.start;
-                let ends = match (&drop.range.end, &lost.end) {
-                    (None, _) => true,
-                    (Some(_), None) => false,
-                    (Some(drop), Some(lost)) => lost <= drop,
-                };
-                starts && ends
-            })
-        });
+        for drop in drops {
+            let lost = std::mem::take(&mut self.lost);
+            self.lost = lost
+                .iter()
+                .flat_map(|lost| lost.without(&drop.range))
+                .collect();
+        }
     }
 
     /// A range drop is history when no file is left that it speaks of, and the index has forgotten it.

@@ -3,10 +3,11 @@
 //! It owns the memtables, the view of the log, the caches, and the desk of the background work while
 //! none is under way. It never blocks: what needs a disk comes out as jobs and goes back in as
 //! completed ones. Its parts: `logging` (batches, sealing), `trimming`, `applying` (writes),
-//! `reading`, `transfers` (snapshots, drops), `scheduling` (which background work comes next), `opening`
+//! `reading`, `damage`, `transfers` (snapshots, drops), `scheduling` (which background work comes next), `opening`
 //! (recovery).
 
 mod applying;
+mod damage;
 mod logging;
 mod opening;
 mod reading;
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use crate::background::{BackgroundWork, Desk, Repaired};
+use crate::background::{BackgroundWork, Desk};
 use crate::cache::ValueCache;
 use crate::disk::Disk;
 use crate::index::Index;
@@ -113,7 +114,7 @@ pub struct Store {
     dropped: BTreeSet<ReplicaId>,
     locals: BTreeMap<ShardId, LocalRows>,
     cache: ValueCache,
-    repairs: BTreeMap<(Bytes, Version), crate::WriteOp>,
+    damage: damage::DamagedRows,
 
     // Reads.
     index: Arc<dyn Index>,
@@ -199,6 +200,8 @@ impl Store {
             syncs: self.syncs,
             memory_reads: self.memory_reads,
             disk_reads: self.disk_reads,
+            damaged_rows: self.damage.count(),
+            repaired_rows: self.damage.repairs,
             available_bytes: self.schedule.available_bytes,
             ..self.stats
         }
@@ -261,18 +264,5 @@ impl Store {
             Some(query) => self.queries.push_back(Query::Fetch(query)),
             None => self.events.push(Event::Fetched { shard }),
         }
-    }
-
-    /// Records of damaged rows that peers have brought back, for the next checkpoint.
-    fn take_repaired(&mut self) -> Vec<Repaired> {
-        let repairs = self.repairs.iter();
-        let repaired = repairs.map(|((key, version), op)| {
-            (
-                crate::index::IndexKey::User { key }.encode(),
-                *version,
-                op.clone(),
-            )
-        });
-        repaired.collect()
     }
 }

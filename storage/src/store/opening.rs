@@ -154,7 +154,7 @@ impl Store {
             dropped: desk.manifest.state.dropped.clone(),
             locals,
             cache: ValueCache::new(options.value_cache_bytes),
-            repairs: BTreeMap::new(),
+            damage: super::damage::DamagedRows::default(),
             index: Arc::clone(&desk.index),
             files,
             queries: VecDeque::new(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Store;
+use crate::index::Pointer;
 use crate::memtable::Memtable;
 use crate::reader::{Answer, DiskPage, OnDisk, Query, ReadWork, advance};
 use crate::{
@@ -64,7 +65,7 @@ impl Store {
     }
 
     /// The newest version at or below `at` in either memtable. The active one is the newer.
-    fn in_memtables(&self, key: &[u8], at: Version) -> Option<(Version, WriteOp)> {
+    pub(super) fn in_memtables(&self, key: &[u8], at: Version) -> Option<(Version, WriteOp)> {
         let active = self.active.user.get(key).and_then(|chain| chain.at(at));
         let row = active.or_else(|| {
             let frozen = &self.frozen.as_ref()?.memtable;
@@ -173,6 +174,10 @@ impl Store {
                     self.chunk_read(transfer, chunk);
                     continue;
                 }
+                (Query::Recall { key, version }, Answer::Row { row, .. }) if !stale => {
+                    self.recalled(key, version, row);
+                    continue;
+                }
                 // Rows went from a memtable to the disk after the reader had looked there.
                 (query, _) if stale => {
                     again.push_back(query);
@@ -192,7 +197,7 @@ impl Store {
                     Answer::PageFailed | Answer::Row { .. } | Answer::Page(_) | Answer::Chunk(_),
                 ) => (read, ReadResult::Failed),
                 (
-                    Query::Fetch(_) | Query::Chunk { .. },
+                    Query::Fetch(_) | Query::Chunk { .. } | Query::Recall { .. },
                     Answer::PageFailed | Answer::Row { .. } | Answer::Page(_) | Answer::Chunk(_),
                 ) => continue,
             };
@@ -214,7 +219,7 @@ impl Store {
         }
         // What the files still have may not be what was newest.
         if self.lost_rows(key) {
-            return self.damaged(key, None);
+            return ReadResult::Damaged(self.damaged(key, None));
         }
         // Only what is newest of all, and only while no memtable has the key, may be cached.
         let cacheable = is_newest && self.in_memtables(key, Version::MAX).is_none();
@@ -239,12 +244,12 @@ impl Store {
                 }
                 ReadResult::Absent { deleted_at: None }
             }
-            OnDisk::Damaged(version) => match self.repaired(key, version) {
+            OnDisk::Damaged(pointer) => match self.repaired(key, pointer) {
                 Some((version, WriteOp::Put(value))) => ReadResult::Found { version, value },
                 Some((version, WriteOp::Delete)) => ReadResult::Absent {
                     deleted_at: Some(version),
                 },
-                None => self.damaged(key, version),
+                None => ReadResult::Damaged(self.damaged(key, pointer)),
             },
             OnDisk::Failed | OnDisk::Key(_) => ReadResult::Failed,
         }
@@ -255,33 +260,22 @@ impl Store {
             return ReadResult::Newest(Some(version));
         }
         if self.lost_rows(key) {
-            return self.damaged(key, None);
+            return ReadResult::Damaged(self.damaged(key, None));
         }
         match row {
             OnDisk::Key(version) | OnDisk::Deleted(version) | OnDisk::Value(version, _) => {
                 ReadResult::Newest(Some(*version))
             }
             OnDisk::Nothing => ReadResult::Newest(None),
-            OnDisk::Damaged(version) => self.damaged(key, *version),
+            OnDisk::Damaged(pointer) => ReadResult::Damaged(self.damaged(key, *pointer)),
             OnDisk::Failed => ReadResult::Failed,
         }
     }
 
-    fn repaired(&self, key: &Bytes, version: Option<Version>) -> Option<(Version, WriteOp)> {
-        let version = version?;
-        self.repairs
-            .get(&(key.clone(), version))
-            .map(|op| (version, op.clone()))
-    }
-
-    fn damaged(&mut self, key: &Bytes, version: Option<Version>) -> ReadResult {
-        let row = crate::DamagedRow {
-            space: Space::User,
-            key: key.clone(),
-            version,
-        };
-        self.schedule.note_damage(row.clone());
-        ReadResult::Damaged(row)
+    fn repaired(&self, key: &Bytes, pointer: Option<Pointer>) -> Option<(Version, WriteOp)> {
+        let version = pointer?.version;
+        let op = self.damage.repaired(key, version)?;
+        Some((version, op.clone()))
     }
 
     /// Puts the memtables over a page of the files.
@@ -296,7 +290,7 @@ impl Store {
         }
         if self.lost_rows_in(&covered) {
             let key = Bytes::copy_from_slice(&covered.start);
-            return self.damaged(&key, None);
+            return ReadResult::Damaged(self.damaged(&key, None));
         }
         let mut overlay: BTreeMap<&Bytes, (Version, &WriteOp)> = BTreeMap::new();
         let memtables: [Option<&Memtable>; 2] = [
@@ -331,20 +325,16 @@ impl Store {
                 }
                 (None, Some(OnDisk::Key(version))) => builder.push_key(key, *version),
                 (None, Some(OnDisk::Deleted(version))) => builder.push(key, *version, None),
-                (None, Some(OnDisk::Damaged(version))) => {
-                    match version
-                        .and_then(|v| self.repairs.get(&(key.clone(), v)).map(|op| (v, op)))
-                    {
-                        Some((version, WriteOp::Put(value))) => {
-                            builder.push(key, version, Some(value))
-                        }
-                        Some((version, WriteOp::Delete)) => builder.push(key, version, None),
-                        None => {
-                            damaged = Some((key.clone(), *version));
-                            break;
-                        }
+                (None, Some(OnDisk::Damaged(pointer))) => match self.repaired(key, *pointer) {
+                    Some((version, WriteOp::Put(value))) => {
+                        builder.push(key, version, Some(&value))
                     }
-                }
+                    Some((version, WriteOp::Delete)) => builder.push(key, version, None),
+                    None => {
+                        damaged = Some((key.clone(), *pointer));
+                        break;
+                    }
+                },
                 (None, Some(OnDisk::Nothing | OnDisk::Failed) | None) => PageState::Room,
             };
             if state.is_full() {
@@ -352,19 +342,8 @@ impl Store {
             }
         }
         match damaged {
-            Some((key, version)) => self.damaged(&key, version),
+            Some((key, pointer)) => ReadResult::Damaged(self.damaged(&key, pointer)),
             None => ReadResult::Page(builder.finish(page.rest)),
-        }
-    }
-
-    /// Puts back the record of a damaged row, as another replica has it: reads see it at once, the
-    /// next checkpoint writes it. Ignored unless a record of exactly this version was found damaged.
-    pub fn repair(&mut self, space: Space, key: &[u8], version: Version, op: WriteOp) {
-        let key = Bytes::copy_from_slice(key);
-        if self.schedule.forget_damage(space, &key, version) {
-            tracing::info!(?space, %version, "a damaged record was repaired from a peer");
-            self.repairs.insert((key, version), op);
-            self.schedule.checkpoint_wanted = true;
         }
     }
 

@@ -7,8 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Store;
 use super::transfers::{Export, ImportSlot};
 use crate::background::{
@@ -19,10 +17,7 @@ use crate::index::{IndexKey, no_index};
 use crate::log::segment::{Fill, spare_path};
 use crate::manifest::ReplicaState;
 use crate::memtable::Memtable;
-use crate::{
-    BatchSeq, DamagedRow, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId,
-    Space as Rows, TransferId, Version,
-};
+use crate::{BatchSeq, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId, TransferId};
 
 /// A memtable that takes no more rows, and what it brings the replicas to: captured together.
 #[derive(Debug)]
@@ -69,6 +64,8 @@ pub(super) struct Schedule {
     count: Option<Count>,
     reclaim_due: bool,
     unreclaimable: BTreeSet<FileNumber>,
+    /// Files that are damaged where no row is: to be reclaimed however dense they are.
+    bad_footers: BTreeSet<FileNumber>,
     deep: DeepRound,
     scrub: Scrub,
     scrub_at: Micros,
@@ -82,8 +79,6 @@ pub(super) struct Schedule {
     /// Whether a stalled batch may be tried again.
     pub retry_log: bool,
     pub available_bytes: u64,
-    /// Damaged rows that wait for a peer.
-    damage: BTreeSet<(Rows, Bytes, Option<Version>)>,
     /// User keys in these ranges may be missing.
     pub lost_ranges: Vec<KeyRange>,
 }
@@ -91,15 +86,6 @@ pub(super) struct Schedule {
 impl Schedule {
     pub fn is_full(&self) -> bool {
         self.full_until.is_some()
-    }
-
-    pub fn note_damage(&mut self, row: DamagedRow) -> bool {
-        self.damage.insert((row.space, row.key, row.version))
-    }
-
-    /// Whether this very record was damaged; it no longer is.
-    pub fn forget_damage(&mut self, space: Rows, key: &Bytes, version: Version) -> bool {
-        self.damage.remove(&(space, key.clone(), Some(version)))
     }
 }
 
@@ -245,11 +231,18 @@ impl Store {
             if !full && !self.schedule.checkpoint_wanted {
                 return None;
             }
+            // What was applied may tell of replicas that began with it, on the right side of a split:
+            // a checkpoint must not outlive the record of their creation.
+            let synced = self.synced;
+            let mut replicas = self.replicas.values();
+            if replicas.any(|replica| !replica.in_manifest && replica.created > synced) {
+                return None;
+            }
             self.schedule.checkpoint_wanted = false;
             self.frozen = Some(self.freeze());
             self.attach_exports();
         }
-        let repaired = self.take_repaired();
+        let repaired = self.damage.to_write();
         let frozen = self.frozen.as_ref()?;
         Some(Checkpoint::new(
             Arc::clone(&frozen.memtable),
@@ -327,7 +320,10 @@ impl Store {
             deletes += u64::from(desk.live.deletes(*number));
             let live = desk.live.bytes(*number);
             // Of its records only: a small file is mostly footer, and would never be dense.
-            let percent = live * 100 / file.record_bytes.max(1);
+            let percent = match self.schedule.bad_footers.contains(number) {
+                true => 0,
+                false => live * 100 / file.record_bytes.max(1),
+            };
             if percent < u64::from(self.options.reclaim_below_percent)
                 && !self.schedule.unreclaimable.contains(number)
             {
@@ -387,7 +383,6 @@ impl Store {
         self.stats.value_files = files.len() as u64;
         self.stats.value_bytes = files.values().map(|file| file.bytes).sum();
         self.stats.live_bytes = desk.live.total_bytes();
-        self.stats.damaged_rows = self.schedule.damage.len() as u64;
     }
 
     pub(super) fn background_done(&mut self, work: BackgroundWork) -> Result<(), Fatal> {
@@ -480,10 +475,7 @@ impl Store {
                 replica.in_manifest = true;
             }
         }
-        for (key, version, _) in &checkpoint.repaired {
-            let key = Bytes::copy_from_slice(key.get(1..).unwrap_or_default());
-            self.repairs.remove(&(key, *version));
-        }
+        self.damage.written(&checkpoint.repaired);
         self.exports_checkpointed(&checkpoint.replicas);
         // The job's own reference goes with the discard, so that the rows are freed off the loop.
         drop(checkpoint);
@@ -502,8 +494,14 @@ impl Store {
         if let Some((number, key, pointer)) = &reclaim.damaged {
             self.schedule.unreclaimable.insert(*number);
             self.report_damage(key, pointer);
+        } else if let Some(number) = reclaim.unlisted {
+            self.schedule.unreclaimable.insert(number);
         } else {
             self.stats.reclaims += 1;
+            let files = self.desk.as_ref().map(|desk| &desk.manifest.state.files);
+            self.schedule
+                .bad_footers
+                .retain(|number| files.is_some_and(|files| files.contains_key(number)));
         }
     }
 
@@ -511,27 +509,11 @@ impl Store {
         for (key, pointer) in std::mem::take(&mut scrub.damaged) {
             self.report_damage(&key, &pointer);
         }
+        for number in std::mem::take(&mut scrub.bad_footers) {
+            self.schedule.bad_footers.insert(number);
+            self.schedule.reclaim_due = true;
+        }
         self.stats.scrub_rounds = scrub.rounds;
         self.schedule.scrub = scrub;
-    }
-
-    /// Tells the loop about a damaged record, once.
-    pub(super) fn report_damage(&mut self, key: &[u8], pointer: &crate::index::Pointer) {
-        let (space, key) = match IndexKey::decode(key) {
-            Some(IndexKey::User { key }) => (Rows::User, key),
-            Some(IndexKey::Local { shard, key, .. }) => (Rows::Local(shard), key),
-            None => return,
-        };
-        let row = DamagedRow {
-            space,
-            key: Bytes::copy_from_slice(key),
-            version: Some(pointer.version),
-        };
-        if self.schedule.note_damage(row.clone()) {
-            let path = crate::value::value_path(pointer.file);
-            let place = format!("{path}, byte {}", pointer.offset);
-            tracing::error!("{place}: damaged record");
-            self.event(Event::Damaged { row, place });
-        }
     }
 }

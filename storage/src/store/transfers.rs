@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{Replica, Store};
 use crate::background::Drop;
 use crate::index::IndexKey;
@@ -12,8 +10,7 @@ use crate::manifest::ReplicaState;
 use crate::reader::Query;
 use crate::snapshot::{ChunkError, Import, ImportChunk, ImportOutcome, Pin, Pinned};
 use crate::{
-    BatchSeq, DamagedRow, Event, KeyRange, ReplicaId, ShardId, SnapshotChunk, SnapshotHeader,
-    Space, TransferId,
+    BatchSeq, Event, KeyRange, ReplicaId, ShardId, SnapshotChunk, SnapshotHeader, TransferId,
 };
 
 /// How far an export is.
@@ -322,15 +319,7 @@ impl Store {
         self.active.remove_local(shard);
         self.cache.clear();
         self.locals.insert(shard, locals);
-        self.schedule.lost_ranges.retain(|lost| {
-            let covered = header.range.start <= lost.start
-                && match (&header.range.end, &lost.end) {
-                    (None, _) => true,
-                    (Some(_), None) => false,
-                    (Some(end), Some(lost)) => lost <= end,
-                };
-            !covered
-        });
+        self.replaced(shard, &header.range);
         self.replicas.insert(
             shard,
             Replica {
@@ -374,6 +363,7 @@ impl Store {
         if let Some(range) = &range {
             self.active.remove_user(range);
             self.cache.clear();
+            self.replaced(shard, range);
         }
         self.dropped.insert(replica);
         let mut ranges = vec![IndexKey::local_range(shard, replica)];
@@ -389,15 +379,17 @@ impl Store {
         self.rows_moved();
     }
 
+    /// The rows of a shard and of its range are others now, or gone: what was damaged of them is of
+    /// no interest any more.
+    fn replaced(&mut self, shard: ShardId, range: &KeyRange) {
+        let lost = std::mem::take(&mut self.schedule.lost_ranges);
+        self.schedule.lost_ranges = lost.iter().flat_map(|lost| lost.without(range)).collect();
+        self.damage.forget_rows(shard, range);
+    }
+
     /// Whether the replica was dropped here, ever.
     #[must_use]
     pub fn is_dropped(&self, replica: ReplicaId) -> bool {
         self.dropped.contains(&replica)
-    }
-
-    /// The row of a damaged local record is not repaired one by one: the shard needs a snapshot.
-    #[must_use]
-    pub fn is_repairable(row: &DamagedRow) -> bool {
-        row.space == Space::User && row.version.is_some() && row.key != Bytes::new()
     }
 }

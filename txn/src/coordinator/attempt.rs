@@ -6,15 +6,15 @@ use bytes::Bytes;
 use synod_storage::{Micros, Version};
 
 use super::event::{Call, Effect, Ended, Script, Ticket};
-use super::plan::{Plan, keys_of};
-use super::session::{Session, carry_out};
+use super::plan::{Plan, Uncut, keys_of};
+use super::reading::{Read, Reading, Taken, is_walk, validate};
+use super::session::Session;
+use super::view::{Effects, View};
 use super::{Owner, Turn, attempt_of};
-use crate::command::{Class, Key};
+use crate::command::Class;
 use crate::planted::planted;
 use crate::reply::{ErrorCode, Reply};
-use crate::transaction::{
-    AttemptId, KeyRead, KeyWrite, ReadValue, TxnAnswer, TxnId, TxnRequest, Verdict,
-};
+use crate::transaction::{AttemptId, TxnAnswer, TxnId, TxnRequest, Verdict};
 use crate::wire::Outcome;
 
 /// After so many attempts, a script that only reads takes locks to get through.
@@ -29,10 +29,7 @@ enum Source {
     /// Commands.
     Script(Script),
     /// What an interactive transaction has read, and wants to write.
-    Effects {
-        reads: Vec<KeyRead>,
-        writes: Vec<KeyWrite>,
-    },
+    Effects(Effects),
 }
 
 /// Where an attempt is.
@@ -40,11 +37,8 @@ enum Source {
 enum Phase {
     /// Before an attempt.
     Pause { until: Micros },
-    /// Values are read.
-    Gathering {
-        waiting: BTreeMap<Call, Vec<Key>>,
-        values: BTreeMap<Key, ReadValue>,
-    },
+    /// Values are read, and ranges walked through.
+    Gathering { reading: Reading },
     /// What was read is checked, once more, in all shards.
     Validating {
         waiting: BTreeSet<Call>,
@@ -99,6 +93,8 @@ pub(super) struct Run {
     begun: Version,
     source: Source,
     plan: Plan,
+    /// Whether this attempt's commands were carried out here, and not by the shards.
+    is_carried_out_here: bool,
     phase: Phase,
     started: Micros,
     /// When the questions of this phase were asked.
@@ -111,8 +107,7 @@ impl Run {
     }
 
     pub(super) fn of_session(txn: TxnId, ticket: Ticket, session: Session, now: Micros) -> Run {
-        let (reads, writes) = session.into_effects();
-        Run::new(txn, ticket, Source::Effects { reads, writes }, now)
+        Run::new(txn, ticket, Source::Effects(session.into_effects()), now)
     }
 
     fn new(txn: TxnId, ticket: Ticket, source: Source, now: Micros) -> Run {
@@ -123,6 +118,7 @@ impl Run {
             begun: Version::ZERO,
             source,
             plan: Plan::default(),
+            is_carried_out_here: false,
             phase: Phase::Pause { until: now },
             started: now,
             asked: now,
@@ -156,42 +152,49 @@ impl Run {
     /// Begins the next attempt.
     pub(super) fn begin(&mut self, turn: &mut Turn) {
         self.attempt += 1;
+        self.is_carried_out_here = false;
         self.begun = turn.tick();
         self.asked = turn.monotonic();
         let plan = match &self.source {
-            Source::Script(script) => {
-                let reads_only = script
-                    .commands
-                    .iter()
-                    .all(|command| command.class() == Class::Read);
-                match Plan::of_script(turn.map, script) {
-                    Ok(plan) if plan.parts.is_empty() => {
-                        return self.end(turn, Ended::Replies(Vec::new()));
-                    }
-                    // Reads of several shards are optimistic, until they have failed too often.
-                    Ok(plan)
-                        if reads_only && plan.parts.len() > 1 && self.attempt <= OPTIMISTIC_MAX =>
-                    {
-                        return self.gather(turn);
-                    }
-                    Ok(plan) => Ok(plan),
-                    Err(reply) if is_try_again(&reply) => Err(reply),
-                    // Commands that depend on keys of several shards are carried out here.
-                    Err(_) if script.commands.iter().any(has_keys_of_several_shards) => {
-                        return self.gather(turn);
-                    }
-                    Err(reply) => return self.end(turn, Ended::Failed(reply)),
-                }
-            }
-            Source::Effects { reads, writes } => Plan::of_effects(turn.map, reads, writes),
+            Source::Effects(effects) => Plan::of_effects(turn.map, effects),
+            Source::Script(script) => Plan::of_script(turn.map, script),
         };
         match plan {
+            // Reads of several shards are optimistic, until they have failed too often.
+            Ok(plan)
+                if self.reads_only() && plan.parts.len() > 1 && self.attempt <= OPTIMISTIC_MAX =>
+            {
+                self.gather(turn);
+            }
             Ok(plan) => self.commit(turn, plan, None),
-            Err(_) => self.again(turn),
+            Err(Uncut::Together) => self.gather(turn),
+            Err(uncut) => self.uncut(turn, uncut),
         }
     }
 
-    /// Reads all keys of the script.
+    /// Whether it is a script that only reads.
+    fn reads_only(&self) -> bool {
+        match &self.source {
+            Source::Script(script) => {
+                let reads = |command: &crate::Command| command.class() == Class::Read;
+                script.commands.iter().all(reads)
+            }
+            Source::Effects(_) => false,
+        }
+    }
+
+    fn uncut(&mut self, turn: &mut Turn, uncut: Uncut) {
+        match (uncut, &self.source) {
+            (Uncut::Refused(reply), _) => self.end(turn, Ended::Failed(reply)),
+            (Uncut::Torn, Source::Effects(_)) => {
+                let message = "a range that was read was split; run the transaction again";
+                self.fail(turn, ErrorCode::Conflict, message);
+            }
+            (Uncut::Unknown | Uncut::Together | Uncut::Torn, _) => self.again(turn),
+        }
+    }
+
+    /// Reads all keys and ranges of the script.
     fn gather(&mut self, turn: &mut Turn) {
         let Source::Script(script) = &self.source else {
             unreachable!("only scripts are gathered");
@@ -200,41 +203,43 @@ impl Run {
         keys.extend(script.watched.iter().map(|read| read.key.clone()));
         keys.sort();
         keys.dedup();
-        let Some(waiting) = read_keys(turn, self.owner(), keys) else {
-            return self.again(turn);
+        let flushes = |command: &crate::Command| matches!(command, crate::Command::FlushAll);
+        let written = match script.commands.iter().any(flushes) {
+            true => usize::MAX,
+            false => keys.len(),
         };
-        self.phase = Phase::Gathering {
-            waiting,
-            values: BTreeMap::new(),
-        };
+        let commands = script.commands.iter().enumerate();
+        let walks = commands.filter(|(_, command)| is_walk(command));
+        match Reading::ask(turn, self.owner(), keys, walks, written) {
+            None => self.again(turn),
+            Some(reading) => self.phase = Phase::Gathering { reading },
+        }
     }
 
-    /// All values are there: carries out the script on them.
-    fn gathered(&mut self, turn: &mut Turn, values: BTreeMap<Key, ReadValue>) {
+    /// Everything has been read: carries out the script on it.
+    fn gathered(&mut self, turn: &mut Turn, read: Read) {
         let Source::Script(script) = &self.source else {
             unreachable!("only scripts are gathered");
         };
-        let unchanged = |read: &KeyRead| {
-            values
-                .get(&read.key)
-                .is_some_and(|value| read.version == value.value.as_ref().map(|_| value.version))
-        };
-        if !script.watched.iter().all(unchanged) {
+        turn.hlc.merge(read.newest);
+        let mut view = View::default();
+        view.read(read.values);
+        self.is_carried_out_here = true;
+        if !script.watched.iter().all(|read| view.agrees_with(read)) {
             return self.end(turn, Ended::Changed);
         }
-        let mut written = BTreeMap::new();
         let mut replies = Vec::new();
-        for command in &script.commands {
-            replies.push(carry_out(command, &values, &mut written, turn.now.wall_ms));
+        for (place, command) in script.commands.iter().enumerate() {
+            let walked = read.walked.get(&place);
+            replies.push(view.carry_out(command, walked, turn.now.wall_ms));
         }
-        let reads = reads_of(&values);
-        let writes: Vec<KeyWrite> = written
-            .into_iter()
-            .map(|(key, value)| KeyWrite { key, value })
-            .collect();
-        match Plan::of_effects(turn.map, &reads, &writes) {
+        if view.len() > turn.settings.keys_max || view.size_bytes() > turn.settings.bytes_max {
+            let message = "more keys or bytes than one transaction may have; nothing was done";
+            return self.fail(turn, ErrorCode::TooLarge, message);
+        }
+        match Plan::of_effects(turn.map, &view.into_effects()) {
             Ok(plan) => self.commit(turn, plan, Some(replies)),
-            Err(_) => self.again(turn),
+            Err(uncut) => self.uncut(turn, uncut),
         }
     }
 
@@ -256,17 +261,13 @@ impl Run {
                     None => self.again(turn),
                 }
             }
-            _ if !self.plan.writes() && replies.is_some() => {
-                let waiting = parts.iter().map(|part| {
-                    let reads = part.intent.reads.clone();
-                    let request = TxnRequest::Validate {
-                        reads,
-                        ranges: Vec::new(),
-                    };
-                    turn.call(owner, &part.key, request)
-                });
-                match waiting.collect::<Option<BTreeSet<Call>>>() {
+            _ if !self.plan.writes() && self.plan.is_read() => {
+                let reads = parts.iter().flat_map(|part| part.intent.reads.clone());
+                let ranges = parts.iter().flat_map(|part| part.intent.ranges.clone());
+                let (reads, ranges) = (reads.collect(), ranges.collect());
+                match validate(turn, owner, reads, ranges) {
                     Some(waiting) => {
+                        let waiting = waiting.into_iter().collect();
                         let replies = replies.unwrap_or_default();
                         self.phase = Phase::Validating { waiting, replies };
                     }
@@ -315,25 +316,11 @@ impl Run {
     pub(super) fn answered(&mut self, turn: &mut Turn, call: Call, outcome: Outcome) {
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match phase {
-            Phase::Gathering {
-                mut waiting,
-                mut values,
-            } => {
-                let Some(keys) = waiting.remove(&call) else {
-                    self.phase = Phase::Gathering { waiting, values };
-                    return;
-                };
-                match outcome {
-                    Outcome::Txn(TxnAnswer::Values { values: read, .. }) => {
-                        values.extend(keys.into_iter().zip(read));
-                        match waiting.is_empty() {
-                            true => self.gathered(turn, values),
-                            false => self.phase = Phase::Gathering { waiting, values },
-                        }
-                    }
-                    outcome => self.lost(turn, outcome),
-                }
-            }
+            Phase::Gathering { mut reading } => match reading.answered(call, outcome) {
+                Taken::NotAsked | Taken::More => self.phase = Phase::Gathering { reading },
+                Taken::Complete => self.gathered(turn, reading.finish()),
+                Taken::Lost(outcome) => self.lost(turn, outcome),
+            },
             Phase::Validating {
                 mut waiting,
                 replies,
@@ -557,12 +544,15 @@ impl Run {
     fn lost(&mut self, turn: &mut Turn, outcome: Outcome) {
         match outcome {
             Outcome::Txn(TxnAnswer::Changed) => match &self.source {
-                // Only watched keys are checked where a script's commands are carried out.
-                Source::Script(script) if !script.watched.is_empty() => {
+                // Only watched keys are checked where the shards carry out a script's commands.
+                // Where it is done here, the next attempt looks at them first.
+                Source::Script(script)
+                    if !script.watched.is_empty() && !self.is_carried_out_here =>
+                {
                     self.end(turn, Ended::Changed);
                 }
                 Source::Script(_) => self.again(turn),
-                Source::Effects { .. } => {
+                Source::Effects(_) => {
                     self.fail(
                         turn,
                         ErrorCode::Conflict,
@@ -659,38 +649,6 @@ impl Run {
     }
 }
 
-/// Reads keys, each in its shard. `None` if a shard is not known at present.
-pub(super) fn read_keys(
-    turn: &mut Turn,
-    owner: Owner,
-    keys: Vec<Key>,
-) -> Option<BTreeMap<Call, Vec<Key>>> {
-    let mut by_shard: BTreeMap<synod_storage::ShardId, Vec<Key>> = BTreeMap::new();
-    for key in keys {
-        by_shard
-            .entry(turn.map.locate(&key)?.shard)
-            .or_default()
-            .push(key);
-    }
-    let mut waiting = BTreeMap::new();
-    for keys in by_shard.into_values() {
-        let request = TxnRequest::Read { keys: keys.clone() };
-        waiting.insert(turn.call(owner, &keys[0], request)?, keys);
-    }
-    Some(waiting)
-}
-
-/// What has to hold of values that were read.
-pub(super) fn reads_of(values: &BTreeMap<Key, ReadValue>) -> Vec<KeyRead> {
-    values
-        .iter()
-        .map(|(key, read)| KeyRead {
-            key: key.clone(),
-            version: read.value.as_ref().map(|_| read.version),
-        })
-        .collect()
-}
-
 fn is_try_again(reply: &Reply) -> bool {
     matches!(
         reply,
@@ -699,8 +657,4 @@ fn is_try_again(reply: &Reply) -> bool {
             ..
         }
     )
-}
-
-fn has_keys_of_several_shards(command: &crate::command::Command) -> bool {
-    matches!(command, crate::command::Command::MSetNx { .. })
 }

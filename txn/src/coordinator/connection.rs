@@ -2,10 +2,11 @@
 //!
 //! The gateway shows every command of a connection to its [`Connection`], in order, one at a time
 //! while the answer before depends on a coordinator. It says what to do: answer, send the command as
-//! it is, or hand an event to the coordinator, whose answer comes back through
-//! [`Connection::replied`] or [`Connection::ended`] and becomes the client's reply.
+//! it is, or hand an event to the coordinator, whose answer is the client's reply, by way of
+//! [`Connection::ended`] if the transaction is over.
 
 use super::event::{Ended, Event, Script, Ticket};
+use super::reading::is_walk;
 use crate::command::{Begin, Command, ReadMode, TransactionCommand};
 use crate::reply::{ErrorCode, Reply};
 use crate::transaction::KeyRead;
@@ -46,6 +47,9 @@ enum State {
     Interactive { ticket: Ticket },
     /// `COMMIT` is being carried out.
     Committing,
+    /// An interactive transaction was ended by the store. What the client still sends for it must
+    /// not be carried out by itself: this is the answer, until `COMMIT` or `ROLLBACK`.
+    Ended { why: Reply },
 }
 
 /// Whether a command was refused while queueing.
@@ -60,6 +64,8 @@ enum Dirty {
 pub struct Connection {
     state: State,
     watched: Vec<KeyRead>,
+    /// Keys could not be watched: `EXEC` must not go on as if nothing had been asked for.
+    unwatchable: bool,
 }
 
 impl Default for Connection {
@@ -67,6 +73,7 @@ impl Default for Connection {
         Connection {
             state: State::Plain,
             watched: Vec::new(),
+            unwatchable: false,
         }
     }
 }
@@ -74,7 +81,7 @@ impl Default for Connection {
 impl Connection {
     /// Whether the present state is the one of a fresh connection: nothing queued, watched or begun.
     pub fn is_plain(&self) -> bool {
-        matches!(self.state, State::Plain) && self.watched.is_empty()
+        matches!(self.state, State::Plain) && self.watched.is_empty() && !self.unwatchable
     }
 
     /// Whether commands go through the coordinator, or wait for `EXEC`.
@@ -114,7 +121,12 @@ impl Connection {
             (TransactionCommand::Exec, State::Multi { queued, dirty }) => {
                 let (queued, dirty) = (std::mem::take(queued), *dirty);
                 let watched = std::mem::take(&mut self.watched);
+                let unwatchable = std::mem::take(&mut self.unwatchable);
                 self.state = State::Plain;
+                if unwatchable {
+                    let message = "a key could not be watched; nothing was done";
+                    return Next::Reply(Reply::error(ErrorCode::ExecAbort, message));
+                }
                 self.exec(queued, dirty, watched, ticket)
             }
             (TransactionCommand::Exec, _) => error("EXEC without MULTI"),
@@ -132,6 +144,7 @@ impl Connection {
             }
             (TransactionCommand::Unwatch, State::Plain) => {
                 self.watched.clear();
+                self.unwatchable = false;
                 Next::Reply(Reply::Ok)
             }
             (TransactionCommand::Unwatch, State::Multi { queued, .. }) => {
@@ -139,20 +152,9 @@ impl Connection {
                 queued.push(Queued::Known(Reply::Ok));
                 Next::Reply(queued_reply())
             }
-            (TransactionCommand::Begin(begin), State::Plain) => self.begin(begin, ticket),
-            (TransactionCommand::Begin(_), _) => error("a transaction is under way already"),
-            (TransactionCommand::Commit, State::Interactive { ticket }) => {
-                let ticket = *ticket;
-                self.state = State::Committing;
-                Next::Coordinate(Event::Commit { ticket })
-            }
-            (TransactionCommand::Commit, _) => error("COMMIT without BEGIN"),
-            (TransactionCommand::Rollback, State::Interactive { ticket }) => {
-                let ticket = *ticket;
-                self.state = State::Plain;
-                Next::Abandon(Event::Drop { ticket }, Reply::Ok)
-            }
-            (TransactionCommand::Rollback, _) => error("ROLLBACK without BEGIN"),
+            (TransactionCommand::Begin(begin), _) => self.begin(begin, ticket),
+            (TransactionCommand::Commit, _) => self.commit(),
+            (TransactionCommand::Rollback, _) => self.rollback(),
             (TransactionCommand::Status { .. }, _) => error("tokens are not supported yet"),
             (
                 TransactionCommand::Multi
@@ -161,7 +163,8 @@ impl Connection {
                 State::Interactive { .. }
                 | State::Executing { .. }
                 | State::Watching
-                | State::Committing,
+                | State::Committing
+                | State::Ended { .. },
             ) => error("not allowed between BEGIN and COMMIT"),
         }
     }
@@ -173,9 +176,9 @@ impl Connection {
             State::Multi { queued, dirty } => {
                 let mut keys = 0;
                 command.for_each_key(|_| keys += 1);
-                if keys == 0 {
+                if keys == 0 && !is_walk(&command) {
                     *dirty = Dirty::Yes;
-                    return error("this command cannot be part of a transaction yet");
+                    return error("this command cannot be part of a transaction");
                 }
                 queued.push(Queued::Command(command));
                 Next::Reply(queued_reply())
@@ -184,6 +187,7 @@ impl Connection {
                 ticket: *ticket,
                 command,
             }),
+            State::Ended { why } => Next::Reply(why.clone()),
             State::Executing { .. } | State::Watching | State::Committing => {
                 error("the command before is not answered yet")
             }
@@ -216,23 +220,49 @@ impl Connection {
     }
 
     fn begin(&mut self, begin: Begin, ticket: Ticket) -> Next {
+        if !matches!(self.state, State::Plain) {
+            return error("a transaction is under way already");
+        }
         if begin.reads != ReadMode::Latest {
             return error("SNAPSHOT is not supported yet");
         }
         if begin.token.is_some() {
             return error("TOKEN is not supported yet");
         }
-        self.state = State::Interactive { ticket };
-        self.watched.clear();
+        *self = Connection {
+            state: State::Interactive { ticket },
+            ..Connection::default()
+        };
         Next::Abandon(Event::Begin { ticket, begin }, Reply::Ok)
     }
 
-    /// [`Effect::Reply`](super::Effect::Reply): what the client is to be told.
-    pub fn replied(&mut self, reply: Reply) -> Reply {
-        reply
+    fn commit(&mut self) -> Next {
+        match std::mem::replace(&mut self.state, State::Committing) {
+            State::Interactive { ticket } => Next::Coordinate(Event::Commit { ticket }),
+            State::Ended { why } => {
+                self.state = State::Plain;
+                Next::Reply(why)
+            }
+            other => {
+                self.state = other;
+                error("COMMIT without BEGIN")
+            }
+        }
     }
 
-    /// [`Effect::Ended`](super::Effect::Ended): what the client is to be told.
+    fn rollback(&mut self) -> Next {
+        match std::mem::replace(&mut self.state, State::Plain) {
+            State::Interactive { ticket } => Next::Abandon(Event::Drop { ticket }, Reply::Ok),
+            State::Ended { .. } => Next::Reply(Reply::Ok),
+            other => {
+                self.state = other;
+                error("ROLLBACK without BEGIN")
+            }
+        }
+    }
+
+    /// [`Effect::Ended`](super::Effect::Ended): what the client is to be told, now, or when it asks
+    /// for something next.
     pub fn ended(&mut self, ended: Ended) -> Reply {
         let state = std::mem::replace(&mut self.state, State::Plain);
         match (ended, state) {
@@ -241,6 +271,14 @@ impl Connection {
                 Reply::Ok
             }
             (Ended::Changed, _) => Reply::NullArray,
+            (Ended::Failed(why), State::Interactive { .. }) => {
+                self.state = State::Ended { why: why.clone() };
+                why
+            }
+            (Ended::Failed(reply), State::Watching) => {
+                self.unwatchable = true;
+                reply
+            }
             (Ended::Failed(reply), _) => reply,
             (Ended::Replies(replies), State::Executing { queued }) => {
                 let mut replies = replies.into_iter();
@@ -263,7 +301,8 @@ impl Connection {
             | State::Multi { .. }
             | State::Executing { .. }
             | State::Watching
-            | State::Committing => None,
+            | State::Committing
+            | State::Ended { .. } => None,
         }
     }
 }

@@ -78,6 +78,21 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// The transaction that it is about.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Event::Run { ticket, .. }
+            | Event::Watch { ticket, .. }
+            | Event::Begin { ticket, .. }
+            | Event::Execute { ticket, .. }
+            | Event::Commit { ticket }
+            | Event::Drop { ticket } => Some(*ticket),
+            Event::Answered { .. } | Event::Tick => None,
+        }
+    }
+}
+
 /// An output of [`Coordinator::step`](super::Coordinator::step).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {

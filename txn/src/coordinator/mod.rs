@@ -33,12 +33,14 @@ mod attempt;
 mod connection;
 mod event;
 mod plan;
+mod reading;
 mod session;
+mod view;
 
 use std::collections::BTreeMap;
 
 use synod_replication::NodeId;
-use synod_storage::{Micros, Version};
+use synod_storage::{Micros, ShardId, Version};
 
 use crate::hlc::Hlc;
 use crate::participant::Now;
@@ -64,8 +66,12 @@ pub struct Settings {
     pub decide_max_us: u64,
     /// How long an interactive transaction may be idle.
     pub idle_max_us: u64,
-    /// Keys that an interactive transaction may read and write.
+    /// How long an interactive transaction may take from its beginning to its end.
+    pub duration_max_us: u64,
+    /// Keys and ranges that a transaction may read and write, where the coordinator carries it out.
     pub keys_max: usize,
+    /// Bytes of keys and values of such a one.
+    pub bytes_max: usize,
 }
 
 impl Default for Settings {
@@ -76,7 +82,9 @@ impl Default for Settings {
             answer_max_us: 3_000_000,
             decide_max_us: 10_000_000,
             idle_max_us: 60_000_000,
+            duration_max_us: 300_000_000,
             keys_max: 65_536,
+            bytes_max: 16 << 20,
         }
     }
 }
@@ -133,17 +141,28 @@ impl Turn<'_> {
         body: impl Into<crate::wire::Body>,
     ) -> Option<Call> {
         let descriptor = self.map.locate(key)?;
+        let at = (descriptor.shard, descriptor.epoch);
+        Some(self.call_shard(owner, at, body))
+    }
+
+    /// Asks a shard in an epoch.
+    fn call_shard(
+        &mut self,
+        owner: Owner,
+        (shard, epoch): (ShardId, u64),
+        body: impl Into<crate::wire::Body>,
+    ) -> Call {
         *self.last_call += 1;
         let call = Call(*self.last_call);
         self.calls.insert(call, owner);
         self.effects.push(Effect::Call {
             call,
-            shard: descriptor.shard,
-            epoch: descriptor.epoch,
+            shard,
+            epoch,
             hlc: self.hlc.last(),
             body: body.into(),
         });
-        Some(call)
+        call
     }
 }
 

@@ -6,11 +6,26 @@ use bytes::Bytes;
 use synod_storage::ShardId;
 
 use super::event::Script;
+use super::reading::is_walk;
+use super::view::Effects;
 use crate::command::{Class, Command, Key};
-use crate::reply::Reply;
+use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::ShardMap;
 use crate::split::Merge;
-use crate::transaction::{Intent, KeyRead, KeyWrite};
+use crate::transaction::Intent;
+
+/// Why a transaction is not cut over shards.
+#[derive(Debug)]
+pub(super) enum Uncut {
+    /// A shard is not known at present.
+    Unknown,
+    /// A range that was read lies in several shards by now.
+    Torn,
+    /// A command depends on several shards, or on a range: it is carried out by who has read it all.
+    Together,
+    /// A command that cannot be part of a transaction; this is the answer.
+    Refused(Reply),
+}
 
 /// What a transaction wants of one shard.
 #[derive(Clone, Debug, Default)]
@@ -34,28 +49,36 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Cuts a script. An error is the answer to it: a key's shard is not known, or a command cannot
-    /// be part of a transaction.
-    pub(super) fn of_script(map: &ShardMap, script: &Script) -> Result<Plan, Reply> {
+    /// Cuts a script whose commands the shards can carry out.
+    pub(super) fn of_script(map: &ShardMap, script: &Script) -> Result<Plan, Uncut> {
+        if script.commands.iter().any(is_walk) {
+            return Err(Uncut::Together);
+        }
         let mut parts: BTreeMap<ShardId, Part> = BTreeMap::new();
         let mut merges = Vec::new();
         for read in &script.watched {
-            part_of(map, &mut parts, &read.key)?
-                .intent
-                .reads
-                .push(read.clone());
+            let part = part_of(map, &mut parts, &read.key)?;
+            part.intent.reads.push(read.clone());
         }
         for (index, command) in script.commands.iter().enumerate() {
-            let split = map.split(command.clone())?;
+            let split = map.split(command.clone()).map_err(|reply| match reply {
+                Reply::Error {
+                    code: ErrorCode::TryAgain,
+                    ..
+                } => Uncut::Unknown,
+                reply => Uncut::Refused(reply),
+            })?;
+            if split.merge == Merge::Together {
+                return Err(Uncut::Together);
+            }
             for (place, piece) in split.parts.into_iter().enumerate() {
                 let mut key = None;
                 piece
                     .command
                     .for_each_key(|named| key = Some(named.clone()));
                 let Some(key) = key else {
-                    return Err(Reply::err(
-                        "this command cannot be part of a transaction yet",
-                    ));
+                    let message = "this command cannot be part of a transaction";
+                    return Err(Uncut::Refused(Reply::err(message)));
                 };
                 let part = part_of(map, &mut parts, &key)?;
                 part.writes |= piece.command.class() == Class::Write;
@@ -71,19 +94,21 @@ impl Plan {
     }
 
     /// Cuts the reads and writes of a transaction whose commands were carried out already.
-    pub(super) fn of_effects(
-        map: &ShardMap,
-        reads: &[KeyRead],
-        writes: &[KeyWrite],
-    ) -> Result<Plan, Reply> {
+    pub(super) fn of_effects(map: &ShardMap, effects: &Effects) -> Result<Plan, Uncut> {
         let mut parts: BTreeMap<ShardId, Part> = BTreeMap::new();
-        for read in reads {
-            part_of(map, &mut parts, &read.key)?
-                .intent
-                .reads
-                .push(read.clone());
+        for read in &effects.reads {
+            let part = part_of(map, &mut parts, &read.key)?;
+            part.intent.reads.push(read.clone());
         }
-        for write in writes {
+        for read in &effects.ranges {
+            let key = Bytes::copy_from_slice(&read.range.start);
+            let part = part_of(map, &mut parts, &key)?;
+            if map.shard_of_range(&read.range).is_none() {
+                return Err(Uncut::Torn);
+            }
+            part.intent.ranges.push(read.clone());
+        }
+        for write in &effects.writes {
             let part = part_of(map, &mut parts, &write.key)?;
             part.writes = true;
             part.intent.writes.push(write.clone());
@@ -97,6 +122,12 @@ impl Plan {
     /// Whether any part may write.
     pub(super) fn writes(&self) -> bool {
         self.parts.iter().any(|part| part.writes)
+    }
+
+    /// Whether it has nothing but reads, which were made already.
+    pub(super) fn is_read(&self) -> bool {
+        let reads = |part: &Part| part.intent.commands.is_empty() && part.intent.writes.is_empty();
+        self.parts.iter().all(reads)
     }
 
     /// Puts the deciding part first: one that writes, if any does.
@@ -128,11 +159,8 @@ fn part_of<'a>(
     map: &ShardMap,
     parts: &'a mut BTreeMap<ShardId, Part>,
     key: &Key,
-) -> Result<&'a mut Part, Reply> {
-    let Some(descriptor) = map.locate(key) else {
-        let message = "the shard of this key is not known yet";
-        return Err(Reply::error(crate::reply::ErrorCode::TryAgain, message));
-    };
+) -> Result<&'a mut Part, Uncut> {
+    let descriptor = map.locate(key).ok_or(Uncut::Unknown)?;
     let fresh = || Part {
         key: key.clone(),
         ..Part::default()

@@ -1,19 +1,27 @@
 //! An interactive transaction: reads as they are needed, writes kept until the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use synod_storage::{Micros, Version};
 
-use super::attempt::{read_keys, reads_of};
 use super::event::{Call, Effect, Ended, Ticket};
+use super::reading::{Read, Reading, Taken, Walked, is_walk, validate};
+use super::view::{Effects, View};
 use super::{Owner, Turn};
 use crate::command::{Access, Begin, Class, Command, Key, ReadMode};
-use crate::execute;
 use crate::participant::Now;
 use crate::reply::{ErrorCode, Reply};
-use crate::transaction::{KeyRead, KeyWrite, ReadValue, TxnAnswer, TxnRequest};
-use crate::value::Value;
+use crate::transaction::TxnAnswer;
 use crate::wire::Outcome;
+
+/// A command that waits for what it has to be shown.
+#[derive(Debug)]
+struct Waiting {
+    /// The command; none if keys are watched.
+    command: Option<Command>,
+    /// What was found, if it is about a range.
+    walked: Option<Walked>,
+}
 
 /// What a session waits for.
 #[derive(Debug)]
@@ -22,16 +30,16 @@ enum Phase {
     Idle,
     /// Nothing: it is over.
     Over,
-    /// Values for a command (or for watching, if there is none).
+    /// Values and ranges for a command (or for watching).
     Reading {
-        command: Option<Command>,
-        waiting: BTreeMap<Call, Vec<Key>>,
+        waiting: Waiting,
+        reading: Reading,
         asked: Micros,
     },
     /// The earlier reads hold for less than a new value's version: they are validated again.
     Refreshing {
-        command: Option<Command>,
-        waiting: BTreeSet<Call>,
+        waiting: Waiting,
+        calls: BTreeSet<Call>,
         through: Version,
         asked: Micros,
     },
@@ -43,11 +51,13 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Session {
     begin: Begin,
-    values: BTreeMap<Key, ReadValue>,
-    written: BTreeMap<Key, Option<Value>>,
-    /// Every value read holds up to this version at least.
+    view: View,
+    /// Everything that was read holds up to this version at least.
     valid_through: Version,
+    /// No version that was read is greater.
+    newest: Version,
     phase: Phase,
+    begun: Micros,
     touched: Micros,
 }
 
@@ -55,10 +65,11 @@ impl Session {
     pub(super) fn new(begin: Begin, now: Micros) -> Session {
         Session {
             begin,
-            values: BTreeMap::new(),
-            written: BTreeMap::new(),
+            view: View::default(),
             valid_through: Version::MAX,
+            newest: Version::ZERO,
             phase: Phase::Idle,
+            begun: now,
             touched: now,
         }
     }
@@ -74,16 +85,13 @@ impl Session {
     }
 
     /// What it has read, and wants to write.
-    pub(super) fn into_effects(self) -> (Vec<KeyRead>, Vec<KeyWrite>) {
-        let writes = self
-            .written
-            .into_iter()
-            .map(|(key, value)| KeyWrite { key, value });
-        (reads_of(&self.values), writes.collect())
+    pub(super) fn into_effects(self) -> Effects {
+        self.view.into_effects()
     }
 
     pub(super) fn watch(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>) {
-        self.read(turn, ticket, keys, None);
+        let keys: BTreeSet<Key> = keys.into_iter().collect();
+        self.read(turn, ticket, keys.into_iter().collect(), None);
     }
 
     pub(super) fn execute(&mut self, turn: &mut Turn, ticket: Ticket, command: Command) {
@@ -95,54 +103,66 @@ impl Session {
         if self.begin.access == Access::ReadOnly && command.class() == Class::Write {
             return reply(turn, Reply::err("the transaction is read-only"));
         }
-        let mut keys = BTreeSet::new();
-        command.for_each_key(|key| {
-            keys.insert(key.clone());
-        });
-        if keys.is_empty() {
-            let message = "this command cannot be part of a transaction yet";
+        let mut keys = 0;
+        command.for_each_key(|_| keys += 1);
+        if keys == 0 && !is_walk(&command) {
+            let message = "this command cannot be part of a transaction";
             return reply(turn, Reply::err(message));
         }
-        if self.values.len() + self.written.len() + keys.len() > turn.settings.keys_max {
-            let message = "the transaction has too many keys";
+        if let Some(message) = self.is_too_large(turn, keys, command.size_bytes()) {
             return reply(turn, Reply::error(ErrorCode::TooLarge, message));
         }
-        let needed: Vec<Key> = match execute::must_read(&command) {
-            true => keys
-                .into_iter()
-                .filter(|key| !self.values.contains_key(key) && !self.written.contains_key(key))
-                .collect(),
-            false => Vec::new(),
-        };
-        match needed.is_empty() {
-            true => self.carry_out(turn, ticket, command),
-            false => self.read(turn, ticket, needed, Some(command)),
+        let missing = self.view.missing(&command);
+        match missing.is_empty() && !is_walk(&command) {
+            true => self.carry_out(turn, ticket, &command, None),
+            false => self.read(turn, ticket, missing, Some(command)),
         }
+    }
+
+    /// Whether it would have more keys or bytes than one transaction may have.
+    fn is_too_large(&self, turn: &Turn, keys: usize, bytes: usize) -> Option<&'static str> {
+        if self.view.len() + keys > turn.settings.keys_max {
+            return Some("the transaction has too many keys; this command was not carried out");
+        }
+        let is_large = self.view.size_bytes() + bytes > turn.settings.bytes_max;
+        is_large.then_some("the transaction has too many bytes; this command was not carried out")
     }
 
     fn read(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>, command: Option<Command>) {
-        match read_keys(turn, Owner::Session(ticket), keys) {
-            Some(waiting) => {
+        let walk = command.iter().filter(|command| is_walk(command));
+        let walk = walk.map(|command| (0, command));
+        let written = self.view.written();
+        match Reading::ask(turn, Owner::Session(ticket), keys, walk, written) {
+            Some(reading) => {
                 let asked = turn.monotonic();
-                self.phase = Phase::Reading {
+                let waiting = Waiting {
                     command,
+                    walked: None,
+                };
+                self.phase = Phase::Reading {
                     waiting,
+                    reading,
                     asked,
                 };
             }
-            None => self.fail(
-                turn,
-                ticket,
-                ErrorCode::TryAgain,
-                "a shard is not known yet",
-            ),
+            None => self.fail_unknown_shard(turn, ticket),
         }
     }
 
-    fn carry_out(&mut self, turn: &mut Turn, ticket: Ticket, command: Command) {
+    fn carry_out(
+        &mut self,
+        turn: &mut Turn,
+        ticket: Ticket,
+        command: &Command,
+        walked: Option<&Walked>,
+    ) {
         self.phase = Phase::Idle;
-        let now_ms = turn.now.wall_ms;
-        let reply = carry_out(&command, &self.values, &mut self.written, now_ms);
+        self.touched = turn.monotonic();
+        let reply = self.view.carry_out(command, walked, turn.now.wall_ms);
+        if let Some(message) = self.is_too_large(turn, 0, 0) {
+            // The walk has brought, or wiped, more than could be known before.
+            return self.fail(turn, ticket, ErrorCode::TooLarge, message);
+        }
         turn.effects.push(Effect::Reply { ticket, reply });
     }
 
@@ -157,124 +177,94 @@ impl Session {
             Phase::Idle => {}
             Phase::Over => self.phase = Phase::Over,
             Phase::Reading {
-                command,
-                mut waiting,
+                waiting,
+                mut reading,
                 asked,
-            } => {
-                let Some(keys) = waiting.remove(&call) else {
+            } => match reading.answered(call, outcome) {
+                Taken::Complete => self.has_read(turn, ticket, waiting, reading.finish()),
+                Taken::Lost(outcome) => self.lost(turn, ticket, outcome),
+                Taken::NotAsked | Taken::More => {
                     self.phase = Phase::Reading {
-                        command,
                         waiting,
+                        reading,
                         asked,
-                    };
-                    return;
-                };
-                let Outcome::Txn(TxnAnswer::Values {
-                    values,
-                    valid_through,
-                }) = outcome
-                else {
-                    return self.lost(turn, ticket, outcome);
-                };
-                self.valid_through = self.valid_through.min(valid_through);
-                self.values.extend(keys.into_iter().zip(values));
-                match waiting.is_empty() {
-                    true => self.complete(turn, ticket, command),
-                    false => {
-                        self.phase = Phase::Reading {
-                            command,
-                            waiting,
-                            asked,
-                        }
                     }
                 }
-            }
+            },
             Phase::Refreshing {
-                command,
-                mut waiting,
-                through,
+                waiting,
+                mut calls,
+                mut through,
                 asked,
             } => {
-                if !waiting.remove(&call) {
-                    self.phase = Phase::Refreshing {
-                        command,
-                        waiting,
-                        through,
-                        asked,
+                if calls.remove(&call) {
+                    let Outcome::Txn(TxnAnswer::Valid { through: of_shard }) = outcome else {
+                        return self.lost(turn, ticket, outcome);
                     };
-                    return;
+                    through = through.min(of_shard);
+                    if calls.is_empty() {
+                        self.valid_through = through;
+                        return self.complete(turn, ticket, waiting);
+                    }
                 }
-                let Outcome::Txn(TxnAnswer::Valid { through: of_shard }) = outcome else {
-                    return self.lost(turn, ticket, outcome);
+                self.phase = Phase::Refreshing {
+                    waiting,
+                    calls,
+                    through,
+                    asked,
                 };
-                let through = through.min(of_shard);
-                if waiting.is_empty() {
-                    self.valid_through = through;
-                    self.complete(turn, ticket, command);
-                } else {
-                    self.phase = Phase::Refreshing {
-                        command,
-                        waiting,
-                        through,
-                        asked,
-                    };
-                }
             }
         }
     }
 
-    /// All values of a command are there: were they true together?
-    fn complete(&mut self, turn: &mut Turn, ticket: Ticket, command: Option<Command>) {
-        let newest = self
-            .values
-            .values()
-            .map(|read| read.version)
-            .max()
-            .unwrap_or(Version::ZERO);
-        turn.hlc.merge(newest);
-        if newest > self.valid_through {
-            return self.refresh(turn, ticket, command);
+    /// Everything that a command has to be shown is there: was it true together with the rest?
+    fn has_read(&mut self, turn: &mut Turn, ticket: Ticket, mut waiting: Waiting, mut read: Read) {
+        self.valid_through = self.valid_through.min(read.valid_through);
+        self.newest = self.newest.max(read.newest);
+        self.view.read(read.values);
+        waiting.walked = read.walked.remove(&0);
+        turn.hlc.merge(self.newest);
+        match self.newest > self.valid_through {
+            true => self.refresh(turn, ticket, waiting),
+            false => self.complete(turn, ticket, waiting),
         }
-        match command {
-            Some(command) => self.carry_out(turn, ticket, command),
+    }
+
+    /// What was read is true together.
+    fn complete(&mut self, turn: &mut Turn, ticket: Ticket, waiting: Waiting) {
+        if self.newest > self.valid_through {
+            return self.refresh(turn, ticket, waiting);
+        }
+        match &waiting.command {
+            Some(command) => self.carry_out(turn, ticket, command, waiting.walked.as_ref()),
             None => {
-                let watched = reads_of(&self.values);
-                let ended = Ended::Watched(watched);
+                let ended = Ended::Watched(self.view.reads());
                 turn.effects.push(Effect::Ended { ticket, ended });
                 self.phase = Phase::Over;
             }
         }
     }
 
-    fn refresh(&mut self, turn: &mut Turn, ticket: Ticket, command: Option<Command>) {
-        let mut by_shard: BTreeMap<synod_storage::ShardId, Vec<KeyRead>> = BTreeMap::new();
-        for read in reads_of(&self.values) {
-            let Some(descriptor) = turn.map.locate(&read.key) else {
-                return self.fail(
-                    turn,
-                    ticket,
-                    ErrorCode::TryAgain,
-                    "a shard is not known yet",
-                );
-            };
-            by_shard.entry(descriptor.shard).or_default().push(read);
+    fn refresh(&mut self, turn: &mut Turn, ticket: Ticket, waiting: Waiting) {
+        let mut ranges = self.view.ranges().to_vec();
+        ranges.extend(
+            waiting
+                .walked
+                .iter()
+                .flat_map(|walked| walked.reads.clone()),
+        );
+        let owner = Owner::Session(ticket);
+        match validate(turn, owner, self.view.reads(), ranges) {
+            Some(calls) => {
+                self.phase = Phase::Refreshing {
+                    waiting,
+                    calls: calls.into_iter().collect(),
+                    through: Version::MAX,
+                    asked: turn.monotonic(),
+                };
+            }
+            None => self.fail_unknown_shard(turn, ticket),
         }
-        let mut waiting = BTreeSet::new();
-        for reads in by_shard.into_values() {
-            let key = reads[0].key.clone();
-            let request = TxnRequest::Validate {
-                reads,
-                ranges: Vec::new(),
-            };
-            waiting.extend(turn.call(Owner::Session(ticket), &key, request));
-        }
-        let (asked, through) = (turn.monotonic(), Version::MAX);
-        self.phase = Phase::Refreshing {
-            command,
-            waiting,
-            through,
-            asked,
-        };
     }
 
     fn lost(&mut self, turn: &mut Turn, ticket: Ticket, outcome: Outcome) {
@@ -285,7 +275,7 @@ impl Session {
                 self.phase = Phase::Over;
             }
             Outcome::Txn(_) => {
-                let message = "something that was read has changed";
+                let message = "something that was read has changed; run the transaction again";
                 self.fail(turn, ticket, ErrorCode::Conflict, message);
             }
             Outcome::Reply(_)
@@ -294,14 +284,15 @@ impl Session {
             | Outcome::StreamBroken
             | Outcome::Overloaded
             | Outcome::Unknown => {
-                self.fail(
-                    turn,
-                    ticket,
-                    ErrorCode::TryAgain,
-                    "a shard could not be read",
-                );
+                let message = "a shard could not be read; nothing was done";
+                self.fail(turn, ticket, ErrorCode::TryAgain, message);
             }
         }
+    }
+
+    fn fail_unknown_shard(&mut self, turn: &mut Turn, ticket: Ticket) {
+        let message = "a shard is not known, or was split; nothing was done";
+        self.fail(turn, ticket, ErrorCode::TryAgain, message);
     }
 
     /// Ends the transaction; nothing was done.
@@ -316,55 +307,30 @@ impl Session {
         matches!(self.phase, Phase::Over)
     }
 
-    /// Whether the session is over: idle for too long, or ended.
+    /// Ends it if it takes too long. Whether it is over.
     pub(super) fn tick(&mut self, turn: &mut Turn, ticket: Ticket) -> bool {
         let now = turn.monotonic();
         let age_us = |since: Micros| now.0.saturating_sub(since.0);
-        match &self.phase {
-            Phase::Over => true,
-            Phase::Idle if age_us(self.touched) >= turn.settings.idle_max_us => {
-                self.fail(
-                    turn,
-                    ticket,
-                    ErrorCode::Timeout,
-                    "the transaction was idle for too long",
-                );
-                true
-            }
+        let is_old = age_us(self.begun) >= turn.settings.duration_max_us;
+        let failure = match &self.phase {
+            Phase::Over => return true,
+            _ if is_old => (
+                ErrorCode::Timeout,
+                "the transaction took too long; nothing was done",
+            ),
+            Phase::Idle if age_us(self.touched) >= turn.settings.idle_max_us => (
+                ErrorCode::Idle,
+                "the transaction was idle for too long; nothing was done",
+            ),
             Phase::Reading { asked, .. } | Phase::Refreshing { asked, .. }
                 if age_us(*asked) >= turn.settings.answer_max_us =>
             {
-                self.fail(
-                    turn,
-                    ticket,
-                    ErrorCode::TryAgain,
-                    "a shard could not be read",
-                );
-                true
+                let message = "a shard could not be read in time; nothing was done";
+                (ErrorCode::TryAgain, message)
             }
-            Phase::Idle | Phase::Reading { .. } | Phase::Refreshing { .. } => false,
-        }
+            Phase::Idle | Phase::Reading { .. } | Phase::Refreshing { .. } => return false,
+        };
+        self.fail(turn, ticket, failure.0, failure.1);
+        true
     }
-}
-
-/// Carries out a command on values that were read, under those that were written.
-pub(super) fn carry_out(
-    command: &Command,
-    values: &BTreeMap<Key, ReadValue>,
-    written: &mut BTreeMap<Key, Option<Value>>,
-    now_ms: u64,
-) -> Reply {
-    let mut present = Vec::new();
-    if execute::must_read(command) {
-        command.for_each_key(|key| {
-            let value = match written.get(key) {
-                Some(value) => value.clone(),
-                None => values.get(key).and_then(|read| read.value.clone()),
-            };
-            present.push(value.filter(|value| !value.is_expired(now_ms)));
-        });
-    }
-    let execution = execute::execute(command, &present, now_ms);
-    written.extend(execution.writes);
-    execution.reply
 }

@@ -21,6 +21,7 @@ use super::intent;
 use super::latch::{Latch, WorkId};
 use super::leader::Leader;
 use super::locks::{Conflict, Wanted};
+use super::ranges::RangeChecks;
 use super::reads::Held;
 use super::shard::{Own, Role, Shard, corrupt_reply, read_failed_reply};
 use super::work::{Asker, Slot, Stage, Task, Work};
@@ -71,7 +72,7 @@ impl Leader {
             return turn.respond(token, Outcome::Reply(reply));
         }
         match scan::is_scan(&command) {
-            true => self.begin_scan(turn, own, asker, command),
+            true => self.begin_scan(turn, own, asker, Task::Command(command)),
             false => self.admit(turn, own, asker, Task::Command(command)),
         }
     }
@@ -89,21 +90,19 @@ impl Leader {
                 Err(reply) => {
                     return self.answer(turn, own, asker, Outcome::Reply(reply), Batch(0));
                 }
-                Ok(slots)
-                    if slots.iter().all(Slot::is_known)
-                        && self.expiry_conflict(turn, &task, &slots) == Conflict::None =>
-                {
-                    return self.evaluate(turn, own, asker, &task, &slots);
-                }
                 Ok(slots) => {
+                    let ranges = RangeChecks::begin(turn, self.shard, &self.overlay, &task);
+                    let complete = slots.iter().all(Slot::is_known) && ranges.is_complete();
+                    if complete && self.expiry_conflict(turn, &task, &slots) == Conflict::None {
+                        return self.evaluate(turn, own, asker, &task, (&slots, &ranges));
+                    }
                     let id = turn.new_work();
                     let mut latches: Vec<Latch> =
                         stream_of(&asker).map(Latch::Stream).into_iter().collect();
                     latches.extend(key_latches(&task));
                     let behind = self.latches.enqueue(id, &latches);
                     assert_eq!(behind, 0, "nobody is in the way");
-                    self.register(turn, id, &slots);
-                    let complete = slots.iter().all(Slot::is_known);
+                    self.register(turn, id, &slots, ranges);
                     let stage = Stage::Point { slots };
                     self.works.insert(
                         id,
@@ -190,8 +189,9 @@ impl Leader {
         let task = work.task.clone();
         match self.read_slots(turn, &task) {
             Ok(slots) => {
-                self.register(turn, id, &slots);
-                let complete = slots.iter().all(Slot::is_known);
+                let ranges = RangeChecks::begin(turn, self.shard, &self.overlay, &task);
+                let complete = slots.iter().all(Slot::is_known) && ranges.is_complete();
+                self.register(turn, id, &slots, ranges);
                 if let Some(work) = self.works.get_mut(&id) {
                     work.stage = Stage::Point { slots };
                 }
@@ -249,6 +249,7 @@ impl Leader {
                 work.stage = Stage::Parked {
                     since: turn.now.monotonic,
                 };
+                self.ranges.take(id);
                 self.parked.entry(holder).or_default().push(id);
                 let is_key = |latch: &Latch| matches!(latch, Latch::Key(_));
                 let keys: Vec<Latch> = work.latches.extract_if(.., |it| is_key(it)).collect();
@@ -308,7 +309,16 @@ impl Leader {
         }
     }
 
-    fn register<S: State>(&mut self, turn: &mut Turn<S>, work: WorkId, slots: &[Slot]) {
+    fn register<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        work: WorkId,
+        slots: &[Slot],
+        ranges: RangeChecks,
+    ) {
+        let pages = ranges.pending().map(|read| (read, (self.shard, work)));
+        turn.reads.extend(pages);
+        self.ranges.wait(work, ranges);
         for slot in slots {
             if let Slot::Pending(read) = slot {
                 turn.reads.insert(*read, (self.shard, work));
@@ -323,11 +333,13 @@ impl Leader {
         own: &Own,
         asker: Asker,
         task: &Task,
-        slots: &[Slot],
+        (slots, ranges): (&[Slot], &RangeChecks),
     ) {
         match task {
             Task::Command(command) => self.evaluate_command(turn, own, asker, command, slots),
-            Task::Txn(request) => self.evaluate_txn(turn, own, asker, request, slots),
+            Task::Txn(request) => {
+                self.evaluate_txn(turn, own, asker, request, (slots, ranges.hold()));
+            }
         }
     }
 
@@ -459,6 +471,13 @@ impl Leader {
             }
             Stage::Point { slots } => slots,
         };
+        if let ReadResult::Page(page) = result {
+            self.ranges.read(turn, self.shard, work_id, read, page);
+            let pages = self.ranges.pending(work_id).into_iter();
+            turn.reads
+                .extend(pages.map(|read| (read, (self.shard, work_id))));
+            return self.go_on(turn, own, work_id);
+        }
         let known = match result {
             ReadResult::Found { value, version } => match Value::decode(&value) {
                 Some(value) => Slot::Known {
@@ -493,8 +512,21 @@ impl Leader {
                 *slot = known.clone();
             }
         }
-        if slots.iter().all(Slot::is_known) && self.check_locks(turn, own, work_id) {
-            self.complete(turn, own, work_id);
+        self.go_on(turn, own, work_id);
+    }
+
+    /// Goes on with a task for which something was read, if that was the last.
+    fn go_on<S: State>(&mut self, turn: &mut Turn<S>, own: &Own, id: WorkId) {
+        let Some(Work {
+            stage: Stage::Point { slots },
+            ..
+        }) = self.works.get(&id)
+        else {
+            return;
+        };
+        let complete = slots.iter().all(Slot::is_known) && self.ranges.is_complete(id);
+        if complete && self.check_locks(turn, own, id) {
+            self.complete(turn, own, id);
         }
     }
 
@@ -520,6 +552,7 @@ impl Leader {
         let Some(work) = self.works.remove(&id) else {
             return;
         };
+        self.ranges.take(id);
         match work.asker {
             // What was known holds no longer: its condition could not be met.
             Asker::Request { token, stream } | Asker::Known { token, stream, .. } => {
@@ -558,7 +591,8 @@ impl Leader {
         let Stage::Point { slots } = &work.stage else {
             unreachable!("a completed work is a task on keys");
         };
-        self.evaluate(turn, own, work.asker, &work.task, slots);
+        let ranges = self.ranges.take(id);
+        self.evaluate(turn, own, work.asker, &work.task, (slots, &ranges));
         self.release_latches(turn, own, id, &work.latches);
     }
 

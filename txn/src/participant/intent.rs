@@ -5,20 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use synod_storage::Version;
 
-use super::Turn;
+use super::event::Batch;
 use super::leader::Leader;
 use super::locks::Wanted;
 use super::reads::Held;
 use super::shard::Own;
 use super::transactions::{Prepared, TxnRecord};
 use super::work::{Asker, Slot, Task};
+use super::{Turn, scan};
 use crate::command::{Class, Command, Key};
 use crate::execute;
 use crate::planted::planted;
 use crate::reply::Reply;
 use crate::state::State;
 use crate::transaction::{
-    AttemptId, Intent, KeyRead, ReadValue, TxnAnswer, TxnId, TxnRequest, Verdict,
+    AttemptId, Intent, KeyRead, RangeRead, ReadValue, TxnAnswer, TxnId, TxnRequest, Verdict,
 };
 use crate::value::Value;
 use crate::wire::Outcome;
@@ -42,10 +43,20 @@ impl Leader {
     ) {
         match request {
             // Doubled, or over: it must not wait for its own locks.
+            TxnRequest::Prepare { .. } if self.holds_prepares() => {
+                self.answer(turn, own, asker, Outcome::Overloaded, Batch(0));
+            }
             TxnRequest::Prepare { attempt, begun, .. } if !self.view.admits(&attempt, begun) => {
                 let conflict = Outcome::Txn(TxnAnswer::Conflict);
                 self.settled(turn, own, asker, conflict);
             }
+            TxnRequest::Walk { ref command } => match scan::is_walk(command) {
+                true => self.begin_scan(turn, own, asker, Task::Txn(request)),
+                false => {
+                    let reply = Reply::err("this command does not walk through a range");
+                    self.answer(turn, own, asker, Outcome::Reply(reply), Batch(0));
+                }
+            },
             TxnRequest::Read { .. }
             | TxnRequest::Validate { .. }
             | TxnRequest::Execute { .. }
@@ -87,7 +98,7 @@ impl Leader {
         own: &Own,
         asker: Asker,
         request: &TxnRequest,
-        slots: &[Slot],
+        (slots, ranges_hold): (&[Slot], bool),
     ) {
         match request {
             TxnRequest::Read { keys } => self.read(turn, own, asker, keys, slots),
@@ -95,10 +106,8 @@ impl Leader {
                 let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
                 let through = turn.hlc.read(turn.now.wall_ms);
                 let needs = needs.max(self.promise(turn, through, own.ceiling));
-                let valid = reads
-                    .iter()
-                    .zip(slots)
-                    .all(|(read, slot)| is_as_read(read, slot, turn));
+                let mut reads = reads.iter().zip(slots);
+                let valid = ranges_hold && reads.all(|(read, slot)| is_as_read(read, slot, turn));
                 let answer = match valid {
                     true => TxnAnswer::Valid { through },
                     false => TxnAnswer::Changed,
@@ -107,7 +116,7 @@ impl Leader {
             }
             TxnRequest::Execute { intent } => {
                 let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
-                let Some(ran) = run(turn, intent, slots) else {
+                let Some(ran) = run(turn, intent, slots).filter(|_| ranges_hold) else {
                     let changed = Outcome::Txn(TxnAnswer::Changed);
                     return self.answer(turn, own, asker, changed, needs);
                 };
@@ -139,7 +148,7 @@ impl Leader {
                     let conflict = Outcome::Txn(TxnAnswer::Conflict);
                     return self.answer(turn, own, asker, conflict, needs);
                 }
-                let Some(ran) = run(turn, intent, slots) else {
+                let Some(ran) = run(turn, intent, slots).filter(|_| ranges_hold) else {
                     let changed = Outcome::Txn(TxnAnswer::Changed);
                     return self.answer(turn, own, asker, changed, needs);
                 };
@@ -170,7 +179,8 @@ impl Leader {
                 };
                 self.step_of(turn, own, asker, record, version, Outcome::Txn(answer));
             }
-            TxnRequest::Decide { .. }
+            TxnRequest::Walk { .. }
+            | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
@@ -450,7 +460,8 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             }
         }
         Task::Txn(
-            TxnRequest::Decide { .. }
+            TxnRequest::Walk { .. }
+            | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::Forget { .. },
@@ -475,12 +486,27 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
                 });
             }
         }
-        TxnRequest::Decide { .. }
+        TxnRequest::Walk { .. }
+        | TxnRequest::Decide { .. }
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
         | TxnRequest::Forget { .. } => {}
     }
     keys
+}
+
+/// The ranges that a part of a transaction has to find as they were read.
+pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
+    match request {
+        TxnRequest::Validate { ranges, .. } => ranges,
+        TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. } => &intent.ranges,
+        TxnRequest::Read { .. }
+        | TxnRequest::Walk { .. }
+        | TxnRequest::Decide { .. }
+        | TxnRequest::Resolve { .. }
+        | TxnRequest::Recover { .. }
+        | TxnRequest::Forget { .. } => &[],
+    }
 }
 
 /// All keys of a task.
@@ -537,7 +563,8 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             }
         }
         Task::Txn(
-            TxnRequest::Decide { .. }
+            TxnRequest::Walk { .. }
+            | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::Forget { .. },

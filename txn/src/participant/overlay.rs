@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use synod_storage::Version;
+use synod_storage::{KeyRange, Version};
 
 use super::event::Batch;
 use crate::value::Value;
@@ -56,6 +56,14 @@ impl Overlay {
         {
             self.pending.remove(key);
         }
+    }
+
+    /// Whether something on its way changes a key of a range.
+    pub(super) fn touches(&self, range: &KeyRange) -> bool {
+        !range.is_empty()
+            && (self.pending.range::<[u8], _>(range.bounds()))
+                .next()
+                .is_some()
     }
 
     /// Whether nothing is on its way.

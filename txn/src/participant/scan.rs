@@ -27,7 +27,7 @@ use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::{clip, keyspace};
 use crate::split::CURSOR_PLACE_BITS;
 use crate::state::State;
-use crate::transaction::{AttemptId, Verdict};
+use crate::transaction::{AttemptId, RangeRead, TxnAnswer, TxnRequest, Verdict};
 use crate::value::Value;
 use crate::wire::{Outcome, Stream};
 
@@ -52,6 +52,14 @@ pub(super) fn is_scan(command: &Command) -> bool {
             | Command::Keys { .. }
             | Command::Range(_)
             | Command::FlushAll
+    )
+}
+
+/// Whether a command only looks at a range, all of it at one version.
+pub(super) fn is_walk(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Range(_) | Command::Keys { .. } | Command::DbSize
     )
 }
 
@@ -94,17 +102,21 @@ fn place_of(key: &[u8]) -> u64 {
 }
 
 impl Leader {
-    /// Takes in a command on a range.
+    /// Takes in a command on a range, by itself or as a part of a transaction.
     pub(super) fn begin_scan<S: State>(
         &mut self,
         turn: &mut Turn<S>,
         own: &Own,
         asker: Asker,
-        command: Command,
+        task: Task,
     ) {
-        let (rest, goal) = self.first_range(own, &command);
+        let (Task::Command(command) | Task::Txn(TxnRequest::Walk { command })) = &task else {
+            unreachable!("only commands on ranges walk");
+        };
+        let (rest, goal) = self.first_range(own, command);
         let scan = ScanState {
             command: command.clone(),
+            asked: rest.clone(),
             at: Version::ZERO,
             writers: BTreeSet::new(),
             needs: Batch(0),
@@ -131,7 +143,7 @@ impl Leader {
             id,
             Work {
                 asker,
-                task: Task::Command(command),
+                task,
                 latches,
                 behind,
                 stage,
@@ -360,7 +372,7 @@ impl Leader {
             scan.goal = ScanGoal::Rows;
         }
         if is_full(&command, scan) {
-            scan.rest = None;
+            scan.stop_at_last();
         }
         if keys.is_empty() {
             return true;
@@ -402,7 +414,22 @@ impl Leader {
             Command::FlushAll => self.newest_batch(),
             _ => Batch(0),
         };
-        let outcome = Outcome::Reply(reply);
+        let outcome = match &work.task {
+            Task::Command(_) => Outcome::Reply(reply),
+            Task::Txn(_) => {
+                // What is past its deadline is deleted before this is answered.
+                let gone = match &scan.command {
+                    Command::Range(_) => 0,
+                    _ => scan.expired.len() as u64,
+                };
+                let read = RangeRead {
+                    range: scan.asked,
+                    at: scan.at,
+                    rows: scan.rows - gone,
+                };
+                Outcome::Txn(TxnAnswer::Walked { reply, read })
+            }
+        };
         match (work.asker, scan.expired.is_empty()) {
             (Asker::Request { token, stream }, false) => {
                 let asker = Asker::Known {
@@ -461,6 +488,21 @@ impl Leader {
         for id in woken {
             self.run_scan(turn, own, id);
         }
+    }
+}
+
+impl ScanState {
+    /// The walk has all that it wants: what lies behind its last row was not looked at.
+    fn stop_at_last(&mut self) {
+        if let (Command::Range(_), Some(Reply::Bulk(last))) =
+            (&self.command, self.found.iter().rev().nth(1))
+        {
+            match direction_of(&self.command) {
+                Direction::Forward => self.asked.end = Some(next_key(last)),
+                Direction::Reverse => self.asked.start = last.to_vec(),
+            }
+        }
+        self.rest = None;
     }
 }
 

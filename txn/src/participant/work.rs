@@ -114,6 +114,8 @@ pub(super) struct ScanState {
     pub(super) needs: Batch,
     /// The shard's range when the walk began.
     pub(super) whole: KeyRange,
+    /// What was to be walked through; less, once it is clear that a part of it will do.
+    pub(super) asked: KeyRange,
     /// What of the range is left; `None` at the end.
     pub(super) rest: Option<KeyRange>,
     /// What the walk has found.

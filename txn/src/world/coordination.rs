@@ -332,7 +332,7 @@ fn an_idle_transaction_times_out() {
         matches!(
             ended,
             Ended::Failed(Reply::Error {
-                code: ErrorCode::Timeout,
+                code: ErrorCode::Idle,
                 ..
             })
         ),

@@ -8,11 +8,13 @@ mod linearizability;
 mod model;
 mod scenarios;
 mod scripts;
+mod splits;
 mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
 use crate::{
     Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
     Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
@@ -252,6 +254,7 @@ pub struct World {
     /// Questions of leaders to other shards, which the test has to carry.
     pub calls: VecDeque<(usize, ShardId, crate::Call, Bytes, Body)>,
     next_token: u64,
+    next_shard: u64,
 }
 
 pub const START_MS: u64 = 1_700_000_000_000;
@@ -290,6 +293,7 @@ impl World {
             refuse: 0,
             calls: VecDeque::new(),
             next_token: 0,
+            next_shard: 100,
         };
         for node in 0..nodes {
             world.nodes.push(Node {
@@ -402,7 +406,11 @@ impl World {
                     let before = self.responses.insert(token.0, outcome);
                     assert!(before.is_none(), "a request is answered once");
                 }
-                Effect::Described { .. } | Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
+                Effect::Described { descriptor } => {
+                    self.map.install(descriptor);
+                }
+                Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
+                Effect::Split { newborn, .. } => self.split_off(node, newborn),
                 Effect::Call {
                     shard,
                     call,
@@ -413,6 +421,60 @@ impl World {
                 }
                 Effect::Fatal { reason, .. } => panic!("fatal: {reason}"),
             }
+        }
+    }
+
+    /// Asks a shard's leader to split it before `at`; the new shard's id, if that is inside.
+    pub fn split(&mut self, shard: ShardId, at: &[u8]) -> Option<ShardId> {
+        let leader = self.logs[&shard].leader?;
+        let before = self.nodes[leader].participant.descriptor(shard)?.clone();
+        if !before.range.contains(at) || before.range.start == at {
+            return None;
+        }
+        self.next_shard += 1;
+        let right = ShardId(self.next_shard);
+        let mut left_range = before.range.clone();
+        left_range.end = Some(at.to_vec());
+        let event = Event::Split {
+            right: ShardDescriptor {
+                shard: right,
+                epoch: 1,
+                range: KeyRange {
+                    start: at.to_vec(),
+                    end: before.range.end.clone(),
+                },
+                replicas: before.replicas.clone(),
+            },
+            left: ShardDescriptor {
+                epoch: before.epoch + 1,
+                range: left_range,
+                ..before
+            },
+        };
+        self.step(leader, event);
+        Some(right)
+    }
+
+    /// A node applied a split, or remembers one: the new shard's replica begins there.
+    fn split_off(&mut self, node: usize, newborn: crate::Newborn) {
+        let shard = newborn.descriptor().shard;
+        if self.nodes[node].participant.descriptor(shard).is_none() {
+            let descriptor = ShardDescriptor {
+                shard,
+                epoch: 0,
+                range: KeyRange::new("", ""),
+                replicas: Vec::new(),
+            };
+            self.step(node, Event::Open { shard, descriptor });
+        }
+        self.step(node, Event::Born { newborn });
+        let begun = self.logs.contains_key(&shard);
+        self.logs.entry(shard).or_default();
+        if !begun {
+            self.elect(shard, node, 0);
+        } else if self.eager {
+            self.commit(shard, usize::MAX);
+            self.flush(self.logs[&shard].leader.unwrap_or(node));
         }
     }
 
@@ -429,6 +491,10 @@ impl World {
 
     /// A node applies up to `entries` more committed entries.
     pub fn apply(&mut self, node: usize, shard: ShardId, entries: usize) {
+        if self.nodes[node].participant.descriptor(shard).is_none() {
+            // It was split off, and this node does not know yet.
+            return;
+        }
         let log = &self.logs[&shard];
         let applied = self.nodes[node].applied.entry(shard).or_insert(0);
         let end = applied.saturating_add(entries).min(log.commit);
@@ -481,12 +547,21 @@ impl World {
         body: impl Into<Body>,
         stream: Stream,
     ) -> u64 {
+        let known = self.map.descriptor(shard);
+        let epoch = known.map_or(1, |descriptor| descriptor.epoch);
+        self.send_routed(node, (shard, epoch), body, stream)
+    }
+
+    /// Sends a command that was routed in this epoch.
+    pub fn send_routed(
+        &mut self,
+        node: usize,
+        (shard, epoch): (ShardId, u64),
+        body: impl Into<Body>,
+        stream: Stream,
+    ) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
-        let epoch = self
-            .map
-            .descriptor(shard)
-            .map_or(1, |descriptor| descriptor.epoch);
         let hlc = Version::ZERO;
         let body = body.into();
         let request = Request {
@@ -518,21 +593,63 @@ impl World {
 
     /// A whole command, over all its shards, as a gateway would do it.
     pub fn call(&mut self, command: Command) -> Reply {
-        let split = match self.map.split(command) {
+        let split = match self.map.split(command.clone()) {
             Ok(split) => split,
             Err(reply) => return reply,
         };
-        let mut replies = Vec::new();
-        for part in split.parts {
-            let leader = self.logs[&part.shard].leader.unwrap();
-            let token = self.send(leader, part.shard, part.command, Stream::NONE);
-            self.settle(leader);
-            match self.responses.remove(&token) {
-                Some(Outcome::Reply(reply)) => replies.push(reply),
-                other => panic!("no reply: {other:?}"),
+        let [part] = &split.parts[..] else {
+            return self.coordinate(command);
+        };
+        match self.ask(part.shard, part.command.clone()) {
+            Some(Outcome::Reply(reply)) => split.merge.finish(vec![reply]),
+            other => panic!("no reply: {other:?}"),
+        }
+    }
+
+    /// Asks the leader of a shard; what it has answered by the time that it has come to rest.
+    pub fn ask(&mut self, shard: ShardId, body: impl Into<Body>) -> Option<Outcome> {
+        let leader = self.logs[&shard].leader.unwrap();
+        let token = self.send(leader, shard, body, Stream::NONE);
+        self.settle(leader);
+        self.responses.remove(&token)
+    }
+
+    /// A command over several shards, as a transaction of its own.
+    fn coordinate(&mut self, command: Command) -> Reply {
+        let settings = coordinator::Settings::default();
+        self.next_token += 1;
+        let mut coordinator = Coordinator::new(settings, NodeId(99), self.next_token);
+        let script = Script {
+            watched: Vec::new(),
+            commands: vec![command],
+        };
+        let ticket = Ticket(1);
+        let mut events = VecDeque::from([coordinator::Event::Run { ticket, script }]);
+        let mut reply = None;
+        while let Some(event) = events.pop_front() {
+            let mut effects = Vec::new();
+            coordinator.merge_hlc(self.nodes[0].participant.hlc());
+            coordinator.step(self.now(0), event, &self.map, &mut effects);
+            for effect in effects {
+                match effect {
+                    coordinator::Effect::Call {
+                        call, shard, body, ..
+                    } => {
+                        let outcome = self.ask(shard, body).unwrap_or(Outcome::Unknown);
+                        events.push_back(coordinator::Event::Answered { call, outcome });
+                    }
+                    coordinator::Effect::Ended { ended, .. } => {
+                        reply = match ended {
+                            Ended::Replies(mut replies) => replies.pop(),
+                            Ended::Failed(reply) => Some(reply),
+                            other => panic!("{other:?}"),
+                        };
+                    }
+                    coordinator::Effect::Reply { .. } => panic!("no session was begun"),
+                }
             }
         }
-        split.merge.finish(replies)
+        reply.expect("nothing stands in its way")
     }
 
     /// A command line.

@@ -110,6 +110,7 @@ fn a_fast_path_write_waits_for_a_prepared_range_read_lock() {
     intent.ranges.push(RangeRead {
         range,
         at: hlc::floor_of(super::START_MS),
+        rows: 0,
     });
     let request = TxnRequest::Prepare {
         attempt,

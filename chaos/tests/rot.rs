@@ -1,0 +1,293 @@
+//! A bit turns on the disk of one node: it is detected, named, repaired or rebuilt, and never served.
+//! `SEEDS=FIRST..LAST` runs other seeds.
+#![cfg(madsim)]
+
+use std::time::Duration;
+
+use madsim::runtime::Runtime;
+use rand::Rng;
+use synod::status::Report;
+use synod_chaos::world::{End, World};
+use synod_client::{Client, Command, Options};
+use synod_storage::disk::SimDisk;
+
+const KEYS: u32 = 240;
+
+fn key(n: u32) -> String {
+    // Keys of all shards.
+    let letter = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[n as usize % 62];
+    format!("{}key{n}", char::from(letter))
+}
+
+/// Different in every window of some bytes, so that it can be found on a disk.
+fn value(n: u32) -> String {
+    (0..60).map(|part| format!("<{n}.{part}>")).collect()
+}
+
+fn client(addresses: Vec<String>) -> Client {
+    let options = Options {
+        connect_timeout: Duration::from_millis(500),
+        call_timeout: Duration::from_secs(3),
+        retry_for: Duration::from_secs(5),
+        ..Options::default()
+    };
+    Client::new(addresses, options)
+}
+
+async fn fill(addresses: Vec<String>) {
+    let mut client = client(addresses);
+    for n in 0..KEYS {
+        let set = Command::new("SET").arg(key(n)).arg(value(n));
+        while client.call(&set).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Reads every key until it answers. An error is no lie; another value, or none, is.
+async fn read_all(addresses: Vec<String>) -> Result<u32, String> {
+    let mut client = client(addresses);
+    let mut refused = 0;
+    for n in 0..KEYS {
+        let mut left = 200;
+        loop {
+            match client.get(&key(n)).await {
+                Ok(Some(found)) if found == value(n).as_bytes() => break,
+                Ok(other) => return Err(format!("{} is {other:?}", key(n))),
+                Err(error) if left == 0 => return Err(format!("{}: {error}", key(n))),
+                Err(_) => {
+                    refused += 1;
+                    left -= 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+    Ok(refused)
+}
+
+async fn report(address: String) -> Result<Report, String> {
+    let mut client = client(vec![address]);
+    let answer = client.call(&Command::read("SYNOD").arg("STATUS")).await;
+    let bytes = answer.map_err(|e| e.to_string())?.into_bytes();
+    let bytes = bytes.map_err(|e| e.to_string())?.unwrap_or_default();
+    serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+}
+
+/// Where the bit turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In a value that some key still has, while the node runs.
+    Value,
+    /// Anywhere in a value file, before a start.
+    ValueFile,
+    /// In an entry of the log, before a start.
+    Entry,
+    /// Anywhere in a segment that is in use, before a start.
+    Log,
+    /// Anywhere in one copy of the manifest, before a start.
+    Manifest,
+}
+
+/// Files and offsets of a bit to turn.
+fn choose(world: &mut World, disk: &SimDisk, place: Place) -> Vec<(String, u64)> {
+    match place {
+        Place::Value | Place::Entry => {
+            // The last ones are in the log still.
+            let n = world.rng().random_range(KEYS - 8..KEYS);
+            let marks = [format!("<{n}.30>"), format!("<{n}.31>")].concat();
+            let prefix = match place {
+                Place::Value => "values/",
+                Place::Entry | Place::ValueFile | Place::Log | Place::Manifest => "log/",
+            };
+            let paths = disk.paths().into_iter().filter(|p| p.starts_with(prefix));
+            paths
+                .filter_map(|path| {
+                    let content = disk.content(&path)?;
+                    let mut windows = content.windows(marks.len());
+                    let at = windows.position(|window| window == marks.as_bytes())?;
+                    Some((path, at as u64 + 3))
+                })
+                .collect::<Vec<_>>()
+        }
+        Place::ValueFile | Place::Log | Place::Manifest => {
+            let prefix = match place {
+                Place::ValueFile => "values/",
+                Place::Manifest => "manifest",
+                Place::Value | Place::Entry | Place::Log => "log/segment",
+            };
+            let paths: Vec<String> = disk
+                .paths()
+                .into_iter()
+                .filter(|p| p.starts_with(prefix))
+                .collect();
+            let path = paths[world.rng().random_range(0..paths.len())].clone();
+            let content = disk.content(&path).unwrap_or_default();
+            let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64 + 1;
+            vec![(path, world.rng().random_range(0..used))]
+        }
+    }
+}
+
+/// Reads everything, also while another node is away: then the victim leads some of the shards and
+/// is needed for all.
+async fn read_at_the_victim(world: &mut World, victim: usize) -> Result<u32, String> {
+    let addresses = world.client_addresses();
+    let mut refused = 0;
+    for away in (0..3).filter(|i| *i != victim) {
+        let read = read_all(addresses.clone());
+        refused += world
+            .spawn(move || read)
+            .await
+            .map_err(|e| e.to_string())??;
+        world.stop(away, End::Kill);
+        let up = (0..3).filter(|i| *i != away);
+        let read = read_all(up.map(|i| addresses[i].clone()).collect());
+        refused += world
+            .spawn(move || read)
+            .await
+            .map_err(|e| e.to_string())??;
+        world.start(away);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    Ok(refused)
+}
+
+/// Fills a cluster, turns a bit at one node, reads.
+async fn run(seed: u64, place: Place) -> Result<String, String> {
+    let mut world = World::new(seed, 3);
+    let addresses = world.client_addresses();
+    world
+        .spawn({
+            let addresses = addresses.clone();
+            move || fill(addresses)
+        })
+        .await
+        .map_err(|e| e.to_string())?;
+    if matches!(place, Place::Value | Place::ValueFile | Place::Manifest) {
+        // The memtables are tiny: all of it is in value files before long, and no longer in the log.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let victim = world.any_node();
+    if place != Place::Value {
+        let end = match world.rng().random_bool(0.5) {
+            true => End::Kill,
+            false => End::PowerLoss,
+        };
+        world.stop(victim, end);
+    }
+    let disk = world.disk(victim);
+    let turned = choose(&mut world, &disk, place);
+    for (path, at) in &turned {
+        disk.flip_bit(path, *at, world.rng().random_range(0..8));
+    }
+    world.start(victim);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mut refused = 0;
+    let at_first = world
+        .spawn({
+            let address = addresses[victim].clone();
+            move || report(address)
+        })
+        .await
+        .map_err(|e| e.to_string())??;
+    if place == Place::Log && at_first.storage.damaged_replicas > 0 {
+        // What was in the record nobody can tell: the replicas stand aside until they are replaced.
+        // The others serve, and the node says what is wrong.
+        refused += world
+            .spawn(move || read_all(addresses))
+            .await
+            .map_err(|e| e.to_string())??;
+        return match at_first.problems.is_empty() {
+            true => Err("damage without a word".to_owned()),
+            false => Ok(format!(
+                "{turned:?} turned, {} replicas stand aside, {refused} reads refused",
+                at_first.storage.damaged_replicas
+            )),
+        };
+    }
+    refused += read_at_the_victim(&mut world, victim).await?;
+    // The scrubber has been everywhere by now.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let report = report(addresses[victim].clone());
+    let report = world
+        .spawn(move || report)
+        .await
+        .map_err(|e| e.to_string())??;
+    judge(place, &turned, &report)?;
+    let failures = world.failures();
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    Ok(format!(
+        "{turned:?} turned, {} repaired, {refused} reads refused",
+        report.storage.repaired_values
+    ))
+}
+
+/// What the victim says at the end.
+fn judge(place: Place, turned: &[(String, u64)], report: &Report) -> Result<(), String> {
+    let storage = &report.storage;
+    if storage.damaged_values > 0 || storage.damaged_replicas > 0 {
+        return Err(format!("still damaged: {storage:?} {:?}", report.problems));
+    }
+    if turned.is_empty() {
+        return Err("nothing was damaged: the test shows nothing".to_owned());
+    }
+    if place == Place::Value && storage.repaired_values == 0 {
+        return Err(format!("a damaged value was not repaired: {storage:?}"));
+    }
+    if place == Place::Entry && report.problems.is_empty() {
+        return Err("damage without a word".to_owned());
+    }
+    Ok(())
+}
+
+fn for_seeds(default: std::ops::Range<u64>, place: Place) {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_test_writer()
+        .try_init();
+    let seeds = match std::env::var("SEEDS") {
+        Ok(text) => {
+            let (first, last) = text.split_once("..").expect("SEEDS=FIRST..LAST");
+            first.parse().expect("a number")..last.parse().expect("a number")
+        }
+        Err(_) => default,
+    };
+    for seed in seeds {
+        let mut runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+        runtime.set_time_limit(Duration::from_secs(600));
+        match runtime.block_on(run(seed, place)) {
+            Ok(summary) => println!("{place:?} seed {seed}: {summary}"),
+            Err(violation) => panic!("{place:?} seed {seed}: {violation}"),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_value_comes_back_from_a_peer() {
+    for_seeds(0..3, Place::Value);
+}
+
+#[test]
+fn a_bit_anywhere_in_a_value_file_costs_nothing() {
+    for_seeds(10..14, Place::ValueFile);
+}
+
+#[test]
+fn a_damaged_entry_comes_back_from_a_peer() {
+    for_seeds(20..23, Place::Entry);
+}
+
+#[test]
+fn a_bit_anywhere_in_the_manifest_costs_nothing() {
+    for_seeds(30..34, Place::Manifest);
+}
+
+#[test]
+fn a_bit_anywhere_in_the_log_is_never_served() {
+    for_seeds(40..44, Place::Log);
+}

@@ -1,0 +1,117 @@
+//! Disks that lost something: a replica stands aside until exactly that is back.
+
+use super::*;
+
+/// Rule 20: the bytes of an entry rot. The replica stands aside until exactly this entry is back.
+#[test]
+fn a_damaged_entry_comes_back_from_a_peer() {
+    let mut world = quiet_world(80);
+    for _ in 0..5 {
+        write(&mut world, 1).expect("the leader serves");
+    }
+    world.run_ms(300);
+    world.kill(0);
+    let value = 3u64.to_le_bytes();
+    assert!(rot(&world, 0, &value), "the third write is in the log");
+    world.start(0);
+    assert_eq!(world.counts.get("damaged"), Some(&1));
+    // It takes no part: with the leader gone, there is no majority.
+    world.isolate(1);
+    world.run_ms(1_000);
+    assert_eq!(world.counts.get("repaired"), Some(&1), "node 2 has it");
+    assert!(world.run_until(4_000, |world| {
+        world.leader(S).is_some_and(|leader| leader != 1)
+    }));
+    world.finish().map(drop).expect("the history holds");
+}
+
+#[test]
+fn a_replica_with_a_damaged_entry_neither_votes_nor_serves() {
+    let mut world = quiet_world(81);
+    for _ in 0..5 {
+        write(&mut world, 1).expect("the leader serves");
+    }
+    world.run_ms(300);
+    world.kill(0);
+    assert!(
+        rot(&world, 0, &3u64.to_le_bytes()),
+        "the third write is in the log"
+    );
+    world.isolate(0);
+    world.start(0);
+    assert!(world.replica(0, S).is_none(), "it stands aside");
+    world.kill(1);
+    world.links[0][2] = FAIR;
+    world.links[2][0].cut = true;
+    world.run_ms(4_000);
+    assert_eq!(
+        world.leader(S),
+        None,
+        "a vote of a damaged replica was counted"
+    );
+    world.start(1);
+    world.finish().map(drop).expect("the history holds");
+}
+
+/// Rows of a shard's own are bad in the files of a node that starts: it stands aside, and the leader
+/// sends it its state, under the replica id that it has.
+#[test]
+fn lost_rows_come_back_with_a_snapshot() {
+    for seed in 82..86 {
+        let mut world = quiet_world(seed);
+        for _ in 0..5 {
+            write(&mut world, 1).expect("the leader serves");
+        }
+        world.run_ms(300);
+        if let Some(process) = &mut world.machines[0].process {
+            process.store.checkpoint();
+        }
+        world.run_ms(300);
+        world.kill(0);
+        let disk = world.machines[0].disk.clone();
+        let file = disk
+            .paths()
+            .into_iter()
+            .find(|path| path.starts_with("values/"))
+            .expect("a checkpoint");
+        disk.flip_bit(&file, 50, 3);
+        world.start(0);
+        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+        if seed % 2 == 0 {
+            // Also when its log ends before the snapshot.
+            write(&mut world, 1).expect("the others are a majority");
+        }
+        let whole = world.run_until(5_000, |world| world.replica(0, S).is_some());
+        assert!(whole, "seed {seed}: it still stands aside");
+        assert_eq!(world.counts.get("repaired"), Some(&1));
+        // It takes part, under the id it had, after another crash as well.
+        world.kill(0);
+        world.start(0);
+        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+        world.kill(2);
+        write(&mut world, 1).expect("with it there is a majority");
+        world
+            .finish()
+            .map(drop)
+            .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    }
+}
+
+/// Turns a bit of the entry with this value, wherever its node's log has it.
+fn rot(world: &World, node: usize, value: &[u8]) -> bool {
+    let disk = &world.machines[node].disk;
+    let mut pattern = vec![KEY.1];
+    pattern.extend_from_slice(value);
+    pattern.extend_from_slice(&[b'x'; 20]);
+    for path in disk.paths() {
+        let content = disk.content(&path).unwrap_or_default();
+        if let Some(at) = content
+            .windows(pattern.len())
+            .position(|window| window == pattern)
+        {
+            disk.flip_bit(&path, at as u64 + 15, 3);
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,36 @@
+//! How many commands clients send: counted at the door, by the second.
+
+use crate::status::TrafficReport;
+
+const SECOND_US: u64 = 1_000_000;
+
+/// Commands of all clients of this node.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    /// Since the start.
+    pub(super) commands: u64,
+    /// When the present second began, and what had been counted by then.
+    since: (u64, u64),
+    per_s: f64,
+}
+
+impl Traffic {
+    /// Closes the second, if it is over.
+    pub(super) fn tick(&mut self, now_us: u64) {
+        let (began_us, before) = self.since;
+        let elapsed_us = now_us.saturating_sub(began_us);
+        if elapsed_us >= SECOND_US {
+            let commands = self.commands - before;
+            self.per_s = commands as f64 * SECOND_US as f64 / elapsed_us as f64;
+            self.since = (now_us, self.commands);
+        }
+    }
+
+    pub(super) fn report(&self, clients: usize) -> TrafficReport {
+        TrafficReport {
+            clients: clients as u64,
+            commands: self.commands,
+            commands_per_s: self.per_s.round(),
+        }
+    }
+}
