@@ -249,57 +249,11 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             })
         }
         "whatif" => {
-            let mut warnings = String::new();
-            // Of one row, or of the whole.
-            let explanation = match arguments.table {
-                Some(_) => Some(explained(&scripts, &arguments)?),
-                None => None,
-            };
-            let unchanged = scripts.clone();
             let new = match &arguments.new_policies {
                 Some(path) => read(edge, path)?,
                 None => String::new(),
             };
-            let changes = arguments
-                .changes
-                .iter()
-                .map(|text| (text.as_str(), Source::State));
-            scripts.splice(1..1, changes);
-            scripts.push((&new, Source::Policies));
-            if arguments.table.is_some() {
-                let after = explained(&scripts, &arguments)?;
-                return Ok(Output {
-                    exit_code: 0,
-                    stdout: pretty(&serde_json::json!({ "before": explanation, "after": after }))?,
-                    stderr: String::new(),
-                });
-            }
-            let before = solved(
-                &unchanged,
-                config,
-                started,
-                now_us,
-                &mut abort,
-                &mut warnings,
-            )?;
-            let after = solved(
-                &scripts,
-                config,
-                now_us(),
-                now_us,
-                &mut abort,
-                &mut warnings,
-            )?;
-            let exit_code = after.status.exit_code();
-            let stdout = match arguments.json {
-                Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
-                Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
-            };
-            Ok(Output {
-                exit_code,
-                stdout,
-                stderr: warnings,
-            })
+            what_if(&scripts, &new, &arguments, now_us, &mut abort)
         }
         "check" => {
             let accepted = policies.join("\n;\n");
@@ -308,25 +262,81 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 // Without a candidate all policies are new.
                 None => (String::new(), accepted),
             };
-            let admission =
-                crate::admission::admit(&state, &accepted, &candidate, config, &mut abort)?;
-            let exit_code = match (admission.verdict, arguments.force) {
-                (Verdict::Accepted, _) | (Verdict::Unproven, Force::Yes) => 0,
-                (Verdict::Refused, _) => 3,
-                (Verdict::Unproven, Force::No) => 4,
-            };
-            let stdout = match arguments.json {
-                Format::Json => json(&admission)?,
-                Format::Text => pretty(&admission)?,
-            };
-            Ok(Output {
-                exit_code,
-                stdout,
-                stderr: String::new(),
-            })
+            check(&state, &accepted, &candidate, &arguments, &mut abort)
         }
         other => usage(format!("unknown verb {other:?}")),
     }
+}
+
+/// The answer, or the explanation of one row, without the changes and with them.
+fn what_if(
+    scripts: &[(&str, Source)],
+    new_policies: &str,
+    arguments: &Arguments,
+    now_us: &dyn Fn() -> u64,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Output> {
+    let changes = arguments.changes.iter();
+    let changes = changes.map(|text| (text.as_str(), Source::State));
+    let mut changed = scripts.to_vec();
+    changed.splice(1..1, changes);
+    changed.push((new_policies, Source::Policies));
+    if arguments.table.is_some() {
+        let before = explained(scripts, arguments)?;
+        let after = explained(&changed, arguments)?;
+        return Ok(Output {
+            exit_code: 0,
+            stdout: pretty(&serde_json::json!({ "before": before, "after": after }))?,
+            stderr: String::new(),
+        });
+    }
+    let mut warnings = String::new();
+    let mut solved = |scripts: &[(&str, Source)]| {
+        let started = now_us();
+        solved(
+            scripts,
+            &arguments.config,
+            started,
+            now_us,
+            abort,
+            &mut warnings,
+        )
+    };
+    let (before, after) = (solved(scripts)?, solved(&changed)?);
+    let stdout = match arguments.json {
+        Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
+        Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
+    };
+    Ok(Output {
+        exit_code: after.status.exit_code(),
+        stdout,
+        stderr: warnings,
+    })
+}
+
+/// Admission of a candidate.
+fn check(
+    state: &str,
+    accepted: &str,
+    candidate: &str,
+    arguments: &Arguments,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Output> {
+    let admission = crate::admission::admit(state, accepted, candidate, &arguments.config, abort)?;
+    let exit_code = match (admission.verdict, arguments.force) {
+        (Verdict::Accepted, _) | (Verdict::Unproven, Force::Yes) => 0,
+        (Verdict::Refused, _) => 3,
+        (Verdict::Unproven, Force::No) => 4,
+    };
+    let stdout = match arguments.json {
+        Format::Json => json(&admission)?,
+        Format::Text => pretty(&admission)?,
+    };
+    Ok(Output {
+        exit_code,
+        stdout,
+        stderr: String::new(),
+    })
 }
 
 /// The explanation of the row that `--table` and `--key` name.

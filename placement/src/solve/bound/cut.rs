@@ -6,26 +6,20 @@
 //! at least what makes room for it. Where shards are domiciled in a region, the prefix that is the region gives
 //! the bound that the average over the cluster misses by a fifth. Sound for any H: the order only decides how good.
 
-use std::collections::BTreeMap;
-
 use super::super::candidates::Candidates;
 use super::interval::Intervals;
 use crate::graph::internal::{
-    FxMap, Graph, Key, LazyData, NIL, NULL, Op, RootKind, State, UNSET, bucket_constant, is_special,
+    FxMap, Graph, Key, NIL, NULL, Op, RootKind, State, UNSET, is_special,
 };
-use crate::graph::{Cell, CmpOp, Fold, MapId, RowRef, Template, VarId};
+use crate::graph::{Cell, CmpOp, Fold, MapId, Template, VarId};
 use crate::graph::{Plant, planted};
 
 /// More buckets than this are not ordered into prefixes one by one.
 const STEPS_MAX: usize = 20_000;
-/// A policy with more parts than this (a part for each shard) limits blocks, not buckets that many of them share.
-const PARTS_MAX: usize = 8;
-/// Sizes from which on pieces are counted.
-const SIZES_MAX: usize = 16;
 
 /// What is added up over the rows of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Weigh {
+pub(super) enum Weigh {
     /// A cell.
     Cell(u8),
     /// One for each row.
@@ -34,13 +28,23 @@ enum Weigh {
     AtLeast(u8, i128),
 }
 
+impl Weigh {
+    pub(super) fn of(fold: Fold) -> Option<Weigh> {
+        match fold {
+            Fold::Sum(cell) => Some(Weigh::Cell(cell)),
+            Fold::CountRows => Some(Weigh::Rows),
+            Fold::Count(_) | Fold::Min(_) | Fold::Max(_) | Fold::CountDistinct(_) => None,
+        }
+    }
+}
+
 /// `(factor × sum + offset) / divisor` of one bucket, truncated; increasing in the sum.
 #[derive(Clone, Copy, Debug)]
-struct Form {
-    bag: u32,
-    part: u32,
-    key: u32,
-    weigh: Weigh,
+pub(super) struct Form {
+    pub(super) bag: u32,
+    pub(super) part: u32,
+    pub(super) key: u32,
+    pub(super) weigh: Weigh,
     factor: i128,
     offset: i128,
     divisor: i128,
@@ -48,7 +52,7 @@ struct Form {
 
 impl Form {
     /// The greatest sum at which the form is at most `limit`.
-    fn room(self, limit: i128) -> Option<i128> {
+    pub(super) fn room(self, limit: i128) -> Option<i128> {
         // Truncation rounds towards 0: (x / d ≤ m) is x ≤ m·d + d − 1 for m ≥ 0, and x ≤ m·d below.
         let scaled = limit.checked_mul(self.divisor)?;
         let most = if limit >= 0 {
@@ -60,25 +64,9 @@ impl Form {
     }
 }
 
-/// What a bucket may hold, and the row that says so.
-#[derive(Clone, Copy, Debug)]
-struct Capacity {
-    key: u32,
-    most: i128,
-    row: RowRef,
-}
-
-/// A proof that hard rows cannot all hold: the buckets of `rows` must carry `needed` and have room for `available`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shortfall {
-    pub rows: Vec<RowRef>,
-    pub needed: i128,
-    pub available: i128,
-}
-
 /// Blocks that are alike except for their weights.
-struct Class {
-    set: u32,
+pub(super) struct Class {
+    pub(super) set: u32,
     domain: usize,
     /// Members of each block.
     count: usize,
@@ -92,8 +80,8 @@ struct Class {
 type ClassIds = FxMap<(u32, usize, Vec<(MapId, i64)>), usize>;
 
 /// A sum's decisions, as classes.
-struct Demand {
-    classes: Vec<Class>,
+pub(super) struct Demand {
+    pub(super) classes: Vec<Class>,
     map: MapId,
 }
 
@@ -103,12 +91,12 @@ struct Demand {
 pub(crate) struct Demands(FxMap<Load, Option<std::rc::Rc<Demand>>>);
 
 /// Bag, part, and what is added up.
-type Load = (u32, u32, Weigh);
+pub(super) type Load = (u32, u32, Weigh);
 
 pub(crate) struct Cuts<'a> {
-    graph: &'a Graph,
-    state: &'a State,
-    candidates: &'a Candidates,
+    pub(super) graph: &'a Graph,
+    pub(super) state: &'a State,
+    pub(super) candidates: &'a Candidates,
     demands: &'a mut Demands,
     intervals: Intervals<'a>,
 }
@@ -159,7 +147,7 @@ impl<'a> Cuts<'a> {
     }
 
     /// Recognises an increasing linear form of one bucket's sum.
-    fn form(&self, id: u32) -> Option<Form> {
+    pub(super) fn form(&self, id: u32) -> Option<Form> {
         let node = self.graph.nodes.get(id);
         let constant = |id: u32| {
             self.graph
@@ -170,13 +158,7 @@ impl<'a> Cuts<'a> {
         match node.op {
             Op::Agg => {
                 let agg = self.graph.nodes.aggs[node.a as usize];
-                let weigh = match agg.fold {
-                    Fold::Sum(cell) => Weigh::Cell(cell),
-                    Fold::CountRows => Weigh::Rows,
-                    Fold::Count(_) | Fold::Min(_) | Fold::Max(_) | Fold::CountDistinct(_) => {
-                        return None;
-                    }
-                };
+                let weigh = Weigh::of(agg.fold)?;
                 let (bag, part, key) = (agg.bag.0, agg.part, agg.key);
                 Some(Form {
                     bag,
@@ -324,7 +306,7 @@ impl<'a> Cuts<'a> {
     }
 
     /// What a bucket carries now; not known of what is only counted from a threshold on.
-    fn load(&self, (bag, part, weigh): Load, key: u32) -> i128 {
+    pub(super) fn load(&self, (bag, part, weigh): Load, key: u32) -> i128 {
         let fold = match weigh {
             Weigh::Cell(cell) => Fold::Sum(cell),
             Weigh::Rows => Fold::CountRows,
@@ -339,7 +321,7 @@ impl<'a> Cuts<'a> {
     }
 
     /// What stays in a bucket whatever is decided.
-    fn fixed(&mut self, (bag, part, weigh): Load, key: u32) -> Option<i128> {
+    pub(super) fn fixed(&mut self, (bag, part, weigh): Load, key: u32) -> Option<i128> {
         match weigh {
             Weigh::Cell(cell) => self.intervals.fixed_sum(bag, part, key, cell),
             Weigh::Rows => self.intervals.fold(bag, part, key, Fold::CountRows).low,
@@ -349,13 +331,25 @@ impl<'a> Cuts<'a> {
     }
 
     /// The decisions that a sum over buckets is made of. `None` where a cut would not be sound.
-    fn demand(&mut self, load: Load) -> Option<std::rc::Rc<Demand>> {
+    pub(super) fn demand(&mut self, load: Load) -> Option<std::rc::Rc<Demand>> {
         if let Some(demand) = self.demands.0.get(&load) {
             return demand.clone();
         }
         let demand = self.collect(load).map(std::rc::Rc::new);
         self.demands.0.insert(load, demand.clone());
         demand
+    }
+
+    fn weight(&self, row: u32, weigh: Weigh) -> Option<i128> {
+        let cell = |cell: u8| match self.graph.bags.cells_of(row)[cell as usize] {
+            Cell::Const(weight) => Some(i128::from(weight.unwrap_or(0))),
+            Cell::Lookup { .. } | Cell::Expr(_) => None,
+        };
+        match weigh {
+            Weigh::Cell(index) => cell(index),
+            Weigh::Rows => Some(1),
+            Weigh::AtLeast(index, least) => Some(i128::from(cell(index)? >= least)),
+        }
     }
 
     fn collect(&self, (bag, part, weigh): Load) -> Option<Demand> {
@@ -375,15 +369,7 @@ impl<'a> Cuts<'a> {
                 let Key::Of(own, by) = data.key else {
                     return None;
                 };
-                let cell = |cell: u8| match graph.bags.cells_of(row)[cell as usize] {
-                    Cell::Const(weight) => Some(i128::from(weight.unwrap_or(0))),
-                    Cell::Lookup { .. } | Cell::Expr(_) => None,
-                };
-                let weight = match weigh {
-                    Weigh::Cell(index) => cell(index)?,
-                    Weigh::Rows => 1,
-                    Weigh::AtLeast(index, least) => i128::from(cell(index)? >= least),
-                };
+                let weight = self.weight(row, weigh)?;
                 if own != var || weight < 0 || *map.get_or_insert(by) != by {
                     return None;
                 }
@@ -435,220 +421,6 @@ impl<'a> Cuts<'a> {
         }
         Some(Demand { classes, map })
     }
-
-    /// A proof that the hard rows which limit a sum per bucket cannot all hold, if a cut gives one.
-    pub(crate) fn shortfall(&mut self) -> Option<Shortfall> {
-        let mut capacities: BTreeMap<Load, Vec<Capacity>> = BTreeMap::new();
-        for data in &self.graph.roots.root {
-            if !data.alive || data.kind != RootKind::Hard {
-                continue;
-            }
-            let node = self.graph.nodes.get(data.expr.0);
-            let Op::Cmp(op) = node.op else { continue };
-            let Some((sum, limit, less)) = at_most_sides(op, node.a, node.b) else {
-                continue;
-            };
-            let Some(limit) = self.graph.nodes.constant(limit).filter(|&c| !is_special(c)) else {
-                continue;
-            };
-            let Some(form) = self.form(sum) else { continue };
-            let Some(most) = form.room(limit - less) else {
-                continue;
-            };
-            let list = capacities.entry((form.bag, form.part, form.weigh));
-            list.or_default().push(Capacity {
-                key: form.key,
-                most,
-                row: RowRef::Root {
-                    policy: data.policy,
-                    row: data.row,
-                },
-            });
-        }
-        for lazy in &self.graph.bags.lazies {
-            if lazy.alive && lazy.kind == RootKind::Hard {
-                self.capacities_of(lazy, &lazy.template, &mut capacities);
-            }
-        }
-        capacities.into_iter().find_map(|(load, mut list)| {
-            // The tightest row of each bucket; the fullest buckets first.
-            list.sort_by_key(|capacity| (capacity.key, capacity.most, capacity.row));
-            list.dedup_by_key(|capacity| capacity.key);
-            list.sort_by_cached_key(|capacity| {
-                (capacity.most - self.load(load, capacity.key), capacity.key)
-            });
-            self.shortfall_of(load, &list)
-                .or_else(|| self.whole_shortfall(load, &list))
-        })
-    }
-
-    /// The limits of a policy that judges all buckets by one template.
-    fn capacities_of(
-        &self,
-        lazy: &LazyData,
-        template: &Template,
-        capacities: &mut BTreeMap<Load, Vec<Capacity>>,
-    ) {
-        if let Template::And(all) = template {
-            for each in all {
-                self.capacities_of(lazy, each, capacities);
-            }
-            return;
-        }
-        let Template::Cmp(op, a, b) = template else {
-            return;
-        };
-        let Some((sum, limit, less)) = at_most_sides(*op, &**a, &**b) else {
-            return;
-        };
-        let weigh = match sum {
-            Template::Fold(Fold::Sum(cell)) => Weigh::Cell(*cell),
-            Template::Fold(Fold::CountRows) => Weigh::Rows,
-            _ => return,
-        };
-        let bag = &self.graph.bags.bag[lazy.bag.index()];
-        if bag.parts.len() > PARTS_MAX || bag.keys as usize > STEPS_MAX {
-            return;
-        }
-        for part in 0..bag.parts.len() as u32 {
-            for key in 0..bag.keys {
-                let limit = match limit {
-                    Template::Const(limit) => limit.map_or(NULL, i128::from),
-                    Template::Part(index) => bucket_constant(bag.part_constant(part, *index)),
-                    Template::Key(index) => bucket_constant(bag.key_constant(key, *index)),
-                    _ => return,
-                };
-                if is_special(limit) {
-                    continue;
-                }
-                let list = capacities.entry((lazy.bag.0, part, weigh)).or_default();
-                list.push(Capacity {
-                    key,
-                    most: limit - less,
-                    row: RowRef::Lazy {
-                        policy: lazy.policy,
-                        part,
-                        key,
-                    },
-                });
-            }
-        }
-    }
-
-    fn shortfall_of(&mut self, load: Load, capacities: &[Capacity]) -> Option<Shortfall> {
-        let demand = self.demand(load)?;
-        let mut prefix = Prefix::new(self.graph, self.candidates, &demand);
-        let mut available = 0_i128;
-        for (index, capacity) in capacities.iter().enumerate().take(STEPS_MAX) {
-            prefix.include(capacity.key);
-            prefix.fixed += self.fixed(load, capacity.key)?;
-            available = available.checked_add(capacity.most.max(0))?;
-            let needed = prefix.needed(Apart::Known);
-            if needed > available {
-                let inside = &capacities[..=index];
-                let mut rows: Vec<RowRef> = inside.iter().map(|capacity| capacity.row).collect();
-                rows.extend(self.confining_rows(&demand, &prefix));
-                if prefix.needed(Apart::Ignored) <= available {
-                    rows.extend(self.limiting_rows(load));
-                }
-                rows.sort_unstable();
-                rows.dedup();
-                return Some(Shortfall {
-                    rows,
-                    needed,
-                    available,
-                });
-            }
-        }
-        None
-    }
-
-    /// The same for whole pieces: of those that are at least so large, a bucket takes a whole number, so that a dozen
-    /// pieces of 6 do not fit into eleven buckets of 10.
-    fn whole_shortfall(&mut self, load: Load, capacities: &[Capacity]) -> Option<Shortfall> {
-        let (bag, part, Weigh::Cell(cell)) = load else {
-            return None;
-        };
-        let rows = self.graph.bags.bag[bag as usize].parts.get(part as usize)?;
-        let mut sizes: Vec<i128> = Vec::new();
-        for &row in rows {
-            let Cell::Const(size) = self.graph.bags.cells_of(row)[cell as usize] else {
-                return None;
-            };
-            sizes.extend(size.map(i128::from).filter(|&size| size > 0));
-        }
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        sizes.dedup();
-        sizes.into_iter().take(SIZES_MAX).find_map(|size| {
-            let whole = |capacity: &Capacity| Capacity {
-                most: capacity.most.div_euclid(size),
-                ..*capacity
-            };
-            let capacities: Vec<Capacity> = capacities.iter().map(whole).collect();
-            self.shortfall_of((bag, part, Weigh::AtLeast(cell, size)), &capacities)
-        })
-    }
-
-    /// The rows that keep the members of blocks apart.
-    fn limiting_rows(&self, (bag, part, _): Load) -> Vec<RowRef> {
-        let graph = self.graph;
-        let mut out = Vec::new();
-        for &var in &self.candidates.vars {
-            let carries = |row: u32| {
-                let data = &graph.bags.rows[row as usize];
-                data.bag == bag && data.part == part
-            };
-            if !graph.bags.rows_of(var).any(carries) {
-                continue;
-            }
-            for row in graph.bags.rows_of(var) {
-                let data = &graph.bags.rows[row as usize];
-                let Key::Of(_, map) = data.key else { continue };
-                let of = &graph.bags.bag[data.bag as usize];
-                for lazy in &of.lazies {
-                    let lazy = &graph.bags.lazies[lazy.index()];
-                    let constants = of.part_constants.get(data.part as usize);
-                    let limits = lazy.kind == RootKind::Hard
-                        && at_most(&lazy.template, constants.map(|row| &**row)).is_some();
-                    if !limits {
-                        continue;
-                    }
-                    let values = self.candidates.of(var).iter().filter(|&&v| v != UNSET);
-                    let keys = values.filter_map(|&v| u32::try_from(graph.image(map, v)).ok());
-                    out.extend(keys.map(|key| RowRef::Lazy {
-                        policy: lazy.policy,
-                        part: data.part,
-                        key,
-                    }));
-                }
-            }
-        }
-        out
-    }
-
-    /// The rows over single decisions that keep them inside the prefix.
-    fn confining_rows(&self, demand: &Demand, prefix: &Prefix<'_>) -> Vec<RowRef> {
-        let confined: Vec<u32> = demand
-            .classes
-            .iter()
-            .enumerate()
-            .filter(|&(class, _)| prefix.must_stay(class, Apart::Known) > 0)
-            .map(|(_, class)| class.set)
-            .collect();
-        let mut rows = Vec::new();
-        for &var in &self.candidates.vars {
-            if confined.contains(&self.candidates.set_id(var)) {
-                for &root in self.candidates.unary_roots(var) {
-                    let root = self.graph.roots.root[root as usize];
-                    rows.push(RowRef::Root {
-                        policy: root.policy,
-                        row: root.row,
-                    });
-                }
-            }
-        }
-        rows
-    }
 }
 
 /// The policies that keep members of a block apart: at most so many per entry of a column.
@@ -688,19 +460,8 @@ pub(crate) fn block_limits(graph: &Graph, vars: &[VarId]) -> Vec<(MapId, i64)> {
     limits
 }
 
-/// Of a comparison, what is limited, the limit, and how much less than that it must be.
-fn at_most_sides<T>(op: CmpOp, a: T, b: T) -> Option<(T, T, i128)> {
-    match op {
-        CmpOp::Le => Some((a, b, 0)),
-        CmpOp::Lt => Some((a, b, 1)),
-        CmpOp::Ge => Some((b, a, 0)),
-        CmpOp::Gt => Some((b, a, 1)),
-        CmpOp::Eq | CmpOp::Ne => None,
-    }
-}
-
 /// The limit of `count(*) <= constant`.
-fn at_most(template: &Template, part: Option<&[i64]>) -> Option<i64> {
+pub(super) fn at_most(template: &Template, part: Option<&[i64]>) -> Option<i64> {
     let Template::Cmp(op, a, b) = template else {
         return None;
     };
@@ -747,13 +508,13 @@ fn add_block(
 
 /// Whether the policies that keep members of a block apart count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Apart {
+pub(super) enum Apart {
     Known,
     Ignored,
 }
 
 /// A growing set of buckets, and how much room each class has outside of it.
-struct Prefix<'a> {
+pub(super) struct Prefix<'a> {
     demand: &'a Demand,
     /// Values of each bucket, by key.
     values: Vec<Vec<u32>>,
@@ -769,7 +530,7 @@ struct Prefix<'a> {
 }
 
 impl<'a> Prefix<'a> {
-    fn new(graph: &'a Graph, candidates: &Candidates, demand: &'a Demand) -> Prefix<'a> {
+    pub(super) fn new(graph: &'a Graph, candidates: &Candidates, demand: &'a Demand) -> Prefix<'a> {
         let map = &graph.maps[demand.map.index()];
         let mut values: Vec<Vec<u32>> = Vec::new();
         for (value, &key) in map.image.iter().enumerate() {
@@ -832,7 +593,7 @@ impl<'a> Prefix<'a> {
         prefix
     }
 
-    fn include(&mut self, key: u32) {
+    pub(super) fn include(&mut self, key: u32) {
         let Some(values) = self.values.get(key as usize) else {
             return;
         };
@@ -859,7 +620,7 @@ impl<'a> Prefix<'a> {
     }
 
     /// How many members of a block of the class must stand inside.
-    fn must_stay(&self, class: usize, apart: Apart) -> usize {
+    pub(super) fn must_stay(&self, class: usize, apart: Apart) -> usize {
         let count = self.demand.classes[class].count as i64;
         let left = self.left[class];
         let mut room = if left == 0 { 0 } else { count };
@@ -872,7 +633,7 @@ impl<'a> Prefix<'a> {
     }
 
     /// What the buckets inside must carry.
-    fn needed(&self, apart: Apart) -> i128 {
+    pub(super) fn needed(&self, apart: Apart) -> i128 {
         let classes = self.demand.classes.iter().enumerate();
         let moving: i128 = classes
             .map(|(index, class)| class.least[self.must_stay(index, apart)])

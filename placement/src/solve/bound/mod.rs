@@ -8,6 +8,7 @@ mod cut;
 mod interval;
 mod lazy;
 mod range;
+mod shortfall;
 
 pub(crate) use cut::{Cuts, Demands, block_limits};
 use interval::Intervals;
