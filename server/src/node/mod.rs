@@ -43,6 +43,7 @@ use std::time::Duration;
 use synod_storage::disk::Disk;
 use synod_storage::index::IndexFactory;
 use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
+use synod_testpoint::reached;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
@@ -305,12 +306,15 @@ fn assemble(
     let report = &opened.report;
     info!(batches = report.batches, clean = report.clean, "store open");
     if let Some(why) = &report.index_rebuilt {
+        reached!(IndexRebuilt);
         info!("the index was rebuilt: {why}");
     }
     if let Some(tail) = &report.torn_tail {
+        reached!(TornTailCut);
         info!("the log's torn tail was cut: {tail}");
     }
     for damage in &report.damage {
+        reached!(DamageFound);
         warn!("damage found: {damage}");
     }
     Ok(Node::new(opened, settings, parts, begun))

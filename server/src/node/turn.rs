@@ -12,6 +12,7 @@ use synod_replication::{
 use synod_storage::{
     Event as StoreEvent, Job, KeyRange, Lane, Micros, Opened, ReplicaId, ShardId, Store,
 };
+use synod_testpoint::reached;
 use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
     Settings as ParticipantSettings, ShardMap, Token,
@@ -371,7 +372,10 @@ impl Node {
                     let key = row.key.escape_ascii();
                     error!("damaged record at {place}, key {key}: not served, peers are asked");
                 }
-                StoreEvent::Checkpointed => debug!("checkpoint complete"),
+                StoreEvent::Checkpointed => {
+                    reached!(CheckpointDone);
+                    debug!("checkpoint complete");
+                }
                 StoreEvent::Fetched { .. }
                 | StoreEvent::ExportReady { .. }
                 | StoreEvent::ExportChunk { .. }
