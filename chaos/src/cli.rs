@@ -12,7 +12,7 @@ pub enum Request {
     /// To be told how it is used.
     Help,
     /// Runs in the simulator.
-    Simulate(Simulate),
+    Simulate(Box<Simulate>),
 }
 
 /// Runs in the simulator.
@@ -117,7 +117,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, String> {
         };
         request.seeds = request.seeds.or(Some(seeds));
     }
-    Ok(Request::Simulate(request))
+    Ok(Request::Simulate(Box::new(request)))
 }
 
 /// Takes an option with a value.
@@ -208,7 +208,7 @@ fn pick<T: Copy>(
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Simulate, String> {
+    fn parsed(line: &str) -> Result<Box<Simulate>, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         match parse(&words)? {
             Request::Simulate(request) => Ok(request),
