@@ -30,6 +30,7 @@ mod replicas;
 mod start;
 mod status;
 mod stop;
+mod surveying;
 mod telling;
 mod traffic;
 mod turn;
