@@ -149,6 +149,9 @@ pub enum NodeError {
         /// What the system said.
         error: io::Error,
     },
+    /// The data directory cannot be made or written to.
+    #[error("{0}; give --data a directory that this user may write to")]
+    Unwritable(io::Error),
     /// The data directory cannot be used.
     #[error("data directory {path}: {reason}")]
     Directory {

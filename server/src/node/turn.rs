@@ -444,7 +444,7 @@ impl Node {
                     gateway::Event::Opened(session)
                 }
                 Submitted::Commands(session, batch) => {
-                    self.traffic.commands += batch.len() as u64;
+                    self.traffic.count(&batch);
                     gateway::Event::Submitted(session, batch)
                 }
                 Submitted::Closed(session) => {
