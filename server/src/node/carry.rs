@@ -52,7 +52,16 @@ impl Node {
                     self.gateway.step(now, event, &mut effects.gateway);
                     return;
                 }
-                let reply = self.answer(&command);
+                let reply = match &command {
+                    Command::Synod { args }
+                        if args
+                            .first()
+                            .is_some_and(|w| w.eq_ignore_ascii_case(b"LEAVE")) =>
+                    {
+                        self.leave(now, &args[1..], effects)
+                    }
+                    _ => self.answer(&command),
+                };
                 let event = gateway::Event::Answered(asked, reply);
                 self.gateway.step(now, event, &mut effects.gateway);
             }

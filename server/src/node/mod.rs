@@ -30,6 +30,7 @@ mod replicas;
 mod start;
 mod status;
 mod stop;
+mod surveying;
 mod telling;
 mod traffic;
 mod turn;
@@ -149,6 +150,9 @@ pub enum NodeError {
         /// What the system said.
         error: io::Error,
     },
+    /// The data directory cannot be made or written to.
+    #[error("{0}; give --data a directory that this user may write to")]
+    Unwritable(io::Error),
     /// The data directory cannot be used.
     #[error("data directory {path}: {reason}")]
     Directory {
