@@ -1,7 +1,8 @@
 //! The placement controller in the node that leads the system shard: what it is told, and what it wants done.
 //!
 //! Every node reports once a second on the shards that it leads, to the leader of the system shard. That one has a
-//! [`Controller`], for as long as it leads in one term; when leadership moves, the next one begins with the stored plan.
+//! [`Controller`], for as long as it leads in one term; when leadership moves, the next one begins with the stored
+//! plan.
 
 use std::collections::BTreeMap;
 
