@@ -11,6 +11,7 @@ mod placement;
 mod repl;
 mod settings;
 mod shard;
+mod sql;
 mod start;
 mod status;
 
@@ -43,6 +44,8 @@ enum Command {
     Node(node::Node),
     /// Split, merge and move shards by hand
     Shard(shard::Shard),
+    /// Read-only SQL over the cluster's tables
+    Sql(sql::Sql),
     /// Decide, plan and explain placements from SQL files: no cluster needed
     Placement(placement::Placement),
 }
@@ -64,6 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Node(node) => node.run(),
         Command::Shard(shard) => shard.run(),
+        Command::Sql(sql) => sql.run(),
         Command::Placement(placement) => Ok(placement.run()),
     };
     match result {

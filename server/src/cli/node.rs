@@ -18,6 +18,21 @@ pub enum Node {
     List(List),
     /// Let the node at --addr leave the cluster for good; ends when a view without it is certified
     Leave(Leave),
+    /// Move everything away from a node; new replicas go elsewhere
+    Drain(Meant),
+    /// Let a node that was drained carry replicas again
+    Undrain(Meant),
+    /// Move everything away from a node for good; then let it leave
+    Decommission(Meant),
+}
+
+/// What a node is meant to do.
+#[derive(Debug, clap::Args)]
+pub struct Meant {
+    #[command(flatten)]
+    server: Server,
+    /// Its id, or the first digits of it
+    node: String,
 }
 
 /// `synod node list`.
@@ -45,7 +60,21 @@ impl Node {
         match self {
             Node::List(list) => list.run(),
             Node::Leave(leave) => leave.run(),
+            Node::Drain(meant) => meant.run("DRAIN"),
+            Node::Undrain(meant) => meant.run("UNDRAIN"),
+            Node::Decommission(meant) => meant.run("DECOMMISSION"),
         }
+    }
+}
+
+impl Meant {
+    fn run(self, word: &str) -> Result<ExitCode, Failure> {
+        let mut client = self.server.client();
+        let command = Command::new("SYNOD").arg(word).arg(self.node.as_str());
+        let done = super::runtime()?.block_on(client.call_once(&command));
+        let done = done.map_err(|error| failed(&client, error))?;
+        println!("{}", super::answer::text(&done, super::answer::Form::Plain));
+        Ok(ExitCode::SUCCESS)
     }
 }
 

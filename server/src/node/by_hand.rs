@@ -138,7 +138,7 @@ impl Node {
     }
 
     /// The node whose id begins with these digits.
-    fn node_of(&self, word: &Bytes) -> Result<NodeId, String> {
+    pub(super) fn node_of(&self, word: &Bytes) -> Result<NodeId, String> {
         let shown = word.escape_ascii();
         let digits = std::str::from_utf8(word).unwrap_or_default();
         let known = self.peers.keys().copied().chain([self.id()]);

@@ -33,6 +33,8 @@ mod start;
 mod status;
 mod stop;
 mod surveying;
+#[cfg(not(madsim))]
+mod tables;
 mod telling;
 mod traffic;
 mod turn;

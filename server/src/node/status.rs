@@ -17,7 +17,9 @@ pub(super) fn answer(node: &Node, command: &Command) -> Reply {
     match command {
         Command::Synod { args } => match args.first().map(|word| word.to_ascii_uppercase()) {
             Some(word) if word == b"STATUS" && args.len() == 1 => status(node),
-            _ => Reply::err("SYNOD knows: STATUS, SHARD, LEAVE"),
+            _ => Reply::err(
+                "SYNOD knows: STATUS, SHARD, LEAVE, TABLES, DRAIN, UNDRAIN, DECOMMISSION, POLICIES, LEAVE",
+            ),
         },
         _ => Reply::err("transactions are not served by this release"),
     }
@@ -58,6 +60,10 @@ fn report(node: &Node) -> Report {
         traffic: node.traffic.report(node.outboxes.len()),
         ..Report::default()
     };
+    report.controller = node
+        .gateway
+        .leader(synod_txn::SYSTEM_SHARD)
+        .map(|leader| leader.to_string());
     report.view = view(node, &mut report.problems);
     if let Pressure::DiskFull { available_bytes } = node.store.pressure() {
         report.problems.push(format!(
