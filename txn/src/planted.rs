@@ -16,6 +16,12 @@ pub(crate) enum Bug {
     ValidationIgnoresLocks,
     /// A validation does not look at versions.
     ValidationIgnoresVersions,
+    /// An attempt that the floor has passed is answered "aborted" to its coordinator.
+    ForgottenIsAborted,
+    /// A token that was used is used again.
+    TokensAreForgotten,
+    /// A token that is not recorded is answered "aborted" without being fenced.
+    AbsenceIsAnAnswer,
     /// Ranges that were read are not checked: phantoms.
     RangesAreNotChecked,
     /// The coordinator commits at the version of the first prepare instead of the largest.

@@ -56,6 +56,7 @@ mod recovery;
 mod scan;
 mod shard;
 mod streams;
+mod tokens;
 mod transactions;
 mod work;
 
@@ -101,6 +102,8 @@ pub struct Settings {
     pub parked_max_us: u64,
     /// How far the floor stays behind the clock: attempts that take longer to prepare are aborted.
     pub floor_lag_ms: u64,
+    /// How long what became of a token is remembered, from its issue.
+    pub token_retention_ms: u64,
     /// How long after the loss of leadership an outcome is waited for, before it is unknown.
     pub outcome_timeout_us: u64,
 }
@@ -118,6 +121,7 @@ impl Default for Settings {
             ask_again_us: 500_000,
             parked_max_us: 5_000_000,
             floor_lag_ms: 10_000,
+            token_retention_ms: 600_000,
             outcome_timeout_us: 3_000_000,
         }
     }

@@ -4,10 +4,12 @@
 //! when the seed says so, so that latches and waiting reads are exercised.
 
 mod coordination;
+mod history;
 mod linearizability;
 mod model;
 mod scenarios;
 mod scripts;
+mod tokens;
 mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
