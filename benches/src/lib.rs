@@ -6,4 +6,6 @@
 
 pub mod etcd;
 pub mod load;
+pub mod status;
+pub mod syncs;
 pub mod systems;

@@ -112,6 +112,15 @@ pub fn run(load: &Load) -> Result<Figures, Failure> {
 
 /// Writes every key once, so that reads find something and writes replace something.
 pub fn fill(load: &Load) -> Result<(), Failure> {
+    once(load, Verb::Set)
+}
+
+/// Reads every key once.
+pub fn read_all(load: &Load) -> Result<(), Failure> {
+    once(load, Verb::Get)
+}
+
+fn once(load: &Load, verb: Verb) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -130,10 +139,10 @@ pub fn fill(load: &Load) -> Result<(), Failure> {
                     if number >= load.keys {
                         return Ok::<(), Failure>(());
                     }
-                    rng.fill_bytes(&mut value);
-                    client
-                        .call(Verb::Set, key(number).as_bytes(), &value)
-                        .await?;
+                    if verb == Verb::Set {
+                        rng.fill_bytes(&mut value);
+                    }
+                    client.call(verb, key(number).as_bytes(), &value).await?;
                 }
             }));
         }

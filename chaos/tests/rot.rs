@@ -136,11 +136,17 @@ async fn read_at_the_victim(world: &mut World, victim: usize) -> Result<u32, Str
     let mut refused = 0;
     for away in (0..3).filter(|i| *i != victim) {
         let read = read_all(addresses.clone());
-        refused += world.spawn(read).await.map_err(|e| e.to_string())??;
+        refused += world
+            .spawn(move || read)
+            .await
+            .map_err(|e| e.to_string())??;
         world.stop(away, End::Kill);
         let up = (0..3).filter(|i| *i != away);
         let read = read_all(up.map(|i| addresses[i].clone()).collect());
-        refused += world.spawn(read).await.map_err(|e| e.to_string())??;
+        refused += world
+            .spawn(move || read)
+            .await
+            .map_err(|e| e.to_string())??;
         world.start(away);
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
@@ -152,7 +158,10 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
     let mut world = World::new(seed, 3);
     let addresses = world.client_addresses();
     world
-        .spawn(fill(addresses.clone()))
+        .spawn({
+            let addresses = addresses.clone();
+            move || fill(addresses)
+        })
         .await
         .map_err(|e| e.to_string())?;
     if matches!(place, Place::Value | Place::ValueFile | Place::Manifest) {
@@ -176,14 +185,17 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let mut refused = 0;
     let at_first = world
-        .spawn(report(addresses[victim].clone()))
+        .spawn({
+            let address = addresses[victim].clone();
+            move || report(address)
+        })
         .await
         .map_err(|e| e.to_string())??;
     if place == Place::Log && at_first.storage.damaged_replicas > 0 {
         // What was in the record nobody can tell: the replicas stand aside until they are replaced.
         // The others serve, and the node says what is wrong.
         refused += world
-            .spawn(read_all(addresses))
+            .spawn(move || read_all(addresses))
             .await
             .map_err(|e| e.to_string())??;
         return match at_first.problems.is_empty() {
@@ -198,7 +210,10 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
     // The scrubber has been everywhere by now.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let report = report(addresses[victim].clone());
-    let report = world.spawn(report).await.map_err(|e| e.to_string())??;
+    let report = world
+        .spawn(move || report)
+        .await
+        .map_err(|e| e.to_string())??;
     judge(place, &turned, &report)?;
     let failures = world.failures();
     if !failures.is_empty() {

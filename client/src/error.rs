@@ -68,7 +68,7 @@ impl Error {
             Error::Unexpected { .. } => Outcome::Unknown,
             Error::Server(error) => match error.code.as_str() {
                 "UNKNOWN" => Outcome::Unknown,
-                "TRYAGAIN" | "CONFLICT" => Outcome::Retryable,
+                "TRYAGAIN" | "NOTSERVING" | "CONFLICT" => Outcome::Retryable,
                 _ => Outcome::NotDone,
             },
         }
@@ -77,7 +77,9 @@ impl Error {
     /// Whether the connection that gave the error can be used again.
     pub(crate) fn leaves_connection_usable(&self) -> bool {
         match self {
-            Error::Server(_) | Error::Unexpected { .. } => true,
+            // Another node may serve.
+            Error::Server(error) => error.code != "NOTSERVING",
+            Error::Unexpected { .. } => true,
             Error::Connect { .. }
             | Error::Lost(_)
             | Error::TimedOut { .. }

@@ -78,7 +78,7 @@ pub enum Alarm {
     ForeignCluster {
         /// Whose.
         cluster: ClusterId,
-        /// Who.
+        /// Who; the node that was expected there, if it did not say.
         node: NodeId,
     },
     /// A voter's bit is set for two values: two processes act for one directory, or somebody lies.

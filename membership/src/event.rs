@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::configuration::Mode;
 use crate::durable::Recovered;
-use crate::id::{Destination, Identity, Token};
+use crate::id::{ClusterId, Destination, Identity, NodeId, Token};
 use crate::message::Message;
 
 /// An input of [`crate::node::Node::step`].
@@ -72,5 +72,10 @@ pub enum Contact {
     /// No answer in time, or no route. Counts for nothing by itself: the probe's own time-out will tell.
     Unreachable,
     /// Somebody else lives at the address now.
-    Stranger(Identity),
+    Stranger {
+        /// Who, if that was said.
+        node: Option<NodeId>,
+        /// Of which cluster, if that was said.
+        cluster: Option<ClusterId>,
+    },
 }

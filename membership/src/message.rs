@@ -268,10 +268,7 @@ pub struct Truncated {
 
 /// See [`Message::Lookup`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lookup {
-    /// A hash of the sender's sorted list of addresses to join, if its directory is empty and it may form a cluster.
-    pub list: Option<u64>,
-}
+pub struct Lookup;
 
 /// See [`Message::LookupReply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,11 +279,6 @@ pub enum LookupReply {
         at: Position,
         /// The joiner's temporary observers.
         observers: Vec<Destination>,
-    },
-    /// I have no configuration either; my own list hashes to this.
-    Empty {
-        /// The hash of the sorted list.
-        list: Option<u64>,
     },
     /// You are a member as of this configuration already: pull it.
     Listed(Position),
@@ -415,7 +407,6 @@ fields! {
     Pull { from: Position }
     Snapshot { configuration: SharedConfiguration, view: Option<Arc<View>> }
     Truncated { floor: u64 }
-    Lookup { list: Option<u64> }
     Join { config: ConfigHash, member: Arc<Member> }
     Restarted { at: Position, member: Arc<Member>, writes: u64 }
     Installed { at: Position, writes: u64 }
@@ -545,6 +536,17 @@ impl Decode for Alert {
     }
 }
 
+impl Encode for Lookup {
+    /// The question has no parts.
+    fn encode<S: Sink>(&self, _: &mut S) {}
+}
+
+impl Decode for Lookup {
+    fn decode(_: &mut Reader<'_>) -> Result<Lookup, DecodeError> {
+        Ok(Lookup)
+    }
+}
+
 impl Encode for LookupReply {
     fn encode<S: Sink>(&self, out: &mut S) {
         match self {
@@ -553,16 +555,12 @@ impl Encode for LookupReply {
                 at.encode(out);
                 observers.encode(out);
             }
-            LookupReply::Empty { list } => {
-                out.u8(1);
-                list.encode(out);
-            }
             LookupReply::Listed(at) => {
-                out.u8(2);
+                out.u8(1);
                 at.encode(out);
             }
             LookupReply::Refused(boot) => {
-                out.u8(3);
+                out.u8(2);
                 boot.encode(out);
             }
         }
@@ -576,11 +574,8 @@ impl Decode for LookupReply {
                 at: Position::decode(input)?,
                 observers: Vec::decode(input)?,
             }),
-            1 => Ok(LookupReply::Empty {
-                list: Option::decode(input)?,
-            }),
-            2 => Ok(LookupReply::Listed(Position::decode(input)?)),
-            3 => Ok(LookupReply::Refused(Boot::decode(input)?)),
+            1 => Ok(LookupReply::Listed(Position::decode(input)?)),
+            2 => Ok(LookupReply::Refused(Boot::decode(input)?)),
             value => Err(DecodeError::Unknown {
                 what: "a seed's answer",
                 value,

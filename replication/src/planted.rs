@@ -30,6 +30,8 @@ pub(crate) enum Bug {
     IgnoresSilence,
     /// A quorum of answers is any majority of members, learners too.
     CountsLearners,
+    /// A snapshot is taken in over the keys of another replica of the node.
+    OverwritesNeighbours,
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_storage::{
-    EntryId, Event as StoreEvent, Micros, ReplicaId, ShardId, SnapshotChunk, SnapshotHeader, Store,
-    TransferId,
+    EntryId, Event as StoreEvent, KeyRange, Micros, ReplicaId, ShardId, SnapshotChunk,
+    SnapshotHeader, Store, TransferId,
 };
 
 use crate::configuration::Configuration;
@@ -35,6 +35,7 @@ use crate::eraft;
 use crate::group::Group;
 use crate::identity::{Incarnation, NodeId};
 use crate::message::{Last, Message, Outcome, SnapshotBody, SnapshotMessage};
+use crate::planted::planted;
 use crate::replication::Replication;
 
 /// How often an unanswered message of a transfer is repeated.
@@ -435,6 +436,7 @@ impl Replication {
         let accepted = members
             .as_ref()
             .is_some_and(|members| self.accepts_snapshot(shard, term, id, members));
+        let accepted = accepted && !self.is_occupied(shard, &header.range);
         if !accepted {
             let body = self.declined(shard, id);
             let message = SnapshotMessage {
@@ -494,7 +496,9 @@ impl Replication {
         if chunk.last {
             let members = Configuration::from_stored(&incoming.header.conf).unwrap_or_default();
             let (term, id) = (incoming.term, incoming.header.applied);
-            if !self.accepts_snapshot(shard, term, id, &members) {
+            let range = incoming.header.range.clone();
+            let occupied = self.is_occupied(shard, &range);
+            if occupied || !self.accepts_snapshot(shard, term, id, &members) {
                 let Some(incoming) = self.transfers.into.get_mut(&shard) else {
                     return;
                 };
@@ -526,6 +530,17 @@ impl Replication {
             false => Outcome::Failed,
         };
         SnapshotBody::Done { outcome }
+    }
+
+    /// Whether keys of this range are another replica's on this node: they are, until it has applied
+    /// the split that gave them away or is destroyed. Nothing replaces them behind its back.
+    fn is_occupied(&self, shard: ShardId, range: &KeyRange) -> bool {
+        let mut others = self.groups.iter().filter(|(other, _)| **other != shard);
+        let occupied = others.any(|(_, other)| {
+            let known = other.range.as_ref();
+            known.is_some_and(|known| known.overlaps(range))
+        });
+        occupied && !planted!(OverwritesNeighbours)
     }
 
     /// Whether the replica here, in operation or standing aside, would take this snapshot.

@@ -14,11 +14,12 @@ use synod_storage::disk::{Disk, OpenMode, read_exact_at};
 
 use crate::formation::Founding;
 
-const IDENTITY: &str = "identity";
+/// The file that says who the directory is.
+pub const IDENTITY: &str = "identity";
 /// The file that a data directory has once it belongs to a cluster.
 pub const CLUSTER: &str = "cluster";
-/// Where the store keeps its files.
-const STORE_DIRS: [&str; 2] = ["log", "values"];
+/// Where the store and the membership keep their files.
+const DATA_DIRS: [&str; 3] = ["log", "values", "membership"];
 const MAGIC: [u8; 8] = *b"SYNODREC";
 const HEADER_BYTES: usize = 16;
 
@@ -93,6 +94,12 @@ pub fn begin_boot(disk: &Arc<dyn Disk>, random: (u128, u64)) -> Result<Identity,
         },
         None => return Err(IdentityError::Missing),
     };
+    save(disk, IDENTITY, &encode_identity(identity)?)?;
+    Ok(identity)
+}
+
+/// The identity file of a run.
+pub fn encode_identity(identity: Identity) -> Result<Vec<u8>, IdentityError> {
     let Boot {
         counter,
         nonce,
@@ -104,8 +111,7 @@ pub fn begin_boot(disk: &Arc<dyn Disk>, random: (u128, u64)) -> Result<Identity,
         nonce,
         previous,
     };
-    save(disk, IDENTITY, &encode(&record, IDENTITY)?)?;
-    Ok(identity)
+    encode(&record, IDENTITY)
 }
 
 /// The cluster that this directory belongs to, if it belongs to one.
@@ -128,7 +134,7 @@ fn is_empty(disk: &Arc<dyn Disk>) -> Result<bool, IdentityError> {
     let data = names
         .iter()
         .any(|name| !name.ends_with(".new") && name != "LOCK");
-    for dir in STORE_DIRS {
+    for dir in DATA_DIRS {
         match disk.list(dir) {
             Ok(names) if names.is_empty() => {}
             Ok(_) => return Ok(false),

@@ -13,6 +13,7 @@ pub mod identity;
 #[cfg(not(madsim))]
 pub mod local;
 pub mod logging;
+pub mod membership;
 pub mod node;
 pub mod resp;
 pub mod shards;

@@ -6,6 +6,7 @@
 #[path = "cluster/appends.rs"]
 mod appends;
 mod cluster;
+mod members;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

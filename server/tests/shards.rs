@@ -138,6 +138,58 @@ async fn a_replica_moves_between_nodes_under_load_and_no_write_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_split_under_load_and_survive_the_death_of_all_nodes() {
+    let mut cluster = Cluster::start(3);
+    let mut probe = client(cluster.clients());
+    for key in appends::keys() {
+        probe.set(&key, "v").await.unwrap();
+    }
+    let (over, writing) = writers(&cluster);
+    let before = report(cluster.client(0)).await.shards.len();
+    for (turn, at) in ["Mkey.3", "Mkey.1", "zkey", "0key.2"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut operator = operator(cluster.client(turn % 3));
+        let begun = Instant::now();
+        order(&mut operator, &["SPLIT", at]).await.unwrap();
+        println!("split at {at} in {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Whoever leads one of the two dies: the new shard goes on with the others.
+        if turn == 2 {
+            cluster.kill(1);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            cluster.run(1);
+        }
+    }
+    let mut last = operator(cluster.client(0));
+    let refused = order(&mut last, &["SPLIT", "zkey"]).await.unwrap_err();
+    assert!(refused.contains("is not between two keys"), "{refused}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    over.store(true, Ordering::Relaxed);
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.run(node);
+    }
+    for node in 0..3 {
+        cluster.wait_until_up(node);
+    }
+    let acknowledged = conclude(&cluster, &over, writing).await;
+    assert!(
+        acknowledged > 100,
+        "only {acknowledged} acknowledged writes"
+    );
+    let after = report(cluster.client(0)).await;
+    assert_eq!(after.shards.len(), before + 4, "{:?}", after.shards);
+    println!(
+        "{before} shards became {}, {acknowledged} appends",
+        after.shards.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_that_do_not_fit_are_refused_in_words() {
     let cluster = Cluster::start(3);
     let mut probe = client(cluster.clients());

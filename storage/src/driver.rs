@@ -68,7 +68,7 @@ impl Driver {
     pub fn submit(&self, jobs: &mut Vec<Job>) {
         for job in jobs.drain(..) {
             if let Some(lanes) = &self.lanes {
-                // A thread ends only when its queue is closed, or by a panic, which has been reported.
+                // A thread ends only when its queue is closed.
                 let _ = lanes[lane_at(job.lane())].send(job);
             }
         }
@@ -95,13 +95,26 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.lanes = None;
         for thread in self.threads.drain(..) {
-            // A panic in there has been reported by the panic hook.
+            // A panic in there has ended the process.
             let _ = thread.join();
         }
     }
 }
 
+/// A lane that died would leave the node deaf to its disk, for ever: the process goes with it, and the
+/// next start finds out what is true.
+struct Alarm;
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 fn run(lane: Lane, queue: &Receiver<Job>, done: &Sender<Job>, wake: &dyn Fn()) {
+    let _alarm = Alarm;
     if lane == Lane::Background {
         // On Linux this is the calling thread's own. Not being nicer is no reason not to work.
         let _ = rustix::process::nice(BACKGROUND_NICE);

@@ -38,6 +38,10 @@ pub(crate) enum Bug {
     TellsBeforeApply,
     /// The coordinator starts again when the outcome of the decision is unknown.
     RetriesUnknown,
+    /// A split does not wait for the attempts under way: each side is told of half of them.
+    SplitsOverLocks,
+    /// A split leaves the new shard without tombstones and floor.
+    SplitForgetsRows,
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ pub enum ErrorCode {
     Conflict,
     /// No leader could be reached in time, or it is overloaded. Nothing was changed; try again.
     TryAgain,
+    /// This node serves no clients now: it is no member of the cluster, or hears no majority of it.
+    /// Nothing was changed; another node may do it.
+    NotServing,
     /// The outcome is not known: the command may have taken effect, or may still take effect.
     Unknown,
     /// The disk of the shard's leader is full; only reads and deletes are served.
@@ -59,6 +62,7 @@ impl ErrorCode {
             ErrorCode::ExecAbort => "EXECABORT",
             ErrorCode::Conflict => "CONFLICT",
             ErrorCode::TryAgain => "TRYAGAIN",
+            ErrorCode::NotServing => "NOTSERVING",
             ErrorCode::Unknown => "UNKNOWN",
             ErrorCode::DiskFull => "DISKFULL",
             ErrorCode::Corrupt => "CORRUPT",

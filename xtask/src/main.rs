@@ -1,8 +1,9 @@
-//! The project's own tasks: `cargo xtask test`, `cargo xtask tidy`, `cargo xtask eval`.
+//! The project's own tasks: `cargo xtask test`, `tidy`, `chaos`, `eval`.
 //!
 //! They are a program and not a script so that they run the same for everyone who has cargo, and
 //! need nothing else.
 
+mod chaos;
 mod eval;
 mod test;
 mod tidy;
@@ -15,6 +16,7 @@ Tasks of this project
 
   cargo xtask test [STEP…]   format, clippy, tidy, unit, simulated: all, or the steps named
   cargo xtask tidy [--bless] checks of the source that no compiler does; --bless: lowers the ratchet
+  cargo xtask chaos [ARG…]   breaks a simulated cluster and judges it; --help lists what it can do
   cargo xtask eval [ARG…]    the benchmark report (arguments go to the benchmark)
 ";
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let result = match task {
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
+        "chaos" => chaos::run(rest),
         "eval" => eval::run(rest),
         "" | "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -12,9 +12,6 @@ use std::{
 
 use crate::{tidy, workspace};
 
-/// Where the simulated tests are built: their flags differ, and would rebuild everything each time.
-const SIMULATED_TARGET: &str = "target/madsim";
-
 /// What a step runs.
 type Step = fn() -> Result<Counts, String>;
 
@@ -135,12 +132,15 @@ fn unit() -> Result<Counts, String> {
 
 /// The production node in the simulator: its sockets, time and tasks.
 fn simulated() -> Result<Counts, String> {
-    let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    flags.push_str(" --cfg madsim");
     count(
         workspace::cargo()
-            .env("RUSTFLAGS", flags.trim())
-            .args(["test", "--no-fail-fast", "--target-dir", SIMULATED_TARGET])
+            .env("RUSTFLAGS", workspace::simulated_flags())
+            .args([
+                "test",
+                "--no-fail-fast",
+                "--target-dir",
+                workspace::SIMULATED_TARGET,
+            ])
             .args(["--package", "synod-chaos"]),
     )
 }

@@ -8,6 +8,15 @@ use std::{
 
 use serde_json::Value;
 
+/// Where simulated programs are built: their flags differ, and would rebuild everything each time.
+pub const SIMULATED_TARGET: &str = "target/madsim";
+
+/// The flags that put the simulator in the place of tokio.
+pub fn simulated_flags() -> String {
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    format!("{flags} --cfg madsim").trim().to_owned()
+}
+
 /// A crate of the workspace.
 #[derive(Debug)]
 pub struct Package {

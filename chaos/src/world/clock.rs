@@ -29,16 +29,17 @@ impl Setting {
 }
 
 impl SimClock {
-    /// Changes rate and offset from now on; monotonic time goes on from where it is.
-    pub fn set(&self, rate_ppm: i64, wall_offset_ms: i64) {
+    /// Changes rate and offset from now on, where they are given; monotonic time goes on from where
+    /// it is.
+    pub fn set(&self, rate_ppm: Option<i64>, wall_offset_ms: Option<i64>) {
         let world_us = world_us();
         let mut setting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shown_us = setting.monotonic_us(world_us);
         *setting = Setting {
             since_us: world_us,
             shown_us,
-            rate_ppm,
-            wall_offset_ms,
+            rate_ppm: rate_ppm.unwrap_or(setting.rate_ppm),
+            wall_offset_ms: wall_offset_ms.unwrap_or(setting.wall_offset_ms),
         };
     }
 }

@@ -5,22 +5,22 @@
 
 mod clock;
 mod links;
+mod machine;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use synod::config::{Layers, Settings};
-use synod::edge::Shutdown;
-use synod::node::{DiskWork, Entropy, Environment, serve};
-use synod_storage::disk::{Disk, SimDisk, Survival};
-use synod_storage::index::MemoryIndexFactory;
-use synod_storage::{Lane, Options};
+use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
+
+use self::machine::Machine;
+use crate::invariant::Invariants;
+use crate::timeline::{Timeline, What};
+use crate::trace::Trace;
 
 pub use self::clock::{SimClock, world_us};
 pub use self::links::{Link, Links};
@@ -43,37 +43,27 @@ pub struct World {
     clients: NodeHandle,
     /// What may happen on the links.
     pub links: Arc<Links>,
+    /// What must hold in it at every moment.
+    pub invariants: Invariants,
+    /// What happened to it.
+    pub timeline: Timeline,
+    /// The sum of all that happened in it.
+    pub trace: Trace,
     rng: SmallRng,
-}
-
-struct Machine {
-    node: NodeHandle,
-    state: Arc<Mutex<State>>,
-    up: bool,
-}
-
-/// What outlives the processes of a machine.
-struct State {
-    disk: SimDisk,
-    clock: SimClock,
-    machine_boot: u128,
-    rng: SmallRng,
-    last_error: Option<String>,
 }
 
 impl World {
     /// `nodes` machines, started.
     pub fn new(seed: u64, nodes: u16) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let links = Arc::new(Links::new(rng.random()));
+        let (trace, timeline) = (Trace::default(), Timeline::default());
+        let invariants = Invariants::new(timeline.clone());
+        let links = Arc::new(Links::new(rng.random(), trace.clone()));
         let machines = (0..nodes)
             .map(|i| {
-                Machine::new(
-                    i,
-                    nodes,
-                    SmallRng::seed_from_u64(rng.random()),
-                    links.clone(),
-                )
+                let rng = SmallRng::seed_from_u64(rng.random());
+                let seen = (invariants.clone(), timeline.clone());
+                Machine::new(i, nodes, rng, links.clone(), seen)
             })
             .collect();
         let clients = Handle::current()
@@ -85,6 +75,9 @@ impl World {
             machines,
             clients,
             links,
+            invariants,
+            timeline,
+            trace,
             rng,
         }
     }
@@ -101,73 +94,99 @@ impl World {
             .collect()
     }
 
-    /// Runs a client, on a machine of its own that no fault strikes.
-    pub fn spawn<F>(&self, client: F) -> JoinHandle<F::Output>
+    /// Runs a client, on a machine of its own that no fault strikes. Its future is made there: it
+    /// need not be sent between threads, of which there is one.
+    pub fn spawn<F>(&self, client: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
     where
-        F: Future + Send + 'static,
+        F: Future + 'static,
         F::Output: Send + 'static,
     {
-        self.clients.spawn(client)
-    }
-
-    /// Whether a node's process runs.
-    pub fn is_up(&self, i: usize) -> bool {
-        self.machines[i].up
-    }
-
-    /// Ends a node.
-    pub fn stop(&mut self, i: usize, end: End) {
-        let machine = &mut self.machines[i];
-        if !machine.up {
-            return;
-        }
-        info!(node = i, ?end, "the world strikes");
-        Handle::current().kill(machine.node.id());
-        machine.up = false;
-        let mut state = machine.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.disk = match end {
-            End::Kill => state.disk.kill(),
-            End::PowerLoss => {
-                state.machine_boot += 1;
-                state.disk.power_loss(Survival::Random)
+        self.clients.spawn(async move {
+            let task = madsim::task::spawn_local(client());
+            match task.await {
+                Ok(output) => output,
+                Err(error) => panic!("a client's task ended early: {error}"),
             }
-        };
+        })
     }
 
-    /// Starts a node's process again.
-    pub fn start(&mut self, i: usize) {
-        let machine = &mut self.machines[i];
-        if !machine.up {
-            info!(node = i, "started again");
-            Handle::current().restart(machine.node.id());
-            machine.up = true;
+    /// Ends a node, if it runs.
+    pub fn stop(&mut self, i: usize, end: End) {
+        if self.machines[i].up {
+            info!(node = i, ?end, "the world strikes");
+            self.machines[i].stop(end);
         }
+    }
+
+    /// Starts a node's process again, if it does not run.
+    pub fn start(&mut self, i: usize) {
+        if !self.machines[i].is_running() {
+            info!(node = i, "started again");
+            self.machines[i].start();
+        }
+    }
+
+    /// Stops the clock of a process, but not that of the world.
+    pub fn pause(&self, i: usize) {
+        Handle::current().pause(self.machines[i].id());
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self, i: usize) {
+        Handle::current().resume(self.machines[i].id());
     }
 
     /// A machine's disk, to look at and to damage.
     pub fn disk(&self, i: usize) -> SimDisk {
-        let state = self.machines[i]
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        state.disk.clone()
+        self.machines[i].lock().disk.clone()
     }
 
     /// Changes a machine's clock: its rate in parts per million and its wall clock's offset.
-    pub fn set_clock(&self, i: usize, rate_ppm: i64, wall_offset_ms: i64) {
-        let state = self.machines[i]
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        state.clock.set(rate_ppm, wall_offset_ms);
+    pub fn set_clock(&self, i: usize, rate_ppm: Option<i64>, wall_offset_ms: Option<i64>) {
+        self.machines[i].lock().clock.set(rate_ppm, wall_offset_ms);
     }
 
-    /// Everything works again: all nodes up, all links clean.
+    /// Arms a fault of a machine's disk, which excuses its process for stopping.
+    pub fn break_disk(&self, i: usize, fault: DiskFault) {
+        let mut state = self.machines[i].lock();
+        state.disk.inject(fault);
+        state.excused = true;
+    }
+
+    /// Gives a machine's disk no more room than `spare` bytes beyond what it holds.
+    pub fn fill_disk(&self, i: usize, spare: u64) {
+        let used = self.machines[i].used_bytes();
+        self.break_disk(i, DiskFault::Capacity(used + spare));
+    }
+
+    /// Lets every step of a machine's disk take up to this long.
+    pub fn slow_disk(&self, i: usize, step_max_us: u64) {
+        self.machines[i].lock().set_slow(step_max_us);
+    }
+
+    /// Turns one bit of a machine's log over, at a place drawn from `draw`; whether there was one.
+    pub fn rot_log(&self, i: usize, draw: u64) -> bool {
+        self.machines[i].rot_log(draw)
+    }
+
+    /// The disk of a machine works again.
+    pub fn mend_disk(&self, i: usize) {
+        let state = self.machines[i].lock();
+        state.disk.heal();
+        state.disk.inject(DiskFault::Capacity(u64::MAX));
+        state.set_slow(0);
+    }
+
+    /// Everything works again: all nodes up, all links clean, clocks at their rate, disks whole.
     pub fn heal(&mut self) {
         self.links.heal();
         for i in 0..self.machines.len() {
+            self.resume(i);
+            self.mend_disk(i);
+            self.set_clock(i, Some(0), None);
             self.start(i);
         }
+        self.timeline.add(world_us(), What::Healed);
     }
 
     /// A random node.
@@ -175,9 +194,14 @@ impl World {
         self.rng.random_range(0..self.machines.len())
     }
 
-    /// The world's randomness, for faults.
+    /// The world's randomness, for what is done to it by hand.
     pub fn rng(&mut self) -> &mut SmallRng {
         &mut self.rng
+    }
+
+    /// The node that leads most shards, as far as anybody saw.
+    pub fn leader(&self) -> Option<usize> {
+        self.invariants.busiest_leader()
     }
 
     /// The address of a node, as links know it.
@@ -185,18 +209,16 @@ impl World {
         SocketAddr::new(ip(i as u16), PEER_PORT)
     }
 
-    /// What a node said when it stopped by itself, if one did: no fault of this world excuses it.
+    /// What a node said when it stopped by itself without excuse, if one did.
     pub fn failures(&self) -> Vec<String> {
+        let failure = |(i, machine): (usize, &Machine)| {
+            let error = machine.lock().last_error.clone()?;
+            Some(format!("node {i}: {error}"))
+        };
         self.machines
             .iter()
             .enumerate()
-            .filter_map(|(i, machine)| {
-                let state = machine.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state
-                    .last_error
-                    .as_ref()
-                    .map(|error| format!("node {i}: {error}"))
-            })
+            .filter_map(failure)
             .collect()
     }
 }
@@ -204,88 +226,4 @@ impl World {
 fn ip(i: u16) -> IpAddr {
     let [high, low] = (i + 1).to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(10, 0, high, low))
-}
-
-impl Machine {
-    fn new(i: u16, nodes: u16, mut rng: SmallRng, links: Arc<Links>) -> Self {
-        let state = Arc::new(Mutex::new(State {
-            disk: SimDisk::new(rng.random()),
-            clock: SimClock::default(),
-            machine_boot: 1,
-            rng,
-            last_error: None,
-        }));
-        let join: Vec<SocketAddr> = (0..nodes)
-            .map(|peer| SocketAddr::new(ip(peer), PEER_PORT))
-            .collect();
-        let of_process = state.clone();
-        let node = Handle::current()
-            .create_node()
-            .name(format!("n{i}"))
-            .ip(ip(i))
-            .init(move || process(i, join.clone(), of_process.clone(), links.clone()))
-            .build();
-        Self {
-            node,
-            state,
-            up: true,
-        }
-    }
-}
-
-/// One life of a node's process.
-async fn process(i: u16, join: Vec<SocketAddr>, state: Arc<Mutex<State>>, links: Arc<Links>) {
-    let environment = environment(&state, links);
-    let settings = settings(i);
-    // Bound anew each time: the world never stops a node cleanly.
-    let outcome = serve(environment, settings, join, Shutdown::default()).await;
-    if let Err(error) = outcome {
-        tracing::error!(node = i, "stopped: {error}");
-        state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last_error = Some(error.to_string());
-    }
-}
-
-fn environment(state: &Arc<Mutex<State>>, links: Arc<Links>) -> Environment {
-    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    let entropy = Entropy {
-        node: state.rng.random(),
-        cluster: state.rng.random(),
-        store: state.rng.random(),
-        nonce: state.rng.random(),
-        seed: state.rng.random(),
-    };
-    let times = Mutex::new(SmallRng::seed_from_u64(state.rng.random()));
-    // Zero, small, or long: a sync may finish before the next message or after an election.
-    let slow = state.rng.random_bool(0.1);
-    let step_time = move |lane: Lane| {
-        let mut rng = times.lock().unwrap_or_else(PoisonError::into_inner);
-        let us = match lane {
-            Lane::Log if slow => rng.random_range(0..20_000),
-            Lane::Log | Lane::Read => rng.random_range(0..300),
-            Lane::Background => rng.random_range(0..2_000),
-        };
-        Duration::from_micros(if rng.random_bool(0.2) { 0 } else { us })
-    };
-    Environment {
-        disk: Arc::new(state.disk.clone()) as Arc<dyn Disk>,
-        index: Box::new(MemoryIndexFactory::new()),
-        storage: Options::tiny(),
-        clock: Arc::new(state.clock.clone()),
-        machine_boot: state.machine_boot,
-        entropy,
-        disk_work: DiskWork::Tasks(Arc::new(step_time)),
-        faults: Some(links),
-    }
-}
-
-fn settings(i: u16) -> Settings {
-    let mut settings =
-        Settings::from_layers(&Layers::default()).expect("the default settings are valid");
-    settings.process.client = SocketAddr::new(ip(i), CLIENT_PORT);
-    settings.process.peer = SocketAddr::new(ip(i), PEER_PORT);
-    settings.process.peer_advertise = settings.process.peer;
-    settings
 }

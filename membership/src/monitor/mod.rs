@@ -329,14 +329,18 @@ impl Monitor {
         true
     }
 
-    /// Nobody listens at the subject's address: its probe fails without waiting.
+    /// Nobody listens at the subject's address: its probe fails without waiting, and where none is out, the next one
+    /// comes soon.
     pub(crate) fn on_refused(&mut self, now: Time, node: NodeId) {
         let timing = self.timing;
-        if let Some(edge) = self.edge_to_mut(node)
-            && edge.pending.is_some()
-        {
-            edge.finish(now, Outcome::Unanswered, &timing);
-            edge.next_probe = edge.next_probe.max(now + timing.probe_interval_in_doubt);
+        let soon = now + timing.probe_interval_in_doubt;
+        if let Some(edge) = self.edge_to_mut(node) {
+            if edge.pending.is_some() {
+                edge.finish(now, Outcome::Unanswered, &timing);
+                edge.next_probe = edge.next_probe.max(soon);
+            } else {
+                edge.next_probe = edge.next_probe.min(soon);
+            }
         }
         self.note_failures(now);
     }

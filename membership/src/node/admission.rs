@@ -9,7 +9,7 @@ use crate::configuration::SharedConfiguration;
 use crate::effect::{Alarm, Effects};
 use crate::id::{Boot, Identity, NodeId};
 use crate::member::Member;
-use crate::message::{Join, Lookup, LookupReply, Message, Position, Report, Restarted};
+use crate::message::{Join, LookupReply, Message, Position, Report, Restarted};
 use crate::monitor::Alerted;
 use crate::settings::Timing;
 use crate::status::Phase;
@@ -97,27 +97,24 @@ fn continuity(listed: Boot, found: Boot) -> Continuity {
 
 impl Node {
     /// Phase 1 of a join: names the members that would observe the joiner.
-    pub(super) fn on_lookup(&mut self, from: &Identity, lookup: Lookup, out: &mut Effects) {
-        let _ = lookup;
-        if self.phase == Phase::Joining && self.chain.is_none() {
-            let reply = LookupReply::Empty { list: self.list() };
-            self.send_to(from, Message::LookupReply(Arc::new(reply)), out);
-            return;
-        }
+    pub(super) fn on_lookup(&mut self, from: &Identity, out: &mut Effects) {
         if matches!(
             self.phase,
             Phase::Member | Phase::Leaving | Phase::Restarting
         ) {
-            let reply = self.direct(from);
-            self.send_to(from, Message::LookupReply(Arc::new(reply)), out);
+            self.direct(from, out);
         }
     }
 
-    /// Where a joiner should turn to.
-    fn direct(&self, joiner: &Identity) -> LookupReply {
-        let Some(view) = self.view() else {
-            return LookupReply::Empty { list: None };
-        };
+    /// Tells a joiner where it should turn to.
+    fn direct(&self, joiner: &Identity, out: &mut Effects) {
+        if let Some(view) = self.view() {
+            let reply = self.direction(view, joiner);
+            self.send_to(joiner, Message::LookupReply(Arc::new(reply)), out);
+        }
+    }
+
+    fn direction(&self, view: &SharedConfiguration, joiner: &Identity) -> LookupReply {
         let at = self.position();
         let topology = view.topology();
         let observers = match view.index_of(joiner.node) {
@@ -171,8 +168,7 @@ impl Node {
             .is_some();
         if join.config != view.hash() {
             if known {
-                let reply = self.direct(from);
-                self.send_to(from, Message::LookupReply(Arc::new(reply)), out);
+                self.direct(from, out);
             }
             // Otherwise this node is behind, and will find out from its peers.
             return;
@@ -228,12 +224,11 @@ impl Node {
                 address,
             };
             let listed = view.member(node).is_some_and(|member| member.boot == boot);
-            let message = if listed {
-                Message::Admitted(at)
+            if listed {
+                self.send_to(&joiner, Message::Admitted(at), out);
             } else {
-                Message::LookupReply(Arc::new(self.direct(&joiner)))
-            };
-            self.send_to(&joiner, message, out);
+                self.direct(&joiner, out);
+            }
         }
     }
 

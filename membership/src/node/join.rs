@@ -4,8 +4,8 @@
 //! 2), again and again; as the membership changes, it is told of new ones. Once a configuration lists its boot, it
 //! pulls that configuration, and its sequence of views begins.
 //!
-//! Where all are named to join all and none has a cluster, the lowest address forms one, after every other has answered
-//! that it is empty too and was given the same list. Whoever cannot be reached is waited for: it may have a cluster.
+//! A node that is given nobody to join is a cluster of one. How several empty nodes come to begin one together is not
+//! decided here: see [`crate::durable::found`].
 //!
 //! A node that was removed while alive has bad links, or had. It shows clean ones for a minute before it asks to come
 //! back, and for longer each time; otherwise a link that flaps every twenty seconds would be a view change every forty.
@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use super::contact::POLL_NONCE;
 use super::{Awaited, Node};
-use crate::codec::Encode;
 use crate::effect::{Effect, Effects};
-use crate::hash::SipHash128;
 use crate::id::{Destination, Identity, NodeId};
 use crate::message::{Join, Lookup, LookupReply, Message, Position, Probe, Pull, Restarted};
 use crate::status::Phase;
@@ -36,8 +34,6 @@ pub(super) struct Joining {
     observers: Vec<Destination>,
     /// Join requests sent to these observers.
     asked: u32,
-    /// Addresses that answered that they are empty and have the same list.
-    empty: BTreeSet<SocketAddr>,
 }
 
 /// A removed node's wait for clean links.
@@ -62,9 +58,6 @@ const REJOIN_ROUND: Duration = Duration::from_millis(1_000);
 impl Node {
     pub(super) fn set_seeds(&mut self, seeds: Vec<SocketAddr>) {
         self.seeds = seeds;
-        if let Some(joining) = &mut self.joining {
-            joining.empty.clear();
-        }
     }
 
     pub(super) fn begin_joining(&mut self, out: &mut Effects) {
@@ -77,7 +70,6 @@ impl Node {
             at: None,
             observers: Vec::new(),
             asked: 0,
-            empty: BTreeSet::new(),
         });
         self.tick_joining(out);
     }
@@ -92,7 +84,7 @@ impl Node {
             }
             self.ask_observers(&mut joining, out);
         }
-        // Forming a cluster, or being told off, ends the join.
+        // Being told off ends the join.
         if self.phase == Phase::Joining {
             self.joining = Some(joining);
         }
@@ -100,28 +92,15 @@ impl Node {
 
     /// Phase 1.
     fn look_up(&mut self, joining: &mut Joining, out: &mut Effects) {
-        let seeds = self.join_addresses();
-        let list = self.may_form().then(|| list_hash(&self.seeds));
-        let message = Message::Lookup(Lookup { list });
-        let others: Vec<Destination> = seeds
-            .iter()
-            .filter(|address| **address != self.settings.address)
-            .map(|address| Destination {
+        let mut others = self.join_addresses();
+        others.retain(|address| *address != self.settings.address);
+        if !others.is_empty() {
+            let to = Destination {
                 node: None,
-                address: *address,
-            })
-            .collect();
-        if list.is_some() {
-            // All must answer before a cluster is formed.
-            if !others.is_empty() {
-                out.push(Effect::SendMany {
-                    to: others.into(),
-                    message,
-                });
-            }
-        } else if !others.is_empty() {
-            let to = others[joining.next_seed % others.len()];
+                address: others[joining.next_seed % others.len()],
+            };
             joining.next_seed = joining.next_seed.wrapping_add(1);
+            let message = Message::Lookup(Lookup);
             out.push(Effect::Send { to, message });
         }
         joining.next_at = self.now + joining.wait + self.rng.span(joining.wait / 4);
@@ -156,17 +135,6 @@ impl Node {
         addresses
     }
 
-    /// True if this directory is empty and everybody named to join could be in the same position.
-    fn may_form(&self) -> bool {
-        let empty =
-            self.chain.is_none() && self.registration.is_some_and(|me| me.cluster.is_none());
-        empty && self.seeds.contains(&self.settings.address)
-    }
-
-    pub(super) fn list(&self) -> Option<u64> {
-        self.may_form().then(|| list_hash(&self.seeds))
-    }
-
     pub(super) fn on_lookup_reply(
         &mut self,
         from: &Identity,
@@ -176,7 +144,6 @@ impl Node {
         if self.phase != Phase::Joining {
             return;
         }
-        let list = self.list();
         let Some(joining) = &mut self.joining else {
             return;
         };
@@ -187,7 +154,6 @@ impl Node {
                     let same = joining.at == Some(*at);
                     joining.at = Some(*at);
                     joining.observers = observers.clone();
-                    joining.empty.clear();
                     joining.wait = LOOKUP_WAIT;
                     if !same {
                         joining.asked = 0;
@@ -196,29 +162,8 @@ impl Node {
                     }
                 }
             }
-            LookupReply::Empty { list: theirs } => {
-                if list.is_some() && *theirs == list {
-                    joining.empty.insert(from.address);
-                    self.form_if_lowest(out);
-                } else {
-                    joining.empty.remove(&from.address);
-                }
-            }
             LookupReply::Listed(at) => self.on_admitted(from, *at, out),
             LookupReply::Refused(boot) => self.on_superseded(*boot, out),
-        }
-    }
-
-    fn form_if_lowest(&mut self, out: &mut Effects) {
-        let me = self.settings.address;
-        let lowest = self.seeds.iter().min() == Some(&me);
-        let Some(joining) = &self.joining else { return };
-        let all = self
-            .seeds
-            .iter()
-            .all(|seed| *seed == me || joining.empty.contains(seed));
-        if lowest && all && self.ahead.is_none() {
-            self.form_cluster(out);
         }
     }
 
@@ -356,11 +301,3 @@ impl Node {
 
 /// A restarted directory asks so many of the members that it knows, besides the seeds.
 const KNOWN_MAX: usize = 32;
-
-/// A hash of the addresses, in whichever order they were given.
-fn list_hash(addresses: &[SocketAddr]) -> u64 {
-    let sorted: BTreeSet<SocketAddr> = addresses.iter().copied().collect();
-    let mut hash = SipHash128::keyed(0x4c69_7374, sorted.len() as u64);
-    sorted.iter().for_each(|address| address.encode(&mut hash));
-    hash.finish() as u64
-}

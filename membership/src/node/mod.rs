@@ -294,7 +294,7 @@ impl Node {
             Message::Views(views) => self.on_views(&from, &views, out),
             Message::Snapshot(snapshot) => self.on_snapshot(snapshot, out),
             Message::Truncated(truncated) => self.on_truncated(&from, truncated, out),
-            Message::Lookup(lookup) => self.on_lookup(&from, lookup, out),
+            Message::Lookup(_) => self.on_lookup(&from, out),
             Message::LookupReply(reply) => self.on_lookup_reply(&from, &reply, out),
             Message::Join(join) => self.on_join(&from, &join, out),
             Message::Admitted(at) => self.on_admitted(&from, at, out),
@@ -356,21 +356,21 @@ impl Node {
         match contact {
             Contact::Unreachable => {}
             Contact::Refused => self.monitor.on_refused(self.now, node),
-            Contact::Stranger(found) => {
+            Contact::Stranger {
+                node: found,
+                cluster: theirs,
+            } => {
                 let listed = self.view().and_then(|view| view.member(node));
                 let same_place = listed.is_some_and(|member| member.address == to.address);
-                if same_place && found.node != node {
+                if same_place && found != Some(node) {
                     self.monitor.on_stranger(node);
                 }
                 let cluster = self.registration.and_then(|me| me.cluster);
-                if let (Some(mine), Some(theirs)) = (cluster, found.cluster)
+                if let (Some(mine), Some(theirs)) = (cluster, theirs)
                     && mine != theirs
                 {
-                    let alarm = Alarm::ForeignCluster {
-                        cluster: theirs,
-                        node: found.node,
-                    };
-                    self.alarm_once(found.node, alarm, out);
+                    let (cluster, node) = (theirs, found.unwrap_or(node));
+                    self.alarm_once(node, Alarm::ForeignCluster { cluster, node }, out);
                 }
             }
         }

@@ -116,7 +116,6 @@ impl Node {
         let Some(member) = self.as_member() else {
             return;
         };
-        self.joining = None;
         if let Some(registration) = &mut self.registration {
             registration.cluster = Some(cluster);
         }

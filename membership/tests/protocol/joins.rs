@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use synod_membership::configuration::Mode;
-use synod_membership::durable::Recovered;
 use synod_membership::event::Event;
 
 use crate::world::{World, ms};
@@ -101,48 +100,6 @@ fn a_joiner_that_goes_away_is_forgotten() {
     let seq = world.seq(0);
     world.run(ms(10_000));
     assert_eq!(world.seq(0), seq);
-}
-
-/// All are empty and name the same list: the lowest address forms the cluster, after it has heard all others.
-#[test]
-fn same_join_lists_all_empty_one_late_then_one_wiped() {
-    for seed in 0..5 {
-        let mut world = World::new(seed);
-        (0..3).for_each(|_| {
-            world.add_host();
-        });
-        world.start(0, &[0, 1, 2]);
-        world.start(1, &[0, 1, 2]);
-        world.run(ms(10_000));
-        assert!(
-            world.view(0).is_none() && world.view(1).is_none(),
-            "they wait for the third"
-        );
-        world.start(2, &[0, 1, 2]);
-        world.until(ms(10_000), "a cluster", |w| {
-            w.agree(&[0, 1, 2]) && w.view(0).unwrap().voters().len() == 3
-        });
-        let cluster = world.view(0).unwrap().cluster();
-        // One loses its directory and starts with the same list: it finds the cluster.
-        world.crash(0);
-        world.hosts[0].disk = Recovered::default();
-        world.start(0, &[0, 1, 2]);
-        world.until(ms(20_000), "the cluster again", |w| w.agree(&[0, 1, 2]));
-        assert_eq!(world.view(0).unwrap().cluster(), cluster);
-    }
-}
-
-#[test]
-fn different_lists_form_nothing() {
-    let mut world = World::new(7);
-    (0..3).for_each(|_| {
-        world.add_host();
-    });
-    world.start(0, &[0, 1]);
-    world.start(1, &[0, 1, 2]);
-    world.start(2, &[0, 1, 2]);
-    world.run(ms(20_000));
-    assert!((0..3).all(|host| world.view(host).is_none()));
 }
 
 /// Four at once through one seed never leave the seed stranded: they vote only when they have installed.

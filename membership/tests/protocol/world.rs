@@ -658,7 +658,8 @@ impl World {
                 .filter(|_| self.hosts[target].node.is_some());
             match there {
                 Some(found) if to.node.is_some_and(|node| node != found.node) => {
-                    self.refuse(from, to, Contact::Stranger(found));
+                    let (node, cluster) = (Some(found.node), found.cluster);
+                    self.refuse(from, to, Contact::Stranger { node, cluster });
                 }
                 Some(_) => {
                     let run = self.hosts[target].run;

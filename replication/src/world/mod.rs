@@ -90,6 +90,11 @@ impl Plan {
     }
 }
 
+/// The user keys of a shard: no two have any in common.
+fn keys_of(shard: ShardId) -> KeyRange {
+    KeyRange::new(shard.0.to_be_bytes(), (shard.0 + 1).to_be_bytes())
+}
+
 /// What happens at a moment.
 #[derive(Debug)]
 enum Happening {
@@ -296,7 +301,7 @@ impl World {
                 node,
                 Event::Range {
                     shard,
-                    range: KeyRange::all(),
+                    range: keys_of(shard),
                 },
             );
         }

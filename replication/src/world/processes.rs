@@ -62,7 +62,7 @@ impl World {
                 node,
                 Event::Range {
                     shard,
-                    range: KeyRange::all(),
+                    range: keys_of(shard),
                 },
             );
         }
@@ -303,7 +303,7 @@ impl World {
                 }
                 Effect::Removed { shard, replica } => {
                     self.placed.remove(&(node, shard));
-                    let range = Some(KeyRange::all());
+                    let range = Some(keys_of(shard));
                     let destroy = Event::Destroy {
                         shard,
                         replica,
@@ -319,7 +319,7 @@ impl World {
                     if self.placed.get(&(node, shard)) == Some(&replica) {
                         if let Some(before) = self.replica(node, shard) {
                             // It was removed, and never heard of it.
-                            let range = Some(KeyRange::all());
+                            let range = Some(keys_of(shard));
                             let destroy = Event::Destroy {
                                 shard,
                                 replica: before,
@@ -336,7 +336,7 @@ impl World {
                         self.again(node, create, fx, &mut list);
                         let range = Event::Range {
                             shard,
-                            range: KeyRange::all(),
+                            range: keys_of(shard),
                         };
                         self.again(node, range, fx, &mut list);
                     }

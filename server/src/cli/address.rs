@@ -30,10 +30,15 @@ pub struct Server {
 impl Server {
     /// A client of it. It connects when it is used.
     pub fn client(&self) -> Client {
+        self.client_with(Options::default())
+    }
+
+    /// A client of it, with these options.
+    pub fn client_with(&self, options: Options) -> Client {
         let options = Options {
             password: self.password.clone(),
             name: "synod-cli".to_owned(),
-            ..Options::default()
+            ..options
         };
         Client::new(self.addr.iter().map(ToString::to_string), options)
     }

@@ -9,6 +9,7 @@ mod answer;
 mod placement;
 mod repl;
 mod settings;
+mod shard;
 mod start;
 mod status;
 
@@ -36,6 +37,8 @@ enum Command {
     Cli(repl::Repl),
     /// Show the state of the cluster on one screen
     Status(status::Status),
+    /// Split, merge and move shards by hand
+    Shard(shard::Shard),
     /// Decide, plan and explain placements from SQL files: no cluster needed
     Placement(placement::Placement),
 }
@@ -55,6 +58,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Local(local) => local.run(),
         Command::Cli(repl) => repl.run(),
         Command::Status(status) => status.run(),
+        Command::Shard(shard) => shard.run(),
         Command::Placement(placement) => Ok(placement.run()),
     };
     match result {

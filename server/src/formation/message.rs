@@ -29,11 +29,6 @@ pub enum Message {
         /// The sender's list.
         seeds: Vec<SocketAddr>,
     },
-    /// The cluster exists, and this is its beginning.
+    /// The cluster exists, and this is its beginning. Who is not in it joins it.
     Founded(Founding),
-    /// The cluster exists, and the poller is not one of its founders.
-    NotAFounder {
-        /// The cluster.
-        cluster: u128,
-    },
 }

@@ -8,8 +8,13 @@
 //! holds it. So a crash at any moment delays formation and never forks it: only one node can
 //! found, and it founds once.
 //!
-//! A node that is not in the record (its directory was wiped, say) is told that the cluster
-//! exists without it: it must join as a new node.
+//! A node that is not in the record (it comes later, or its directory was wiped) is given it too: it
+//! joins the cluster, through the agreed membership, as a new node ([`crate::membership`]). So every
+//! node of a cluster holds its founding record, and any of them can tell a founder that crashed before
+//! it had it.
+//!
+//! The membership's first configuration follows from the record: it lists the founders, as they were
+//! when they polled. Everything after that is agreed on by votes, and no business of this module.
 
 mod founding;
 mod message;
@@ -132,17 +137,7 @@ impl Formation {
                 self.complain(&seeds);
                 (None, None)
             }
-            Message::Founded(founding) => {
-                let mine = founding.member(self.me.node).is_some();
-                (None, mine.then_some(founding))
-            }
-            Message::NotAFounder { cluster } => {
-                self.complaint = Some(format!(
-                    "the cluster {cluster:032x} was formed without this directory: start it with \
-                     addresses of that cluster in --join and without its own to join as a new node"
-                ));
-                (None, None)
-            }
+            Message::Founded(founding) => (None, Some(founding)),
         }
     }
 
@@ -167,16 +162,8 @@ impl Formation {
 /// What a node that belongs to a cluster answers to a poll.
 pub fn answer(founding: &Founding, poll: &Message) -> Option<Message> {
     match poll {
-        Message::Poll { founder, .. } if founding.member(founder.node).is_some() => {
-            Some(Message::Founded(founding.clone()))
-        }
-        Message::Poll { .. } => Some(Message::NotAFounder {
-            cluster: founding.cluster,
-        }),
-        Message::Waiting { .. }
-        | Message::ListsDiffer { .. }
-        | Message::Founded(_)
-        | Message::NotAFounder { .. } => None,
+        Message::Poll { .. } => Some(Message::Founded(founding.clone())),
+        Message::Waiting { .. } | Message::ListsDiffer { .. } | Message::Founded(_) => None,
     }
 }
 
@@ -257,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wiped_directory_is_told_to_join() {
+    fn a_wiped_directory_is_given_the_record_that_it_is_not_in() {
         let seeds = [7701, 7702];
         let [mut a, b] = seeds.map(|port| forming(port, &seeds));
         exchange(&b, &mut a);
@@ -267,7 +254,19 @@ mod tests {
         let mut wiped = forming(7702, &seeds);
         wiped.me.node = 999;
         let told = answer(&founding, &wiped.poll().1).expect("an answer");
-        assert_eq!(wiped.receive(told), (None, None));
-        assert!(matches!(wiped.progress(), Progress::Waiting(why) if why.contains("without")));
+        let (answer, record) = wiped.receive(told);
+        assert_eq!((answer, record.as_ref()), (None, Some(&founding)));
+        assert!(founding.member(999).is_none());
+    }
+
+    #[test]
+    fn one_that_comes_later_through_any_member_is_given_the_record() {
+        let alone = forming(7701, &[]);
+        let Progress::Founded(founding) = alone.progress() else {
+            panic!("not founded")
+        };
+        let mut late = forming(7702, &[7701]);
+        let told = answer(&founding, &late.poll().1).expect("an answer");
+        assert_eq!(late.receive(told).1, Some(founding));
     }
 }

@@ -134,6 +134,8 @@ pub struct Gateway {
     /// Sessions that may have something to start or to say.
     dirty: BTreeSet<SessionId>,
     hlc: Version,
+    /// Why commands are turned away, if they are.
+    closed: Option<String>,
 }
 
 /// A request whose outcome is open.
@@ -214,7 +216,14 @@ impl Gateway {
             next_request: boot_nonce,
             dirty: BTreeSet::new(),
             hlc: Version::ZERO,
+            closed: None,
         }
+    }
+
+    /// Turns new commands away with this reason from now on, or takes them again. What is under way
+    /// goes on.
+    pub fn close(&mut self, why: Option<String>) {
+        self.closed = why;
     }
 
     /// What is known of the shards.
@@ -311,6 +320,12 @@ impl Gateway {
         };
         for submission in batch {
             session.push(match submission {
+                Submission::Command(command)
+                    if self.closed.is_some() && command.class() != Class::Control =>
+                {
+                    let why = self.closed.as_deref().unwrap_or_default();
+                    Slot::Done(Reply::error(ErrorCode::NotServing, why.to_owned()))
+                }
                 Submission::Command(command) => Slot::Waiting {
                     command,
                     deadline_us,

@@ -4,15 +4,15 @@ use synod_replication::{
     Effect as ReplicationEffect, Leadership, NodeId, ProposeError, Read, ReadFailure, ReadToken,
     Role,
 };
-use synod_storage::{Micros, ShardId};
+use synod_storage::{Entry, Micros, ShardId};
 use synod_txn::{
     Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
 use tracing::{debug, info};
 
-use super::NodeError;
 use super::turn::{Effects, Node, Origin};
+use super::{NodeError, Observation};
 use crate::gateway;
 
 impl Node {
@@ -127,6 +127,9 @@ impl Node {
             }
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
+            ShardEffect::Split { telling, newborn } => {
+                self.split_off(now, telling, newborn, effects);
+            }
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));
@@ -223,15 +226,7 @@ impl Node {
         match effect {
             ReplicationEffect::Send { to, message } => self.send_raft(to, &message),
             ReplicationEffect::Committed { shard, entries } => {
-                let last = entries.last().map_or(0, |entry| entry.id.index);
-                self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
-                self.replication.applied(
-                    now.monotonic,
-                    shard,
-                    last,
-                    &mut self.store,
-                    &mut effects.replication,
-                );
+                self.committed(now, shard, entries, effects);
             }
             ReplicationEffect::Leadership { shard, leadership } => {
                 self.leadership(now, shard, leadership, effects);
@@ -289,6 +284,20 @@ impl Node {
         Ok(())
     }
 
+    /// Entries are committed: they are applied, in the same turn.
+    fn committed(&mut self, now: Now, shard: ShardId, entries: Vec<Entry>, effects: &mut Effects) {
+        let last = entries.last().map_or(0, |entry| entry.id.index);
+        self.observe(&Observation::Committed(shard, &entries));
+        self.step_shards(now, ShardEvent::Committed { shard, entries }, effects);
+        self.replication.applied(
+            now.monotonic,
+            shard,
+            last,
+            &mut self.store,
+            &mut effects.replication,
+        );
+    }
+
     pub(super) fn leadership(
         &mut self,
         now: Now,
@@ -303,6 +312,9 @@ impl Node {
             serving,
         } = leadership;
         debug!(%shard, ?role, term, serving, "leadership");
+        if role == Role::Leader {
+            self.observe(&Observation::Leads { shard, term });
+        }
         let leader = leader.map(|member| member.node);
         let event = if role == Role::Leader && serving {
             ShardLeadership::Leading { term }

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use synod_membership::id::{ClusterId, Destination};
-use synod_storage::disk::Disk;
+use synod_membership::id::Destination;
 use synod_txn::{ErrorCode, Reply};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
@@ -17,7 +16,6 @@ use crate::edge::Shutdown;
 use crate::edge::session::Submission;
 use crate::formation::{Formation, Founding, Message, Progress};
 use crate::gateway::{Mailbox, Outbox, SessionId, Submitted};
-use crate::identity::save_founding;
 use crate::transport::{Class, Inbound, Kind, Transport, decode, encode};
 
 const POLL_PAUSE: Duration = Duration::from_millis(200);
@@ -33,11 +31,11 @@ pub(super) struct Forming<'a> {
     pub(super) backlog: &'a mut Vec<Inbound>,
     pub(super) mailbox: &'a Arc<Mailbox>,
     pub(super) wake: &'a Notify,
-    pub(super) disk: &'a Arc<dyn Disk>,
 }
 
 impl Forming<'_> {
-    /// Polls the others until there is a cluster; None: told to stop first.
+    /// Polls the others until there is a cluster, this node's or one to join; None: told to stop first.
+    /// Nobody may hear of the record before it is durable here.
     pub(super) async fn form(
         self,
         mut formation: Formation,
@@ -49,7 +47,6 @@ impl Forming<'_> {
             backlog,
             mailbox,
             wake,
-            disk,
         } = self;
         let mut clients = Clients::default();
         let mut next_poll = Instant::now();
@@ -59,7 +56,7 @@ impl Forming<'_> {
             match formation.progress() {
                 Progress::Founded(founding) => {
                     clients.hand_over(mailbox);
-                    return settle(founding, transport, disk).map(Some);
+                    return Ok(Some(founding));
                 }
                 Progress::Waiting(why) => {
                     clients.answer(mailbox, &why);
@@ -100,7 +97,7 @@ impl Forming<'_> {
                     }
                     if let Some(founding) = founding {
                         clients.hand_over(mailbox);
-                        return settle(founding, transport, disk).map(Some);
+                        return Ok(Some(founding));
                     }
                 }
                 () = wake.notified() => {}
@@ -137,7 +134,7 @@ impl Clients {
                     let replies = batch.into_iter().map(|submission| match submission {
                         Submission::Immediate(reply) | Submission::Reset(reply) => reply,
                         Submission::Command(_) => {
-                            Reply::error(ErrorCode::TryAgain, format!("not serving yet: {why}"))
+                            Reply::error(ErrorCode::NotServing, why.to_owned())
                         }
                     });
                     if let Some(outbox) = self.waiting.get(&session) {
@@ -156,22 +153,6 @@ impl Clients {
         let opened = self.waiting.into_iter();
         mailbox.put_first(opened.map(|(session, outbox)| Submitted::Opened(session, outbox)));
     }
-}
-
-fn settle(
-    founding: Founding,
-    transport: &Transport,
-    disk: &Arc<dyn Disk>,
-) -> Result<Founding, NodeError> {
-    save_founding(disk, &founding)?;
-    transport.set_cluster(ClusterId(founding.cluster));
-    info!(
-        cluster = format!("{:032x}", founding.cluster),
-        members = founding.members.len(),
-        shards = founding.shards.len(),
-        "cluster formed"
-    );
-    Ok(founding)
 }
 
 /// Formation messages are repeated, so one that finds no room is no loss.

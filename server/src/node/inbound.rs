@@ -6,15 +6,21 @@ use synod_replication::{Event as ReplicationEvent, Incarnation, Message, NodeId}
 use synod_txn::{Now, Request, Response};
 use tracing::{info, warn};
 
-use super::forming;
 use super::turn::{Effects, Node};
+use super::{NodeError, forming};
 use crate::transport::{self, Class, Delivery, Inbound, Kind};
 use crate::{directory, formation, gateway, shards};
 
 impl Node {
-    pub(super) fn receive(&mut self, now: Now, inbound: Inbound, effects: &mut Effects) {
+    pub(super) fn receive(
+        &mut self,
+        now: Now,
+        inbound: Inbound,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
         match inbound {
             Inbound::Frame { peer, kind, body } => {
+                self.learn_stranger(&peer);
                 if let Err(reason) = self.frame(now, peer, kind, &body, effects) {
                     warn!(from = %peer.address, node = %peer.node, "dropped a frame: {reason}");
                 }
@@ -23,13 +29,16 @@ impl Node {
             Inbound::Lost {
                 destination,
                 class,
+                cause,
                 delivery,
-                ..
             } => {
                 if let Some(node) = destination.node {
                     self.lost(now, NodeId(node.0), class, delivery, effects);
                 }
                 self.transport.resume(destination, class);
+                if class == Class::Control {
+                    self.contact_failed(now, destination, cause, effects)?;
+                }
             }
             // The other direction is ours and reports for itself; answers may be lost, though.
             Inbound::Closed {
@@ -44,6 +53,7 @@ impl Node {
                 ..
             } => {}
         }
+        Ok(())
     }
 
     pub(super) fn frame(
@@ -59,10 +69,7 @@ impl Node {
             Kind::Raft => {
                 let message = Message::decode(body).map_err(|e| e.to_string())?;
                 let event = ReplicationEvent::Receive { from, message };
-                let Self {
-                    replication, store, ..
-                } = self;
-                replication.step(now.monotonic, event, store, &mut effects.replication);
+                self.step_replication(now, event, effects);
             }
             Kind::Requests => {
                 let requests: Vec<Request> =
@@ -90,6 +97,7 @@ impl Node {
                     forming::send(&self.transport, peer.address, &answer);
                 }
             }
+            Kind::Membership => self.membership_frame(now, peer, body, effects)?,
             Kind::Directory => {
                 let message: directory::Message =
                     transport::decode(kind, body).map_err(|e| e.to_string())?;
@@ -100,7 +108,6 @@ impl Node {
                     transport::decode(kind, body).map_err(|e| e.to_string())?;
                 self.shards_message(now, from, message, effects);
             }
-            Kind::Membership => return Err("no membership runs here yet".to_owned()),
             Kind::Hello | Kind::HelloAnswer => return Err("a handshake in mid-stream".to_owned()),
         }
         Ok(())
@@ -130,12 +137,7 @@ impl Node {
             node,
             incarnation: Incarnation(peer.boot.counter),
         };
-        self.replication.step(
-            now.monotonic,
-            event,
-            &mut self.store,
-            &mut effects.replication,
-        );
+        self.step_replication(now, event, effects);
     }
 
     pub(super) fn lost(
@@ -151,11 +153,7 @@ impl Node {
                 if let Some(state) = self.peers.get_mut(&node) {
                     state.connected = false;
                 }
-                let event = ReplicationEvent::PeerUnreachable { node };
-                let Self {
-                    replication, store, ..
-                } = self;
-                replication.step(now.monotonic, event, store, &mut effects.replication);
+                self.step_replication(now, ReplicationEvent::PeerUnreachable { node }, effects);
             }
             Class::Forward => {
                 let event = gateway::Event::Lost(node, delivery);

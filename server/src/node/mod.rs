@@ -13,12 +13,15 @@
 //!
 //! The loop never blocks: disk work is in jobs, which threads carry out (in simulation, tasks).
 
+mod beginning;
 mod by_hand;
 mod carry;
 mod forming;
 mod inbound;
 mod jobs;
 mod lanes;
+mod members;
+mod observer;
 mod ordering;
 mod outbound;
 #[cfg(not(madsim))]
@@ -37,7 +40,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use synod_membership::id::{ClusterId, Identity as PeerIdentity};
 use synod_storage::disk::Disk;
 use synod_storage::index::IndexFactory;
 use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
@@ -46,17 +48,21 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 pub use self::jobs::StepTime;
+pub use self::observer::{Observation, Observer};
 #[cfg(not(madsim))]
 pub use self::real::run;
 
+use self::beginning::Holding;
 use self::lanes::Lanes;
-use self::turn::Node;
+use self::turn::{Node, Parts};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Settings};
 use crate::edge::{self, Edge, Registry, Shutdown};
-use crate::formation::{Formation, Founder, Founding};
 use crate::gateway::{Handle, Mailbox};
 use crate::identity::{IdentityError, begin_boot, load_founding};
+use crate::membership;
+use crate::membership::files::FilesError;
+use crate::membership::writer::Work;
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
 
 /// How often the loop looks at its timers when nothing happens.
@@ -85,6 +91,8 @@ pub struct Environment {
     pub disk_work: DiskWork,
     /// What may happen to frames on their way; none in production.
     pub faults: Option<Arc<dyn LinkFaults>>,
+    /// Who looks on; nobody in production.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// Who steps the store's jobs.
@@ -94,6 +102,20 @@ pub enum DiskWork {
     Threads,
     /// A task a lane, which takes this long for each step.
     Tasks(StepTime),
+}
+
+impl DiskWork {
+    /// The same for the membership's lane, whose writes are as small as the log's.
+    fn for_membership(&self) -> Work {
+        match self {
+            #[cfg(not(madsim))]
+            DiskWork::Threads => Work::Thread,
+            DiskWork::Tasks(step_time) => {
+                let step_time = step_time.clone();
+                Work::Task(Arc::new(move || step_time(synod_storage::Lane::Log)))
+            }
+        }
+    }
 }
 
 /// Random bits, drawn once at the edge: nothing inside draws any.
@@ -109,6 +131,8 @@ pub struct Entropy {
     pub nonce: u64,
     /// Seeds timeouts and jitter.
     pub seed: u64,
+    /// Seeds the membership's nonces and jitter: no two runs may share it.
+    pub membership: [u64; 4],
 }
 
 /// Why a node could not start, or had to stop.
@@ -138,6 +162,9 @@ pub enum NodeError {
     /// The identity of the directory cannot be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The membership's files cannot be read or written.
+    #[error(transparent)]
+    Membership(#[from] FilesError),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Open(#[from] OpenError),
@@ -170,14 +197,9 @@ pub async fn serve(
     let clients = listen("clients", client_address).await?;
     let identity = begin_boot(disk, (entropy.node, entropy.nonce))?;
     let founding = load_founding(disk)?;
-    let local = PeerIdentity {
-        cluster: founding
-            .as_ref()
-            .map(|founding| ClusterId(founding.cluster)),
-        node: identity.node,
-        boot: identity.boot,
-        address: settings.process.peer_advertise,
-    };
+    let mut holding = Holding::open(disk, identity)?;
+    let peer = settings.process.peer_advertise;
+    let local = membership::introduction(founding.as_ref(), identity, peer);
     info!(node = %identity.node, boot = identity.boot.counter, peers = %peer_address,
         clients = %client_address, "starting");
 
@@ -209,48 +231,42 @@ pub async fn serve(
     let founding = match founding {
         Some(founding) => founding,
         None => {
-            let me = Founder {
-                node: identity.node.0,
-                boot: (
-                    identity.boot.counter,
-                    identity.boot.nonce,
-                    identity.boot.previous,
-                ),
-                peer: settings.process.peer_advertise,
-                client: client_address,
-                labels: settings.process.labels.clone(),
-            };
-            let formation = Formation::new(me, &join, settings.cluster.clone(), entropy.cluster);
+            let fresh = environment.entropy.cluster;
+            let formation = beginning::formation(identity, &settings, &join, fresh);
             let formed = forming::Forming {
                 transport: &transport,
                 inbox: &mut inbound,
                 backlog: &mut frames,
                 mailbox: &mailbox,
                 wake: &wake,
-                disk,
             }
             .form(formation, &shutdown)
             .await?;
             let Some(founding) = formed else {
                 return Ok(());
             };
+            holding.keep(disk, &founding, identity)?;
             founding
         }
     };
-
     let settings = settings.adopt(&founding.settings)?;
+    let (membership, membership_writer, begun) =
+        holding.start(&environment, &settings, identity, &founding, &join, &wake)?;
     let lanes = Lanes::start(&environment.disk_work, &wake)
         .map_err(|error| NodeError::Broken(format!("cannot start I/O threads: {error}")))?;
-    let node = assemble(
-        environment,
-        &settings,
-        identity,
+    let parts = Parts {
+        me: identity,
         founding,
         transport,
-        &mailbox,
+        mailbox: mailbox.clone(),
         lanes,
-    )?;
-    info!("serving");
+        clock: environment.clock.clone(),
+        entropy: environment.entropy,
+        membership,
+        membership_writer,
+        observer: environment.observer.clone(),
+    };
+    let node = assemble(environment, &settings, parts, begun)?;
     drive(
         node,
         frames,
@@ -267,17 +283,13 @@ pub async fn serve(
 fn assemble(
     environment: Environment,
     settings: &Settings,
-    identity: crate::identity::Identity,
-    founding: Founding,
-    transport: Transport,
-    mailbox: &Arc<Mailbox>,
-    lanes: Lanes,
+    parts: Parts,
+    begun: synod_membership::effect::Effects,
 ) -> Result<(Node, start::Recovered), NodeError> {
     let Environment {
         disk,
         index,
         storage,
-        clock,
         machine_boot,
         entropy,
         ..
@@ -301,17 +313,7 @@ fn assemble(
     for damage in &report.damage {
         warn!("damage found: {damage}");
     }
-    Ok(Node::new(
-        opened,
-        settings,
-        identity,
-        founding,
-        transport,
-        mailbox.clone(),
-        lanes,
-        clock,
-        entropy,
-    ))
+    Ok(Node::new(opened, settings, parts, begun))
 }
 
 /// Says how a slow opening goes on, at every tenth of the way.
@@ -392,6 +394,10 @@ async fn drive(
             frames.push(frame);
         }
         node.turn(&mut frames, ticked)?;
+        if node.membership.has_left() && !stopping {
+            stopping = true;
+            serving.start();
+        }
         if clients_gone && node.is_stopped() {
             info!("stopped");
             return Ok(());

@@ -11,14 +11,16 @@
 //! the next leader finishes what was begun, and the asker looks at the descriptor.
 
 use synod_replication::{ChangeError, Event as ReplicationEvent, NodeId, Role, TransferError};
-use synod_storage::{ReplicaId, ShardId};
-use synod_txn::{Advance, Event as ShardEvent, Now, ShardDescriptor};
+use synod_storage::{KeyRange, ReplicaId, ShardId};
+use synod_txn::{
+    Advance, Event as ShardEvent, KEY_BYTES_MAX, Now, Replica, SYSTEM_SHARD, ShardDescriptor,
+};
 use tracing::{info, warn};
 
 use super::turn::{Effects, Node};
-use crate::directory::{Table, encode_descriptor};
+use crate::directory::{Table, Ticket, encode_descriptor};
 use crate::shards::check::{self, Nodes, Standing};
-use crate::shards::{Change, Message, Order, OrderId, Refusal, Step, reconcile};
+use crate::shards::{Change, Message, Order, OrderId, Refusal, Step, ids, reconcile};
 use crate::transport::{self, Class, Kind};
 
 /// How long a leader works on a step before it answers that it does not know: less than the asker
@@ -42,6 +44,8 @@ pub(super) struct Running {
 enum Stage {
     /// Its controller is on its way into the log.
     Authorizing,
+    /// The number of the new shard is being drawn.
+    Drawing { ticket: Ticket },
     /// The step was proposed in this term.
     Changing { term: u64 },
     /// Leadership is on its way from this term to a node.
@@ -229,6 +233,17 @@ impl Node {
 
     /// Moves on the orders that can be.
     pub(super) fn advance_orders(&mut self, now: Now, effects: &mut Effects) {
+        let running = &self.running;
+        // A number whose order is over is one that no shard will have.
+        self.drawn.retain(|drawn| {
+            let mut stages = running.values().map(|running| running.stage);
+            stages.any(|stage| {
+                stage
+                    == Stage::Drawing {
+                        ticket: drawn.ticket,
+                    }
+            })
+        });
         let shards: Vec<ShardId> = self.running.keys().copied().collect();
         for shard in shards {
             self.advance_order(now, shard, effects);
@@ -288,6 +303,19 @@ impl Node {
                     false => Progress::Wait,
                 }
             }
+            Stage::Drawing { ticket } => {
+                if term.is_none() {
+                    return Progress::End(Err(self.not_leader(shard)));
+                }
+                if let Err(refusal) = self.guard(order) {
+                    return Progress::End(Err(refusal));
+                }
+                match self.drawn.iter().find(|drawn| drawn.ticket == ticket) {
+                    Some(_) => Progress::Act,
+                    None if late => Progress::End(Err(Refusal::Busy)),
+                    None => Progress::Wait,
+                }
+            }
             Stage::Changing { term: proposed } => {
                 if let (Some(descriptor), Some(configuration)) = (
                     self.participant.descriptor(shard),
@@ -329,10 +357,93 @@ impl Node {
         match running.order.step.clone() {
             Step::Change(changes) => self.change(now, shard, term, &changes, effects),
             Step::Transfer { to } => self.transfer(now, shard, term, to),
-            Step::Split { .. } | Step::Merge => Err(Refusal::Invalid(
-                "shards are not split or merged yet".to_owned(),
-            )),
+            Step::Split { at } => match running.stage {
+                Stage::Drawing { ticket } => self.split(now, (shard, term), &at, ticket, effects),
+                Stage::Authorizing | Stage::Changing { .. } | Stage::Transferring { .. } => {
+                    self.splittable(shard, &at)?;
+                    let ticket = self.writer.draw_shard(now.monotonic.0);
+                    self.write_due(now, effects);
+                    Ok(Stage::Drawing { ticket })
+                }
+            },
+            Step::Merge => Err(Refusal::Invalid("shards are not merged yet".to_owned())),
         }
+    }
+
+    /// The descriptor of a shard that can be split at this key now.
+    fn splittable(&self, shard: ShardId, at: &[u8]) -> Result<&ShardDescriptor, Refusal> {
+        let invalid = |reason: String| Err(Refusal::Invalid(reason));
+        let (Some(descriptor), Some(configuration)) = (
+            self.participant.descriptor(shard),
+            self.replication.configuration(shard),
+        ) else {
+            return Err(self.not_leader(shard));
+        };
+        if shard == SYSTEM_SHARD {
+            return invalid("the system shard is not split".to_owned());
+        }
+        if !descriptor.range.contains(at) || descriptor.range.start == at {
+            return invalid(format!(
+                "'{}' is not between two keys of shard {shard}",
+                at.escape_ascii()
+            ));
+        }
+        if at.len() > KEY_BYTES_MAX {
+            return invalid(format!("a key has at most {KEY_BYTES_MAX} bytes"));
+        }
+        if descriptor.replicas.len() > ids::PER_EPOCH {
+            return invalid(format!("shard {shard} has too many replicas to be split"));
+        }
+        let settled = !configuration.is_joint() && reconcile::agree(descriptor, configuration);
+        match settled && self.participant.is_described(shard) {
+            true => Ok(descriptor),
+            false => Err(Refusal::Busy),
+        }
+    }
+
+    /// Splits a shard, now that the new one has a number.
+    fn split(
+        &mut self,
+        now: Now,
+        (shard, term): (ShardId, u64),
+        at: &[u8],
+        ticket: Ticket,
+        effects: &mut Effects,
+    ) -> Result<Stage, Refusal> {
+        let place = self.drawn.iter().position(|drawn| drawn.ticket == ticket);
+        let number = place.and_then(|place| self.drawn.swap_remove(place).number);
+        let Some(number) = number else {
+            return Err(Refusal::Busy);
+        };
+        let founded = self.founding.shards.len() as u64;
+        let Some(right) = ids::shard(founded, number) else {
+            return Err(Refusal::Invalid("there are no shard ids left".to_owned()));
+        };
+        let before = self.splittable(shard, at)?.clone();
+        let replicas = before.replicas.iter().enumerate();
+        let replicas: Option<Vec<Replica>> = replicas
+            .map(|(i, it)| {
+                let replica = ids::replica(right, 0, i)?;
+                Some(Replica { replica, ..*it })
+            })
+            .collect();
+        let Some(replicas) = replicas else {
+            return Err(Refusal::Invalid("there are no replica ids left".to_owned()));
+        };
+        let (left_range, right_range) = halves(&before.range, at);
+        let right = ShardDescriptor {
+            shard: right,
+            epoch: 1,
+            range: right_range,
+            replicas,
+        };
+        let left = ShardDescriptor {
+            epoch: before.epoch + 1,
+            range: left_range,
+            ..before
+        };
+        self.step_shards(now, ShardEvent::Split { left, right }, effects);
+        Ok(Stage::Changing { term })
     }
 
     fn change(
@@ -440,12 +551,20 @@ impl Node {
             }
             if reconcile::agree(descriptor, configuration) {
                 self.describing.remove(&shard);
+                let known = |child: &ShardId| {
+                    self.directory.shard(*child).is_some() || self.directory.gone(*child).is_some()
+                };
+                let weaned = self.participant.newborns(shard).filter(known);
+                let weaned: Vec<ShardId> = weaned.collect();
                 let advance = Advance {
                     key: Table::Shard(shard).key(),
                     generation: descriptor.epoch,
                     value: Some(encode_descriptor(descriptor)),
                 };
                 self.writer.put(now.monotonic.0, advance);
+                for child in weaned {
+                    self.step_shards(now, ShardEvent::Weaned { shard, child }, effects);
+                }
                 continue;
             }
             let next = reconcile::described(descriptor, configuration);
@@ -465,4 +584,17 @@ impl Node {
             self.step_shards(now, event, effects);
         }
     }
+}
+
+/// The parts of a range before and from a key on.
+fn halves(range: &KeyRange, at: &[u8]) -> (KeyRange, KeyRange) {
+    let left = KeyRange {
+        start: range.start.clone(),
+        end: Some(at.to_vec()),
+    };
+    let right = KeyRange {
+        start: at.to_vec(),
+        end: range.end.clone(),
+    };
+    (left, right)
 }

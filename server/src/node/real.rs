@@ -39,6 +39,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), NodeError
         entropy: entropy().map_err(|error| NodeError::Broken(format!("no entropy: {error}")))?,
         disk_work: DiskWork::Threads,
         faults: None,
+        observer: None,
     };
     let join = resolve(&settings.process.join).await?;
     serve(environment, settings, join, shutdown).await
@@ -80,6 +81,12 @@ fn entropy() -> Result<Entropy, rand::rand_core::OsError> {
         store: wide()?,
         nonce: OsRng.try_next_u64()?,
         seed: OsRng.try_next_u64()?,
+        membership: [
+            OsRng.try_next_u64()?,
+            OsRng.try_next_u64()?,
+            OsRng.try_next_u64()?,
+            OsRng.try_next_u64()?,
+        ],
     })
 }
 

@@ -3,7 +3,8 @@
 //! *Creation.* The first ones come from the founding record. Later ones begin when a leader speaks to
 //! a replica that is not here: if the directory says so too, it is created, empty, and the leader
 //! sends it a snapshot. It has to wait as long as another replica here, or one that is being
-//! destroyed, has keys of its range: a late split, or a removal, comes first.
+//! destroyed, has keys of its range: a late split, or a removal, comes first. Those of a shard that is
+//! split off begin on every node when it applies the split, which is when all its keys are there.
 //!
 //! *End.* A replica that has applied its own removal is destroyed. One that never heard of it is
 //! found out by comparison: the directory's descriptor is newer than the first one that could name the
@@ -13,11 +14,16 @@
 //! *Damage.* A replica whose disk lost what no peer can name is reported in the system shard: the
 //! controller replaces it.
 
-use synod_replication::{Damage, Event as ReplicationEvent, NodeId, Origin};
+use synod_replication::{
+    Campaign, Configuration, Damage, Event as ReplicationEvent, NodeId, Origin,
+};
 use synod_storage::{KeyRange, ReplicaId, ShardId};
-use synod_txn::{Event as ShardEvent, Now, SYSTEM_SHARD, ShardDescriptor};
+use synod_txn::{
+    Event as ShardEvent, Newborn, Now, ReplicaRole, SYSTEM_SHARD, ShardDescriptor, Telling,
+};
 use tracing::{debug, error, info};
 
+use super::Observation;
 use super::turn::{Effects, Node};
 use crate::directory::{DamagedReplica, Table};
 use crate::shards::ids;
@@ -30,6 +36,26 @@ pub(super) fn unknown(shard: ShardId) -> ShardDescriptor {
         epoch: 0,
         range: nothing(),
         replicas: Vec::new(),
+    }
+}
+
+/// The first configuration of a shard.
+pub(super) fn configuration(descriptor: &ShardDescriptor) -> Configuration {
+    let of = |role| {
+        let replicas = descriptor.replicas.iter();
+        replicas
+            .filter(move |replica| replica.role == role)
+            .map(|replica| replica.replica)
+    };
+    Configuration {
+        voters: of(ReplicaRole::Voter).collect(),
+        learners: of(ReplicaRole::Learner).collect(),
+        nodes: descriptor
+            .replicas
+            .iter()
+            .map(|it| (it.replica, it.node))
+            .collect(),
+        ..Configuration::default()
     }
 }
 
@@ -127,6 +153,57 @@ impl Node {
         self.set_range(now, &descriptor, effects);
     }
 
+    /// A shard was split off one that has a replica here.
+    pub(super) fn split_off(
+        &mut self,
+        now: Now,
+        telling: Telling,
+        newborn: Newborn,
+        effects: &mut Effects,
+    ) {
+        let descriptor = newborn.descriptor().clone();
+        let shard = descriptor.shard;
+        let me = self.id();
+        let mut replicas = descriptor.replicas.iter();
+        let mine = replicas.find(|it| it.node == me).map(|it| it.replica);
+        if self.participant.descriptor(shard).is_none() {
+            // A replica that was here and went does not come back.
+            let Some(replica) = mine.filter(|mine| !self.store.is_dropped(*mine)) else {
+                return;
+            };
+            if telling == Telling::Again {
+                return;
+            }
+            let at = Some(&descriptor.range.start);
+            let leads_left = self
+                .participant
+                .shards()
+                .filter(|left| left.range.end.as_ref() == at)
+                .any(|left| self.participant.leads(left.shard));
+            let origin = Origin::Bootstrap {
+                configuration: configuration(&descriptor),
+                campaign: match leads_left {
+                    true => Campaign::Now,
+                    false => Campaign::OnTimeout,
+                },
+            };
+            info!(%shard, %replica, "a shard is split off");
+            let told = unknown(shard);
+            let open = ShardEvent::Open {
+                shard,
+                descriptor: told,
+            };
+            self.step_shards(now, open, effects);
+            let create = ReplicationEvent::Create {
+                shard,
+                replica,
+                origin,
+            };
+            self.step_replication(now, create, effects);
+        }
+        self.step_shards(now, ShardEvent::Born { newborn }, effects);
+    }
+
     /// A replica has applied its own removal.
     pub(super) fn removed(
         &mut self,
@@ -191,6 +268,7 @@ impl Node {
 
     /// The state of a replica was replaced: what is known by its rows is known to all.
     pub(super) fn snapshot_installed(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
+        self.observe(&Observation::SnapshotInstalled(shard));
         self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
         if let Some(descriptor) = self.participant.descriptor(shard).cloned() {
             self.described(now, descriptor, effects);

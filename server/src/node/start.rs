@@ -1,12 +1,12 @@
 //! The first moments of a node: replicas that recovery found go on, those that the founding record
 //! promises and that are not there yet are created.
 
-use synod_replication::{Campaign, Configuration, Event as ReplicationEvent, NodeId, Origin};
+use synod_replication::{Campaign, Event as ReplicationEvent, NodeId, Origin};
 use synod_storage::{KeyRange, ReplicaId, ShardId};
 use synod_txn::{Event as ShardEvent, Now, Replica, ReplicaRole, ShardDescriptor};
 
 use super::NodeError;
-use super::replicas::unknown;
+use super::replicas::{configuration, unknown};
 use super::turn::{Effects, Node};
 use crate::formation::{Founding, SYSTEM_SHARD};
 
@@ -14,6 +14,7 @@ use crate::formation::{Founding, SYSTEM_SHARD};
 pub(super) struct Recovered {
     pub(super) shards: Vec<ShardId>,
     pub(super) effects: synod_replication::Effects,
+    pub(super) membership: synod_membership::effect::Effects,
 }
 
 /// The shards of a founding record, as routing knows them.
@@ -52,23 +53,6 @@ pub(super) fn descriptors(founding: &Founding) -> Vec<ShardDescriptor> {
         .collect()
 }
 
-/// The first configuration of a shard.
-fn configuration(descriptor: &ShardDescriptor) -> Configuration {
-    Configuration {
-        voters: descriptor
-            .replicas
-            .iter()
-            .map(|replica| replica.replica)
-            .collect(),
-        nodes: descriptor
-            .replicas
-            .iter()
-            .map(|r| (r.replica, r.node))
-            .collect(),
-        ..Configuration::default()
-    }
-}
-
 impl Node {
     /// Opens every replica that recovery found, and creates those that the founding record promises
     /// and that were never here.
@@ -76,10 +60,12 @@ impl Node {
         let Recovered {
             shards,
             effects: replication,
+            membership,
         } = recovered;
         let now = self.now();
         let mut effects = Effects {
             replication,
+            membership,
             ..Effects::default()
         };
         let founding = descriptors(&self.founding);
@@ -115,6 +101,7 @@ impl Node {
             self.step_replication(now, create, &mut effects);
             self.open(now, descriptor, &mut effects);
         }
+        self.update_serving();
         self.register(now);
         self.begin(now, effects)
     }

@@ -1,11 +1,15 @@
 //! What the node says of itself: the answer of `SYNOD STATUS`.
 
+use synod_membership::configuration::Configuration;
+use synod_membership::status::Reachability;
 use synod_replication::NodeId;
 use synod_txn::{Command, Reply};
 
+use super::members::describe;
 use super::turn::Node;
 use crate::formation::SYSTEM_SHARD;
-use crate::status::{Member, NodeReport, Replica, Report, ShardReport, StorageReport};
+use crate::membership;
+use crate::status::{Member, NodeReport, Replica, Report, ShardReport, StorageReport, View};
 use synod_storage::Pressure;
 
 /// Answers what concerns no shard.
@@ -28,42 +32,17 @@ fn status(node: &Node) -> Reply {
 
 fn report(node: &Node) -> Report {
     let me = node.id();
-    let founder = |id: NodeId| node.founding.member(id.0);
-    let members: Vec<Member> = node
-        .founding
-        .members
-        .iter()
-        .map(|member| {
-            let id = NodeId(member.node);
-            let peer = node.peers.get(&id);
-            Member {
-                id: id.to_string(),
-                incarnation: if id == me {
-                    node.me.boot.counter
-                } else {
-                    peer.and_then(|peer| peer.boot).unwrap_or(member.boot.0)
-                },
-                client: member.client.to_string(),
-                peer: member.peer.to_string(),
-                reachable: id == me || peer.is_some_and(|peer| peer.connected),
-                labels: member.labels.clone(),
-                ..Member::default()
-            }
-        })
-        .collect();
     let stats = node.store.stats();
     let mut report = Report {
         node: NodeReport {
             id: me.to_string(),
             incarnation: node.me.boot.counter,
-            client: founder(me)
-                .map(|m| m.client.to_string())
-                .unwrap_or_default(),
-            peer: founder(me).map(|m| m.peer.to_string()).unwrap_or_default(),
+            client: node.record.client.to_string(),
+            peer: node.record.peer.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: node.clock.monotonic_us().saturating_sub(node.started_us) / 1_000_000,
-            labels: founder(me).map(|m| m.labels.clone()).unwrap_or_default(),
+            labels: node.record.labels.clone(),
         },
         shards: shards(node),
         storage: StorageReport {
@@ -79,7 +58,7 @@ fn report(node: &Node) -> Report {
         traffic: node.traffic.report(node.outboxes.len()),
         ..Report::default()
     };
-    report.view.members = members;
+    report.view = view(node, &mut report.problems);
     if let Pressure::DiskFull { available_bytes } = node.store.pressure() {
         report.problems.push(format!(
             "the disk is nearly full ({} MiB left): writes are refused, reads and deletes served",
@@ -92,6 +71,83 @@ fn report(node: &Node) -> Report {
             .push(format!("damage found at the last start: {damage}"));
     }
     report
+}
+
+/// The configuration in force, who of it can be reached from here, and what is wrong with it.
+fn view(node: &Node, problems: &mut Vec<String>) -> View {
+    let membership = &node.membership;
+    let mut report = View::default();
+    if let Some(why) = membership.why_closed() {
+        problems.push(format!("clients are not served here: {why}"));
+    }
+    for alarm in membership.alarms() {
+        problems.push(describe(alarm));
+    }
+    if let Some(status) = membership.status() {
+        report.serving = status.serving;
+        report.voters = status
+            .voters
+            .iter()
+            .map(|voter| NodeId(voter.0).to_string())
+            .collect();
+        let missing = status.missing_voters.iter();
+        report.missing_voters = missing.map(|voter| NodeId(voter.0).to_string()).collect();
+        report.voters_needed = status.voters_needed;
+        if status.voters_needed > 0 && status.serving {
+            problems.push(membership.no_majority(&status));
+        }
+    }
+    let Some(configuration) = membership.view() else {
+        return report;
+    };
+    report.seq = configuration.seq();
+    report.hash = configuration.hash().to_string();
+    let members = configuration.members().iter();
+    report.members = members
+        .map(|member| describe_member(node, configuration, member))
+        .collect();
+    report
+}
+
+fn describe_member(
+    node: &Node,
+    configuration: &Configuration,
+    member: &synod_membership::member::Member,
+) -> Member {
+    let id = NodeId(member.node.0);
+    let peer = node.peers.get(&id);
+    let here = id == node.id();
+    let (seq, hash) = (configuration.seq(), configuration.hash());
+    // Probes carry the end of the hash: enough to see that two nodes differ.
+    let installed = if here {
+        Some((seq, hash.tag()))
+    } else {
+        peer.and_then(|peer| peer.view)
+    };
+    let reachable = match node.membership.reachable(member.node) {
+        Reachability::Reachable => true,
+        Reachability::Unreachable => false,
+        Reachability::Unknown => peer.is_some_and(|peer| peer.connected),
+    };
+    Member {
+        id: id.to_string(),
+        incarnation: member.boot.counter,
+        client: membership::client_address(member)
+            .map(|a| a.to_string())
+            .unwrap_or_default(),
+        peer: member.address.to_string(),
+        reachable: here || reachable,
+        voter: configuration.is_voter(member.node),
+        view_seq: installed.map(|(seq, _)| seq),
+        view_hash: installed.map(|(at, tag)| {
+            if (at, tag) == (seq, hash.tag()) {
+                hash.to_string()
+            } else {
+                format!("…{tag:08x}")
+            }
+        }),
+        labels: membership::user_labels(member),
+    }
 }
 
 fn shards(node: &Node) -> Vec<ShardReport> {

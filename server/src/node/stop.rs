@@ -26,6 +26,16 @@ impl Node {
         let Stop::HandingOver { until_us } = self.stop else {
             return;
         };
+        let handing = self.hand_over(now);
+        if !handing || now.monotonic.0 >= until_us {
+            self.stop = Stop::Sealing;
+            self.store.stop();
+        }
+    }
+
+    /// Asks for another leader for each shard that this node leads, and that has one to offer. Whether
+    /// there was any.
+    pub(super) fn hand_over(&mut self, now: Now) -> bool {
         let led: Vec<ShardId> = self
             .replication
             .shards()
@@ -52,9 +62,6 @@ impl Node {
                 let _ = self.replication.transfer(now.monotonic, shard, heir);
             }
         }
-        if !handing || now.monotonic.0 >= until_us {
-            self.stop = Stop::Sealing;
-            self.store.stop();
-        }
+        handing
     }
 }

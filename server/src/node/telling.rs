@@ -124,6 +124,7 @@ impl Node {
                 address: record.peer,
                 boot: None,
                 connected: false,
+                view: None,
             }
         });
     }
@@ -209,6 +210,13 @@ impl Node {
 
     /// What the directory does as time passes.
     pub(super) fn tick_directory(&mut self, now: Now) {
+        if now.monotonic.0 >= self.next_look_us {
+            self.next_look_us = now.monotonic.0 + ASK_SOON_US;
+            if !self.gateway.map().is_complete() {
+                // A shard was split off and this node has not heard of it.
+                self.ask_for_map(now);
+            }
+        }
         if now.monotonic.0 >= self.next_ask_us {
             self.next_ask_us = now.monotonic.0 + ASK_EVERY_US;
             let after = self.last_asked;

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use synod_membership::time::Time;
 use synod_replication::{
     Config as ReplicationConfig, Event as ReplicationEvent, Incarnation, NodeId, ReadToken,
     Replication,
 };
 use synod_storage::{
-    Event as StoreEvent, Job, KeyRange, Micros, Opened, ReplicaId, ShardId, Store,
+    Event as StoreEvent, Job, KeyRange, Lane, Micros, Opened, ReplicaId, ShardId, Store,
 };
 use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
@@ -21,13 +22,15 @@ use super::by_hand::ByHand;
 use super::lanes::Lanes;
 use super::ordering::{Describing, Running};
 use super::traffic::Traffic;
-use super::{Entropy, NodeError, TICK_MS, start};
+use super::{Entropy, NodeError, Observer, TICK_MS, start};
 use crate::clock::Clock;
 use crate::config::{Reads, Settings};
 use crate::directory::{Directory, Drawn, NodeRecord, Writer};
 use crate::formation::Founding;
 use crate::gateway::{self, Gateway, Mailbox, Outbox, SessionId, Submitted};
 use crate::identity::Identity;
+use crate::membership::Membership;
+use crate::membership::writer::Writer as MembershipWriter;
 use crate::shards::Orders;
 use crate::transport::{Inbound, Transport};
 
@@ -59,6 +62,14 @@ pub(super) struct Node {
     pub(super) outgoing: Outgoing,
     pub(super) traffic: Traffic,
     pub(super) stop: Stop,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) membership: Membership,
+    pub(super) membership_writer: MembershipWriter,
+    /// Since when the store's log lane has been at work without a pause.
+    pub(super) log_waiting_since_us: Option<u64>,
+    log_jobs: usize,
+    /// What the membership was last told about the disk.
+    pub(super) disk_stalled: bool,
     /// What is known of the cluster.
     pub(super) directory: Directory,
     /// This node's own record in it.
@@ -68,6 +79,8 @@ pub(super) struct Node {
     pub(super) drawn: Vec<Drawn>,
     /// When a peer is asked next for what this node may not know, and who was last.
     pub(super) next_ask_us: u64,
+    /// When this node looks next whether it knows a shard for every key.
+    pub(super) next_look_us: u64,
     pub(super) last_asked: Option<NodeId>,
     /// Orders of this node to shards anywhere.
     pub(super) orders: Orders,
@@ -87,6 +100,20 @@ pub(super) struct Node {
     pub(super) dropping: BTreeMap<ReplicaId, KeyRange>,
 }
 
+/// The parts of a node that are made before it.
+pub(super) struct Parts {
+    pub(super) me: Identity,
+    pub(super) founding: Founding,
+    pub(super) transport: Transport,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) lanes: Lanes,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Entropy,
+    pub(super) membership: Membership,
+    pub(super) membership_writer: MembershipWriter,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+}
+
 /// What is known of a peer.
 #[derive(Clone, Debug)]
 pub(super) struct PeerState {
@@ -96,6 +123,23 @@ pub(super) struct PeerState {
     pub(super) boot: Option<u64>,
     /// Whether the control connection to it stands.
     pub(super) connected: bool,
+    /// The view that it last said it has: seq, and the end of its hash.
+    pub(super) view: Option<(u64, u32)>,
+}
+
+/// Where the founders other than this node were when the cluster began.
+fn founders(founding: &Founding, me: synod_membership::id::NodeId) -> BTreeMap<NodeId, PeerState> {
+    let others = founding.members.iter().filter(|member| member.node != me.0);
+    let peers = others.map(|member| {
+        let state = PeerState {
+            address: member.peer,
+            boot: None,
+            connected: false,
+            view: None,
+        };
+        (NodeId(member.node), state)
+    });
+    peers.collect()
 }
 
 /// Who waits for an answer.
@@ -126,40 +170,68 @@ pub(super) struct Effects {
     pub(super) gateway: Vec<gateway::Effect>,
     pub(super) shards: Vec<ShardEffect>,
     pub(super) replication: synod_replication::Effects,
+    pub(super) membership: synod_membership::effect::Effects,
+}
+
+/// How replication behaves, by the cluster's settings.
+fn replication_config(
+    settings: &Settings,
+    node: NodeId,
+    me: &Identity,
+    entropy: &Entropy,
+) -> ReplicationConfig {
+    ReplicationConfig {
+        reads: match settings.cluster.reads {
+            Reads::Lease => synod_replication::Reads::Lease,
+            Reads::Quorum => synod_replication::Reads::Quorum,
+        },
+        heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
+        election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
+        // Two clocks may be wrong in opposite directions.
+        clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
+            .div_ceil(10_000)
+            .min(99),
+        ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
+    }
+}
+
+/// What this node tells the cluster about itself, as of this boot.
+fn record_of(me: &Identity, settings: &Settings) -> NodeRecord {
+    NodeRecord {
+        node: NodeId(me.node.0),
+        generation: me.boot.counter,
+        peer: settings.process.peer_advertise,
+        client: settings.process.client,
+        labels: settings.process.labels.clone(),
+    }
 }
 
 impl Node {
-    #[allow(clippy::too_many_arguments)] // the parts of a node, each once
     pub(super) fn new(
         opened: Opened,
         settings: &Settings,
-        me: Identity,
-        founding: Founding,
-        transport: Transport,
-        mailbox: Arc<Mailbox>,
-        lanes: Lanes,
-        clock: Arc<dyn Clock>,
-        entropy: Entropy,
+        parts: Parts,
+        begun: synod_membership::effect::Effects,
     ) -> (Self, start::Recovered) {
+        let Parts {
+            me,
+            founding,
+            transport,
+            mailbox,
+            lanes,
+            clock,
+            entropy,
+            membership,
+            membership_writer,
+            observer,
+        } = parts;
         let node = NodeId(me.node.0);
         let Opened {
             store,
             replicas,
             report,
         } = opened;
-        let config = ReplicationConfig {
-            reads: match settings.cluster.reads {
-                Reads::Lease => synod_replication::Reads::Lease,
-                Reads::Quorum => synod_replication::Reads::Quorum,
-            },
-            heartbeat_ticks: (settings.cluster.heartbeat_ms / TICK_MS).max(1),
-            election_ticks: (settings.cluster.election_timeout_ms / TICK_MS).max(3),
-            // Two clocks may be wrong in opposite directions.
-            clock_drift_percent: (2 * settings.cluster.clock_rate_error_ppm)
-                .div_ceil(10_000)
-                .min(99),
-            ..ReplicationConfig::new(node, Incarnation(me.boot.counter), entropy.seed)
-        };
+        let config = replication_config(settings, node, &me, &entropy);
         let now_us = clock.monotonic_us();
         let mut effects = synod_replication::Effects::default();
         let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
@@ -167,29 +239,11 @@ impl Node {
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let me_nonce = me.boot.nonce;
         let directory = Directory::new(start::descriptors(&founding));
-        let record = NodeRecord {
-            node,
-            generation: me.boot.counter,
-            peer: settings.process.peer_advertise,
-            client: settings.process.client,
-            labels: settings.process.labels.clone(),
-        };
+        let record = record_of(&me, settings);
         let map = ShardMap::new(start::descriptors(&founding));
         let boot = (me.boot.counter, me.boot.nonce);
         let gateway = Gateway::new(node, boot, map, gateway::Settings::default());
-        let peers = founding
-            .members
-            .iter()
-            .filter(|member| member.node != me.node.0)
-            .map(|member| {
-                let state = PeerState {
-                    address: member.peer,
-                    boot: None,
-                    connected: false,
-                };
-                (NodeId(member.node), state)
-            })
-            .collect();
+        let peers = founders(&founding, me.node);
         let this = Self {
             me,
             founding,
@@ -212,11 +266,18 @@ impl Node {
             outgoing: Outgoing::default(),
             traffic: Traffic::default(),
             stop: Stop::No,
+            observer,
+            membership,
+            membership_writer,
+            log_waiting_since_us: None,
+            log_jobs: 0,
+            disk_stalled: false,
             directory,
             record,
             writer: Writer::new(me_nonce),
             drawn: Vec::new(),
             next_ask_us: 0,
+            next_look_us: 0,
             last_asked: None,
             orders: Orders::new(me_nonce),
             by_hand: ByHand::default(),
@@ -232,6 +293,7 @@ impl Node {
             start::Recovered {
                 shards: recovered,
                 effects,
+                membership: begun,
             },
         )
     }
@@ -257,8 +319,9 @@ impl Node {
         let now = self.now();
         let mut effects = Effects::default();
         self.take_disk_work(now, &mut effects)?;
+        self.take_membership_writes(now, &mut effects);
         for inbound in frames.drain(..) {
-            self.receive(now, inbound, &mut effects);
+            self.receive(now, inbound, &mut effects)?;
         }
         self.take_submissions(now, &mut effects);
         if ticked {
@@ -286,6 +349,10 @@ impl Node {
         let mut done: Vec<Job> = Vec::new();
         self.lanes.finished(&mut done);
         for job in done {
+            if job.lane() == Lane::Log {
+                self.log_jobs -= 1;
+                self.log_waiting_since_us = (self.log_jobs > 0).then_some(now.monotonic.0);
+            }
             self.store.complete(job)?;
         }
         self.take_store_news(now, effects);
@@ -335,10 +402,20 @@ impl Node {
     fn give_disk_work(&mut self) {
         let mut jobs = Vec::new();
         self.store.take_jobs(&mut jobs);
+        let logs = jobs.iter().filter(|job| job.lane() == Lane::Log).count();
+        if logs > 0 {
+            self.log_jobs += logs;
+            let now_us = self.clock.monotonic_us();
+            self.log_waiting_since_us.get_or_insert(now_us);
+        }
         self.lanes.submit(&mut jobs);
     }
 
     fn take_submissions(&mut self, now: Now, effects: &mut Effects) {
+        // A node that is about to serve need not turn its first clients away.
+        if self.membership.is_settling(Time(now.monotonic.0)) {
+            return;
+        }
         let mut news = Vec::new();
         self.mailbox.take(&mut news);
         for submitted in news {
@@ -362,16 +439,17 @@ impl Node {
 
     fn tick(&mut self, now: Now, effects: &mut Effects) {
         self.store.tick(now.monotonic);
-        let Self {
-            replication, store, ..
-        } = self;
-        replication.step(
-            now.monotonic,
-            ReplicationEvent::Tick,
-            store,
-            &mut effects.replication,
-        );
+        self.step_replication(now, ReplicationEvent::Tick, effects);
         self.step_shards(now, ShardEvent::Tick, effects);
+        self.tick_membership(now, effects);
+        if !self.membership.serving() {
+            // Who is missing changes.
+            self.update_serving();
+        }
+        if self.membership.is_removed() && self.stop == Stop::No {
+            // Its replicas go on voting; it only leads no more, where others can.
+            self.hand_over(now);
+        }
         self.gateway
             .step(now, gateway::Event::Tick, &mut effects.gateway);
         self.traffic.tick(now.monotonic.0);
@@ -384,6 +462,7 @@ impl Node {
             self.reconcile_all();
         }
         self.advance_stop(now);
+        self.observe_queues();
     }
 
     pub(super) fn request(
@@ -413,6 +492,9 @@ impl Node {
     /// Lets the cores talk to each other until none has anything left to say.
     fn settle(&mut self, now: Now, effects: &mut Effects) -> Result<(), NodeError> {
         loop {
+            for effect in std::mem::take(&mut effects.membership) {
+                self.carry_membership(now, effect, effects)?;
+            }
             self.gateway.flush(now, &mut effects.gateway);
             for effect in std::mem::take(&mut effects.gateway) {
                 self.carry_gateway(now, effect, effects);
@@ -436,6 +518,7 @@ impl Node {
                 self.order_ended(now, id, end, effects);
             }
             let quiet = effects.gateway.is_empty()
+                && effects.membership.is_empty()
                 && effects.shards.is_empty()
                 && effects.replication.is_empty()
                 && !self.gateway.needs_flush()

@@ -69,12 +69,14 @@ fn write_report(report: &Report, out: &mut String) -> fmt::Result {
 
 fn write_members(report: &Report, out: &mut String) -> fmt::Result {
     let view = &report.view;
+    let reachable = view.members.iter().filter(|member| member.reachable);
     writeln!(
         out,
-        "\nview {} ({}), {} members",
+        "\nview {} ({}), {} members, {} reachable from here",
         view.seq,
         short(&view.hash),
-        view.members.len()
+        view.members.len(),
+        reachable.count()
     )?;
     for member in &view.members {
         let leads = report
@@ -102,8 +104,14 @@ fn write_members(report: &Report, out: &mut String) -> fmt::Result {
             true => "controller ",
             false => "",
         };
+        // Only what differs is worth the room.
+        let lags = match (member.view_seq, member.view_hash.as_ref()) {
+            (Some(seq), _) if seq != view.seq => format!("at view {seq}  "),
+            (Some(seq), Some(hash)) if *hash != view.hash => format!("at view {seq} ({hash})  "),
+            _ => String::new(),
+        };
         let line = format!(
-            "  {}  {:<21} {reached:<11}  leads {}, holds {replicas}  {controls}{}",
+            "  {}  {:<21} {reached:<11}  leads {}, holds {replicas}  {lags}{controls}{}",
             short(&member.id),
             member.client,
             leads.count(),
@@ -222,6 +230,8 @@ mod tests {
                 seq: 2,
                 hash: "0123456789".into(),
                 members: vec![member("aaaaaaaa", 7601), member("bbbbbbbb", 7602)],
+                serving: true,
+                ..View::default()
             },
             shards: vec![shard(1, "", "m"), shard(2, "m", "")],
             traffic: TrafficReport {
@@ -242,7 +252,7 @@ node aaaaaaaa (incarnation 1), version 0.1.0, up 1 min 15 s
   clients 3, 1234 commands/s
   data 0 B, log 0 B, not checkpointed 0 B, disk free 0 B
 
-view 2 (01234567), 2 members
+view 2 (01234567), 2 members, 2 reachable from here
   aaaaaaaa  127.0.0.1:7601        this node    leads 2, holds 2
   bbbbbbbb  127.0.0.1:7602        reachable    leads 0, holds 2
 

@@ -63,6 +63,15 @@ pub struct View {
     pub hash: String,
     /// Its members.
     pub members: Vec<Member>,
+    /// Whether the answering node serves clients.
+    pub serving: bool,
+    /// The ids of those that vote on the next one. One that is no member is absent, and keeps its vote
+    /// until three members can vote.
+    pub voters: Vec<String>,
+    /// The ids of voters that the answering node has not heard from lately.
+    pub missing_voters: Vec<String>,
+    /// How many of these must come back before anything can be decided.
+    pub voters_needed: usize,
 }
 
 /// A member of the configuration.
@@ -79,6 +88,8 @@ pub struct Member {
     pub peer: String,
     /// Whether the answering node can reach it now. Being a member is a different question.
     pub reachable: bool,
+    /// Whether it votes on the next configuration.
+    pub voter: bool,
     /// The number of the configuration that it has installed, when it is known.
     pub view_seq: Option<u64>,
     /// The hash of that configuration.

@@ -1,12 +1,13 @@
 //! The dialling side of a connection: a bounded queue and the task that empties it.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use synod_membership::id::Destination;
+use synod_membership::id::{Destination, Identity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -15,11 +16,13 @@ use tracing::{debug, info, warn};
 
 use super::frame::{self, Frame, FrameError};
 use super::hello::{self, Answer, Class, Hello, Refusal};
-use super::{Delivery, Inbound, NotSent, Transport};
+use super::{Cause, Delivery, Inbound, NotSent, Transport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A probe must not wait for the next attempt longer than for its answer.
+const CONTROL_BACKOFF_MAX: Duration = Duration::from_millis(250);
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 #[derive(Default)]
@@ -35,6 +38,8 @@ struct Queue {
 struct Mailbox {
     queue: Mutex<Queue>,
     filled: Notify,
+    /// Ends the pause between two attempts.
+    retry: Notify,
 }
 
 impl Mailbox {
@@ -53,6 +58,7 @@ impl Dialer {
         let mailbox = Arc::new(Mailbox {
             queue: Mutex::new(Queue::default()),
             filled: Notify::new(),
+            retry: Notify::new(),
         });
         tokio::spawn(run(transport, to, class, mailbox.clone()));
         Self { mailbox }
@@ -79,6 +85,11 @@ impl Dialer {
         self.mailbox.with(|queue| queue.bytes)
     }
 
+    /// The peer was heard of: if the task waits before its next attempt, it waits no longer.
+    pub(super) fn retry_now(&self) {
+        self.mailbox.retry.notify_waiters();
+    }
+
     /// The node has heard that the connection was lost.
     pub(super) fn resume(&self) {
         self.mailbox.with(|queue| queue.lost = false);
@@ -89,6 +100,7 @@ impl Drop for Dialer {
     fn drop(&mut self) {
         self.mailbox.with(|queue| queue.closed = true);
         self.mailbox.filled.notify_one();
+        self.mailbox.retry.notify_waiters();
     }
 }
 
@@ -99,7 +111,7 @@ enum Ended {
     /// Try again.
     Broken {
         reason: String,
-        refused: Option<Refusal>,
+        cause: Cause,
         was_up: bool,
     },
 }
@@ -108,13 +120,17 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
     let seed = transport.seed ^ u64::from(to.address.port()) << 8 ^ class as u64;
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut backoff = BACKOFF_MIN;
+    let backoff_max = match class {
+        Class::Control => CONTROL_BACKOFF_MAX,
+        Class::Forward | Class::Bulk => BACKOFF_MAX,
+    };
     let mut failures: u32 = 0;
     loop {
-        let (reason, refused, delivery) = match connection(&transport, to, class, &mailbox).await {
+        let (reason, cause, delivery) = match connection(&transport, to, class, &mailbox).await {
             Ended::Unwanted => return,
             Ended::Broken {
                 reason,
-                refused,
+                cause,
                 was_up,
             } => {
                 let delivery = if was_up {
@@ -125,13 +141,17 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
                 if was_up {
                     (backoff, failures) = (BACKOFF_MIN, 0);
                 }
-                (reason, refused, delivery)
+                (reason, cause, delivery)
             }
         };
         failures += 1;
-        match (&refused, failures) {
-            (Some(_), 1) => warn!(peer = %to.address, ?class, "refused: {reason}"),
-            (None, 1) => info!(peer = %to.address, ?class, "connection lost: {reason}"),
+        match (&cause, failures) {
+            (Cause::RefusedThere(_) | Cause::RefusedHere(_), 1) => {
+                warn!(peer = %to.address, ?class, "refused: {reason}");
+            }
+            (Cause::Gone | Cause::Silent, 1) => {
+                info!(peer = %to.address, ?class, "connection lost: {reason}");
+            }
             (_, n) => debug!(peer = %to.address, ?class, attempt = n, "{reason}"),
         }
         // What waited is stale by the time the peer is back: Raft repeats, requests are answered.
@@ -143,23 +163,41 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
         let lost = Inbound::Lost {
             destination: to,
             class,
-            refused,
+            cause,
             delivery,
         };
         if transport.inbox.send(lost).await.is_err() || mailbox.with(|queue| queue.closed) {
             return;
         }
         let jitter = rng.random_range(0.5..1.5);
-        tokio::time::sleep(backoff.mul_f64(jitter)).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::select! {
+            biased;
+            () = mailbox.retry.notified() => backoff = BACKOFF_MIN,
+            () = tokio::time::sleep(backoff.mul_f64(jitter)) => {
+                backoff = (backoff * 2).min(backoff_max);
+            }
+        }
     }
 }
 
-fn broken(reason: impl ToString, refused: Option<Refusal>, was_up: bool) -> Ended {
+fn broken(reason: impl ToString, cause: Cause, was_up: bool) -> Ended {
     Ended::Broken {
         reason: reason.to_string(),
-        refused,
+        cause,
         was_up,
+    }
+}
+
+/// What an error says about the process at the other end.
+fn cause(error: &std::io::Error) -> Cause {
+    match error.kind() {
+        ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof => Cause::Gone,
+        // Time-outs, routes, this machine's own limits: no word from the other side.
+        _ => Cause::Silent,
     }
 }
 
@@ -177,14 +215,18 @@ async fn connection(
         Ok::<_, FrameError>((stream, answer))
     };
     let (stream, answer) = match timeout(CONNECT_TIMEOUT, dialled).await {
-        Err(_) => return broken("no answer in time", None, false),
-        Ok(Err(error)) => return broken(error, None, false),
+        Err(_) => return broken("no answer in time", Cause::Silent, false),
+        Ok(Err(FrameError::Io(error))) => return broken(&error, cause(&error), false),
+        Ok(Err(error)) => return broken(error, Cause::Silent, false),
         Ok(Ok(shaken)) => shaken,
     };
     let peer = match answer {
         Ok(peer) => peer,
-        Err(refusal) => return broken(refusal.to_string(), Some(refusal), false),
+        Err(refusal) => return broken(refusal.to_string(), Cause::RefusedThere(refusal), false),
     };
+    if let Err(refusal) = admit(transport, to, &peer) {
+        return broken(refusal.to_string(), Cause::RefusedHere(refusal), false);
+    }
     debug!(peer = %to.address, ?class, node = %peer.node, "connected");
     let reached = Inbound::Reached {
         destination: to,
@@ -213,19 +255,19 @@ async fn connection(
                 () = mailbox.filled.notified() => continue,
                 // The other side never writes after the handshake: a byte or an end is the end.
                 outcome = reader.read(&mut byte) => return match outcome {
-                    Ok(0) => broken("closed by the peer", None, true),
-                    Ok(_) => broken("the peer wrote where it must not", None, true),
-                    Err(error) => broken(error, None, true),
+                    Ok(0) => broken("closed by the peer", Cause::Gone, true),
+                    Ok(_) => broken("the peer wrote where it must not", Cause::Silent, true),
+                    Err(error) => broken(&error, cause(&error), true),
                 },
             }
         }
         for frame in batch.drain(..) {
             if let Err(error) = writer.write_all(&frame).await {
-                return broken(error, None, true);
+                return broken(&error, cause(&error), true);
             }
         }
         if let Err(error) = writer.flush().await {
-            return broken(error, None, true);
+            return broken(&error, cause(&error), true);
         }
     }
 }
@@ -245,9 +287,13 @@ async fn shake(
     stream.write_all(&hello::encode_hello(&hello)?).await?;
     stream.flush().await?;
     let (kind, body) = frame::read(stream).await?;
-    Ok(hello::decode_answer(kind, &body)?.and_then(|peer| {
-        hello::judge(&peer, local.cluster, &mut transport.lock().boots)?;
-        hello::judge_place(to.node, peer.node)?;
-        Ok(peer)
-    }))
+    hello::decode_answer(kind, &body)
+}
+
+/// Whether the node that answered may be talked to.
+fn admit(transport: &Transport, to: Destination, peer: &Identity) -> Result<(), Refusal> {
+    let mut shared = transport.lock();
+    let cluster = shared.local.cluster;
+    hello::judge_place(to.node, peer.node)?;
+    hello::judge(peer, cluster, &mut shared.boots)
 }

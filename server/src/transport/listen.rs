@@ -120,7 +120,10 @@ impl Transport {
         stream.write_all(&hello::encode_answer(&answer)?).await?;
         stream.flush().await?;
         match answer {
-            Ok(_) => Ok(Some((hello.caller, hello.class))),
+            Ok(_) => {
+                self.retry_now(hello.caller.node);
+                Ok(Some((hello.caller, hello.class)))
+            }
             Err(refusal) => {
                 let Identity { node, address, .. } = hello.caller;
                 warn!(%node, %address, "refused a peer: {refusal}");

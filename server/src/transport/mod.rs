@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use synod_membership::id::{ClusterId, Destination, Identity};
+use synod_membership::id::{Destination, Identity, NodeId};
 use tokio::sync::mpsc;
 
 pub use self::faults::{Fate, LinkFaults};
@@ -56,8 +56,8 @@ pub enum Inbound {
         destination: Destination,
         /// For what.
         class: Class,
-        /// Whether the other side is certainly not who was wanted (or nobody): no need to wait.
-        refused: Option<Refusal>,
+        /// What is known of the other side.
+        cause: Cause,
         /// What became of the frames that were taken since the last time.
         delivery: Delivery,
     },
@@ -86,6 +86,19 @@ impl Default for Limits {
             accepted_max: 4096,
         }
     }
+}
+
+/// Why a connection ended, or was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The other side refuses this node.
+    RefusedThere(Refusal),
+    /// This node refuses the other side: it is not who was wanted.
+    RefusedHere(Refusal),
+    /// Nobody listens there, or the connection was closed from there: the process is gone.
+    Gone,
+    /// No answer in time, no route, garbage: it says nothing about the process.
+    Silent,
 }
 
 /// What became of frames that a lost connection had taken.
@@ -149,9 +162,24 @@ impl Transport {
         }
     }
 
-    /// The cluster is known from now on; peers of others are refused.
-    pub fn set_cluster(&self, cluster: ClusterId) {
-        self.lock().local.cluster = Some(cluster);
+    /// Shakes hands as this from now on. Connections that another boot has shaken are dropped, so
+    /// that no frame is taken for that boot's; peers of other clusters are refused.
+    pub fn introduce(&self, local: Identity) {
+        let mut shared = self.lock();
+        if shared.local.boot != local.boot {
+            shared.dialers.clear();
+        }
+        shared.local = local;
+    }
+
+    /// A node is there: whoever waits to dial it again does so now.
+    fn retry_now(&self, node: NodeId) {
+        let shared = self.lock();
+        let waiting = shared
+            .dialers
+            .iter()
+            .filter(|((to, _), _)| to.node == Some(node));
+        waiting.for_each(|(_, dialer)| dialer.retry_now());
     }
 
     /// Queues a frame, dialling if there is no connection yet.

@@ -128,6 +128,27 @@ impl Cluster {
         }
     }
 
+    /// Starts one more node, with an empty directory, that joins through these peers.
+    pub fn add(&mut self, join: &[u16]) -> usize {
+        let i = self.nodes.len();
+        let [client, peer] = free_ports();
+        self.nodes.push(Node {
+            data: self.root.join(format!("n{i}")),
+            log: self.root.join(format!("n{i}.log")),
+            client,
+            peer,
+            join: join.to_vec(),
+            process: None,
+        });
+        self.run(i);
+        i
+    }
+
+    /// Takes a stopped node's directory away.
+    pub fn wipe(&mut self, i: usize) {
+        std::fs::remove_dir_all(&self.nodes[i].data).expect("a directory");
+    }
+
     /// Starts a node's process.
     pub fn run(&mut self, i: usize) {
         self.nodes[i].run();

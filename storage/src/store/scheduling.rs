@@ -231,6 +231,13 @@ impl Store {
             if !full && !self.schedule.checkpoint_wanted {
                 return None;
             }
+            // What was applied may tell of replicas that began with it, on the right side of a split:
+            // a checkpoint must not outlive the record of their creation.
+            let synced = self.synced;
+            let mut replicas = self.replicas.values();
+            if replicas.any(|replica| !replica.in_manifest && replica.created > synced) {
+                return None;
+            }
             self.schedule.checkpoint_wanted = false;
             self.frozen = Some(self.freeze());
             self.attach_exports();

@@ -5,13 +5,15 @@
 //! who is answered.
 
 use bytes::Bytes;
-use synod_storage::{Entry, Space, Version, Write, WriteOp};
+use synod_storage::{Entry, ShardId, Space, Version, Write, WriteOp};
 
-use super::entry::{self, Header, Record};
-use super::event::Batch;
+use super::entry::{self, Birth, Header, Record};
+use super::event::{Batch, Newborn};
 use super::leader::{Proposed, release};
 use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
-use super::{Effect, Extent, Turn};
+use super::splitting::{decode_ceiling, newborn_row};
+use super::transactions::Changes;
+use super::{Effect, Extent, Telling, Turn};
 use crate::shard_map::{SYSTEM_SHARD, ShardDescriptor, keyspace};
 use crate::state::State;
 use crate::value::Value;
@@ -26,6 +28,107 @@ enum Verdict {
     OldTerm,
     /// It was evaluated in another epoch than the applied one.
     OldEpoch,
+}
+
+/// What an entry comes to, record by record.
+struct Done {
+    shard: ShardId,
+    /// The entry's raft index, which rows of the shard's own carry.
+    index: Version,
+    writes: Vec<Write>,
+    ceiling: Version,
+    /// The version of the last command, and the greatest of all.
+    last: Version,
+    greatest: Version,
+    described: Option<ShardDescriptor>,
+    newborn: Option<Newborn>,
+    born: bool,
+}
+
+impl Done {
+    fn new(shard: ShardId, entry: &Entry, ceiling: Version) -> Done {
+        Done {
+            shard,
+            index: Version(entry.id.index),
+            writes: Vec::new(),
+            ceiling,
+            last: Version::ZERO,
+            greatest: Version::ZERO,
+            described: None,
+            newborn: None,
+            born: false,
+        }
+    }
+
+    /// A row of the shard's own.
+    fn local(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.writes.push(Write {
+            space: Space::Local(self.shard),
+            key,
+            version: self.index,
+            op: value.map_or(WriteOp::Delete, WriteOp::Put),
+        });
+    }
+
+    /// A user's key, or a row of the cluster's tables.
+    fn user(&mut self, key: &Bytes, value: Option<Bytes>, version: Version) {
+        self.greatest = self.greatest.max(version);
+        let (space, key) = keyspace::row(self.shard, key);
+        let version = match space {
+            Space::User => version,
+            Space::Local(_) => self.index,
+        };
+        let op = value.map_or(WriteOp::Delete, WriteOp::Put);
+        self.writes.push(Write {
+            space,
+            key,
+            version,
+            op,
+        });
+    }
+
+    fn command(
+        &mut self,
+        version: Version,
+        writes: Vec<(Bytes, Option<Bytes>)>,
+    ) -> Result<(), String> {
+        if version <= self.last {
+            return Err(format!("version {version} is not above the one before"));
+        }
+        self.last = version;
+        self.greatest = self.greatest.max(version);
+        for (key, value) in writes {
+            self.user(&key, value, version);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, changes: Changes) {
+        for (key, value, version) in changes.writes {
+            self.user(&key, value, version);
+        }
+        for (key, value) in changes.rows {
+            self.local(key, value);
+        }
+    }
+
+    fn describe(&mut self, descriptor: ShardDescriptor) {
+        let value = entry::encode_descriptor(&descriptor);
+        self.local(Bytes::from_static(DESCRIPTOR_ROW), Some(value));
+        self.described = Some(descriptor);
+    }
+
+    fn birth(&mut self, birth: Birth) -> Result<(), String> {
+        self.describe(birth.descriptor);
+        for (key, value) in birth.rows {
+            match &key[..] == CEILING_ROW {
+                true => self.ceiling = self.ceiling.max(decode_ceiling(&value)?),
+                false => self.local(key, Some(value)),
+            }
+        }
+        self.born = true;
+        Ok(())
+    }
 }
 
 impl Shard {
@@ -45,7 +148,7 @@ impl Shard {
             };
             let verdict = if header.term != entry.id.term {
                 Verdict::OldTerm
-            } else if header.epoch != self.own.descriptor.epoch {
+            } else if header.epoch != self.own.descriptor.epoch && !self.own.is_unborn() {
                 Verdict::OldEpoch
             } else {
                 Verdict::Applied
@@ -78,88 +181,69 @@ impl Shard {
         records: Vec<Record>,
     ) -> Result<Option<ShardDescriptor>, String> {
         let id = self.id;
-        // Rows of the shard's own carry the raft index.
-        let index = Version(entry.id.index);
-        let row = |key: Bytes, value: Option<Bytes>| Write {
-            space: Space::Local(id),
-            key,
-            version: index,
-            op: value.map_or(WriteOp::Delete, WriteOp::Put),
-        };
-        let user = |key: &Bytes, value: Option<Bytes>, version: Version| {
-            let (space, key) = keyspace::row(id, key);
-            let version = match space {
-                Space::User => version,
-                Space::Local(_) => index,
-            };
-            let op = value.map_or(WriteOp::Delete, WriteOp::Put);
-            Write {
-                space,
-                key,
-                version,
-                op,
-            }
-        };
-        let ceiling = self.own.ceiling.max(header.ceiling);
-        let mut writes = Vec::new();
-        let mut described = None;
-        let mut followed = None;
-        let mut last_version = Version::ZERO;
-        let mut greatest = Version::ZERO;
+        let mut done = Done::new(id, entry, self.own.ceiling.max(header.ceiling));
         for record in records {
             match record {
-                Record::Writes {
-                    version,
-                    writes: of_command,
-                } => {
-                    if version <= last_version {
-                        return Err(format!("version {version} is not above the one before"));
-                    }
-                    last_version = version;
-                    greatest = greatest.max(version);
-                    let rows = of_command.into_iter();
-                    writes.extend(rows.map(|(key, value)| user(&key, value, version)));
-                }
+                Record::Writes { version, writes } => done.command(version, writes)?,
                 Record::Txn(record) => {
                     let changes = self.own.transactions.apply(&record)?;
-                    for (key, value, version) in changes.writes {
-                        greatest = greatest.max(version);
-                        writes.push(user(&key, value, version));
-                    }
-                    writes.extend(changes.rows.into_iter().map(|(key, value)| row(key, value)));
+                    done.step(changes);
                 }
                 Record::Authority(authority) => {
                     // The highest stays, whatever the order in which leaders wrote them.
-                    let authority = authority.max(self.own.authority);
-                    let value = entry::encode_authority(authority);
-                    writes.push(row(Bytes::from_static(AUTHORITY_ROW), Some(value)));
-                    followed = Some(authority);
+                    self.own.authority = self.own.authority.max(authority);
+                    let value = entry::encode_authority(self.own.authority);
+                    done.local(Bytes::from_static(AUTHORITY_ROW), Some(value));
+                }
+                Record::Split(split) => {
+                    let newborn = self.newborn(turn, &split, done.ceiling)?;
+                    let kept = entry::encode_birth(&newborn.birth);
+                    done.local(newborn_row(newborn.birth.descriptor.shard), Some(kept));
+                    done.describe(split.left);
+                    done.newborn = Some(newborn);
+                }
+                // A later leader's: what the first one wrote stands.
+                Record::Birth(_) if self.own.described => {}
+                Record::Birth(birth) => done.birth(birth)?,
+                Record::Weaned(child) => {
+                    self.own.newborns.remove(&child);
+                    done.local(newborn_row(child), None);
                 }
                 Record::Descriptor(descriptor) => {
                     if descriptor.shard != id {
                         return Err(format!("describes shard {}", descriptor.shard));
                     }
-                    let value = entry::encode_descriptor(&descriptor);
-                    writes.push(row(Bytes::from_static(DESCRIPTOR_ROW), Some(value)));
-                    described = Some(descriptor);
+                    done.describe(descriptor);
                 }
             }
         }
+        let Done {
+            ceiling, greatest, ..
+        } = done;
         if greatest > ceiling {
             return Err(format!("version {greatest} is above the ceiling {ceiling}"));
         }
         if ceiling > self.own.ceiling {
             let value = Bytes::copy_from_slice(&ceiling.0.to_le_bytes());
-            writes.push(row(Bytes::from_static(CEILING_ROW), Some(value)));
+            done.local(Bytes::from_static(CEILING_ROW), Some(value));
         }
-        turn.state.apply(id, entry.id, &writes);
+        turn.state.apply(id, entry.id, &done.writes);
         if id == SYSTEM_SHARD {
-            show_system_rows(turn, &writes);
+            show_system_rows(turn, &done.writes);
         }
         self.own.ceiling = ceiling;
-        self.own.authority = followed.unwrap_or(self.own.authority);
         turn.hlc.merge(greatest);
-        Ok(described)
+        if done.born {
+            self.begin_life(turn);
+        }
+        if let Some(newborn) = done.newborn {
+            self.own.newborns.insert(newborn.birth.descriptor.shard);
+            turn.effects.push(Effect::Split {
+                telling: Telling::Now,
+                newborn,
+            });
+        }
+        Ok(done.described)
     }
 
     /// The shard is described anew.

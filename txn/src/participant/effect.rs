@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use synod_storage::ShardId;
 
-use super::event::{Batch, Call, Round, Token};
+use super::event::{Batch, Call, Newborn, Round, Token};
 use crate::wire::{Body, Outcome};
 
 /// Whether rows are all that there are.
@@ -13,6 +13,15 @@ pub enum Extent {
     Whole,
     /// The others are as they were.
     Changes,
+}
+
+/// Whether something happens now, or is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// The entry was just applied; all keys of the range are here.
+    Now,
+    /// It was found in the shard's rows.
+    Again,
 }
 
 /// An output of [`Participant::step`](super::Participant::step) and
@@ -76,6 +85,17 @@ pub enum Effect {
         extent: Extent,
         /// Keys and values.
         rows: Vec<(Bytes, Option<Bytes>)>,
+    },
+    /// A shard was split off, in the log of one that has a replica here: create its replica on this
+    /// node, if the descriptor names one that was never here before, with all its members at once and
+    /// empty; then, or if it is here already, report [`Event::Born`](super::Event::Born). With
+    /// [`Telling::Again`], after a start or a snapshot, nothing is to be created: the keys might not
+    /// be here.
+    Split {
+        /// Whether it happens now.
+        telling: Telling,
+        /// The new shard.
+        newborn: Newborn,
     },
     /// A stored value is damaged on this node: it must be repaired from another replica.
     Damaged {

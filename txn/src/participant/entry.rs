@@ -6,6 +6,9 @@
 //!          | 2 · length:varint · descriptor (rkyv)            the shard's own description
 //!          | 3 · length:varint · record (rkyv)                a step of a transaction
 //!          | 4 · term:u64 · plan:u64                          the controller that is followed
+//!          | 5 · left · right (descriptors, each with length)  a split: alone in its entry
+//!          | 6 · descriptor · count:varint · (key · value)*    a new shard's first rows: its first record
+//!          | 7 · shard:u64                                     a shard that was split off has its rows
 //! write   := 0 · key                                          delete
 //!          | 1 · key · value                                  put
 //! key, value := length:varint · bytes
@@ -17,7 +20,7 @@
 //! are slices of the entry.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use synod_storage::Version;
+use synod_storage::{ShardId, Version};
 
 use super::event::Batch;
 use super::transactions::{self, TxnRecord};
@@ -29,6 +32,9 @@ const RECORD_WRITES: u8 = 1;
 const RECORD_DESCRIPTOR: u8 = 2;
 const RECORD_TXN: u8 = 3;
 const RECORD_AUTHORITY: u8 = 4;
+const RECORD_SPLIT: u8 = 5;
+const RECORD_BIRTH: u8 = 6;
+const RECORD_WEANED: u8 = 7;
 const WRITE_DELETE: u8 = 0;
 const WRITE_PUT: u8 = 1;
 
@@ -62,6 +68,30 @@ pub(super) enum Record {
     Txn(TxnRecord),
     /// The shard follows no controller below this one any more.
     Authority(Authority),
+    /// The shard ends at a key, and a new one begins there.
+    Split(Split),
+    /// What a new shard begins with.
+    Birth(Birth),
+    /// A shard that was split off has taken its first rows: nobody needs to keep them for it.
+    Weaned(ShardId),
+}
+
+/// Both sides of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Split {
+    /// The shard from here on.
+    pub(super) left: ShardDescriptor,
+    /// The new shard.
+    pub(super) right: ShardDescriptor,
+}
+
+/// What a new shard begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Birth {
+    /// The shard.
+    pub(super) descriptor: ShardDescriptor,
+    /// Rows of its own.
+    pub(super) rows: Vec<(Bytes, Bytes)>,
 }
 
 /// An entry that cannot be read.
@@ -127,6 +157,25 @@ impl EntryBuilder {
         self.out.put_u8(RECORD_AUTHORITY);
         self.out.put_u64_le(authority.term);
         self.out.put_u64_le(authority.plan);
+    }
+
+    /// Adds a split.
+    pub(super) fn split(&mut self, split: &Split) {
+        self.out.put_u8(RECORD_SPLIT);
+        put_bytes(&mut self.out, &encode_descriptor(&split.left));
+        put_bytes(&mut self.out, &encode_descriptor(&split.right));
+    }
+
+    /// Adds a new shard's first rows.
+    pub(super) fn birth(&mut self, birth: &Birth) {
+        self.out.put_u8(RECORD_BIRTH);
+        put_birth(&mut self.out, birth);
+    }
+
+    /// Adds that a shard that was split off has its rows.
+    pub(super) fn weaned(&mut self, shard: ShardId) {
+        self.out.put_u8(RECORD_WEANED);
+        self.out.put_u64_le(shard.0);
     }
 
     /// How long the entry is by now.
@@ -209,6 +258,15 @@ fn decode_record(rest: &mut Bytes) -> Result<Record, Malformed> {
                 plan: word()?,
             }))
         }
+        RECORD_SPLIT => Ok(Record::Split(Split {
+            left: decode_descriptor(&get_bytes(rest)?)?,
+            right: decode_descriptor(&get_bytes(rest)?)?,
+        })),
+        RECORD_BIRTH => get_birth(rest).map(Record::Birth),
+        RECORD_WEANED => {
+            let shard = rest.try_get_u64_le().map_err(|_| Malformed("cut shard"))?;
+            Ok(Record::Weaned(ShardId(shard)))
+        }
         _ => Err(Malformed("unknown kind of record")),
     }
 }
@@ -227,6 +285,41 @@ pub(super) fn decode_descriptor(bytes: &[u8]) -> Result<ShardDescriptor, Malform
     aligned.extend_from_slice(bytes);
     rkyv::from_bytes::<ShardDescriptor, rkyv::rancor::Error>(&aligned)
         .map_err(|_| Malformed("bad descriptor"))
+}
+
+fn put_birth(out: &mut BytesMut, birth: &Birth) {
+    put_bytes(out, &encode_descriptor(&birth.descriptor));
+    put_varint(out, birth.rows.len());
+    for (key, value) in &birth.rows {
+        put_bytes(out, key);
+        put_bytes(out, value);
+    }
+}
+
+fn get_birth(rest: &mut Bytes) -> Result<Birth, Malformed> {
+    let descriptor = decode_descriptor(&get_bytes(rest)?)?;
+    let count = get_varint(rest)?;
+    // At least two bytes a row: a count that cannot be is not believed.
+    if count > rest.len() / 2 {
+        return Err(Malformed("impossible count"));
+    }
+    let mut rows = Vec::with_capacity(count);
+    for _ in 0..count {
+        rows.push((get_bytes(rest)?, get_bytes(rest)?));
+    }
+    Ok(Birth { descriptor, rows })
+}
+
+/// The bytes of the row that keeps a new shard's first rows until it has them.
+pub(super) fn encode_birth(birth: &Birth) -> Bytes {
+    let mut out = BytesMut::new();
+    put_birth(&mut out, birth);
+    out.freeze()
+}
+
+/// Reads that row.
+pub(super) fn decode_birth(row: &Bytes) -> Result<Birth, Malformed> {
+    get_birth(&mut row.clone())
 }
 
 /// The bytes of the row that holds the controller.
@@ -282,7 +375,7 @@ fn get_bytes(rest: &mut Bytes) -> Result<Bytes, Malformed> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use synod_storage::{KeyRange, ShardId};
+    use synod_storage::KeyRange;
 
     fn header() -> Header {
         Header {

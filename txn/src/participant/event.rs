@@ -3,8 +3,23 @@
 use synod_replication::NodeId;
 use synod_storage::{Entry, Micros, ReadId, ReadResult, ShardId};
 
+use super::entry::Birth;
 use crate::shard_map::{Authority, ShardDescriptor};
 use crate::wire::{Outcome, Request};
+
+/// A shard that was split off, and what it begins with: handed from one replica to the other, never
+/// looked at by the node but for the descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newborn {
+    pub(super) birth: Birth,
+}
+
+impl Newborn {
+    /// The new shard.
+    pub fn descriptor(&self) -> &ShardDescriptor {
+        &self.birth.descriptor
+    }
+}
 
 /// The time, as the node's clocks show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,6 +150,29 @@ pub enum Event {
         shard: ShardId,
         /// The controller.
         authority: Authority,
+    },
+    /// Split the shard: the leader lets attempts under way end, and then puts it into the log. Given
+    /// up after a while, or if the shard has changed meanwhile;
+    /// [`Effect::Split`](super::Effect::Split) tells that it has happened.
+    Split {
+        /// The shard from then on: one epoch higher, with the left part of its range.
+        left: ShardDescriptor,
+        /// The new shard: the rest of the range, the same nodes, replica ids of its own.
+        right: ShardDescriptor,
+    },
+    /// A replica of a shard that was split off is open here, and these are its first rows: if it
+    /// leads and has none yet, it puts them into the log. Ignored if it has them.
+    Born {
+        /// As [`Effect::Split`](super::Effect::Split) had it.
+        newborn: Newborn,
+    },
+    /// A shard that was split off is known to have its first rows in its log: they need not be kept
+    /// for it any more. Ignored if they are not.
+    Weaned {
+        /// The shard that keeps them.
+        shard: ShardId,
+        /// The shard that was split off.
+        child: ShardId,
     },
     /// Time has passed: every 100 ms or so.
     Tick,

@@ -52,6 +52,9 @@ impl Leader {
     ) {
         match request {
             // Doubled, or over: it must not wait for its own locks.
+            TxnRequest::Prepare { .. } if self.holds_prepares() => {
+                self.answer(turn, own, asker, Outcome::Overloaded, Batch(0));
+            }
             TxnRequest::Prepare { attempt, begun, .. } if !self.view.admits(&attempt, begun) => {
                 let conflict = Outcome::Txn(TxnAnswer::Conflict);
                 self.settled(turn, own, asker, conflict);

@@ -1,11 +1,11 @@
 //! The leading role: batches, and what waits for them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use synod_storage::{ShardId, Version};
 
-use super::entry::{EntryBuilder, Header};
+use super::entry::{Birth, EntryBuilder, Header, Split};
 use super::event::{Batch, Now, Round};
 use super::latch::{Latches, WorkId};
 use super::overlay::{Overlay, Pending};
@@ -14,6 +14,7 @@ use super::reads::{Held, Reads};
 use super::recovery::Recovery;
 use super::scan::Places;
 use super::shard::Own;
+use super::splitting::Splitting;
 use super::transactions::{Transactions, TxnRecord};
 use super::work::{Asker, Stage, Work};
 use super::{Effect, Settings, Turn};
@@ -90,6 +91,12 @@ pub(super) struct Leader {
     description: Option<ShardDescriptor>,
     /// A controller to follow, that waits for the next batch.
     authority: Option<Authority>,
+    /// First rows, if this is a new shard's first leader, that wait for the next batch.
+    birth: Option<Birth>,
+    /// Shards that have their first rows, to be noted in the next batch.
+    weaned: BTreeSet<ShardId>,
+    /// A split under way.
+    pub(super) splitting: Option<Splitting>,
 }
 
 impl Leader {
@@ -117,6 +124,9 @@ impl Leader {
             ceiling_ahead_ms: settings.ceiling_ahead_ms,
             description: None,
             authority: None,
+            birth: None,
+            weaned: BTreeSet::new(),
+            splitting: None,
         }
     }
 
@@ -130,6 +140,27 @@ impl Leader {
 
     pub(super) fn authorize(&mut self, authority: Authority) {
         self.authority = self.authority.max(Some(authority));
+    }
+
+    pub(super) fn give_birth(&mut self, birth: Birth) {
+        self.birth = Some(birth);
+    }
+
+    pub(super) fn wean(&mut self, child: ShardId) {
+        self.weaned.insert(child);
+    }
+
+    /// Puts a split into the log, alone in its entry: what it hands on is the state before it.
+    pub(super) fn propose_split(&mut self, now: Now, split: &Split) {
+        self.seal(now);
+        self.open_batch().builder.split(split);
+        self.seal(now);
+    }
+
+    /// Begins anew on the rows that the shard was born with.
+    pub(super) fn reborn(&mut self, own: &Own) {
+        self.view = own.transactions.clone();
+        self.ceiling = self.ceiling.max(own.ceiling);
     }
 
     pub(super) fn is_overloaded(&self, settings: &Settings) -> bool {
@@ -304,10 +335,20 @@ impl Leader {
             || !self.sealed.is_empty()
             || self.description.is_some()
             || self.authority.is_some()
+            || self.birth.is_some()
+            || !self.weaned.is_empty()
+            || self.splits_now()
             || self.reads.wants_round()
     }
 
     pub(super) fn flush(&mut self, now: Now, own: &Own, effects: &mut Vec<Effect>) {
+        if let Some(birth) = self.birth.take() {
+            self.open_batch().builder.birth(&birth);
+        }
+        for child in std::mem::take(&mut self.weaned) {
+            self.open_batch().builder.weaned(child);
+        }
+        self.flush_split(now);
         if let Some(authority) = self.authority.take() {
             self.open_batch().builder.authority(authority);
         }
@@ -500,6 +541,7 @@ impl Leader {
     }
 
     pub(super) fn tick<S: State>(&mut self, turn: &mut Turn<S>, own: &Own) {
+        self.tick_split(turn);
         let patience_us = turn.settings.confirm_again_us;
         if let Some(round) = self.reads.ask_again(turn.now.monotonic, patience_us) {
             let (shard, term) = (self.shard, self.term);

@@ -55,6 +55,7 @@ mod reads;
 mod recovery;
 mod scan;
 mod shard;
+mod splitting;
 mod streams;
 mod tokens;
 mod transactions;
@@ -70,8 +71,8 @@ use crate::shard_map::{Authority, ShardDescriptor};
 use crate::state::State;
 use crate::wire::{Outcome, Request};
 
-pub use effect::{Effect, Extent};
-pub use event::{Batch, Call, Event, Leadership, Now, Refusal, Round, Token};
+pub use effect::{Effect, Extent, Telling};
+pub use event::{Batch, Call, Event, Leadership, Newborn, Now, Refusal, Round, Token};
 
 use latch::WorkId;
 use shard::Shard;
@@ -190,7 +191,7 @@ impl Participant {
             wall_ms: self.wall_ms,
             ..now
         };
-        let mut turn = Turn {
+        let turn = &mut Turn {
             now,
             state,
             effects,
@@ -199,91 +200,71 @@ impl Participant {
             reads: &mut self.reads,
             next_work: &mut self.next_work,
         };
+        let shards = &mut self.shards;
         match event {
             Event::Open { shard, descriptor } => {
-                assert!(
-                    !self.shards.contains_key(&shard),
-                    "shard {shard} is opened once"
-                );
-                self.shards
-                    .insert(shard, Shard::open(shard, descriptor, &mut turn));
+                let known = shards.contains_key(&shard);
+                assert!(!known, "shard {shard} is opened once");
+                shards.insert(shard, Shard::open(shard, descriptor, turn));
             }
             Event::Close { shard } => {
-                if let Some(mut shard) = self.shards.remove(&shard) {
-                    shard.close(&mut turn);
+                if let Some(mut shard) = shards.remove(&shard) {
+                    shard.close(turn);
                 }
             }
-            Event::Request { token, request } => {
-                Self::request(&mut self.shards, &mut turn, token, request);
-            }
+            Event::Request { token, request } => Self::request(shards, turn, token, request),
             Event::Leadership { shard, leadership } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.leadership(&mut turn, leadership);
-                }
+                at(shards, shard, |it| it.leadership(turn, leadership));
             }
             Event::Committed { shard, entries } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.committed(&mut turn, &entries);
-                }
+                at(shards, shard, |it| it.committed(turn, &entries));
             }
             Event::SnapshotInstalled { shard } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.snapshot_installed(&mut turn);
-                }
+                at(shards, shard, |it| it.snapshot_installed(turn));
             }
             Event::ProposalRefused {
                 shard,
                 batch,
                 refusal,
-            } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.proposal_refused(&mut turn, batch, refusal);
-                }
-            }
+            } => at(shards, shard, |it| {
+                it.proposal_refused(turn, batch, refusal)
+            }),
             Event::LeadershipConfirmed { shard, term, round } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.confirmed(&mut turn, term, round);
-                }
+                at(shards, shard, |it| it.confirmed(turn, term, round));
             }
             Event::LeadershipDoubtful {
                 shard,
                 term,
                 round,
                 hint,
-            } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.doubtful(&mut turn, term, round, hint);
-                }
-            }
+            } => at(shards, shard, |it| it.doubtful(turn, term, round, hint)),
             Event::StoreRead { id, result } => {
-                if let Some((shard, work)) = turn.reads.remove(&id)
-                    && let Some(shard) = self.shards.get_mut(&shard)
-                {
-                    shard.store_read(&mut turn, work, id, result);
+                if let Some((shard, work)) = turn.reads.remove(&id) {
+                    at(shards, shard, |it| it.store_read(turn, work, id, result));
                 }
             }
             Event::Called {
                 shard,
                 call,
                 outcome,
-            } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.called(&mut turn, call, outcome);
-                }
-            }
+            } => at(shards, shard, |it| it.called(turn, call, outcome)),
             Event::Describe { descriptor } => {
-                if let Some(shard) = self.shards.get_mut(&descriptor.shard) {
-                    shard.describe(descriptor);
-                }
+                at(shards, descriptor.shard, |it| it.describe(descriptor));
             }
             Event::Authorize { shard, authority } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.authorize(authority);
-                }
+                at(shards, shard, |it| it.authorize(authority));
             }
+            Event::Split { left, right } => {
+                at(shards, left.shard, |it| it.split(turn, left, right));
+            }
+            Event::Born { newborn } => {
+                let shard = newborn.descriptor().shard;
+                at(shards, shard, |it| it.born(turn, newborn.birth));
+            }
+            Event::Weaned { shard, child } => at(shards, shard, |it| it.wean(child)),
             Event::Tick => {
-                for shard in self.shards.values_mut() {
-                    shard.tick(&mut turn);
+                for shard in shards.values_mut() {
+                    shard.tick(turn);
                 }
             }
         }
@@ -354,6 +335,19 @@ impl Participant {
             .is_some_and(|shard| shard.own.described)
     }
 
+    /// The shards that were split off a shard on this node and may not have their first rows yet.
+    pub fn newborns(&self, shard: ShardId) -> impl Iterator<Item = ShardId> {
+        let shard = self.shards.get(&shard);
+        shard
+            .into_iter()
+            .flat_map(|shard| shard.own.newborns.iter().copied())
+    }
+
+    /// Whether a split waits for attempts to end, or is on its way through the log.
+    pub fn is_splitting(&self, shard: ShardId) -> bool {
+        self.shards.get(&shard).is_some_and(Shard::is_splitting)
+    }
+
     /// Whether this node leads and serves a shard.
     pub fn leads(&self, shard: ShardId) -> bool {
         self.shards.get(&shard).is_some_and(Shard::leads)
@@ -362,5 +356,12 @@ impl Participant {
     /// Whether a shard has commands on their way or waiting: it must not go quiet.
     pub fn is_busy(&self, shard: ShardId) -> bool {
         self.shards.get(&shard).is_some_and(Shard::is_busy)
+    }
+}
+
+/// What happens to one shard, if it is here.
+fn at(shards: &mut BTreeMap<ShardId, Shard>, id: ShardId, act: impl FnOnce(&mut Shard)) {
+    if let Some(shard) = shards.get_mut(&id) {
+        act(shard);
     }
 }

@@ -1,13 +1,13 @@
 //! One shard's replica on this node: what it knows by its log, and its role.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use synod_storage::{
     Direction, KeyRange, Lookup, Micros, Scan, ScanRequest, ScanWhat, ShardId, Space, Version,
 };
 
-use super::entry;
+use super::entry::{self, Birth};
 use super::event::{Batch, Leadership, Now, Refusal, Round, Token};
 use super::intent;
 use super::leader::{Leader, Proposed};
@@ -42,6 +42,8 @@ pub(super) struct Own {
     pub(super) ceiling: Version,
     /// The highest controller that was followed.
     pub(super) authority: Authority,
+    /// Shards that were split off and may not have their first rows yet: kept for them.
+    pub(super) newborns: BTreeSet<ShardId>,
     /// The transactions.
     pub(super) transactions: Transactions,
 }
@@ -77,6 +79,8 @@ pub(super) struct Shard {
     pub(super) role: Role,
     pub(super) orphans: VecDeque<Orphans>,
     pub(super) streams: Streams,
+    /// The first rows of a shard that was split off, on a replica that has not seen them in its log.
+    pub(super) birth: Option<Birth>,
 }
 
 impl Shard {
@@ -88,18 +92,20 @@ impl Shard {
                 described: false,
                 ceiling: Version::ZERO,
                 authority: Authority::default(),
+                newborns: BTreeSet::new(),
                 transactions: Transactions::default(),
             },
             role: Role::Following { leader: None },
             orphans: VecDeque::new(),
             streams: Streams::default(),
+            birth: None,
         };
         shard.load(turn);
         shard
     }
 
     /// Reads the shard's own rows, which are always resident.
-    fn load<S: State>(&mut self, turn: &mut Turn<S>) {
+    pub(super) fn load<S: State>(&mut self, turn: &mut Turn<S>) {
         let space = Space::Local(self.id);
         match turn.state.get(space, DESCRIPTOR_ROW, Version::MAX) {
             Lookup::Found { value, .. } => match entry::decode_descriptor(&value) {
@@ -124,6 +130,7 @@ impl Shard {
                 None => self.fatal(turn, "the shard's controller cannot be read".into()),
             }
         }
+        self.load_newborns(turn);
         turn.hlc.merge(self.own.ceiling);
         if let Err(reason) = self.load_transactions(turn) {
             self.fatal(turn, reason);
@@ -148,7 +155,7 @@ impl Shard {
     }
 
     /// Visits rows of the shard's own.
-    fn for_each_local<S: State>(
+    pub(super) fn for_each_local<S: State>(
         &self,
         turn: &mut Turn<S>,
         space: Space,
@@ -231,6 +238,10 @@ impl Shard {
             let hint = self.hint();
             return self.refuse(turn, token, stream, Outcome::NotLeader { hint });
         };
+        if self.own.is_unborn() {
+            let hint = None;
+            return self.refuse(turn, token, stream, Outcome::NotLeader { hint });
+        }
         if request.epoch != self.own.descriptor.epoch || !self.own.covers(&request.body) {
             let descriptor = self.own.descriptor.clone();
             return self.refuse(turn, token, stream, Outcome::StaleEpoch { descriptor });
@@ -281,7 +292,9 @@ impl Shard {
                 );
                 turn.hlc.merge(self.own.ceiling);
                 let mut leader = Leader::new(self.id, term, &self.own, turn.settings);
-                if !self.own.described {
+                if let Some(birth) = self.birth.clone().filter(|_| !self.own.described) {
+                    leader.give_birth(birth);
+                } else if !self.own.described && !self.own.is_unborn() {
                     // The first leader writes down what its creator said, for replicas to come.
                     leader.describe(self.own.descriptor.clone());
                 }

@@ -9,6 +9,7 @@ mod linearizability;
 mod model;
 mod scenarios;
 mod scripts;
+mod splits;
 mod tokens;
 mod transactions;
 
@@ -255,6 +256,7 @@ pub struct World {
     /// Questions of leaders to other shards, which the test has to carry.
     pub calls: VecDeque<(usize, ShardId, crate::Call, Bytes, Body)>,
     next_token: u64,
+    next_shard: u64,
 }
 
 pub const START_MS: u64 = 1_700_000_000_000;
@@ -293,6 +295,7 @@ impl World {
             refuse: 0,
             calls: VecDeque::new(),
             next_token: 0,
+            next_shard: 100,
         };
         for node in 0..nodes {
             world.nodes.push(Node {
@@ -405,7 +408,11 @@ impl World {
                     let before = self.responses.insert(token.0, outcome);
                     assert!(before.is_none(), "a request is answered once");
                 }
-                Effect::Described { .. } | Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
+                Effect::Described { descriptor } => {
+                    self.map.install(descriptor);
+                }
+                Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
+                Effect::Split { newborn, .. } => self.split_off(node, newborn),
                 Effect::Call {
                     shard,
                     call,
@@ -416,6 +423,60 @@ impl World {
                 }
                 Effect::Fatal { reason, .. } => panic!("fatal: {reason}"),
             }
+        }
+    }
+
+    /// Asks a shard's leader to split it before `at`; the new shard's id, if that is inside.
+    pub fn split(&mut self, shard: ShardId, at: &[u8]) -> Option<ShardId> {
+        let leader = self.logs[&shard].leader?;
+        let before = self.nodes[leader].participant.descriptor(shard)?.clone();
+        if !before.range.contains(at) || before.range.start == at {
+            return None;
+        }
+        self.next_shard += 1;
+        let right = ShardId(self.next_shard);
+        let mut left_range = before.range.clone();
+        left_range.end = Some(at.to_vec());
+        let event = Event::Split {
+            right: ShardDescriptor {
+                shard: right,
+                epoch: 1,
+                range: KeyRange {
+                    start: at.to_vec(),
+                    end: before.range.end.clone(),
+                },
+                replicas: before.replicas.clone(),
+            },
+            left: ShardDescriptor {
+                epoch: before.epoch + 1,
+                range: left_range,
+                ..before
+            },
+        };
+        self.step(leader, event);
+        Some(right)
+    }
+
+    /// A node applied a split, or remembers one: the new shard's replica begins there.
+    fn split_off(&mut self, node: usize, newborn: crate::Newborn) {
+        let shard = newborn.descriptor().shard;
+        if self.nodes[node].participant.descriptor(shard).is_none() {
+            let descriptor = ShardDescriptor {
+                shard,
+                epoch: 0,
+                range: KeyRange::new("", ""),
+                replicas: Vec::new(),
+            };
+            self.step(node, Event::Open { shard, descriptor });
+        }
+        self.step(node, Event::Born { newborn });
+        let begun = self.logs.contains_key(&shard);
+        self.logs.entry(shard).or_default();
+        if !begun {
+            self.elect(shard, node, 0);
+        } else if self.eager {
+            self.commit(shard, usize::MAX);
+            self.flush(self.logs[&shard].leader.unwrap_or(node));
         }
     }
 
@@ -432,6 +493,10 @@ impl World {
 
     /// A node applies up to `entries` more committed entries.
     pub fn apply(&mut self, node: usize, shard: ShardId, entries: usize) {
+        if self.nodes[node].participant.descriptor(shard).is_none() {
+            // It was split off, and this node does not know yet.
+            return;
+        }
         let log = &self.logs[&shard];
         let applied = self.nodes[node].applied.entry(shard).or_insert(0);
         let end = applied.saturating_add(entries).min(log.commit);
@@ -484,12 +549,21 @@ impl World {
         body: impl Into<Body>,
         stream: Stream,
     ) -> u64 {
+        let known = self.map.descriptor(shard);
+        let epoch = known.map_or(1, |descriptor| descriptor.epoch);
+        self.send_routed(node, (shard, epoch), body, stream)
+    }
+
+    /// Sends a command that was routed in this epoch.
+    pub fn send_routed(
+        &mut self,
+        node: usize,
+        (shard, epoch): (ShardId, u64),
+        body: impl Into<Body>,
+        stream: Stream,
+    ) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
-        let epoch = self
-            .map
-            .descriptor(shard)
-            .map_or(1, |descriptor| descriptor.epoch);
         let hlc = Version::ZERO;
         let body = body.into();
         let request = Request {

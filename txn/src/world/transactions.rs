@@ -2,7 +2,8 @@
 //!
 //! Three nodes hold three shards; two coordinators run scripts, interactive transactions and single
 //! commands of list-append clients. Leaders change, entries are lost before they are committed,
-//! messages are late, lost, or come twice, coordinators die in the middle, clocks are skewed. Then
+//! messages are late, lost, or come twice, coordinators die in the middle, clocks are skewed, shards
+//! are split. Then
 //! everything heals, and the history is checked: the final lists give the order of all appends, from
 //! it and from real time follow the edges of a graph, and a cycle is an anomaly.
 
@@ -24,8 +25,6 @@ use synod_storage::{Micros, ShardId, Version};
 
 /// Lists that transactions append to.
 const KEYS: usize = 5;
-
-const SHARDS: [ShardId; 3] = [ShardId(1), ShardId(2), ShardId(3)];
 
 /// One micro-operation of a transaction.
 #[derive(Clone, Debug)]
@@ -118,6 +117,7 @@ enum Message {
         coordinator: usize,
         call: coordinator::Call,
         shard: ShardId,
+        epoch: u64,
         hlc: Version,
         body: Body,
     },
@@ -268,10 +268,13 @@ impl Run {
                     body,
                     ..
                 } => {
+                    let known = self.world.map.descriptor(shard);
+                    let epoch = known.map_or(1, |descriptor| descriptor.epoch);
                     self.messages.push(Message::Call {
                         coordinator,
                         call,
                         shard,
+                        epoch,
                         hlc,
                         body,
                     });
@@ -382,11 +385,15 @@ impl Run {
                     // Over shards: never by itself.
                     self.txns[txn].ops[0] = Op::Read { key: 0, seen: None };
                 }
-                self.clients[client] = Client::Waiting(txn);
                 let command = Self::command(&self.txns[txn].ops[0]);
                 let mut named = None;
-                command.for_each_key(|key| named = Some(key.clone()));
-                let shard = self.world.map.locate(&named.unwrap()).unwrap().shard;
+                command.for_each_key(|key| named = self.world.map.locate(key));
+                let Some(shard) = named.map(|it| it.shard) else {
+                    // Split off, and not begun yet.
+                    self.txns[txn].state = State::Failed;
+                    return;
+                };
+                self.clients[client] = Client::Waiting(txn);
                 let leader = self.leader_or_not(shard);
                 let token = self.world.send(leader, shard, command, Stream::NONE);
                 self.waiting
@@ -526,12 +533,14 @@ impl Run {
                 coordinator,
                 call,
                 shard,
+                epoch,
                 hlc,
                 body,
             } => {
                 let node = self.leader_or_not(shard);
                 self.world.nodes[node].participant.merge_hlc(hlc);
-                let token = self.world.send(node, shard, body, Stream::NONE);
+                let routed = (shard, epoch);
+                let token = self.world.send_routed(node, routed, body, Stream::NONE);
                 self.waiting
                     .insert(token, (Waiting::Coordinator(coordinator, call), node));
             }
@@ -542,7 +551,10 @@ impl Run {
                 key,
                 body,
             } => {
-                let shard = self.world.map.locate(&key).unwrap().shard;
+                let Some(shard) = self.world.map.locate(&key).map(|it| it.shard) else {
+                    // Split off, and not begun yet: it is asked again.
+                    return;
+                };
                 let node = self.leader_or_not(shard);
                 let token = self.world.send(node, shard, body, Stream::NONE);
                 self.waiting
@@ -587,9 +599,14 @@ impl Run {
         }
     }
 
+    fn shards(&self) -> Vec<ShardId> {
+        self.world.logs.keys().copied().collect()
+    }
+
     fn step(&mut self) {
         self.clock += 1;
-        let shard = SHARDS[self.rng.random_range(0..3)];
+        let shards = self.shards();
+        let shard = shards[self.rng.random_range(0..shards.len())];
         let leader = self.world.logs[&shard].leader.unwrap();
         let any = self.rng.random_range(0..3);
         let node = if self.rng.random_ratio(2, 3) {
@@ -621,7 +638,12 @@ impl Run {
                     _ => self.deliver(message),
                 }
             }
-            380..460 => {
+            380 if self.faults => {
+                let at = key(self.rng.random_range(0..5));
+                let shard = self.world.map.locate(&at).map(|it| it.shard);
+                shard.map(|shard| self.world.split(shard, &at));
+            }
+            381..460 => {
                 // A stretch without delays: else too little happens.
                 self.world.settle(leader);
                 self.world.commit(shard, usize::MAX);
@@ -744,7 +766,7 @@ impl Run {
     fn heal(&mut self) -> Result<(), String> {
         self.faults = false;
         self.world.refuse = 0;
-        for shard in SHARDS {
+        for shard in self.shards() {
             let leader = self.rng.random_range(0..3);
             self.world.elect(shard, leader, 2);
             for node in (0..3).filter(|node| *node != leader) {
@@ -763,7 +785,7 @@ impl Run {
             for node in 0..3 {
                 self.world.step(node, Event::Tick);
                 self.world.settle(node);
-                for shard in SHARDS {
+                for shard in self.shards() {
                     self.world.commit(shard, usize::MAX);
                     self.world.apply(node, shard, usize::MAX);
                 }
@@ -779,7 +801,7 @@ impl Run {
                 .clients
                 .iter()
                 .all(|client| matches!(client, Client::Idle));
-            let free = SHARDS.iter().all(|shard| {
+            let free = self.shards().iter().all(|shard| {
                 self.world
                     .nodes
                     .iter()
@@ -807,7 +829,7 @@ impl Run {
 
     fn check(&mut self) -> Result<usize, String> {
         for node in 0..3 {
-            for shard in SHARDS {
+            for shard in self.shards() {
                 self.world.commit(shard, usize::MAX);
                 self.world.apply(node, shard, usize::MAX);
             }
@@ -888,6 +910,7 @@ fn planted_bugs_are_caught() {
         Bug::DecidesTooEarly,
         Bug::NoTombstones,
         Bug::ReleasesByClock,
+        Bug::SplitsOverLocks,
     ];
     let slow = [
         Bug::ReadsAreNotLocked,

@@ -175,6 +175,33 @@ fn a_follower_far_behind_gets_a_snapshot() {
     world.finish().map(drop).expect("the history holds");
 }
 
+/// Scenario 19 of the transactions' rules: the snapshot of the right side of a split arrives where the
+/// left side's replica has not applied the split yet. It waits; afterwards it is taken.
+#[test]
+fn a_right_hand_snapshot_waits_for_the_local_split() {
+    for (bug, waits) in [(None, true), (Some(Bug::OverwritesNeighbours), false)] {
+        plant(bug);
+        let mut world = with_rows(106);
+        let left = ShardId(77);
+        let create = Event::Create {
+            shard: left,
+            replica: ReplicaId(700),
+            origin: Origin::Leader,
+        };
+        world.event(3, create);
+        let range = keys_of(S);
+        world.event(3, Event::Range { shard: left, range });
+        add_learner(&mut world, 500);
+        let early = world.run_until(3_000, |world| has_caught_up(world, 3));
+        assert_eq!(early, !waits, "{bug:?}");
+        let range = keys_of(left);
+        world.event(3, Event::Range { shard: left, range });
+        assert!(world.run_until(5_000, |world| has_caught_up(world, 3)));
+        world.finish().map(drop).expect("the history holds");
+        plant(None);
+    }
+}
+
 /// Rule 45 of the membership: ids are never used twice, and the destroyed are not revived.
 #[test]
 fn late_messages_do_not_revive_a_destroyed_replica() {

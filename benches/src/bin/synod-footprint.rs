@@ -1,0 +1,224 @@
+//! `synod-footprint`: what one node takes when it is idle and when it holds a gibibyte, and how long
+//! it takes to start with it.
+//!
+//! A power cut is played by taking the index away after a kill: what sled holds is not trusted then,
+//! and is rebuilt from the value files in just the same way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rustix::process::{Pid, Signal, kill_process};
+use synod_benches::etcd::Failure;
+use synod_benches::load::{self, Load, Protocol, Verb};
+use synod_client::{Connection, Options};
+
+const CLIENT: &str = "127.0.0.1:17651";
+const PEER: &str = "127.0.0.1:17751";
+const START_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Measures memory, idle CPU and start times of one node with real files.
+#[derive(Parser)]
+struct Arguments {
+    /// The synod program
+    #[arg(long, default_value = "target/release/synod")]
+    synod: PathBuf,
+    /// Where the node keeps its data, in a directory that the run removes
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Keys, with values of 1 KiB
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// Seconds of idleness that are looked at
+    #[arg(long, default_value_t = 20)]
+    idle_seconds: u64,
+}
+
+struct Node {
+    child: Child,
+    started: Instant,
+}
+
+impl Node {
+    fn start(synod: &Path, dir: &Path) -> Result<Self, Failure> {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))?;
+        let started = Instant::now();
+        let child = Command::new(synod)
+            .args(["start", "--client", CLIENT, "--peer", PEER, "--data"])
+            .arg(dir.join("data"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(Self { child, started })
+    }
+
+    /// The time from the start to the first answer to a read.
+    fn until_served(&self) -> Result<Duration, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let key = load::key(0);
+            while self.started.elapsed() < START_PATIENCE {
+                if let Ok(mut connection) = Connection::open(CLIENT, &Options::default()).await {
+                    let get = synod_client::Command::read("GET").arg(&key);
+                    if connection.call(&get).await.is_ok() {
+                        return Ok(self.started.elapsed());
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err("the node does not serve".into())
+        })
+    }
+
+    fn end(mut self, signal: Signal) -> Result<Duration, Failure> {
+        let asked = Instant::now();
+        kill_process(Pid::from_child(&self.child), signal)?;
+        self.child.wait()?;
+        Ok(asked.elapsed())
+    }
+
+    fn resident_mib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).unwrap_or_default();
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) / 1024
+    }
+
+    /// CPU so far, in hundredths of a second.
+    fn cpu_ticks(&self) -> u64 {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = fs::read_to_string(path).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = fields.get(11..13).unwrap_or_default();
+        ticks.iter().filter_map(|t| t.parse::<u64>().ok()).sum()
+    }
+}
+
+fn main() -> Result<(), Failure> {
+    let arguments = Arguments::parse();
+    let dir = arguments
+        .dir
+        .join(format!("footprint-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    let outcome = run(&arguments, &dir);
+    fs::remove_dir_all(&dir)?;
+    outcome
+}
+
+fn say(what: &str, figure: String, bound: &str) {
+    println!("| {what} | {figure} | {bound} |");
+}
+
+fn run(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
+    println!(
+        "| one node, {} keys of 1 KiB | measured | bound |",
+        arguments.keys
+    );
+    println!("|---|---|---|");
+    let node = Node::start(&arguments.synod, dir)?;
+    idle(arguments, &node)?;
+    loaded(arguments, &node)?;
+    restarts(arguments, dir, node)
+}
+
+/// Memory and CPU of a node that has nothing and does nothing.
+fn idle(arguments: &Arguments, node: &Node) -> Result<(), Failure> {
+    node.until_served()?;
+    std::thread::sleep(Duration::from_secs(5));
+    let before = node.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(arguments.idle_seconds));
+    let percent = (node.cpu_ticks() - before) as f64 / arguments.idle_seconds.max(1) as f64;
+    say(
+        "idle, empty: memory",
+        format!("{} MiB", node.resident_mib()),
+        "64 MiB",
+    );
+    say(
+        "idle, empty: CPU of one core",
+        format!("{percent:.2}%"),
+        "1%",
+    );
+    Ok(())
+}
+
+/// Memory with all of the data written, and read.
+fn loaded(arguments: &Arguments, node: &Node) -> Result<(), Failure> {
+    let mut load = Load {
+        protocol: Protocol::Resp,
+        addresses: vec![CLIENT.to_owned()],
+        verb: Verb::Get,
+        connections: 64,
+        keys: arguments.keys,
+        value_bytes: 1024,
+        duration: Duration::ZERO,
+    };
+    let begun = Instant::now();
+    load::fill(&load)?;
+    eprintln!("loaded in {:.1} s", begun.elapsed().as_secs_f64());
+    say(
+        "loaded: memory",
+        format!("{} MiB", node.resident_mib()),
+        "–",
+    );
+    load.connections = 16;
+    load::read_all(&load)?;
+    say(
+        "loaded and read: memory",
+        format!("{} MiB", node.resident_mib()),
+        "320 MiB",
+    );
+    Ok(())
+}
+
+/// A stop, a kill and a lost index, and the start after each.
+fn restarts(arguments: &Arguments, dir: &Path, node: Node) -> Result<(), Failure> {
+    let start = || Node::start(&arguments.synod, dir);
+    let stop = node.end(Signal::TERM)?;
+    say("clean stop", format!("{:.2} s", stop.as_secs_f64()), "–");
+    let node = start()?;
+    let served = |node: &Node| node.until_served().map(|time| time.as_secs_f64());
+    say(
+        "start after a stop",
+        format!("{:.2} s", served(&node)?),
+        "2 s",
+    );
+    node.end(Signal::KILL)?;
+    let node = start()?;
+    say(
+        "start after a kill",
+        format!("{:.2} s", served(&node)?),
+        "2 s",
+    );
+    node.end(Signal::KILL)?;
+    fs::remove_dir_all(dir.join("data").join("index"))?;
+    let node = start()?;
+    let rebuilt = format!("{:.2} s", served(&node)?);
+    say(
+        "start with the index rebuilt, as after a power cut",
+        rebuilt,
+        "10 s",
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    say(
+        "after that: memory",
+        format!("{} MiB", node.resident_mib()),
+        "–",
+    );
+    node.end(Signal::TERM)?;
+    let log = fs::read_to_string(dir.join("log"))?;
+    for line in log.lines().filter(|line| line.contains("index")) {
+        eprintln!("{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! Striking a world, and taking it back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use synod_storage::disk::Fault as DiskFault;
+
+use super::{Fault, Strike};
+use crate::timeline::What;
+use crate::world::{End, Link, World, world_us};
+
+/// How often a fault that repeats itself does so.
+const BEAT_MS: u64 = 150;
+/// How far a strobing clock jumps.
+const STROBE_MS: i64 = 30_000;
+
+/// The strikes of a plan, as they come.
+pub struct Strikes {
+    /// What is to come, by time: the beginning, the beats and the end of each strike.
+    moments: BTreeMap<(u64, usize), Moment>,
+    strikes: Vec<Strike>,
+    victims: BTreeMap<usize, Vec<usize>>,
+    /// The one machine whose log may rot: damage on two could be a majority's.
+    rotten: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Begin,
+    Beat { odd: bool },
+    End,
+}
+
+impl Strikes {
+    /// The strikes of a plan for a world of `nodes`.
+    pub fn new(strikes: &[Strike], seed: u64, nodes: usize) -> Self {
+        let mut moments = BTreeMap::new();
+        for (i, strike) in strikes.iter().enumerate() {
+            let end_ms = strike.at_ms + strike.for_ms.max(1);
+            moments.insert((strike.at_ms, i), Moment::Begin);
+            if strike.fault.beats() {
+                for beat in 1..strike.for_ms.div_ceil(BEAT_MS) {
+                    let at_ms = strike.at_ms + beat * BEAT_MS;
+                    moments.insert((at_ms, i), Moment::Beat { odd: beat % 2 == 1 });
+                }
+            }
+            moments.insert((end_ms, i), Moment::End);
+        }
+        Self {
+            moments,
+            strikes: strikes.to_vec(),
+            victims: BTreeMap::new(),
+            rotten: (seed % nodes as u64) as usize,
+        }
+    }
+
+    /// Strikes until the world's time is `until_us`.
+    pub async fn run(mut self, world: &mut World, begin_us: u64, until_us: u64) {
+        while let Some(((at_ms, i), moment)) = self.moments.pop_first() {
+            let at_us = begin_us + at_ms * 1000;
+            if at_us >= until_us {
+                break;
+            }
+            let now_us = world_us();
+            tokio::time::sleep(Duration::from_micros(at_us.saturating_sub(now_us))).await;
+            let strike = self.strikes[i].clone();
+            world.trace.add(&(world_us(), i));
+            match moment {
+                Moment::Begin => {
+                    let (victims, what) = self.begin(world, i, &strike);
+                    self.victims.insert(i, victims);
+                    world
+                        .timeline
+                        .add(world_us(), What::Struck { strike: i, what });
+                }
+                Moment::Beat { odd } => self.beat(world, i, &strike, odd),
+                Moment::End => {
+                    self.end(world, i, &strike);
+                    world.timeline.add(world_us(), What::Undone { strike: i });
+                }
+            }
+        }
+        let rest = Duration::from_micros(until_us.saturating_sub(world_us()));
+        tokio::time::sleep(rest).await;
+    }
+}
+
+impl Strikes {
+    /// Lets a fault begin: its victims, and what it does in words.
+    fn begin(&self, world: &mut World, i: usize, strike: &Strike) -> (Vec<usize>, String) {
+        let mut rng = SmallRng::seed_from_u64(strike.draw);
+        let nodes = world.nodes();
+        let mut victims: Vec<usize> = (0..nodes).collect();
+        victims.shuffle(&mut rng);
+        let fault = strike.fault;
+        match fault {
+            Fault::KillMinority => victims.truncate((nodes - 1) / 2),
+            Fault::KillMajority => victims.truncate(nodes / 2 + 1),
+            Fault::KillAll
+            | Fault::PowerAll
+            | Fault::Halves
+            | Fault::Ring
+            | Fault::Bridge
+            | Fault::Loss
+            | Fault::Delay
+            | Fault::Duplicate => {}
+            Fault::IsolateLeader => victims = vec![world.leader().unwrap_or(victims[0])],
+            Fault::LogRot => victims = vec![self.rotten],
+            Fault::KillOne
+            | Fault::PowerOne
+            | Fault::Pause
+            | Fault::Isolate
+            | Fault::OneWay
+            | Fault::FlipFlop
+            | Fault::ClockJump
+            | Fault::ClockStrobe
+            | Fault::ClockDrift
+            | Fault::SyncError
+            | Fault::DiskFull
+            | Fault::DiskSlow => victims.truncate(1),
+        }
+        let detail = inflict(world, i, fault, &victims, &mut rng);
+        let what = match victims.len() < nodes {
+            true => format!("{} {victims:?}{detail}", fault.name()),
+            false => format!("{}{detail}", fault.name()),
+        };
+        (victims, what)
+    }
+
+    fn beat(&self, world: &World, i: usize, strike: &Strike, odd: bool) {
+        let Some(victim) = self.victims.get(&i).and_then(|victims| victims.first()) else {
+            return;
+        };
+        match (strike.fault == Fault::ClockStrobe, odd) {
+            (true, true) => world.set_clock(*victim, None, Some(0)),
+            (true, false) => world.set_clock(*victim, None, Some(STROBE_MS)),
+            (false, true) => world.links.undo(i),
+            (false, false) => isolate(world, i, *victim),
+        }
+    }
+
+    /// Takes back what a fault did.
+    fn end(&self, world: &mut World, i: usize, strike: &Strike) {
+        let victims = self.victims.get(&i).map_or(&[][..], Vec::as_slice);
+        match strike.fault {
+            Fault::KillOne
+            | Fault::KillMinority
+            | Fault::KillMajority
+            | Fault::KillAll
+            | Fault::PowerOne
+            | Fault::PowerAll
+            | Fault::LogRot => victims.iter().for_each(|node| world.start(*node)),
+            Fault::Pause => victims.iter().for_each(|node| world.resume(*node)),
+            Fault::Halves
+            | Fault::Ring
+            | Fault::Isolate
+            | Fault::IsolateLeader
+            | Fault::OneWay
+            | Fault::Bridge
+            | Fault::FlipFlop
+            | Fault::Loss
+            | Fault::Delay
+            | Fault::Duplicate => world.links.undo(i),
+            // Wall clocks stay wrong, as they do.
+            Fault::ClockJump | Fault::ClockStrobe => {}
+            Fault::ClockDrift => victims
+                .iter()
+                .for_each(|node| world.set_clock(*node, Some(0), None)),
+            Fault::SyncError | Fault::DiskFull | Fault::DiskSlow => {
+                for node in victims {
+                    world.mend_disk(*node);
+                    world.start(*node);
+                }
+            }
+        }
+    }
+}
+
+/// Does to the victims what a fault does; details in words.
+fn inflict(
+    world: &mut World,
+    i: usize,
+    fault: Fault,
+    victims: &[usize],
+    rng: &mut SmallRng,
+) -> String {
+    let first = victims[0];
+    match fault {
+        Fault::KillOne | Fault::KillMinority | Fault::KillMajority | Fault::KillAll => {
+            victims.iter().for_each(|node| world.stop(*node, End::Kill));
+        }
+        Fault::PowerOne | Fault::PowerAll => {
+            let end = End::PowerLoss;
+            victims.iter().for_each(|node| world.stop(*node, end));
+        }
+        Fault::Pause => world.pause(first),
+        Fault::Halves | Fault::Bridge => {
+            // The node in the middle of a bridge is in neither half.
+            let sides = &victims[usize::from(fault == Fault::Bridge)..];
+            let (one, other) = sides.split_at(sides.len() / 2);
+            part(world, i, one, other);
+            return format!(" {one:?} {other:?}");
+        }
+        Fault::Ring => ring(world, i, victims),
+        Fault::Isolate | Fault::IsolateLeader | Fault::FlipFlop => isolate(world, i, first),
+        Fault::OneWay => return one_way(world, i, first, rng),
+        Fault::Loss | Fault::Delay | Fault::Duplicate => return spoil(world, i, fault, rng),
+        Fault::ClockJump | Fault::ClockStrobe | Fault::ClockDrift => {
+            return bend_clock(world, fault, first, rng);
+        }
+        Fault::SyncError | Fault::DiskFull | Fault::DiskSlow | Fault::LogRot => {
+            return break_disk(world, fault, first, rng);
+        }
+    }
+    String::new()
+}
+
+/// Each node reaches its two neighbours; of three, all are neighbours: one of the links goes.
+fn ring(world: &World, i: usize, victims: &[usize]) {
+    let nodes = victims.len();
+    for (place, from) in victims.iter().enumerate() {
+        for (other, to) in victims.iter().enumerate() {
+            let apart = (place + nodes - other) % nodes;
+            let is_cut = match nodes {
+                3 => place + other == 1,
+                _ => apart > 1 && apart < nodes - 1,
+            };
+            if is_cut {
+                cut(world, i, *from, *to);
+            }
+        }
+    }
+}
+
+/// One node hears nothing, or is not heard.
+fn one_way(world: &World, i: usize, victim: usize, rng: &mut SmallRng) -> String {
+    let deaf = rng.random_bool(0.5);
+    for other in (0..world.nodes()).filter(|other| *other != victim) {
+        match deaf {
+            true => cut(world, i, other, victim),
+            false => cut(world, i, victim, other),
+        }
+    }
+    if deaf { " deaf" } else { " mute" }.to_owned()
+}
+
+/// Makes most of the links bad.
+fn spoil(world: &World, i: usize, fault: Fault, rng: &mut SmallRng) -> String {
+    let mut link = Link::CLEAN;
+    match fault {
+        Fault::Loss => link.loss = rng.random_range(0.01..0.4),
+        Fault::Delay => link.delay_max_us = rng.random_range(1_000..400_000),
+        _ => link.duplicate = rng.random_range(0.1..1.0),
+    }
+    for from in 0..world.nodes() {
+        for to in (0..world.nodes()).filter(|to| *to != from) {
+            if rng.random_bool(0.7) {
+                let (from, to) = (world.peer_address(from), world.peer_address(to));
+                world.links.set(i, from, to, link);
+            }
+        }
+    }
+    format!(" {link:?}")
+}
+
+fn bend_clock(world: &World, fault: Fault, victim: usize, rng: &mut SmallRng) -> String {
+    match fault {
+        Fault::ClockDrift => {
+            let rate_ppm = rng.random_range(-40_000..40_000);
+            world.set_clock(victim, Some(rate_ppm), None);
+            format!(" {rate_ppm} ppm")
+        }
+        Fault::ClockStrobe => {
+            world.set_clock(victim, None, Some(STROBE_MS));
+            String::new()
+        }
+        _ => {
+            let offset_ms = rng.random_range(-600_000..600_000);
+            world.set_clock(victim, None, Some(offset_ms));
+            format!(" {offset_ms} ms")
+        }
+    }
+}
+
+fn break_disk(world: &mut World, fault: Fault, victim: usize, rng: &mut SmallRng) -> String {
+    match fault {
+        Fault::SyncError => {
+            let syncs = rng.random_range(0..20);
+            world.break_disk(victim, DiskFault::FailSync(syncs));
+            format!(" after {syncs} syncs")
+        }
+        Fault::DiskFull => {
+            let spare = rng.random_range(0..200_000);
+            world.fill_disk(victim, spare);
+            format!(" after {spare} bytes")
+        }
+        Fault::DiskSlow => {
+            let step_max_us = rng.random_range(5_000..800_000);
+            world.slow_disk(victim, step_max_us);
+            format!(" {step_max_us} us a step")
+        }
+        _ => {
+            world.stop(victim, End::Kill);
+            match world.rot_log(victim, rng.random()) {
+                true => String::new(),
+                false => " nothing to rot".to_owned(),
+            }
+        }
+    }
+}
+
+fn cut(world: &World, i: usize, from: usize, to: usize) {
+    let (from, to) = (world.peer_address(from), world.peer_address(to));
+    world.links.set(i, from, to, Link::CUT);
+}
+
+fn part(world: &World, i: usize, one: &[usize], other: &[usize]) {
+    for a in one {
+        for b in other {
+            cut(world, i, *a, *b);
+            cut(world, i, *b, *a);
+        }
+    }
+}
+
+fn isolate(world: &World, i: usize, victim: usize) {
+    let others: Vec<usize> = (0..world.nodes())
+        .filter(|other| *other != victim)
+        .collect();
+    part(world, i, &[victim], &others);
+}

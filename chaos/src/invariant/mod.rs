@@ -1,0 +1,115 @@
+//! Invariants: what must hold inside the cluster at every moment, whatever clients see of it.
+//!
+//! Each stands in a file of its own, with its source. They look on through
+//! [`synod::node::Observer`]; a violation is kept until the run asks for it, because it is found in
+//! the midst of a node's turn.
+
+mod committed;
+mod one_leader;
+mod queues;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use synod::node::{Observation, Observer};
+
+use self::committed::Committed;
+use self::one_leader::OneLeader;
+use self::queues::Queues;
+use crate::timeline::{Timeline, What};
+use crate::world::world_us;
+
+/// All invariants of a world. Clones share them.
+#[derive(Clone)]
+pub struct Invariants {
+    state: Arc<Mutex<State>>,
+    timeline: Timeline,
+}
+
+#[derive(Default)]
+struct State {
+    one_leader: OneLeader,
+    committed: Committed,
+    queues: Queues,
+    /// Who was seen to lead each shard last.
+    leaders: BTreeMap<u64, usize>,
+    violation: Option<String>,
+}
+
+/// One life of a process, looked on.
+struct Process {
+    node: usize,
+    invariants: Invariants,
+}
+
+impl Invariants {
+    /// Nothing seen yet. Changes of leaders go into the timeline.
+    pub fn new(timeline: Timeline) -> Self {
+        Self {
+            state: Arc::default(),
+            timeline,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who looks on the next life of a node's process.
+    pub fn of_process(&self, node: usize) -> Arc<dyn Observer> {
+        self.lock().committed.restarted(node);
+        Arc::new(Process {
+            node,
+            invariants: self.clone(),
+        })
+    }
+
+    /// The first violation, if there was one.
+    pub fn violation(&self) -> Option<String> {
+        self.lock().violation.clone()
+    }
+
+    /// The node that was seen to lead most shards.
+    pub fn busiest_leader(&self) -> Option<usize> {
+        let mut shards: BTreeMap<usize, usize> = BTreeMap::new();
+        for node in self.lock().leaders.values() {
+            *shards.entry(*node).or_default() += 1;
+        }
+        let busiest = shards.into_iter().max_by_key(|(_, shards)| *shards);
+        busiest.map(|(node, _)| node)
+    }
+}
+
+impl Observer for Process {
+    fn observe(&self, seen: &Observation<'_>) {
+        let node = self.node;
+        let mut state = self.invariants.lock();
+        let state = &mut *state;
+        let verdict = match seen {
+            Observation::Leads { shard, term } => {
+                let verdict = state.one_leader.leads(node, shard.0, *term);
+                if verdict == Ok(true) {
+                    state.leaders.insert(shard.0, node);
+                    let what = What::Leads {
+                        node,
+                        shard: shard.0,
+                        term: *term,
+                    };
+                    self.invariants.timeline.add(world_us(), what);
+                }
+                verdict.map(drop)
+            }
+            Observation::Committed(shard, entries) => {
+                state.committed.committed(node, shard.0, entries)
+            }
+            Observation::SnapshotInstalled(shard) => {
+                state.committed.jumped(node, shard.0);
+                Ok(())
+            }
+            Observation::Queue { name, length } => state.queues.waits(node, name, *length),
+        };
+        if let Err(violation) = verdict {
+            state.violation.get_or_insert(violation);
+        }
+    }
+}

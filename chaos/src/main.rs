@@ -1,0 +1,32 @@
+//! `synod-chaos`: breaks the cluster, in the simulator or for real, and says what broke.
+//! `cargo xtask chaos` builds and starts it.
+
+mod cli;
+#[cfg(madsim)]
+mod simulate;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = cli::parse(&arguments).and_then(|request| match request {
+        cli::Request::Help => {
+            print!("{}", cli::usage());
+            Ok(())
+        }
+        #[cfg(madsim)]
+        cli::Request::Simulate(request) => simulate::run(&request),
+        #[cfg(not(madsim))]
+        cli::Request::Simulate(request) => Err(format!(
+            "this build has no simulator: start it by cargo xtask chaos{}",
+            request.choice
+        )),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("chaos: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

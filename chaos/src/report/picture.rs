@@ -1,0 +1,196 @@
+//! A timeline as a page: operations by client, strikes, leaders, processes that stopped.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{Failure, RunReport};
+use crate::history::{OBSERVER, Operation, Outcome};
+use crate::plan::Plan;
+use crate::timeline::What;
+
+const LEFT: u64 = 150;
+const ROW: u64 = 16;
+const US_PER_PIXEL: u64 = 5_000;
+
+/// Draws a run. Hovering shows what each bar is.
+pub fn picture(plan: &Plan, report: &RunReport) -> String {
+    let end_us = u64::try_from(report.simulated.as_micros())
+        .unwrap_or(0)
+        .max(report.events.last().map_or(0, |event| event.at_us))
+        .max(report.history.iter().map(|o| o.start_us).max().unwrap_or(0));
+    let mut page = Page {
+        end_us,
+        ..Page::default()
+    };
+    strikes(&mut page, report);
+    leaders(&mut page, report);
+    operations(&mut page, report);
+    page.finish(plan, report)
+}
+
+#[derive(Default)]
+struct Page {
+    end_us: u64,
+    rows: u64,
+    svg: String,
+}
+
+impl Page {
+    fn row(&mut self, label: &str) -> u64 {
+        let y = 20 + self.rows * ROW;
+        self.rows += 1;
+        let label = escape(label);
+        let _ = writeln!(self.svg, "<text x='4' y='{}'>{label}</text>", y + 11);
+        y
+    }
+
+    fn bar(&mut self, y: u64, from_us: u64, to_us: u64, class: &str, title: &str) {
+        let x = LEFT + from_us / US_PER_PIXEL;
+        let width = (to_us.saturating_sub(from_us) / US_PER_PIXEL).max(2);
+        let _ = writeln!(
+            self.svg,
+            "<rect class='{class}' x='{x}' y='{y}' width='{width}' height='{}'><title>{}</title>\
+             </rect>",
+            ROW - 4,
+            escape(title)
+        );
+    }
+
+    fn finish(self, plan: &Plan, report: &RunReport) -> String {
+        let width = LEFT + self.end_us / US_PER_PIXEL + 20;
+        let height = 40 + self.rows * ROW;
+        let mut axis = String::new();
+        for second in 0..=self.end_us / 1_000_000 {
+            let x = LEFT + second * 1_000_000 / US_PER_PIXEL;
+            let _ = writeln!(
+                axis,
+                "<line x1='{x}' x2='{x}' y1='14' y2='{height}'/><text x='{x}' y='11'>{second} s\
+                 </text>"
+            );
+        }
+        let verdict = match &report.failure {
+            Some(failure) => escape(&failure.to_string()),
+            None => "clean".to_owned(),
+        };
+        format!(
+            "<!DOCTYPE html>\n<meta charset='utf-8'><title>{plan}</title>\n<style>\n\
+             body {{ font: 13px sans-serif; }} svg text {{ font: 10px sans-serif; }}\n\
+             line {{ stroke: #ddd; }} .ok {{ fill: #6a6; }} .failed {{ fill: #bbb; }}\n\
+             .unknown {{ fill: #e90; }} .witness {{ fill: #d00; }} .strike {{ fill: #85c; }}\n\
+             .stopped {{ fill: #000; }} .lead0 {{ fill: #48c; }} .lead1 {{ fill: #4aa; }}\n\
+             .lead2 {{ fill: #ca4; }} .lead3 {{ fill: #a6c; }} .lead4 {{ fill: #888; }}\n\
+             </style>\n<h3>{plan}</h3>\n<pre>{verdict}</pre>\n\
+             <p>green: succeeded; grey: failed; orange: unknown; red: shows the anomaly; violet: \
+             faults; other colours: the node that leads</p>\n\
+             <svg width='{width}' height='{height}'>\n{axis}{}</svg>\n",
+            self.svg
+        )
+    }
+}
+
+fn strikes(page: &mut Page, report: &RunReport) {
+    let mut begun: BTreeMap<usize, (u64, &str)> = BTreeMap::new();
+    let mut bars: Vec<(u64, u64, &str)> = Vec::new();
+    let mut stopped: Vec<(u64, String)> = Vec::new();
+    for event in &report.events {
+        match &event.what {
+            What::Struck { strike, what } => {
+                begun.insert(*strike, (event.at_us, what));
+            }
+            What::Undone { strike } => {
+                if let Some((from_us, what)) = begun.remove(strike) {
+                    bars.push((from_us, event.at_us, what));
+                }
+            }
+            What::Healed => {
+                for (from_us, what) in std::mem::take(&mut begun).into_values() {
+                    bars.push((from_us, event.at_us, what));
+                }
+            }
+            What::Stopped { node, why } => {
+                stopped.push((event.at_us, format!("node {node}: {why}")))
+            }
+            What::Leads { .. } => {}
+        }
+    }
+    for (from_us, what) in begun.into_values() {
+        bars.push((from_us, page.end_us, what));
+    }
+    bars.sort_unstable();
+    for (from_us, to_us, what) in bars {
+        let y = page.row(what);
+        page.bar(y, from_us, to_us, "strike", what);
+    }
+    if !stopped.is_empty() {
+        let y = page.row("stopped");
+        for (at_us, why) in stopped {
+            page.bar(y, at_us, at_us, "stopped", &why);
+        }
+    }
+}
+
+fn leaders(page: &mut Page, report: &RunReport) {
+    let mut shards: BTreeMap<u64, Vec<(u64, usize, u64)>> = BTreeMap::new();
+    for event in &report.events {
+        if let What::Leads { node, shard, term } = event.what {
+            shards
+                .entry(shard)
+                .or_default()
+                .push((event.at_us, node, term));
+        }
+    }
+    for (shard, changes) in shards {
+        let y = page.row(&format!("shard {shard} leader"));
+        for (i, (from_us, node, term)) in changes.iter().enumerate() {
+            let to_us = changes.get(i + 1).map_or(page.end_us, |next| next.0);
+            let class = format!("lead{}", node % 5);
+            page.bar(
+                y,
+                *from_us,
+                to_us,
+                &class,
+                &format!("node {node}, term {term}"),
+            );
+        }
+    }
+}
+
+fn operations(page: &mut Page, report: &RunReport) {
+    let witness: &[Operation] = match &report.failure {
+        Some(Failure::Anomaly(anomaly)) => &anomaly.witness,
+        Some(_) | None => &[],
+    };
+    let shown = |operation: &Operation| {
+        witness
+            .iter()
+            .any(|w| w.client == operation.client && w.start_us == operation.start_us)
+    };
+    let mut clients: BTreeMap<u32, Vec<&Operation>> = BTreeMap::new();
+    for operation in &report.history {
+        clients.entry(operation.client).or_default().push(operation);
+    }
+    for (client, operations) in clients {
+        let label = match client {
+            OBSERVER => "observer".to_owned(),
+            client => format!("client {client}"),
+        };
+        let y = page.row(&label);
+        for operation in operations {
+            let class = match operation.outcome {
+                _ if shown(operation) => "witness",
+                Outcome::Ok => "ok",
+                Outcome::Failed => "failed",
+                Outcome::Unknown => "unknown",
+            };
+            let title = serde_json::to_string(operation).unwrap_or_default();
+            let to_us = operation.end_us.unwrap_or(operation.start_us + 3_000_000);
+            page.bar(y, operation.start_us, to_us, class, &title);
+        }
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('\'', "&#39;")
+}

@@ -1,0 +1,155 @@
+//! One run of a plan: clients work while faults strike; everything heals; the world must serve
+//! again; then the checker and the invariants judge.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use madsim::runtime::Runtime;
+
+use crate::fault::Strikes;
+use crate::history::{Operation, Outcome, Step};
+use crate::plan::Plan;
+use crate::report::{Failure, RunReport};
+use crate::timeline::Timeline;
+use crate::workload::{Clients, Recorder};
+use crate::world::{World, world_us};
+
+/// Beyond this much virtual time a run hangs.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
+
+/// What a run leaves behind even if it panics.
+struct Traces {
+    recorder: Arc<Recorder>,
+    timeline: Timeline,
+    trace: crate::trace::Trace,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs a plan in a world of its own.
+pub fn run(plan: &Plan) -> RunReport {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        std::panic::set_hook(Box::new(|panic| {
+            PANIC.with_borrow_mut(|last| {
+                last.get_or_insert_with(|| panic.to_string());
+            });
+        }));
+    });
+    PANIC.set(None);
+    let traces: RefCell<Option<Traces>> = RefCell::new(None);
+    let mut simulated = Duration::ZERO;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
+        runtime.set_time_limit(TIME_LIMIT);
+        let judged = runtime.block_on(async {
+            let judged = live(plan, &traces).await;
+            (judged, Duration::from_micros(world_us()))
+        });
+        simulated = judged.1;
+        judged.0
+    }));
+    let failure = match outcome {
+        Ok(judged) => judged.err(),
+        Err(_) => {
+            let words = PANIC.take().unwrap_or_else(|| "without a word".to_owned());
+            Some(Failure::Panicked(words))
+        }
+    };
+    let traces = traces.into_inner();
+    let history = traces.as_ref().map_or(Vec::new(), |t| t.recorder.history());
+    RunReport {
+        failure,
+        history,
+        events: traces.as_ref().map_or(Vec::new(), |t| t.timeline.events()),
+        simulated,
+        trace: traces.map_or(0, |t| t.trace.sum()),
+    }
+}
+
+async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failure> {
+    let mut world = World::new(plan.seed, plan.nodes);
+    let recorder = Arc::new(Recorder::new(world_us, world.trace.clone()));
+    traces.replace(Some(Traces {
+        recorder: recorder.clone(),
+        timeline: world.timeline.clone(),
+        trace: world.trace.clone(),
+    }));
+    let clients = Clients {
+        addresses: world.client_addresses(),
+        recorder: recorder.clone(),
+        seed: plan.seed,
+    };
+    let (workload, mut observer) = (plan.workload, clients.observer());
+    let begun =
+        world.spawn(move || async move { workload.begin(&mut observer).await.map(|()| observer) });
+    let mut observer = joined(begun).await?.map_err(Failure::Stuck)?;
+    let begin_us = world_us();
+    let until_us = begin_us + plan.safety_ms * 1000;
+    let working: Vec<_> = (0..plan.clients)
+        .map(|client| {
+            let session = clients.session(client);
+            world.spawn(move || workload.work(session, until_us))
+        })
+        .collect();
+    let strikes = Strikes::new(&plan.strikes, plan.seed, world.nodes());
+    strikes.run(&mut world, begin_us, until_us).await;
+    world.heal();
+    for client in working {
+        joined(client).await?;
+    }
+    let ended = world.spawn(move || async move {
+        let ended = workload.end(&mut observer).await;
+        ended.map(|()| observer)
+    });
+    let ended = joined(ended).await?;
+    sound(&world)?;
+    let mut observer = ended.map_err(Failure::Stuck)?;
+    let history = recorder.history();
+    workload.check(&history).map_err(Failure::Anomaly)?;
+    let alive = world.spawn(move || async move { probe(&mut observer).await });
+    let alive = joined(alive).await?;
+    sound(&world)?;
+    alive.map_err(Failure::Stuck)?;
+    is_telling(plan, &history)
+}
+
+async fn joined<T>(task: madsim::task::JoinHandle<T>) -> Result<T, Failure> {
+    task.await
+        .map_err(|error| Failure::Panicked(error.to_string()))
+}
+
+/// Neither an invariant was broken, nor did a node stop without excuse.
+fn sound(world: &World) -> Result<(), Failure> {
+    if let Some(violation) = world.invariants.violation() {
+        return Err(Failure::Invariant(violation));
+    }
+    match world.failures() {
+        failures if failures.is_empty() => Ok(()),
+        failures => Err(Failure::Stopped(failures.join("; "))),
+    }
+}
+
+/// Every shard takes a write: the healed world serves.
+async fn probe(observer: &mut crate::workload::Session) -> Result<(), String> {
+    for place in crate::workload::PLACES {
+        let key = format!("{place}alive");
+        let what = format!("a write of {key}");
+        observer.insist(&what, Step::write(key, "alive")).await?;
+    }
+    Ok(())
+}
+
+/// A run in which next to nothing was answered shows nothing.
+fn is_telling(plan: &Plan, history: &[Operation]) -> Result<(), Failure> {
+    let answered = history.iter().filter(|o| o.outcome == Outcome::Ok).count();
+    let wanted = usize::try_from(plan.safety_ms * u64::from(plan.clients) / 2_000).unwrap_or(0);
+    match answered < wanted {
+        true => Err(Failure::Idle { answered, wanted }),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,180 @@
+//! Seeds one after another, with progress, and what is done about a failure.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use synod_chaos::plan::Plan;
+use synod_chaos::report::{Failure, RunReport, write_files};
+use synod_chaos::run::run as run_plan;
+use synod_chaos::shrink::shrink;
+
+use crate::cli::Simulate;
+
+/// Runs that the shrinking of one failure may take.
+const SHRINK_RUNS_MAX: usize = 60;
+/// Failures after which no further seed is begun.
+const FAILURES_MAX: usize = 5;
+
+/// What all seeds came to.
+#[derive(Default)]
+struct Total {
+    seeds: u64,
+    failures: Vec<String>,
+    simulated: Duration,
+    counts: [usize; 3],
+}
+
+/// Carries out what was asked for.
+pub fn run(request: &Simulate) -> Result<(), String> {
+    if let Some(path) = &request.plan {
+        return replay(path, request);
+    }
+    let started = Instant::now();
+    let total = Mutex::new(Total::default());
+    let next = AtomicU64::new(request.first_seed);
+    std::thread::scope(|scope| {
+        for _ in 0..request.jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let done = request
+                        .seeds
+                        .is_some_and(|seeds| seed - request.first_seed >= seeds);
+                    let late = request.time.is_some_and(|time| started.elapsed() > time);
+                    let failures = total
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .failures
+                        .len();
+                    if done || late || failures >= FAILURES_MAX {
+                        break;
+                    }
+                    one(request, seed, started, &total);
+                }
+            });
+        }
+    });
+    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{}", summary(&total, started.elapsed()));
+    match total.failures.len() {
+        0 => Ok(()),
+        failures => Err(format!(
+            "{failures} seeds failed: {}",
+            total.failures.join(", ")
+        )),
+    }
+}
+
+fn one(request: &Simulate, seed: u64, started: Instant, total: &Mutex<Total>) {
+    let plan = request.menu.plan(seed);
+    let began = Instant::now();
+    let mut report = run_plan(&plan);
+    let took = began.elapsed();
+    if request.twice && report.failure.is_none() {
+        let again = run_plan(&plan);
+        if again.trace != report.trace {
+            let what = format!("trace {:016x}, then {:016x}", report.trace, again.trace);
+            report.failure = Some(Failure::Invariant(format!("one seed, two traces: {what}")));
+        }
+    }
+    let [ok, failed, unknown] = report.counts();
+    {
+        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.seeds += 1;
+        total.simulated += report.simulated;
+        for (sum, count) in total.counts.iter_mut().zip([ok, failed, unknown]) {
+            *sum += count;
+        }
+        if report.failure.is_some() {
+            total.failures.push(seed.to_string());
+        }
+    }
+    let verdict = if report.failure.is_some() {
+        "FAILED"
+    } else {
+        "ok"
+    };
+    println!(
+        "[{:6.1} s] {verdict} {plan}: {ok} succeeded, {failed} failed, {unknown} unknown, trace \
+         {:016x}, {:.1} s of {:.1} s simulated",
+        started.elapsed().as_secs_f64(),
+        report.trace,
+        took.as_secs_f64(),
+        report.simulated.as_secs_f64(),
+    );
+    if report.failure.is_some() {
+        let line = format!("cargo xtask chaos{} --seed {seed}", request.choice);
+        tell(request, &plan, report, &line);
+    }
+}
+
+/// Tells of a failure, makes it smaller, and writes both to the disk.
+fn tell(request: &Simulate, plan: &Plan, report: RunReport, line: &str) {
+    if let Some(failure) = &report.failure {
+        println!("\n{failure}\n\nreplay: {line}");
+    }
+    let folder = request.report.join(format!("seed-{}", plan.seed));
+    write(&folder, plan, &report);
+    println!("shrinking…");
+    let (small, small_report) = shrink(plan, report, SHRINK_RUNS_MAX, |smaller| {
+        println!(
+            "  {} strikes, {} clients, {} nodes, {} ms",
+            smaller.strikes.len(),
+            smaller.clients,
+            smaller.nodes,
+            smaller.safety_ms
+        );
+    });
+    let folder = folder.join("small");
+    write(&folder, &small, &small_report);
+    if let Some(failure) = &small_report.failure {
+        println!("smallest: {small}\n{failure}");
+    }
+    println!(
+        "replay: cargo xtask chaos --plan {}\n",
+        folder.join("plan.json").display()
+    );
+}
+
+fn write(folder: &Path, plan: &Plan, report: &RunReport) {
+    match write_files(folder, plan, report) {
+        Ok(()) => println!("written: {}", folder.display()),
+        Err(error) => println!("cannot write {}: {error}", folder.display()),
+    }
+}
+
+fn replay(path: &Path, request: &Simulate) -> Result<(), String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let plan: Plan = serde_json::from_str(&text)
+        .map_err(|error| format!("{} is no plan: {error}", path.display()))?;
+    let report = run_plan(&plan);
+    let [ok, failed, unknown] = report.counts();
+    println!(
+        "{plan}: {ok} succeeded, {failed} failed, {unknown} unknown, trace {:016x}",
+        report.trace
+    );
+    let folder = request.report.join("replay");
+    write(&folder, &plan, &report);
+    match &report.failure {
+        None => Ok(()),
+        Some(failure) => Err(failure.to_string()),
+    }
+}
+
+fn summary(total: &Total, took: Duration) -> String {
+    let [ok, failed, unknown] = total.counts;
+    let simulated = total.simulated.as_secs_f64();
+    let minutes = took.as_secs_f64() / 60.0;
+    format!(
+        "{} seeds, {} failed; {} operations ({ok} succeeded, {failed} failed, {unknown} unknown); \
+         {:.2} h simulated in {minutes:.1} min: {:.2} h a minute",
+        total.seeds,
+        total.failures.len(),
+        ok + failed + unknown,
+        simulated / 3600.0,
+        simulated / 3600.0 / minutes.max(1e-9),
+    )
+}

@@ -1,0 +1,69 @@
+//! What happened to a world besides its operations: strikes, leaders, processes that stopped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, in microseconds of the world.
+    pub at_us: u64,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A fault began.
+    Struck {
+        /// The strike's place in the plan.
+        strike: usize,
+        /// What it did, to whom.
+        what: String,
+    },
+    /// A fault ended.
+    Undone {
+        /// The strike's place in the plan.
+        strike: usize,
+    },
+    /// A node began to lead a shard.
+    Leads {
+        /// Which node.
+        node: usize,
+        /// Which shard.
+        shard: u64,
+        /// In which term.
+        term: u64,
+    },
+    /// A process stopped by itself.
+    Stopped {
+        /// Which node.
+        node: usize,
+        /// What it said.
+        why: String,
+    },
+    /// Everything works again.
+    Healed,
+}
+
+/// The events of a world, in order. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline(Arc<Mutex<Vec<Event>>>);
+
+impl Timeline {
+    /// Adds an event.
+    pub fn add(&self, at_us: u64, what: What) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Event { at_us, what });
+    }
+
+    /// All events so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

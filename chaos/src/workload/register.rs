@@ -1,0 +1,27 @@
+//! Register and compare-and-set: reads, unique writes, deletes, writes to an absent key only, swaps.
+
+use rand::Rng;
+
+use super::{Session, key};
+use crate::history::Step;
+
+const KEYS: usize = 7;
+
+pub(super) async fn turn(session: &mut Session) -> bool {
+    let key = key("register", session.rng.random_range(0..KEYS));
+    let value = session.unique();
+    match session.rng.random_range(0..20) {
+        0..9 => session.single(Step::read(key)).await,
+        9..15 => session.single(Step::write(key, value)).await,
+        15..17 => session.swap(key, value).await,
+        17 => session.single(Step::Delete { key }).await,
+        _ => {
+            let insert = Step::Insert {
+                key,
+                value,
+                found: None,
+            };
+            session.single(insert).await
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! One client: it sends operations, one at a time, and takes down what it was told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use synod_client::transaction::{self, Settings, Transaction};
+use synod_client::{Client, Command, Error, Options, Outcome as ClientOutcome, Value};
+
+use super::{PATIENCE, Recorder};
+use crate::history::{How, Operation, Outcome, Step};
+
+/// A client of a world.
+pub struct Session {
+    client: Client,
+    id: u32,
+    recorder: Arc<Recorder>,
+    /// What it does is drawn from here.
+    pub rng: SmallRng,
+    next: u32,
+}
+
+/// An interactive transaction under way.
+pub struct Open<'a> {
+    transaction: &'a mut Transaction,
+    steps: &'a mut Vec<Step>,
+}
+
+impl Session {
+    /// A client that starts at the node of its number.
+    pub fn new(id: u32, seed: u64, addresses: &[String], recorder: Arc<Recorder>) -> Self {
+        let mut addresses = addresses.to_vec();
+        let first = id as usize % addresses.len();
+        addresses.rotate_left(first);
+        let options = Options {
+            connect_timeout: Duration::from_millis(500),
+            call_timeout: Duration::from_secs(3),
+            retry_for: Duration::ZERO,
+            ..Options::default()
+        };
+        Self {
+            client: Client::new(addresses, options),
+            id,
+            recorder,
+            rng: SmallRng::seed_from_u64(seed),
+            next: 0,
+        }
+    }
+
+    /// The world's time, in microseconds since its beginning.
+    pub fn now_us(&self) -> u64 {
+        self.recorder.now_us()
+    }
+
+    /// Which client it is.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// A word that no other operation of the history writes.
+    pub fn unique(&mut self) -> String {
+        self.next += 1;
+        format!("{}.{}", self.id, self.next)
+    }
+
+    /// A pause between two operations; a longer one after a failure.
+    pub async fn rest(&mut self, answered: bool) {
+        let pause_us = match answered {
+            true => self.rng.random_range(0..20_000),
+            false => 50_000,
+        };
+        tokio::time::sleep(Duration::from_micros(pause_us)).await;
+    }
+
+    /// One command of one step. Whether it was answered with success.
+    pub async fn single(&mut self, step: Step) -> bool {
+        self.command(command(&step), vec![step]).await.is_ok()
+    }
+
+    /// `SET key value GET`: a read and a write in one.
+    pub async fn swap(&mut self, key: String, value: String) -> bool {
+        let command = Command::new("SET").arg(&key).arg(&value).arg("GET");
+        let steps = vec![Step::read(key.clone()), Step::write(key, value)];
+        self.command(command, steps).await.is_ok()
+    }
+
+    /// `MGET`: reads of several keys in one command.
+    pub async fn read_many(&mut self, keys: &[String]) -> bool {
+        let steps = keys.iter().map(Step::read).collect();
+        let command = Command::read("MGET").args(keys);
+        let start_us = self.now_us();
+        let answer = self.client.call_once(&command).await;
+        let filled = answer.and_then(Value::into_array).and_then(|values| {
+            let mut steps: Vec<Step> = keys.iter().map(Step::read).collect();
+            fill_all(&mut steps, values.unwrap_or_default())?;
+            Ok(steps)
+        });
+        self.take_down(How::Single, start_us, None, steps, filled)
+            .is_ok()
+    }
+
+    /// `MULTI`, the steps, `EXEC`.
+    pub async fn multi(&mut self, steps: Vec<Step>) -> bool {
+        let commands: Vec<Command> = steps.iter().map(command).collect();
+        let start_us = self.now_us();
+        let answer = self.client.multi(&commands).await;
+        let mut filled = steps.clone();
+        let filled = answer.and_then(|values| {
+            fill_all(&mut filled, values.unwrap_or_default())?;
+            Ok(filled)
+        });
+        self.take_down(How::Multi, start_us, None, steps, filled)
+            .is_ok()
+    }
+
+    /// `BEGIN`, what the body does, `COMMIT`. With a token, an unknown outcome is asked for.
+    pub async fn interactive(
+        &mut self,
+        token: Option<String>,
+        mut body: impl AsyncFnMut(&mut Open<'_>) -> Result<(), Error>,
+    ) -> bool {
+        let start_us = self.now_us();
+        let settings = Settings {
+            token: token.clone(),
+            retry_for: Duration::ZERO,
+        };
+        let mut steps = Vec::new();
+        let outcome = transaction::run(&mut self.client, &settings, async |transaction| {
+            steps.clear();
+            body(&mut Open {
+                transaction,
+                steps: &mut steps,
+            })
+            .await
+        })
+        .await;
+        let result = outcome.map(|()| steps.clone());
+        self.take_down(How::Interactive, start_us, token, steps, result)
+            .is_ok()
+    }
+
+    /// Repeats one operation until it succeeds, for as long as a healed world may take.
+    pub async fn insist(&mut self, what: &str, step: Step) -> Result<(), String> {
+        let give_up_us = self.now_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+        loop {
+            let error = match self.command(command(&step), vec![step.clone()]).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if self.now_us() > give_up_us {
+                return Err(format!("{what} does not succeed in a whole world: {error}"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Reads every key of the history, each until it answers.
+    pub async fn read_all_keys(&mut self) -> Result<(), String> {
+        let history = self.recorder.history();
+        let keys: BTreeSet<String> = history
+            .iter()
+            .flat_map(|operation| &operation.steps)
+            .filter_map(|step| match step {
+                Step::Range { .. } => None,
+                Step::Read { key, .. }
+                | Step::Write { key, .. }
+                | Step::Insert { key, .. }
+                | Step::Delete { key }
+                | Step::Append { key, .. }
+                | Step::Add { key, .. } => Some(key.clone()),
+            })
+            .collect();
+        for key in keys {
+            self.insist(&format!("a read of {key}"), Step::read(key))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, command: Command, steps: Vec<Step>) -> Result<(), String> {
+        let start_us = self.now_us();
+        let answer = self.client.call_once(&command).await;
+        let mut filled = steps.clone();
+        let filled = answer.and_then(|value| match filled.first_mut() {
+            Some(step) => fill(step, value).map(|()| filled),
+            None => Ok(filled),
+        });
+        self.take_down(How::Single, start_us, None, steps, filled)
+    }
+
+    /// Records an operation; on an error, with the steps as they were asked. The error in words.
+    fn take_down(
+        &mut self,
+        how: How,
+        start_us: u64,
+        token: Option<String>,
+        asked: Vec<Step>,
+        result: Result<Vec<Step>, Error>,
+    ) -> Result<(), String> {
+        let now_us = self.now_us();
+        let (steps, outcome, error) = match result {
+            Ok(steps) => (steps, Outcome::Ok, None),
+            Err(error) => {
+                let reads = asked.iter().all(|step| !step.writes());
+                let outcome = match error.outcome() {
+                    ClientOutcome::NotDone | ClientOutcome::Retryable => Outcome::Failed,
+                    // What only reads has no effect, whatever became of it.
+                    ClientOutcome::Unknown if reads => Outcome::Failed,
+                    ClientOutcome::Unknown => Outcome::Unknown,
+                };
+                (asked, outcome, Some(error.to_string()))
+            }
+        };
+        let operation = Operation {
+            client: self.id,
+            how,
+            start_us,
+            end_us: (outcome != Outcome::Unknown).then_some(now_us),
+            outcome,
+            token,
+            steps,
+            error: error.clone(),
+        };
+        self.recorder.record(operation);
+        error.map_or(Ok(()), Err)
+    }
+}
+
+impl Open<'_> {
+    /// Does one step, and says what it was answered.
+    pub async fn step(&mut self, mut step: Step) -> Result<Step, Error> {
+        // Taken down before it is sent: a write whose answer is lost was still asked for.
+        self.steps.push(step.clone());
+        let value = self.transaction.call(&command(&step)).await?;
+        fill(&mut step, value)?;
+        if let Some(last) = self.steps.last_mut() {
+            last.clone_from(&step);
+        }
+        Ok(step)
+    }
+
+    /// Reads a key.
+    pub async fn read(&mut self, key: impl Into<String>) -> Result<Option<String>, Error> {
+        match self.step(Step::read(key)).await? {
+            Step::Read { value, .. } => Ok(value.flatten()),
+            Step::Write { .. }
+            | Step::Insert { .. }
+            | Step::Delete { .. }
+            | Step::Append { .. }
+            | Step::Add { .. }
+            | Step::Range { .. } => Ok(None),
+        }
+    }
+}
+
+/// The command for a step.
+fn command(step: &Step) -> Command {
+    match step {
+        Step::Read { key, .. } => Command::read("GET").arg(key),
+        Step::Write { key, value, ttl_ms } => {
+            let set = Command::new("SET").arg(key).arg(value);
+            match ttl_ms {
+                Some(ttl_ms) => set.arg("PX").arg(ttl_ms.to_string()),
+                None => set,
+            }
+        }
+        Step::Insert { key, value, .. } => {
+            Command::new("SET").arg(key).arg(value).arg("NX").arg("GET")
+        }
+        Step::Delete { key } => Command::new("DEL").arg(key),
+        Step::Append { key, value } => Command::new("APPEND").arg(key).arg(format!("{value},")),
+        Step::Add { key, delta, .. } => Command::new("INCRBY").arg(key).arg(delta.to_string()),
+        Step::Range { from, to, .. } => Command::read("RANGE").arg(from).arg(to),
+    }
+}
+
+/// Takes an answer into a step.
+fn fill(step: &mut Step, answer: Value) -> Result<(), Error> {
+    match step {
+        Step::Read { value, .. } | Step::Insert { found: value, .. } => {
+            *value = Some(answer.into_bytes()?.map(text));
+        }
+        Step::Add { sum, .. } => *sum = Some(answer.into_integer()?),
+        Step::Range { rows, .. } => {
+            let mut words = answer.into_array()?.unwrap_or_default().into_iter();
+            let mut found = Vec::new();
+            while let (Some(key), Some(value)) = (words.next(), words.next()) {
+                let key = key.into_bytes()?.map(text).unwrap_or_default();
+                let value = value.into_bytes()?.map(text).unwrap_or_default();
+                found.push((key, value));
+            }
+            *rows = Some(found);
+        }
+        Step::Write { .. } | Step::Delete { .. } | Step::Append { .. } => {}
+    }
+    Ok(())
+}
+
+fn fill_all(steps: &mut [Step], answers: Vec<Value>) -> Result<(), Error> {
+    if answers.len() != steps.len() {
+        return Err(Error::Malformed("as many answers as steps"));
+    }
+    for (step, answer) in steps.iter_mut().zip(answers) {
+        // The other steps may have taken effect.
+        let answer = answer
+            .into_result()
+            .map_err(|_| Error::Malformed("an error of one step"))?;
+        fill(step, answer)?;
+    }
+    Ok(())
+}
+
+fn text(bytes: bytes::Bytes) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}

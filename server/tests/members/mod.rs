@@ -1,0 +1,227 @@
+//! The agreed membership of real processes: who is in the view, how fast, and who may serve.
+
+use std::time::{Duration, Instant};
+
+use synod::status::Report;
+use synod_client::{Client, Command, Options};
+
+use super::cluster::Cluster;
+use super::{client, keys};
+
+/// What a node says of itself now; `None`: it does not answer.
+async fn ask(address: String) -> Option<Report> {
+    let options = Options {
+        connect_timeout: Duration::from_millis(500),
+        call_timeout: Duration::from_secs(3),
+        retry_for: Duration::ZERO,
+        ..Options::default()
+    };
+    let mut client = Client::new(vec![address], options);
+    let command = Command::read("SYNOD").arg("STATUS");
+    let answer = client.call_once(&command).await.ok()?;
+    serde_json::from_slice(&answer.into_bytes().ok()??).ok()
+}
+
+/// Waits until what all of these nodes say is as wanted; how long that took.
+async fn until(
+    cluster: &Cluster,
+    nodes: &[usize],
+    patience: Duration,
+    what: &str,
+    wanted: impl Fn(&Report) -> bool,
+) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let mut reports = Vec::new();
+        for node in nodes {
+            reports.push(ask(cluster.client(*node)).await);
+        }
+        let good = |report: &Option<Report>| report.as_ref().is_some_and(&wanted);
+        let same = reports.iter().flatten().all(|report| {
+            let first = reports[0].as_ref().map(|first| &first.view);
+            first.is_some_and(|view| (view.seq, &view.hash) == (report.view.seq, &report.view.hash))
+        });
+        if same && reports.iter().all(good) {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < patience, "{what}: {reports:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// True if these are the members, and the node serves.
+fn serves_with(members: usize) -> impl Fn(&Report) -> bool {
+    move |report| report.view.serving && report.view.members.len() == members
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_killed_node_goes_from_every_view_and_is_back_after_its_restart() {
+    let mut cluster = Cluster::start(5);
+    let all = [0, 1, 2, 3, 4];
+    until(&cluster, &all, PATIENCE, "five members", serves_with(5)).await;
+    cluster.kill(4);
+    let gone = until(
+        &cluster,
+        &[0, 1, 2, 3],
+        PATIENCE,
+        "four members",
+        serves_with(4),
+    )
+    .await;
+    assert!(gone < Duration::from_secs(3), "removed after {gone:?}");
+    cluster.run(4);
+    let back = until(&cluster, &all, PATIENCE, "five again", serves_with(5)).await;
+    assert!(back < Duration::from_secs(2), "back after {back:?}");
+    println!("removed after {gone:?}, back after {back:?}");
+}
+
+#[tokio::test]
+async fn a_quick_restart_is_one_cut() {
+    let mut cluster = Cluster::start(3);
+    until(
+        &cluster,
+        &[0, 1, 2],
+        PATIENCE,
+        "three members",
+        serves_with(3),
+    )
+    .await;
+    let before = ask(cluster.client(0)).await.expect("an answer").view.seq;
+    cluster.kill(2);
+    cluster.run(2);
+    let restarted = |report: &Report| {
+        let boots = report.view.members.iter().map(|member| member.incarnation);
+        report.view.serving && boots.max() == Some(2)
+    };
+    let back = until(&cluster, &[0, 1, 2], PATIENCE, "the new boot", restarted).await;
+    let after = ask(cluster.client(0)).await.expect("an answer").view;
+    assert_eq!((after.seq, after.members.len()), (before + 1, 3));
+    assert!(back < Duration::from_secs(2), "back after {back:?}");
+}
+
+#[tokio::test]
+async fn all_five_come_back_three_of_them_serve_and_two_never_do() {
+    let mut cluster = Cluster::start(5);
+    let all = [0, 1, 2, 3, 4];
+    until(&cluster, &all, PATIENCE, "five members", serves_with(5)).await;
+    client(cluster.clients()).set("k", "v").await.unwrap();
+    all.iter().for_each(|node| cluster.kill(*node));
+    all.iter().for_each(|node| cluster.run(*node));
+    let back = until(&cluster, &all, PATIENCE, "all five again", serves_with(5)).await;
+    assert!(
+        back < Duration::from_secs(10),
+        "serving again after {back:?}"
+    );
+    let value = client(cluster.clients()).get("k").await.unwrap();
+    assert_eq!(value.as_deref(), Some(b"v".as_slice()));
+
+    all.iter().for_each(|node| cluster.kill(*node));
+    (0..2).for_each(|node| cluster.run(node));
+    let says_why = |report: &Report| {
+        let mut problems = report.problems.iter();
+        let why = problems.any(|problem| problem.contains("1 of these must come back"));
+        !report.view.serving && report.view.voters_needed == 1 && why
+    };
+    until(&cluster, &[0, 1], PATIENCE, "two of five say why", says_why).await;
+    let options = Options {
+        retry_for: Duration::ZERO,
+        ..Options::default()
+    };
+    let mut once = Client::new(vec![cluster.client(0)], options);
+    let refused = once.call_once(&Command::read("GET").arg("k")).await;
+    let refused = refused.expect_err("two of five do not serve").to_string();
+    assert!(refused.contains("NOTSERVING"), "{refused}");
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_secs(8) {
+        for node in 0..2 {
+            let report = ask(cluster.client(node)).await.expect("an answer");
+            assert!(!report.view.serving, "{report:#?}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    cluster.run(2);
+    let serving = |report: &Report| report.view.serving;
+    let three = until(&cluster, &[0, 1, 2], PATIENCE, "three of five", serving).await;
+    println!("all five serve after {back:?}, three of five after {three:?}: {refused}");
+}
+
+#[tokio::test]
+async fn nodes_join_a_running_cluster_and_are_gateways_at_once() {
+    let mut cluster = Cluster::start(5);
+    let seeds: Vec<u16> = (0..5).map(|node| cluster.peer_port(node)).collect();
+    let sixth = cluster.add(&seeds);
+    cluster.wait_until_up(sixth);
+    let all = [0, 1, 2, 3, 4, 5];
+    let joined = until(&cluster, &all, PATIENCE, "six members", serves_with(6)).await;
+    for (i, key) in keys().iter().enumerate() {
+        client(vec![cluster.client(sixth)])
+            .set(key, i.to_string())
+            .await
+            .unwrap();
+        let value = client(vec![cluster.client(0)]).get(key).await.unwrap();
+        assert_eq!(value.as_deref(), Some(i.to_string().as_bytes()));
+    }
+    // It is a member like any other: it goes on with its directory.
+    cluster.kill(sixth);
+    cluster.run(sixth);
+    let back = until(&cluster, &all, PATIENCE, "the sixth again", serves_with(6)).await;
+    client(vec![cluster.client(sixth)]).get("k").await.unwrap();
+    println!("joined after {joined:?}, back after {back:?}");
+}
+
+#[tokio::test]
+async fn others_join_a_node_that_began_alone() {
+    let mut cluster = Cluster::start(1);
+    let alone = [cluster.peer_port(0)];
+    for members in 2..=3 {
+        let node = cluster.add(&alone);
+        cluster.wait_until_up(node);
+        let nodes: Vec<usize> = (0..members).collect();
+        until(&cluster, &nodes, PATIENCE, "one more", serves_with(members)).await;
+    }
+    client(vec![cluster.client(2)]).set("k", "v").await.unwrap();
+    assert!(
+        client(vec![cluster.client(1)])
+            .get("k")
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn same_join_lists_all_empty_one_late_then_one_wiped() {
+    let mut cluster = Cluster::start(3);
+    let all = [0, 1, 2];
+    until(&cluster, &all, PATIENCE, "three members", serves_with(3)).await;
+    let before = ask(cluster.client(0)).await.expect("an answer");
+    cluster.kill(2);
+    cluster.wipe(2);
+    cluster.run(2);
+    let another = |report: &Report| {
+        let ids: Vec<&String> = report
+            .view
+            .members
+            .iter()
+            .map(|member| &member.id)
+            .collect();
+        let old = before
+            .view
+            .members
+            .iter()
+            .filter(|member| ids.contains(&&member.id))
+            .count();
+        report.view.serving && (ids.len(), old) == (3, 2)
+    };
+    until(
+        &cluster,
+        &all,
+        PATIENCE,
+        "a new node at the old address",
+        another,
+    )
+    .await;
+}
