@@ -257,7 +257,13 @@ impl Node {
         })
     }
 
-    fn serves(&self) -> bool {
+    /// What the node is doing.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// True while clients may be served here.
+    pub fn serves(&self) -> bool {
         matches!(self.phase, Phase::Member | Phase::Leaving) && self.suspended.is_none()
     }
 

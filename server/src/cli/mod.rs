@@ -6,6 +6,7 @@
 
 mod address;
 mod answer;
+mod node;
 mod placement;
 mod repl;
 mod settings;
@@ -37,6 +38,9 @@ enum Command {
     Cli(repl::Repl),
     /// Show the state of the cluster on one screen
     Status(status::Status),
+    /// The members of the cluster: list them, or let one leave for good
+    #[command(subcommand)]
+    Node(node::Node),
     /// Split, merge and move shards by hand
     Shard(shard::Shard),
     /// Decide, plan and explain placements from SQL files: no cluster needed
@@ -58,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Local(local) => local.run(),
         Command::Cli(repl) => repl.run(),
         Command::Status(status) => status.run(),
+        Command::Node(node) => node.run(),
         Command::Shard(shard) => shard.run(),
         Command::Placement(placement) => Ok(placement.run()),
     };

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
+use synod_testpoint::{planted, reached};
 use synod_txn::coordinator::{self, Coordinator, Ticket};
 use synod_txn::{Class, Command, Now};
 use synod_txn::{ErrorCode, Reply};
@@ -610,8 +611,11 @@ impl Gateway {
             };
             let reads = |operation: &Operation| operation.class == Class::Read;
             let reads = self.operations.get(&number).is_some_and(reads);
-            match reads || delivery == Delivery::Nothing {
+            reached!(RequestLost);
+            let again = reads || delivery == Delivery::Nothing;
+            match again || planted!(SendsLostWritesAgain) {
                 true => self.refused(now, number, false),
+                false if planted!(LostIsFailed) => self.conclude(number, Reply::err("lost")),
                 false => self.conclude(number, unknown()),
             }
         }
@@ -666,6 +670,7 @@ fn is_try_again(reply: &Reply) -> bool {
 }
 
 fn unknown() -> Reply {
+    reached!(SaidUnknown);
     Reply::error(
         ErrorCode::Unknown,
         "the outcome is not known: it may or may not have been done",

@@ -262,3 +262,98 @@ fn read_or_create(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Vec<u8>, F
     handle.sync_data().map_err(io)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formation::{Founder, Founding};
+    use crate::identity::begin_boot;
+    use synod_membership::id::NodeId;
+    use synod_membership::view::Rank;
+    use synod_storage::disk::{SimDisk, Survival};
+
+    fn founding() -> Founding {
+        let founder = Founder {
+            node: 7,
+            boot: (1, 100, 0),
+            peer: "127.0.0.1:7701".parse().expect("an address"),
+            client: "127.0.0.1:7601".parse().expect("an address"),
+            labels: Default::default(),
+        };
+        let settings = crate::config::Settings::from_layers(&Default::default());
+        let settings = settings.expect("the defaults are valid").cluster;
+        Founding::plan(5, vec![founder], settings)
+    }
+
+    fn state(writes: u64) -> Record {
+        let founded = crate::membership::founded(&founding(), NodeId(7)).expect("a founder");
+        let base = founded.base.expect("a base");
+        Record::Acceptor(Arc::new(AcceptorState {
+            seq: 1,
+            config: base.configuration.hash(),
+            promised: Rank::FAST,
+            vote: None,
+            writes,
+        }))
+    }
+
+    fn begun(disk: &Arc<dyn Disk>) -> Files {
+        let identity = begin_boot(disk, (7, 100)).expect("a boot");
+        let (mut files, found) = Files::open(disk, identity).expect("the files");
+        assert!(found.base.is_none() && found.acceptor.is_none());
+        let first = crate::membership::founded(&founding(), NodeId(7)).expect("a founder");
+        files.found(disk, &first).expect("a base");
+        files
+    }
+
+    /// The power fails after each number of operations of each write: what was confirmed is there, and
+    /// what was not is there whole or not at all.
+    #[test]
+    fn a_power_cut_between_any_two_operations_loses_nothing_confirmed() {
+        for seed in 0..40 {
+            for cut in 0..12 {
+                let sim = SimDisk::new(seed);
+                let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+                let mut files = begun(&disk);
+                let mut hand = Hand::default();
+                let mut confirmed = 0;
+                let mut left = cut;
+                'writes: for writes in 1..=2 {
+                    for operation in files.operations(state(writes)).expect("operations") {
+                        if left == 0 {
+                            break 'writes;
+                        }
+                        left -= 1;
+                        hand.carry_out(&disk, operation).expect("the disk works");
+                    }
+                    confirmed = writes;
+                }
+                let disk: Arc<dyn Disk> = Arc::new(sim.power_loss(Survival::Random));
+                let identity = begin_boot(&disk, (8, 200)).expect("the second boot");
+                let (_, found) = Files::open(&disk, identity).expect("the files again");
+                assert!(found.base.is_some(), "seed {seed}, cut {cut}");
+                let writes = found.acceptor.map_or(0, |state| state.writes);
+                assert!(
+                    writes == confirmed || writes == confirmed + 1,
+                    "seed {seed}, cut {cut}: {writes} where {confirmed} were confirmed"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn rot_in_both_copies_is_an_error_that_says_what_is_lost() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let mut files = begun(&disk);
+        files.write_now(&disk, state(1)).expect("a write");
+        for file in SLOTS {
+            disk.open(file, OpenMode::Existing)
+                .expect("the copy")
+                .write_at(&[0xff], 20)
+                .expect("rot");
+        }
+        let identity = begin_boot(&disk, (8, 200)).expect("the second boot");
+        let error = Files::open(&disk, identity).expect_err("both copies are damaged");
+        assert!(error.to_string().contains("promised"), "{error}");
+    }
+}

@@ -49,14 +49,12 @@ const SETTLE_US: u64 = 2_000_000;
 const ALARMS_MAX: usize = 16;
 
 /// The membership of one node, as its loop drives it.
-///
-/// Invariant: `why_closed` is `None` exactly while the core says that clients may be served here.
 pub struct Membership {
     core: Node,
     views: Views,
     started: Time,
     alarms: Vec<Alarm>,
-    /// Where each node that was ever a member was last known to be.
+    /// Whom it asks to join, while it is no member.
     seeds: Vec<SocketAddr>,
 }
 
@@ -153,21 +151,17 @@ impl Membership {
 
     /// Whether clients may be served here.
     pub fn serving(&self) -> bool {
-        self.core.status().is_some_and(|status| status.serving)
+        self.core.serves()
     }
 
     /// Whether this node was removed from the membership while it was alive.
     pub fn is_removed(&self) -> bool {
-        self.phase() == Some(Phase::Removed)
+        self.core.phase() == Phase::Removed
     }
 
     /// Whether the membership has let this node go, as it was asked to.
     pub fn has_left(&self) -> bool {
-        self.phase() == Some(Phase::Left)
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        self.core.status().map(|status| status.phase)
+        self.core.phase() == Phase::Left
     }
 
     /// Whether a node answers this one's probes: another question than whether it is a member.
@@ -193,10 +187,10 @@ impl Membership {
 
     /// Why clients are not served here, in words; `None` if they are.
     pub fn why_closed(&self) -> Option<String> {
-        let status = self.core.status()?;
-        if status.serving {
+        if self.core.serves() {
             return None;
         }
+        let status = self.core.status()?;
         let seeds = || list(self.seeds.iter());
         Some(match status.phase {
             Phase::Starting => "this node is starting".to_owned(),

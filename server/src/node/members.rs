@@ -1,5 +1,6 @@
 //! The membership's place in the loop: what it is told, and what it wants done.
 
+use bytes::Bytes;
 use synod_membership::codec::{Decode, Encode};
 use synod_membership::effect::{Alarm, Effect, Halt, Suspended};
 use synod_membership::event::{Contact, Event};
@@ -9,7 +10,7 @@ use synod_membership::message::{Message, Probe, ProbeAck};
 use synod_membership::time::Time;
 use synod_membership::view::ViewChange;
 use synod_replication::{Event as ReplicationEvent, Incarnation, NodeId};
-use synod_txn::Now;
+use synod_txn::{Now, Reply};
 use tracing::{error, info, warn};
 
 use super::NodeError;
@@ -271,6 +272,32 @@ impl Node {
             | Refusal::OtherCluster { .. }
             | Refusal::OtherNode { .. } => Ok(()),
         }
+    }
+
+    /// `SYNOD LEAVE [FORCE]`: this node goes for good. Its process ends when a view without it is
+    /// certified.
+    pub(super) fn leave(&mut self, now: Now, args: &[Bytes], effects: &mut Effects) -> Reply {
+        let force = match args {
+            [] => false,
+            [word] if word.eq_ignore_ascii_case(b"FORCE") => true,
+            _ => return Reply::err("SYNOD LEAVE [FORCE]"),
+        };
+        let replicas = self.replication.shards().count();
+        if replicas > 0 && !force {
+            return Reply::err(format!(
+                "{replicas} replicas live on this node: move them away first, or LEAVE FORCE, which \
+                 leaves their shards with so many fewer copies; nothing was done"
+            ));
+        }
+        let members = self
+            .membership
+            .view()
+            .map_or(0, |view| view.members().len());
+        if members <= 1 {
+            return Reply::err("this node is the only member: stop it instead; nothing was done");
+        }
+        self.step_membership(now, Event::Leave, effects);
+        Reply::Status("leaving".into())
     }
 
     /// Opens or closes the gateway, as the membership has it.

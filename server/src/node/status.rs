@@ -17,7 +17,7 @@ pub(super) fn answer(node: &Node, command: &Command) -> Reply {
     match command {
         Command::Synod { args } => match args.first().map(|word| word.to_ascii_uppercase()) {
             Some(word) if word == b"STATUS" && args.len() == 1 => status(node),
-            _ => Reply::err("SYNOD knows: STATUS, SHARD"),
+            _ => Reply::err("SYNOD knows: STATUS, SHARD, LEAVE"),
         },
         _ => Reply::err("transactions are not served by this release"),
     }
@@ -181,7 +181,10 @@ fn shards(node: &Node) -> Vec<ShardReport> {
                 })
                 .collect(),
             replicas_wanted: u32::try_from(descriptor.replicas.len()).unwrap_or(u32::MAX),
-            bytes: 0,
+            bytes: node
+                .survey
+                .weight(descriptor.shard)
+                .map_or(0, |weight| weight.bytes),
         })
         .collect()
 }

@@ -7,7 +7,7 @@
 mod render;
 mod report;
 
-pub use render::render;
+pub use render::{render, render_members};
 pub use report::{
     Member, Move, NodeReport, Replica, Report, ShardReport, StorageReport, TrafficReport, View,
 };

@@ -14,6 +14,44 @@ pub fn render(report: &Report) -> String {
     text
 }
 
+/// The members as the text of `synod node list`.
+pub fn render_members(report: &Report) -> String {
+    let view = &report.view;
+    let mut text = format!(
+        "view {} ({}), {} members\n",
+        view.seq,
+        short(&view.hash),
+        view.members.len()
+    );
+    for member in &view.members {
+        let reached = match (member.id == report.node.id, member.reachable) {
+            (true, _) => "this node",
+            (false, true) => "reachable",
+            (false, false) => "UNREACHABLE",
+        };
+        let votes = if member.voter { "voter" } else { "-" };
+        let at = member
+            .view_seq
+            .map_or("?".to_owned(), |seq| seq.to_string());
+        let labels: Vec<String> = member
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let line = format!(
+            "{}  boot {:<4} clients {:<21} peers {:<21} {votes:<5}  {reached:<11}  view {at}  {}",
+            member.id,
+            member.incarnation,
+            member.client,
+            member.peer,
+            labels.join(" ")
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 fn write_report(report: &Report, out: &mut String) -> fmt::Result {
     let problems = report.all_problems();
     let node = &report.node;

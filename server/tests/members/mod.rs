@@ -170,6 +170,35 @@ async fn nodes_join_a_running_cluster_and_are_gateways_at_once() {
     let back = until(&cluster, &all, PATIENCE, "the sixth again", serves_with(6)).await;
     client(vec![cluster.client(sixth)]).get("k").await.unwrap();
     println!("joined after {joined:?}, back after {back:?}");
+    // A founder has replicas and does not leave by accident; the sixth has none, and is let go at once.
+    let leave = Command::new("SYNOD").arg("LEAVE");
+    let refused = client(vec![cluster.client(0)]).call_once(&leave).await;
+    assert!(
+        refused
+            .expect_err("replicas live there")
+            .to_string()
+            .contains("move them away")
+    );
+    client(vec![cluster.client(sixth)])
+        .call_once(&leave)
+        .await
+        .unwrap();
+    until(
+        &cluster,
+        &[0, 1, 2, 3, 4],
+        PATIENCE,
+        "five again",
+        serves_with(5),
+    )
+    .await;
+    let ended = Instant::now();
+    while ask(cluster.client(sixth)).await.is_some() {
+        assert!(
+            ended.elapsed() < PATIENCE,
+            "the process of a node that has left goes on"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -15,13 +15,13 @@ use super::shard::Own;
 use super::transactions::TxnRecord;
 use super::work::Asker;
 use crate::hlc;
-use crate::planted::planted;
 use crate::reply::{ErrorCode, Reply};
 use crate::state::State;
 use crate::token;
 use crate::transaction::{TxnAnswer, TxnRequest, Verdict};
 use crate::value::Value;
 use crate::wire::Outcome;
+use synod_testpoint::planted;
 
 /// Tokens that one shard remembers; beyond it, new ones have to wait.
 const TOKENS_MAX: usize = 1 << 20;

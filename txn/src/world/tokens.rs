@@ -6,11 +6,11 @@ use synod_replication::NodeId;
 use synod_storage::ShardId;
 
 use super::{START_MS, World};
-use crate::planted::{Bug, plant};
 use crate::{
     AttemptId, Command, ErrorCode, Event, Intent, Outcome, Reply, TxnAnswer, TxnId, TxnRequest,
     Verdict, hlc, token,
 };
+use synod_testpoint::{Bug, plant};
 
 const SHARD: ShardId = ShardId(1);
 

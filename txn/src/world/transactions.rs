@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use super::World;
 use super::history::check_history;
 use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
-use crate::planted::{Bug, plant};
 use crate::{
     Access, Begin, Body, Command, ErrorCode, Event, Leadership, Now, Order, Outcome, Range,
     ReadMode, Reply, Settings, Stream, TxnRequest,
@@ -22,6 +21,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId, Version};
+use synod_testpoint::{Bug, plant};
 
 /// Lists that transactions append to.
 const KEYS: usize = 5;
