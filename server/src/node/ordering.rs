@@ -114,7 +114,7 @@ impl Node {
         }
     }
 
-    fn send_shards(&self, to: NodeId, message: &Message) -> bool {
+    pub(super) fn send_shards(&self, to: NodeId, message: &Message) -> bool {
         match transport::encode(Kind::Shards, message) {
             Ok(frame) => self.send_frame(to, Class::Forward, frame),
             Err(error) => {
@@ -134,6 +134,11 @@ impl Node {
     ) {
         match message {
             Message::Order { id, order } => self.ordered(now, from, id, order, effects),
+            #[cfg(not(madsim))]
+            Message::Led(reports) => self.take_reports(now, from, reports, effects),
+            // Simulated nodes have no controller.
+            #[cfg(madsim)]
+            Message::Led(_) => {}
             Message::Done { id, descriptor } => {
                 self.learn_shard(descriptor.clone());
                 let id = OrderId(id);
