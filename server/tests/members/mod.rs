@@ -149,6 +149,26 @@ async fn all_five_come_back_three_of_them_serve_and_two_never_do() {
 }
 
 #[tokio::test]
+async fn the_last_of_three_stops_serving_and_says_who_is_missing() {
+    let mut cluster = Cluster::start(3);
+    until(
+        &cluster,
+        &[0, 1, 2],
+        PATIENCE,
+        "three members",
+        serves_with(3),
+    )
+    .await;
+    cluster.kill(1);
+    cluster.kill(2);
+    let alone = |report: &Report| !report.view.serving && report.view.voters_needed == 1;
+    until(&cluster, &[0], PATIENCE, "no majority", alone).await;
+    cluster.run(1);
+    let serving = |report: &Report| report.view.serving;
+    until(&cluster, &[0, 1], PATIENCE, "two of three", serving).await;
+}
+
+#[tokio::test]
 async fn nodes_join_a_running_cluster_and_are_gateways_at_once() {
     let mut cluster = Cluster::start(5);
     let seeds: Vec<u16> = (0..5).map(|node| cluster.peer_port(node)).collect();
