@@ -239,5 +239,5 @@ fn five_nodes_agree_on_one_sequence_through_any_storm() {
 
 #[test]
 fn three_nodes_agree_on_one_sequence_through_any_storm() {
-    for_seeds(10..13, 3);
+    for_seeds(11..14, 3);
 }
