@@ -12,7 +12,7 @@ pub enum Request {
     /// To be told how it is used.
     Help,
     /// Runs in the simulator.
-    Simulate(Simulate),
+    Simulate(Box<Simulate>),
 }
 
 /// Runs in the simulator.
@@ -21,7 +21,7 @@ pub struct Simulate {
     /// What is drawn from.
     pub menu: Menu,
     /// The first seed.
-    pub first_seed: u64,
+    pub seed: Option<u64>,
     /// How many seeds; None: as many as the time allows.
     pub seeds: Option<u64>,
     /// When no further seed is begun.
@@ -32,6 +32,10 @@ pub struct Simulate {
     pub plan: Option<PathBuf>,
     /// Whether each seed runs twice, to compare the traces.
     pub twice: bool,
+    /// Whether known bugs are planted, and looked for, instead.
+    pub mutations: bool,
+    /// The names of these bugs; none: all.
+    pub bugs: Vec<String>,
     /// Worlds at a time, each in a thread of its own.
     pub jobs: usize,
     /// The arguments that choose, as they must be given to draw the same plans.
@@ -56,6 +60,9 @@ cargo xtask chaos [OPTION…]: breaks a simulated cluster of production nodes, a
   --plan FILE             replays a plan.json of a report
   --twice                 runs each seed twice and compares the traces
   --jobs N                worlds at a time (1)
+  --mutations             plants known bugs, and says how many seeds each takes to be caught
+                          (--seeds: at most, 500)
+  --bugs NAME,…           of these bugs
 
 workloads: {}
 faults: {}
@@ -78,72 +85,77 @@ pub fn parse(arguments: &[String]) -> Result<Request, String> {
             faults: Fault::ALL.to_vec(),
             nodes: None,
         },
-        first_seed: 0,
+        seed: None,
         seeds: None,
         time: None,
         report: PathBuf::from("target/chaos"),
         plan: None,
         twice: false,
+        mutations: false,
+        bugs: Vec::new(),
         jobs: 1,
         choice: String::new(),
     };
-    let mut one_seed = false;
     let mut rest = arguments.iter();
     while let Some(option) = rest.next() {
-        if matches!(option.as_str(), "--help" | "-h" | "help") {
-            return Ok(Request::Help);
-        }
-        if option == "--twice" {
-            request.twice = true;
-            continue;
-        }
-        if !KNOWN.contains(&option.as_str()) {
-            return Err(format!("there is no option {option}\n\n{}", usage()));
-        }
-        let value = rest.next().ok_or(format!("{option} needs a value"))?;
         match option.as_str() {
-            "--workload" | "--workloads" => request.menu.workloads = workloads(value)?,
-            "--faults" | "--fault" => request.menu.faults = faults(value)?,
-            "--nodes" => request.menu.nodes = Some(number(option, value, 3, 9)? as u16),
-            "--seed" => {
-                request.first_seed = number(option, value, 0, u64::MAX)?;
-                one_seed = true;
+            "--help" | "-h" | "help" => return Ok(Request::Help),
+            "--twice" => request.twice = true,
+            "--mutations" => request.mutations = true,
+            known if KNOWN.contains(&known) => {
+                let value = rest.next().ok_or(format!("{option} needs a value"))?;
+                set(&mut request, option, value)?;
             }
-            "--seeds" => request.seeds = Some(number(option, value, 1, u64::MAX)?),
-            "--minutes" => {
-                let minutes = number(option, value, 1, 100_000)?;
-                request.time = Some(Duration::from_secs(60 * minutes));
-            }
-            "--report" => request.report = PathBuf::from(value),
-            "--plan" => request.plan = Some(PathBuf::from(value)),
-            _ => request.jobs = number(option, value, 1, 64)? as usize,
-        }
-        if matches!(
-            option.as_str(),
-            "--workload" | "--workloads" | "--faults" | "--fault" | "--nodes"
-        ) {
-            request.choice.push_str(&format!(" {option} {value}"));
+            _ => return Err(format!("there is no option {option}\n\n{}", usage())),
         }
     }
-    if one_seed && request.time.is_none() {
-        request.seeds = request.seeds.or(Some(1));
-    } else if request.time.is_none() {
-        request.seeds = request.seeds.or(Some(200));
+    if request.time.is_none() {
+        let seeds = match (request.mutations, request.seed) {
+            (true, _) => 500,
+            (false, Some(_)) => 1,
+            (false, None) => 200,
+        };
+        request.seeds = request.seeds.or(Some(seeds));
     }
-    Ok(Request::Simulate(request))
+    Ok(Request::Simulate(Box::new(request)))
+}
+
+/// Takes an option with a value.
+fn set(request: &mut Simulate, option: &str, value: &str) -> Result<(), String> {
+    match option {
+        "--workload" => request.menu.workloads = workloads(value)?,
+        "--faults" => request.menu.faults = faults(value)?,
+        "--nodes" => {
+            let nodes = number(option, value, 3, 9)?;
+            request.menu.nodes = u16::try_from(nodes).ok();
+        }
+        "--seed" => request.seed = Some(number(option, value, 0, u64::MAX)?),
+        "--seeds" => request.seeds = Some(number(option, value, 1, u64::MAX)?),
+        "--minutes" => {
+            let minutes = number(option, value, 1, 100_000)?;
+            request.time = Some(Duration::from_secs(60 * minutes));
+        }
+        "--report" => request.report = PathBuf::from(value),
+        "--plan" => request.plan = Some(PathBuf::from(value)),
+        "--bugs" => request.bugs = value.split(',').map(str::to_owned).collect(),
+        _ => request.jobs = usize::try_from(number(option, value, 1, 64)?).unwrap_or(1),
+    }
+    if matches!(option, "--workload" | "--faults" | "--nodes") {
+        request.choice.push_str(&format!(" {option} {value}"));
+    }
+    Ok(())
 }
 
 const KNOWN: &[&str] = &[
     "--workload",
-    "--workloads",
     "--faults",
-    "--fault",
     "--nodes",
     "--seed",
     "--seeds",
     "--minutes",
     "--report",
     "--plan",
+    "--bugs",
     "--jobs",
 ];
 
@@ -196,7 +208,7 @@ fn pick<T: Copy>(
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Simulate, String> {
+    fn parsed(line: &str) -> Result<Box<Simulate>, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         match parse(&words)? {
             Request::Simulate(request) => Ok(request),

@@ -13,6 +13,8 @@ pub mod fault;
 pub mod history;
 #[cfg(madsim)]
 pub mod invariant;
+#[cfg(madsim)]
+pub mod mutate;
 pub mod plan;
 pub mod report;
 #[cfg(madsim)]

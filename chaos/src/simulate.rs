@@ -1,14 +1,18 @@
 //! Seeds one after another, with progress, and what is done about a failure.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use synod_chaos::fault::Fault;
+use synod_chaos::mutate::{Hunt, hunt};
 use synod_chaos::plan::Plan;
 use synod_chaos::report::{Failure, RunReport, write_files};
 use synod_chaos::run::run as run_plan;
 use synod_chaos::shrink::shrink;
+use synod_testpoint::{Bug, Point, take_reached};
 
 use crate::cli::Simulate;
 
@@ -24,6 +28,10 @@ struct Total {
     failures: Vec<String>,
     simulated: Duration,
     counts: [usize; 3],
+    /// How often each point of the production code was reached.
+    reached: BTreeMap<Point, u64>,
+    /// How often each fault struck.
+    struck: BTreeMap<Fault, u64>,
 }
 
 /// Carries out what was asked for.
@@ -31,9 +39,13 @@ pub fn run(request: &Simulate) -> Result<(), String> {
     if let Some(path) = &request.plan {
         return replay(path, request);
     }
+    if request.mutations {
+        return mutations(request.seeds.unwrap_or(500), &request.bugs);
+    }
+    let first_seed = request.seed.unwrap_or(0);
     let started = Instant::now();
     let total = Mutex::new(Total::default());
-    let next = AtomicU64::new(request.first_seed);
+    let next = AtomicU64::new(first_seed);
     std::thread::scope(|scope| {
         for _ in 0..request.jobs {
             scope.spawn(|| {
@@ -41,7 +53,7 @@ pub fn run(request: &Simulate) -> Result<(), String> {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let done = request
                         .seeds
-                        .is_some_and(|seeds| seed - request.first_seed >= seeds);
+                        .is_some_and(|seeds| seed - first_seed >= seeds);
                     let late = request.time.is_some_and(|time| started.elapsed() > time);
                     let failures = total
                         .lock()
@@ -57,6 +69,7 @@ pub fn run(request: &Simulate) -> Result<(), String> {
         }
     });
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{}", coverage(request, &total));
     println!("{}", summary(&total, started.elapsed()));
     match total.failures.len() {
         0 => Ok(()),
@@ -84,6 +97,12 @@ fn one(request: &Simulate, seed: u64, started: Instant, total: &Mutex<Total>) {
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
         total.seeds += 1;
         total.simulated += report.simulated;
+        for (point, times) in take_reached() {
+            *total.reached.entry(point).or_default() += times;
+        }
+        for strike in &plan.strikes {
+            *total.struck.entry(strike.fault).or_default() += 1;
+        }
         for (sum, count) in total.counts.iter_mut().zip([ok, failed, unknown]) {
             *sum += count;
         }
@@ -138,6 +157,40 @@ fn tell(request: &Simulate, plan: &Plan, report: RunReport, line: &str) {
     );
 }
 
+/// Plants the bugs of these names, or all, one after another, and prints the table.
+fn mutations(seeds_max: u64, names: &[String]) -> Result<(), String> {
+    let named = |bug: &Bug| format!("{bug:?}");
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !Bug::ALL.iter().any(|b| named(b) == **name))
+    {
+        let known: Vec<String> = Bug::ALL.iter().map(named).collect();
+        return Err(format!(
+            "there is no bug {unknown}; there are: {}",
+            known.join(", ")
+        ));
+    }
+    let mut missed = Vec::new();
+    println!("| bug | seeds | caught by |\n|---|---|---|");
+    for bug in Bug::ALL
+        .iter()
+        .filter(|bug| names.is_empty() || names.contains(&named(bug)))
+    {
+        let Hunt { bug, seeds, by } = hunt(*bug, seeds_max);
+        match seeds {
+            Some(seeds) => println!("| {bug:?}: {} | {seeds} | {by} |", bug.what()),
+            None => {
+                println!("| {bug:?}: {} | not within {seeds_max} | |", bug.what());
+                missed.push(named(&bug));
+            }
+        }
+    }
+    match missed.is_empty() {
+        true => Ok(()),
+        false => Err(format!("not caught: {}", missed.join(", "))),
+    }
+}
+
 fn write(folder: &Path, plan: &Plan, report: &RunReport) {
     match write_files(folder, plan, report) {
         Ok(()) => println!("written: {}", folder.display()),
@@ -162,6 +215,31 @@ fn replay(path: &Path, request: &Simulate) -> Result<(), String> {
         None => Ok(()),
         Some(failure) => Err(failure.to_string()),
     }
+}
+
+/// What the runs came by, and what none of them ever reached.
+fn coverage(request: &Simulate, total: &Total) -> String {
+    let reached: Vec<String> = total
+        .reached
+        .iter()
+        .map(|(point, times)| format!("{point:?} {times}"))
+        .collect();
+    let missed = Point::ALL
+        .iter()
+        .filter(|point| !total.reached.contains_key(point));
+    let missed: Vec<String> = missed.map(|point| format!("{point:?}")).collect();
+    let idle = request
+        .menu
+        .faults
+        .iter()
+        .filter(|fault| !total.struck.contains_key(fault));
+    let idle: Vec<&str> = idle.map(|fault| fault.name()).collect();
+    format!(
+        "reached: {}\nnever reached: {}\nfaults that never struck: {}",
+        reached.join(", "),
+        missed.join(", "),
+        idle.join(", ")
+    )
 }
 
 fn summary(total: &Total, took: Duration) -> String {

@@ -1,10 +1,10 @@
-"""The rebalance instances on OR-tools' CP-SAT, for comparison.
+"""The rebalance instances on OR-tools' CP-SAT, for comparison. The report runs it:
 
     pip install ortools
-    SYNOD_INSTANCE=/tmp/i.json cargo bench -p synod-placement --bench rebalance -- 1000 50 plain
-    python3 ortools_rebalance.py /tmp/i.json [SECONDS] [WORKERS]
+    python3 ortools_rebalance.py INSTANCE.json [SECONDS] [WORKERS]
 
-Prints status, value, bound, gap and wall time at the end of the budget.
+Prints the cells of the report's table: status, value, bound, gap, tries and CPU time (not
+measured) and wall time.
 """
 
 import json
@@ -47,14 +47,14 @@ def main() -> None:
     solver.parameters.num_workers = workers
     status = solver.solve(model)
     took = time.monotonic() - start
-    name = solver.status_name(status)
+    name = solver.status_name(status).lower()
+    wall = f"{took * 1e3:.0f} (of it the model {built * 1e3:.0f})"
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         value, bound = solver.objective_value, solver.best_objective_bound
-        gap = (value / bound - 1) * 100 if bound > 0 else float("inf")
-        print(f"CP-SAT {workers} worker(s): {name}, {value:.0f} (bound {bound:.0f}, gap {gap:.3f}%), "
-              f"model {built * 1e3:.0f} ms, total {took * 1e3:.0f} ms")
+        gap = f"{(value / bound - 1) * 100:.3f}" if bound > 0 else "–"
+        print(f"{name} | {value:.0f} | {bound:.0f} | {gap} | – | – | {wall}")
     else:
-        print(f"CP-SAT {workers} worker(s): {name}, model {built * 1e3:.0f} ms, total {took * 1e3:.0f} ms")
+        print(f"{name} | – | – | – | – | – | {wall}")
 
 
 if __name__ == "__main__":

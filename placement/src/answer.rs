@@ -50,6 +50,17 @@ impl Number {
     }
 }
 
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let den = i128::from(self.den);
+        if self.sum % den == 0 {
+            write!(f, "{}", self.sum / den)
+        } else {
+            write!(f, "{}", self.as_f64())
+        }
+    }
+}
+
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let den = i128::from(self.den);

@@ -3,11 +3,13 @@
 //! Files and the clock are the caller's ([`Edge`]), so the command runs the same in the binary, in tests and in
 //! a node.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::admission::Verdict;
 use crate::answer::Answer;
 use crate::error::{Error, ErrorKind, Result, Source};
+use crate::explain::Explanation;
 use crate::ordered::Plan;
 use crate::problem::Problem;
 use crate::solve::{Config, Solver};
@@ -37,7 +39,7 @@ usage: placement solve|plan|explain|whatif|check --state STATE.sql --policies PO
          [--time-limit-ms N] [--solver auto|search|exact|flow|greedy] [--seed N] [--threads N]
          [--solutions N] [--json]
        explain: --table T --key JSON [--column C]
-       whatif:  [--change SQL]... [--new-policies FILE]
+       whatif:  [--change SQL]... [--new-policies FILE] [--table T --key JSON [--column C]]
        check:   --candidate FILE [--force]
 ";
 
@@ -236,14 +238,10 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             })
         }
         "explain" => {
-            let (Some(table), Some(key)) = (&arguments.table, &arguments.key) else {
+            if arguments.table.is_none() {
                 return usage("explain needs --table and --key");
-            };
-            let Ok(serde_json::Value::Object(key)) = serde_json::from_str(key) else {
-                return usage(format!("--key needs a JSON object, not {key:?}"));
-            };
-            let mut problem = Problem::load_scripts(&scripts)?;
-            let explanation = problem.explain(table, &key, arguments.column.as_deref())?;
+            }
+            let explanation = explained(&scripts, &arguments)?;
             Ok(Output {
                 exit_code: 0,
                 stdout: pretty(&explanation)?,
@@ -251,36 +249,11 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             })
         }
         "whatif" => {
-            let mut warnings = String::new();
-            let before = solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
             let new = match &arguments.new_policies {
                 Some(path) => read(edge, path)?,
                 None => String::new(),
             };
-            let changes = arguments
-                .changes
-                .iter()
-                .map(|text| (text.as_str(), Source::State));
-            scripts.splice(1..1, changes);
-            scripts.push((&new, Source::Policies));
-            let after = solved(
-                &scripts,
-                config,
-                now_us(),
-                now_us,
-                &mut abort,
-                &mut warnings,
-            )?;
-            let exit_code = after.status.exit_code();
-            let stdout = match arguments.json {
-                Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
-                Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
-            };
-            Ok(Output {
-                exit_code,
-                stdout,
-                stderr: warnings,
-            })
+            what_if(&scripts, &new, &arguments, now_us, &mut abort)
         }
         "check" => {
             let accepted = policies.join("\n;\n");
@@ -289,25 +262,92 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 // Without a candidate all policies are new.
                 None => (String::new(), accepted),
             };
-            let admission =
-                crate::admission::admit(&state, &accepted, &candidate, config, &mut abort)?;
-            let exit_code = match (admission.verdict, arguments.force) {
-                (Verdict::Accepted, _) | (Verdict::Unproven, Force::Yes) => 0,
-                (Verdict::Refused, _) => 3,
-                (Verdict::Unproven, Force::No) => 4,
-            };
-            let stdout = match arguments.json {
-                Format::Json => json(&admission)?,
-                Format::Text => pretty(&admission)?,
-            };
-            Ok(Output {
-                exit_code,
-                stdout,
-                stderr: String::new(),
-            })
+            check(&state, &accepted, &candidate, &arguments, &mut abort)
         }
         other => usage(format!("unknown verb {other:?}")),
     }
+}
+
+/// The answer, or the explanation of one row, without the changes and with them.
+fn what_if(
+    scripts: &[(&str, Source)],
+    new_policies: &str,
+    arguments: &Arguments,
+    now_us: &dyn Fn() -> u64,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Output> {
+    let changes = arguments.changes.iter();
+    let changes = changes.map(|text| (text.as_str(), Source::State));
+    let mut changed = scripts.to_vec();
+    changed.splice(1..1, changes);
+    changed.push((new_policies, Source::Policies));
+    if arguments.table.is_some() {
+        let before = explained(scripts, arguments)?;
+        let after = explained(&changed, arguments)?;
+        return Ok(Output {
+            exit_code: 0,
+            stdout: pretty(&serde_json::json!({ "before": before, "after": after }))?,
+            stderr: String::new(),
+        });
+    }
+    let mut warnings = String::new();
+    let mut solved = |scripts: &[(&str, Source)]| {
+        let started = now_us();
+        solved(
+            scripts,
+            &arguments.config,
+            started,
+            now_us,
+            abort,
+            &mut warnings,
+        )
+    };
+    let (before, after) = (solved(scripts)?, solved(&changed)?);
+    let stdout = match arguments.json {
+        Format::Json => json(&serde_json::json!({ "before": before, "after": after }))?,
+        Format::Text => format!("before: {}\nafter: {}", text(&before), text(&after)),
+    };
+    Ok(Output {
+        exit_code: after.status.exit_code(),
+        stdout,
+        stderr: warnings,
+    })
+}
+
+/// Admission of a candidate.
+fn check(
+    state: &str,
+    accepted: &str,
+    candidate: &str,
+    arguments: &Arguments,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Output> {
+    let admission = crate::admission::admit(state, accepted, candidate, &arguments.config, abort)?;
+    let exit_code = match (admission.verdict, arguments.force) {
+        (Verdict::Accepted, _) | (Verdict::Unproven, Force::Yes) => 0,
+        (Verdict::Refused, _) => 3,
+        (Verdict::Unproven, Force::No) => 4,
+    };
+    let stdout = match arguments.json {
+        Format::Json => json(&admission)?,
+        Format::Text => pretty(&admission)?,
+    };
+    Ok(Output {
+        exit_code,
+        stdout,
+        stderr: String::new(),
+    })
+}
+
+/// The explanation of the row that `--table` and `--key` name.
+fn explained(scripts: &[(&str, Source)], arguments: &Arguments) -> Result<Explanation> {
+    let (Some(table), Some(key)) = (&arguments.table, &arguments.key) else {
+        return usage("--table and --key go together");
+    };
+    let Ok(serde_json::Value::Object(key)) = serde_json::from_str(key) else {
+        return usage(format!("--key needs a JSON object, not {key:?}"));
+    };
+    Problem::load_scripts(scripts)?.explain(table, &key, arguments.column.as_deref())
 }
 
 fn solved(
@@ -374,12 +414,11 @@ fn text(answer: &Answer) -> String {
     let status = serde_json::to_value(answer.status).unwrap_or_default();
     let _ = writeln!(out, "{}", status.as_str().unwrap_or_default());
     for tier in &answer.tiers {
-        let value = tier.value.as_f64();
         let bound = match tier.bound {
-            Some(bound) => format!("cannot be below {}", bound.as_f64()),
+            Some(bound) => format!("cannot be below {bound}"),
             None => "no bound is known".to_owned(),
         };
-        let _ = writeln!(out, "tier {}: {value} ({bound})", tier.tier);
+        let _ = writeln!(out, "tier {}: {} ({bound})", tier.tier, tier.value);
     }
     for a in &answer.assignments {
         let key: Vec<String> = a.key.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -394,9 +433,29 @@ fn text(answer: &Answer) -> String {
             a.value
         );
     }
+    conflict(&mut out, answer);
+    out
+}
+
+/// Cores of more rows than this are shown by policy: a core that is the whole cluster is read by nobody.
+const ROWS_SHOWN_MAX: usize = 20;
+
+fn conflict(out: &mut String, answer: &Answer) {
+    if let (Some(needed), Some(available)) = (answer.needed, answer.available) {
+        let _ = writeln!(out, "needed {needed}, available {available}");
+    }
+    if answer.core.len() > ROWS_SHOWN_MAX {
+        let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
+        for row in &answer.core {
+            *rows.entry(&row.policy).or_default() += 1;
+        }
+        for (policy, rows) in rows {
+            let _ = writeln!(out, "conflict: {policy}, {rows} rows");
+        }
+        return;
+    }
     for row in &answer.core {
         let key: Vec<String> = row.row.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let _ = writeln!(out, "conflict: {}[{}]", row.policy, key.join(","));
     }
-    out
 }

@@ -216,6 +216,36 @@ fn whatif_leaves_the_state_alone() {
 }
 
 #[test]
+fn whatif_explains_one_row_before_and_after() {
+    let row = [
+        "--table",
+        "replicas",
+        "--key",
+        "{\"shard_id\": 1, \"slot\": 0}",
+    ];
+    let change =
+        "UPDATE nodes SET zone = 'x' WHERE node_id = 'n3'; DELETE FROM nodes WHERE node_id = 'n2'";
+    let mut more = vec!["--change", change];
+    more.extend(row);
+    let output = with("whatif", STATE, POLICIES, &more);
+    assert_eq!(output.exit_code, 0, "{output:?}");
+    let both = json(&output);
+    let values = |side: &str| -> Vec<String> {
+        let list = both[side]["alternatives"].as_array().unwrap();
+        list.iter().map(|a| a["value"].to_string()).collect()
+    };
+    assert_eq!(values("before"), ["\"n2\"", "\"n3\""]);
+    assert_eq!(values("after"), ["\"n3\""]);
+    let output = with(
+        "whatif",
+        STATE,
+        POLICIES,
+        &["--change", change, "--table", "replicas"],
+    );
+    assert_eq!(output.exit_code, 2, "{output:?}");
+}
+
+#[test]
 fn check_refuses_what_a_loss_would_make_infeasible() {
     let candidate = "CREATE CONSTRAINT spread AS SELECT * FROM replicas r JOIN nodes n \
         ON n.node_id = r.controllable__node GROUP BY n.zone CHECK count(*) >= 1";

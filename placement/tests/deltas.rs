@@ -200,3 +200,26 @@ fn a_changed_problem_is_a_fresh_one() {
         "deltas are followed by keys, not compiled again: {followed} of 450"
     );
 }
+
+/// A decision that goes takes its own rows with it: nothing is compiled again.
+#[test]
+fn a_row_that_goes_is_followed_by_keys() {
+    let state = "CREATE TABLE nodes (node INTEGER PRIMARY KEY);
+        CREATE TABLE t (id INTEGER PRIMARY KEY, w INTEGER, current_x INTEGER,
+            controllable__x INTEGER REFERENCES nodes (node));
+        INSERT INTO nodes VALUES (1), (2);
+        INSERT INTO t VALUES (1, 5, 1, 1), (2, 5, 2, 2), (3, 5, 1, 1);";
+    let policies = "CREATE CONSTRAINT stay AS SELECT * FROM t WHERE current_x IS NOT NULL
+            MINIMIZE (controllable__x <> current_x) * w;
+        CREATE CONSTRAINT room AS SELECT * FROM t JOIN nodes n ON n.node = t.controllable__x
+            GROUP BY n.node CHECK sum(t.w) <= 10;";
+    let mut problem = Problem::load(state, policies).unwrap();
+    for id in [1, 3] {
+        let gone = Change::Delete {
+            table: "t".to_owned(),
+            key: vec![Datum::Integer(id)],
+        };
+        assert!(problem.apply(&[gone]).unwrap().is_scoped(), "{id}");
+    }
+    assert_eq!(problem.decisions().len(), 1);
+}

@@ -383,7 +383,7 @@ impl Group {
     fn may_campaign(&self, now: Micros) -> bool {
         let free = self.guard.is_over(now)
             || self.configuration.is_sole_voter(self.replica)
-            || crate::planted::planted!(VotesByTicks);
+            || synod_testpoint::planted!(VotesByTicks);
         free && self.persisted() == self.last_index()
     }
 
@@ -466,7 +466,7 @@ impl Group {
         }
         match kind {
             VoteKind::PreVote | VoteKind::Election => {
-                self.guard.is_over(now) || crate::planted::planted!(VotesByTicks)
+                self.guard.is_over(now) || synod_testpoint::planted!(VotesByTicks)
             }
             // The leader asked for this election, after it had dropped its lease for good.
             VoteKind::Transfer => true,

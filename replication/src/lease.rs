@@ -117,7 +117,7 @@ impl Leading {
             answers.sort_unstable_by(|a, b| b.cmp(a));
             answers.get(voters.len() / 2).copied()
         };
-        if crate::planted::planted!(CountsLearners) {
+        if synod_testpoint::planted!(CountsLearners) {
             let all: Vec<ReplicaId> = configuration.nodes.keys().copied().collect();
             return half(&all);
         }

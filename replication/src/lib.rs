@@ -37,7 +37,6 @@ mod log;
 pub mod message;
 mod outbox;
 mod peers;
-mod planted;
 mod quiet;
 pub mod read;
 mod repair;

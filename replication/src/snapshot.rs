@@ -35,8 +35,8 @@ use crate::eraft;
 use crate::group::Group;
 use crate::identity::{Incarnation, NodeId};
 use crate::message::{Last, Message, Outcome, SnapshotBody, SnapshotMessage};
-use crate::planted::planted;
 use crate::replication::Replication;
+use synod_testpoint::planted;
 
 /// How often an unanswered message of a transfer is repeated.
 const REPEAT_US: u64 = 200_000;

@@ -189,6 +189,56 @@ async fn shards_split_under_load_and_survive_the_death_of_all_nodes() {
     );
 }
 
+/// Waits until there are so many shards, as one node sees it.
+async fn wait_for_shards(cluster: &Cluster, count: usize) -> Report {
+    let patience = Instant::now() + Duration::from_secs(90);
+    loop {
+        let seen = report(cluster.client(0)).await;
+        if seen.shards.len() >= count {
+            return seen;
+        }
+        let shards = seen.shards.len();
+        assert!(Instant::now() < patience, "{shards} shards, {count} wanted");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_grows_too_large_becomes_several() {
+    let flags = ["--shards", "1", "--split-size-mb", "1"];
+    let cluster = Cluster::start_with(3, &flags);
+    let mut writer = client(cluster.clients());
+    let value = "v".repeat(10_000);
+    for i in 0..400 {
+        writer
+            .set(&format!("key{i:03}"), value.as_str())
+            .await
+            .unwrap();
+    }
+    let seen = wait_for_shards(&cluster, 4).await;
+    for i in 0..400 {
+        let found = writer.get(&format!("key{i:03}")).await.unwrap();
+        assert!(found.is_some(), "key{i:03} is gone");
+    }
+    // The cuts are in the middle of the data, not of the alphabet.
+    let starts: Vec<&str> = seen.shards.iter().map(|it| it.start.as_str()).collect();
+    assert!(
+        starts[1..].iter().all(|it| it.starts_with("key")),
+        "{starts:?}"
+    );
+    println!("4 MB became {starts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_is_asked_too_often_becomes_several() {
+    let flags = ["--shards", "1", "--split-rate-per-s", "20"];
+    let cluster = Cluster::start_with(3, &flags);
+    let (over, writing) = writers(&cluster);
+    let seen = wait_for_shards(&cluster, 2).await;
+    let acknowledged = conclude(&cluster, &over, writing).await;
+    println!("{} shards after {acknowledged} appends", seen.shards.len());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_that_do_not_fit_are_refused_in_words() {
     let cluster = Cluster::start(3);

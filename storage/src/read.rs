@@ -85,6 +85,8 @@ pub struct ScanRow {
     pub version: Version,
     /// The value; `None` if only keys were asked for, or if the row is deleted.
     pub value: Option<Bytes>,
+    /// What key and value take, asked for or not: on disk, or about as much if it is not there yet.
+    pub bytes: u32,
     /// Whether this is a deleted row ([`ScanWhat::Changes`] only).
     pub deleted: bool,
 }

@@ -47,8 +47,8 @@ pub(crate) enum Query {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OnDisk {
     Value(Version, Bytes),
-    /// The row exists, its value was not asked for.
-    Key(Version),
+    /// The row exists, its value was not asked for; what it takes, in bytes.
+    Key(Version, u32),
     Deleted(Version),
     Nothing,
     /// Its record is bad, or its file is not there.
@@ -168,7 +168,7 @@ impl ReadWork {
             return Some(OnDisk::Deleted(pointer.version));
         }
         if !with_value {
-            return Some(OnDisk::Key(pointer.version));
+            return Some(OnDisk::Key(pointer.version, pointer.bytes));
         }
         let file = self.files.get(pointer.file)?;
         Some(match read_record(&*file, key, pointer) {
@@ -227,7 +227,7 @@ impl ReadWork {
                         bytes += user_key.len() + value.len();
                         rows.push((user_key, row));
                     }
-                    OnDisk::Key(_) | OnDisk::Deleted(_) | OnDisk::Damaged(_) => {
+                    OnDisk::Key(..) | OnDisk::Deleted(_) | OnDisk::Damaged(_) => {
                         bytes += user_key.len();
                         rows.push((user_key, row));
                     }

@@ -24,7 +24,6 @@ pub mod glob;
 pub mod hlc;
 pub mod number;
 mod participant;
-mod planted;
 mod reply;
 mod shard_map;
 mod split;

@@ -28,6 +28,20 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     )
 }
 
+/// Runs the report of the placement solvers.
+pub fn placement(arguments: &[String]) -> Result<(), String> {
+    let bench = [
+        "bench",
+        "--quiet",
+        "--package",
+        "synod-placement",
+        "--bench",
+        "report",
+        "--",
+    ];
+    step(&bench, arguments)
+}
+
 fn step(command: &[&str], arguments: &[String]) -> Result<(), String> {
     let status = workspace::cargo()
         .args(command)

@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test`, `tidy`, `chaos`, `eval`.
+//! The project's own tasks: `cargo xtask test`, `tidy`, `chaos`, `eval`, `placement`.
 //!
 //! They are a program and not a script so that they run the same for everyone who has cargo, and
 //! need nothing else.
@@ -18,6 +18,7 @@ Tasks of this project
   cargo xtask tidy [--bless] checks of the source that no compiler does; --bless: lowers the ratchet
   cargo xtask chaos [ARG…]   breaks a simulated cluster and judges it; --help lists what it can do
   cargo xtask eval [ARG…]    the benchmark report (arguments go to the benchmark)
+  cargo xtask placement [FILTER] the report of the placement solvers, beside OR-tools, flow and greedy
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(rest),
         "chaos" => chaos::run(rest),
         "eval" => eval::run(rest),
+        "placement" => eval::placement(rest),
         "" | "help" | "--help" | "-h" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -1,5 +1,5 @@
-//! Write skew with predicates: two transactions each look whether a range is empty and, if so,
-//! insert a row of their own into it. At most one of them commits, for the other one's predicate
+//! Write skew with predicates: two transactions each look whether some ranges are empty and, if so,
+//! insert a row of their own into one of them. At most one of them commits, for the other one's predicate
 //! would have found its row.
 
 use std::collections::BTreeMap;
@@ -7,53 +7,48 @@ use std::collections::BTreeMap;
 use super::{Anomaly, Verdict};
 use crate::history::{Operation, Outcome, Step};
 
-/// Checks a history in which each range is filled by transactions that found it empty.
+/// What an operation read: its ranges, and the keys that it found in them.
+type Predicate<'a> = (Vec<(&'a str, &'a str)>, Vec<&'a str>);
+
+/// Checks a history in which each predicate, of one range or more, is made true by transactions that
+/// found nothing.
 pub fn check(history: &[Operation]) -> Verdict {
-    let mut filled: BTreeMap<(&str, &str), &Operation> = BTreeMap::new();
+    let mut filled: BTreeMap<Vec<(&str, &str)>, &Operation> = BTreeMap::new();
     for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
-        let Some((from, to, rows)) = operation.steps.iter().find_map(range) else {
-            continue;
-        };
-        if rows.len() > 1 {
-            let what = format!("{} rows stand between {from} and {to}", rows.len());
-            let authors = history
-                .iter()
-                .filter(|author| author.steps.iter().any(|step| writes_one_of(step, rows)));
+        let (ranges, found) = predicate(operation);
+        if found.len() > 1 {
+            let what = format!("{found:?} stand in {ranges:?}, where one may");
+            let authors = history.iter().filter(|author| {
+                let mut steps = author.steps.iter();
+                steps.any(|step| step.writes() && found.contains(&step.key()))
+            });
             return Err(Anomaly::new("write skew", what, authors.chain([operation])));
         }
-        if operation.only_reads() || !rows.is_empty() {
+        if operation.only_reads() || !found.is_empty() {
             continue;
         }
-        if let Some(other) = filled.insert((from, to), operation) {
-            let what = format!("two transactions found nothing between {from} and {to}");
+        if let Some(other) = filled.insert(ranges.clone(), operation) {
+            let what = format!("two transactions found nothing in {ranges:?}");
             return Err(Anomaly::new("write skew", what, [other, operation]));
         }
     }
     Ok(())
 }
 
-/// A range that was answered: from where to where, and its rows.
-type Found<'a> = (&'a str, &'a str, &'a [(String, String)]);
-
-fn range(step: &Step) -> Option<Found<'_>> {
-    match step {
-        Step::Range {
+fn predicate(operation: &Operation) -> Predicate<'_> {
+    let (mut ranges, mut found) = (Vec::new(), Vec::new());
+    for step in &operation.steps {
+        if let Step::Range {
             from,
             to,
             rows: Some(rows),
-        } => Some((from, to, rows)),
-        Step::Range { rows: None, .. }
-        | Step::Read { .. }
-        | Step::Write { .. }
-        | Step::Insert { .. }
-        | Step::Delete { .. }
-        | Step::Append { .. }
-        | Step::Add { .. } => None,
+        } = step
+        {
+            ranges.push((from.as_str(), to.as_str()));
+            found.extend(rows.iter().map(|(key, _)| key.as_str()));
+        }
     }
-}
-
-fn writes_one_of(step: &Step, rows: &[(String, String)]) -> bool {
-    step.writes() && rows.iter().any(|(key, _)| key == step.key())
+    (ranges, found)
 }
 
 #[cfg(test)]

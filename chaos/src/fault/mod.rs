@@ -5,6 +5,8 @@
 //! and a failing run can be shrunk.
 
 #[cfg(madsim)]
+mod order;
+#[cfg(madsim)]
 mod strike;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +66,12 @@ pub enum Fault {
     DiskSlow,
     /// Bits of the log turn over, on one machine only.
     LogRot,
+    /// A shard's leader is told to hand over to another replica.
+    Transfer,
+    /// A replica moves to another node.
+    Move,
+    /// A shard splits at a key of the workload.
+    Split,
 }
 
 impl Fault {
@@ -93,6 +101,9 @@ impl Fault {
         Fault::DiskFull,
         Fault::DiskSlow,
         Fault::LogRot,
+        Fault::Transfer,
+        Fault::Move,
+        Fault::Split,
     ];
 
     /// Its name on the command line.
@@ -122,11 +133,19 @@ impl Fault {
             Fault::DiskFull => "disk-full",
             Fault::DiskSlow => "disk-slow",
             Fault::LogRot => "log-rot",
+            Fault::Transfer => "transfer",
+            Fault::Move => "move",
+            Fault::Split => "split",
         }
     }
 }
 
 impl Fault {
+    /// Whether it is an order to the cluster, not a misfortune.
+    pub fn is_order(self) -> bool {
+        matches!(self, Fault::Transfer | Fault::Move | Fault::Split)
+    }
+
     /// Whether it comes and goes while it lasts.
     pub fn beats(self) -> bool {
         matches!(self, Fault::FlipFlop | Fault::ClockStrobe)

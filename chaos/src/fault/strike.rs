@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use synod_storage::disk::Fault as DiskFault;
 
-use super::{Fault, Strike};
+use super::{Fault, Strike, order};
 use crate::timeline::What;
 use crate::world::{End, Link, World, world_us};
 
@@ -96,6 +96,11 @@ impl Strikes {
         let mut victims: Vec<usize> = (0..nodes).collect();
         victims.shuffle(&mut rng);
         let fault = strike.fault;
+        if fault.is_order() {
+            let (addresses, draw) = (world.client_addresses(), strike.draw);
+            world.spawn(move || order::give(addresses, fault, draw));
+            return (Vec::new(), fault.name().to_owned());
+        }
         match fault {
             Fault::KillMinority => victims.truncate((nodes - 1) / 2),
             Fault::KillMajority => victims.truncate(nodes / 2 + 1),
@@ -106,7 +111,10 @@ impl Strikes {
             | Fault::Bridge
             | Fault::Loss
             | Fault::Delay
-            | Fault::Duplicate => {}
+            | Fault::Duplicate
+            | Fault::Transfer
+            | Fault::Move
+            | Fault::Split => {}
             Fault::IsolateLeader => victims = vec![world.leader().unwrap_or(victims[0])],
             Fault::LogRot => victims = vec![self.rotten],
             Fault::KillOne
@@ -166,6 +174,8 @@ impl Strikes {
             | Fault::Duplicate => world.links.undo(i),
             // Wall clocks stay wrong, as they do.
             Fault::ClockJump | Fault::ClockStrobe => {}
+            // What was ordered stays.
+            Fault::Transfer | Fault::Move | Fault::Split => {}
             Fault::ClockDrift => victims
                 .iter()
                 .for_each(|node| world.set_clock(*node, Some(0), None)),
@@ -214,6 +224,7 @@ fn inflict(
         Fault::SyncError | Fault::DiskFull | Fault::DiskSlow | Fault::LogRot => {
             return break_disk(world, fault, first, rng);
         }
+        Fault::Transfer | Fault::Move | Fault::Split => {}
     }
     String::new()
 }

@@ -1,4 +1,4 @@
-//! Write skew with predicates: a range is to be filled by whoever finds it empty.
+//! Write skew with predicates: one row is to stand in two ranges, put there by whoever finds none.
 
 use rand::Rng;
 
@@ -10,27 +10,29 @@ const GENERATION_US: u64 = 200_000;
 
 pub(super) async fn turn(session: &mut Session) -> bool {
     let generation = session.now_us() / GENERATION_US;
-    let reaches_over_shards = session.rng.random_bool(0.5);
+    // The predicate is about two places, on different shards.
+    let first = session.rng.random_range(0..2);
     let place = (generation as usize) % (PLACES.len() - 1);
-    let (from, to) = (
-        format!("{}skew{generation}-", PLACES[place]),
-        format!("{}skew{generation}.", PLACES[place + 1]),
-    );
-    let range = Step::range(from, to);
+    let places = [place, place + 1].map(|place| format!("{}skew{generation}", PLACES[place]));
+    let ranges = places
+        .clone()
+        .map(|place| Step::range(format!("{place}-"), format!("{place}.")));
     if session.rng.random_bool(0.2) {
-        return session.single(range).await;
+        return session.multi(ranges.into()).await;
     }
-    let own = session.unique();
-    // Two rows for one predicate may lie on different shards.
-    let at = place + usize::from(reaches_over_shards);
-    let row = format!("{}skew{generation}-{own}", PLACES[at]);
+    let row = format!("{}-{}", places[first], session.unique());
     session
         .interactive(None, async |open| {
-            if let Step::Range {
-                rows: Some(rows), ..
-            } = open.step(range.clone()).await?
-                && rows.is_empty()
-            {
+            let mut empty = true;
+            for range in &ranges {
+                if let Step::Range {
+                    rows: Some(rows), ..
+                } = open.step(range.clone()).await?
+                {
+                    empty &= rows.is_empty();
+                }
+            }
+            if empty {
                 open.step(Step::write(row.as_str(), "1")).await?;
             }
             Ok(())

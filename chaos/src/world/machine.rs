@@ -191,6 +191,7 @@ async fn process(
     state.stopped = true;
     let by_disk = match error {
         NodeError::Disk(_)
+        | NodeError::Unwritable(_)
         | NodeError::Open(_)
         | NodeError::Identity(_)
         | NodeError::Membership(_) => true,

@@ -306,6 +306,10 @@ impl Model {
 
     /// Removes a decision that nothing uses any more.
     pub fn remove_var(&mut self, var: VarId) -> Result<(), ModelError> {
+        if self.graph.nodes.var_in_use(var) {
+            // What has lost its last use since the last refresh is no use.
+            self.graph.nodes.collect();
+        }
         if self.graph.nodes.var_in_use(var) || self.graph.bags.var_in_use(var) {
             return Err(ModelError::InUse(var.0));
         }

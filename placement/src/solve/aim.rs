@@ -13,6 +13,13 @@ const STEPS_MAX: usize = 48;
 /// Rows looked at when one of many is chosen by its value.
 const SAMPLE: usize = 6;
 
+/// Which end of a maximum's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Hot,
+    Cold,
+}
+
 /// The hot spots of each tier: soft roots, and bags with soft lazy policies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Targets {
@@ -309,8 +316,14 @@ impl Search<'_> {
         }
     }
 
-    /// A value that a maximum has room for: the walk from the tier's maximum to its smallest row.
+    /// A value that a maximum has room for.
     pub(crate) fn cold_value(&mut self, targets: &Targets) -> Option<u32> {
+        self.extreme_value(targets, End::Cold)
+            .map(|(_, value)| value)
+    }
+
+    /// The domain and the value behind the greatest or the smallest row of a tier's maximum.
+    pub(crate) fn extreme_value(&mut self, targets: &Targets, end: End) -> Option<(usize, u32)> {
         let &root = targets.roots.first()?;
         let mut at = self.graph.roots.root[root as usize].expr.0;
         for _ in 0..STEPS_MAX {
@@ -320,13 +333,20 @@ impl Search<'_> {
                     let agg = self.graph.nodes.aggs[node.a as usize];
                     let data = &self.graph.bags.bag[agg.bag.index()];
                     if let (Fold::Max(cell), true) = (agg.fold, data.tournaments) {
-                        let row = self.state.tournament_loser(
-                            self.graph,
-                            agg.bag.0,
-                            (agg.part, agg.key),
-                            cell,
-                            &mut self.rng,
-                        )?;
+                        let (graph, bag) = (self.graph, agg.bag.0);
+                        let bucket = (agg.part, agg.key);
+                        let row = match end {
+                            End::Hot => self
+                                .state
+                                .tournament_winner(graph, bag, bucket.0, bucket.1, cell)?,
+                            End::Cold => self.state.tournament_loser(
+                                graph,
+                                bag,
+                                bucket,
+                                cell,
+                                &mut self.rng,
+                            )?,
+                        };
                         match self.graph.bags.cells_of(row)[cell as usize] {
                             Cell::Expr(id) => at = id.0,
                             Cell::Const(_) | Cell::Lookup { .. } => return None,
@@ -341,7 +361,8 @@ impl Search<'_> {
                     if values.is_empty() {
                         return None;
                     }
-                    return Some(values[self.rng.below(values.len())]);
+                    let value = values[self.rng.below(values.len())];
+                    return Some((self.graph.maps[map.index()].domain.index(), value));
                 }
                 Op::Const | Op::Free | Op::Lookup => return None,
                 Op::Neg

@@ -11,6 +11,8 @@ use crate::graph::{Cell, VarId};
 
 /// Candidates tried for each decision before the others are asked too.
 const SAMPLE: usize = 8;
+/// The same where a maximum says which candidates have room.
+const SAMPLE_COLD: usize = 4;
 
 /// Order of placement: how much of everything a decision carries, relative to its like.
 pub(crate) fn demands(graph: &Graph, vars: &[VarId]) -> Vec<f64> {
@@ -100,7 +102,8 @@ impl Search<'_> {
             self.force(&[(var, chosen)]);
             return;
         }
-        for _ in 0..SAMPLE {
+        let sample = if cold.is_some() { SAMPLE_COLD } else { SAMPLE };
+        for _ in 0..sample {
             let value = match cold {
                 Some(targets) => self.target_value(var, targets).unwrap_or(values[0]),
                 None => values[self.rng.below(values.len())],

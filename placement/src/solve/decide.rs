@@ -1,6 +1,6 @@
 //! The order in which methods are asked, and what their answers amount to.
 
-use super::bound::lower_bounds;
+use super::bound::{Demands, lower_bounds};
 use super::candidates::{Candidates, Unary};
 use super::construct::Choice;
 use super::exact::{self, Budget, Verdict};
@@ -106,7 +106,10 @@ impl Case<'_> {
         };
         if self.config.solver != Solver::Exact && self.is_complete() && !self.is_feasible() {
             let mut core = self.cut();
-            if core.is_none() && !exact && self.config.solver == Solver::Auto {
+            if core.is_some() && exact {
+                // A count is proof enough, and names more rows than it must.
+                core = self.smallest_core().or(core);
+            } else if core.is_none() && self.config.solver == Solver::Auto && !exact {
                 core = self.local_core();
             }
             if core.is_some() {
@@ -148,7 +151,8 @@ impl Case<'_> {
         if !self.is_complete() {
             return Vec::new();
         }
-        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft);
+        let demands = &mut Demands::default();
+        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft, demands);
         let mut bounds = self.searched.clone();
         bounds.resize(here.len(), i128::MIN);
         bounds

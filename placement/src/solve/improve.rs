@@ -2,13 +2,17 @@
 
 use std::cmp::Ordering;
 
-use super::aim::Targets;
+use super::aim::{End, Targets};
 use super::bound::lower_bounds;
 use super::search::Search;
 use crate::graph::VarId;
 
 /// How often to aim again at something that can move further.
 const AIMS_MAX: usize = 4;
+/// Holders looked at for one that may go where there is room.
+const HOLDERS_MAX: usize = 8;
+/// Failures in a row that end the unloading of what is too full.
+const UNLOAD_FAILURES_MAX: u32 = 48;
 /// Tries between two computations of the lower bounds.
 const BOUND_EVERY: u64 = 4_000;
 
@@ -17,7 +21,7 @@ impl Search<'_> {
     /// Leaves the best assignment found. True when it is better than the one at the start.
     pub(crate) fn improve(&mut self, targets: &Targets) -> bool {
         self.remember();
-        let mut better = false;
+        let mut better = self.goal.guided && self.unload(targets);
         let mut last = self.evaluations;
         let mut changes: Vec<(VarId, u32)> = Vec::new();
         let tier = self.goal.tier;
@@ -43,9 +47,49 @@ impl Search<'_> {
         better
     }
 
+    /// From what is fullest to where there is room, one after the other, as long as that mostly helps: far from an
+    /// optimum there is nothing to choose, and every other neighbourhood is slower. True when anything got better.
+    fn unload(&mut self, targets: &Targets) -> bool {
+        let (mut better, mut failures) = (false, 0);
+        while failures < UNLOAD_FAILURES_MAX
+            && !self.is_settled(self.goal.tier)
+            && !self.exhausted()
+        {
+            self.evaluations += 1;
+            let hot = self.extreme_value(targets, End::Hot);
+            let cold = self.extreme_value(targets, End::Cold);
+            let (Some((domain, hot)), Some((_, cold))) = (hot, cold) else {
+                break;
+            };
+            let moved = self
+                .holder_that_permits(domain, hot, cold)
+                .and_then(|var| self.step(&[(var, cold)], |order| order == Ordering::Less));
+            if moved.is_some() {
+                self.remember();
+                (better, failures) = (true, 0);
+            } else {
+                failures += 1;
+            }
+        }
+        better
+    }
+
+    /// Something that stands at one value and may go to another.
+    fn holder_that_permits(&mut self, domain: usize, from: u32, to: u32) -> Option<VarId> {
+        let count = self.holders.of(domain, from).len();
+        for _ in 0..HOLDERS_MAX.min(count) {
+            let var = self.holders.of(domain, from)[self.rng.below(count)];
+            if self.candidates.permits(var, to) {
+                return Some(var);
+            }
+        }
+        None
+    }
+
     /// Computes lower bounds at the present assignment and keeps the best that were ever found.
     pub(crate) fn raise_bounds(&mut self) {
-        let bounds = lower_bounds(self.graph, self.state, self.candidates, self.soft);
+        let (graph, demands) = (self.graph, &mut self.demands);
+        let bounds = lower_bounds(graph, self.state, self.candidates, self.soft, demands);
         for (best, bound) in self.bounds.iter_mut().zip(bounds) {
             *best = (*best).max(bound);
         }

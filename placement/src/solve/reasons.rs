@@ -4,7 +4,7 @@
 //! shard whose own policies conflict in a cluster of any size. The whole model goes to the constraint solver only
 //! where it is small enough.
 
-use super::bound::Cuts;
+use super::bound::{Cuts, Demands};
 use super::candidates::{Candidates, Unary, value_at};
 use super::decide::{Case, EXACT_PAIRS_MAX};
 use super::exact::{self, Rows};
@@ -21,7 +21,9 @@ const LOCAL_VARS_MAX: usize = 48;
 impl Case<'_> {
     /// A count that proves it.
     pub(super) fn cut(&mut self) -> Option<Core> {
-        let shortfall = Cuts::new(self.graph, self.state, self.candidates).shortfall()?;
+        let demands = &mut Demands::default();
+        let mut cuts = Cuts::new(self.graph, self.state, self.candidates, demands);
+        let shortfall = cuts.shortfall()?;
         Some(Core {
             rows: shortfall.rows,
             minimal: false,
@@ -88,6 +90,13 @@ impl Case<'_> {
             }
         }
         None
+    }
+
+    /// A core that is proved minimal, if the constraint solver finds one.
+    pub(super) fn smallest_core(&mut self) -> Option<Core> {
+        let declared = Candidates::new(self.graph, self.candidates.vars.clone(), Unary::Kept);
+        self.exact_core(&declared, Rows::All)
+            .filter(|core| core.minimal)
     }
 
     fn exact_core(&mut self, declared: &Candidates, rows: Rows) -> Option<Core> {

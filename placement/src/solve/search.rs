@@ -12,6 +12,7 @@
 use std::cmp::Ordering;
 
 use super::Rng;
+use super::bound::Demands;
 use super::candidates::Candidates;
 use super::holders::Holders;
 use crate::graph::VarId;
@@ -55,6 +56,7 @@ pub(crate) struct Search<'a> {
     pub goal: Goal,
     /// The best lower bound known for each tier. Bounds hold for every assignment.
     pub bounds: Vec<i128>,
+    pub(super) demands: Demands,
     /// Totals of the assignment that stands.
     pub base: Totals,
     /// Steps since the best assignment: variable and the value it had.
@@ -182,6 +184,7 @@ impl<'a> Search<'a> {
                 guided: false,
             },
             bounds: vec![i128::MIN; base.tiers.len()],
+            demands: Demands::default(),
             best: base.clone(),
             base,
             state,

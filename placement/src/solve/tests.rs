@@ -542,3 +542,52 @@ fn a_scoped_answer_is_optimal_beside_an_excess_that_stays() {
         outcome.evaluations
     );
 }
+
+/// Decisions with a cost for each value, a further one on a value costing one more: the flow is the enumerated best.
+#[test]
+fn the_flow_is_a_cheapest_one() {
+    use crate::graph::{CmpOp, Expr, Nullable, RootKind, VarSpec};
+    for seed in 0..300 {
+        let mut rng = Rng::new(seed);
+        let mut model = Model::new();
+        let (values, vars) = (2 + rng.below(3) as u32, 1 + rng.below(5) as u32);
+        let domain = model.add_domain(values);
+        let identity = model
+            .add_map(domain, (0..values).map(|n| Some(i64::from(n))).collect())
+            .expect("fits");
+        for block in 0..vars {
+            let var = model.add_var(VarSpec {
+                domain,
+                allowed: None,
+                nullable: Nullable::No,
+                current: None,
+                block,
+            });
+            for value in 0..values {
+                let at = model
+                    .expr(Expr::Lookup { var, map: identity })
+                    .expect("exists");
+                let here = model
+                    .expr(Expr::Const(Some(i64::from(value))))
+                    .expect("fits");
+                let is = model.expr(Expr::Cmp(CmpOp::Eq, at, here)).expect("exists");
+                let weight = 1 + rng.below(4) as i64;
+                let row = u64::from(block * values + value);
+                model.add_root(0, row, RootKind::Soft { tier: 0, weight }, is);
+            }
+        }
+        let price = |assignment: &Assignment, costs: i128| {
+            let mut load = vec![0_i128; values as usize];
+            assignment
+                .iter()
+                .filter_map(|&(_, value)| value)
+                .for_each(|value| load[value as usize] += 1);
+            costs * 1_000 + load.iter().map(|load| load * (load - 1) / 2).sum::<i128>()
+        };
+        let brute = Brute::new(&model);
+        let all = brute.all.iter().map(|(a, _, tiers)| price(a, tiers[0]));
+        let outcome = run(&mut model, Solver::Flow, 0);
+        let found = price(&outcome.values, outcome.tiers[0].value);
+        assert_eq!(Some(found), all.min(), "seed {seed}");
+    }
+}

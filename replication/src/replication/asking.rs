@@ -13,9 +13,9 @@ use crate::effect::{Damage, Leadership};
 use crate::eraft;
 use crate::group::Group;
 use crate::lease::WaitingRead;
-use crate::planted::planted;
 use crate::quiet::Sleep;
 use crate::read::{Grant, Proof, Read, ReadFailure, ReadToken};
+use synod_testpoint::planted;
 
 impl Replication {
     /// Proposes an entry. The number is final: what is applied under it is this entry, or

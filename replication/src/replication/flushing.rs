@@ -11,8 +11,8 @@ use crate::identity::NodeId;
 use crate::lease::Round;
 use crate::log::Caller;
 use crate::message::{GroupBody, QuietDigest};
-use crate::planted::planted;
 use crate::read::{Grant, Proof, ReadFailure};
+use synod_testpoint::planted;
 
 impl Replication {
     /// One pass over the groups that have something: see the module's text.

@@ -43,11 +43,11 @@ use crate::identity::Member;
 use crate::message::Message;
 use crate::outbox::{Outbox, Rounds};
 use crate::peers::Peers;
-use crate::planted::planted;
 use crate::read::ReadFailure;
 use crate::repair::DamagedReplica;
 use crate::rows::RowRepairs;
 use crate::snapshot::Transfers;
+use synod_testpoint::planted;
 
 /// Why a proposal was refused. Nothing was proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

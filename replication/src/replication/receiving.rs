@@ -12,8 +12,8 @@ use crate::message::{
     Ask, Batch, GroupBody, GroupHeartbeat, GroupMessage, GroupReply, Heartbeat, HeartbeatReply,
     Rest,
 };
-use crate::planted::planted;
 use crate::quiet::Sleep;
+use synod_testpoint::planted;
 
 /// Replicas remembered that leaders count on and that are not here.
 const MISSING_MAX: usize = 1_024;

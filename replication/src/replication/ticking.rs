@@ -9,8 +9,8 @@ use crate::effect::Effects;
 use crate::group::Group;
 use crate::identity::NodeId;
 use crate::message::{Ask, GroupBody, GroupHeartbeat, GroupMessage, QuietDigest};
-use crate::planted::planted;
 use crate::quiet::Sleep;
+use synod_testpoint::planted;
 
 impl Replication {
     pub(super) fn tick(&mut self, now: Micros, store: &mut Store, fx: &mut Effects) {

@@ -185,6 +185,18 @@ pub const CATALOG: &[Setting] = &[
         Some("1000"),
         "Cluster: patience with a silent leader",
     ),
+    one(
+        "split_size_mb",
+        "MIB",
+        Some("256"),
+        "Cluster: a shard larger than this is split; 0: none",
+    ),
+    one(
+        "split_rate_per_s",
+        "N",
+        Some("0"),
+        "Cluster: one asked more often than this is split; 0: none",
+    ),
 ];
 
 /// Variables with our prefix that are not a node's settings: those of the commands themselves.

@@ -71,6 +71,10 @@ pub struct ClusterSettings {
     pub heartbeat_ms: u32,
     /// How long a replica waits without a heartbeat before it campaigns, at least.
     pub election_timeout_ms: u32,
+    /// A shard of more MiB is split; 0: none is.
+    pub split_size_mb: u32,
+    /// A shard that is asked more often a second, for a while, is split; 0: none is.
+    pub split_rate_per_s: u32,
 }
 
 /// What each node may have its own of.
@@ -170,18 +174,20 @@ impl Settings {
 }
 
 /// The names of the cluster settings, in the order of the catalog.
-const CLUSTER_NAMES: [&str; 6] = [
+const CLUSTER_NAMES: [&str; 8] = [
     "shards",
     "replicas",
     "reads",
     "clock_rate_error_ppm",
     "heartbeat_ms",
     "election_timeout_ms",
+    "split_size_mb",
+    "split_rate_per_s",
 ];
 
 impl ClusterSettings {
     /// Each setting's name and value.
-    fn texts(&self) -> [(&'static str, String); 6] {
+    fn texts(&self) -> [(&'static str, String); 8] {
         let ClusterSettings {
             shards,
             replicas,
@@ -189,6 +195,8 @@ impl ClusterSettings {
             clock_rate_error_ppm,
             heartbeat_ms,
             election_timeout_ms,
+            split_size_mb,
+            split_rate_per_s,
         } = self;
         let reads = match reads {
             Reads::Lease => "lease",
@@ -201,6 +209,8 @@ impl ClusterSettings {
             ("clock_rate_error_ppm", clock_rate_error_ppm.to_string()),
             ("heartbeat_ms", heartbeat_ms.to_string()),
             ("election_timeout_ms", election_timeout_ms.to_string()),
+            ("split_size_mb", split_size_mb.to_string()),
+            ("split_rate_per_s", split_rate_per_s.to_string()),
         ]
     }
 
@@ -215,6 +225,10 @@ impl ClusterSettings {
             heartbeat_ms: layers.read::<Bounded<10, 10_000>>("heartbeat_ms")?.get(),
             election_timeout_ms: layers
                 .read::<Bounded<100, 100_000>>("election_timeout_ms")?
+                .get(),
+            split_size_mb: layers.read::<Bounded<0, 1_048_576>>("split_size_mb")?.get(),
+            split_rate_per_s: layers
+                .read::<Bounded<0, 1_000_000_000>>("split_rate_per_s")?
                 .get(),
         })
     }

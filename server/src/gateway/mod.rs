@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
+use synod_testpoint::{planted, reached};
 use synod_txn::coordinator::{self, Coordinator, Ticket};
 use synod_txn::{Class, Command, Now};
 use synod_txn::{ErrorCode, Reply};
@@ -115,6 +116,8 @@ pub struct Gateway {
     map: ShardMap,
     leaders: BTreeMap<ShardId, NodeId>,
     sessions: BTreeMap<SessionId, Session>,
+    /// Commands of all sessions whose replies have not left: with none, a tick looks at no session.
+    open_commands: usize,
     /// Distinguishes this life's streams from those of earlier ones and of other nodes.
     stream_prefix: u64,
     operations: BTreeMap<u64, Operation>,
@@ -208,6 +211,7 @@ impl Gateway {
             map,
             leaders: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            open_commands: 0,
             stream_prefix: boot_nonce << 32,
             operations: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -302,6 +306,7 @@ impl Gateway {
             };
             let mut replies = Vec::new();
             session.drain(&mut replies);
+            self.open_commands -= replies.len();
             if session.closed {
                 if session.is_idle() {
                     self.abandon(now, id, effects);
@@ -318,6 +323,7 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        self.open_commands += batch.len();
         for submission in batch {
             session.push(match submission {
                 Submission::Command(command)
@@ -610,8 +616,11 @@ impl Gateway {
             };
             let reads = |operation: &Operation| operation.class == Class::Read;
             let reads = self.operations.get(&number).is_some_and(reads);
-            match reads || delivery == Delivery::Nothing {
+            reached!(RequestLost);
+            let again = reads || delivery == Delivery::Nothing;
+            match again || planted!(SendsLostWritesAgain) {
                 true => self.refused(now, number, false),
+                false if planted!(LostIsFailed) => self.conclude(number, Reply::err("lost")),
                 false => self.conclude(number, unknown()),
             }
         }
@@ -624,6 +633,9 @@ impl Gateway {
             self.coordinate(now, coordinator::Event::Tick, effects);
         }
         self.expire_operations(now_us);
+        if self.open_commands == 0 {
+            return;
+        }
         for (id, session) in &mut self.sessions {
             for place in session.expired(now_us) {
                 session.finish(place, timed_out());
@@ -666,6 +678,7 @@ fn is_try_again(reply: &Reply) -> bool {
 }
 
 fn unknown() -> Reply {
+    reached!(SaidUnknown);
     Reply::error(
         ErrorCode::Unknown,
         "the outcome is not known: it may or may not have been done",

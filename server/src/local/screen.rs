@@ -63,7 +63,9 @@ impl Screen {
     }
 
     fn overwrite(&mut self, nodes: &[Supervised]) {
-        let mut text = String::new();
+        // Lines end at the edge: one that went on below could not be overwritten. `synod status` has
+        // room for what is cut.
+        let mut text = String::from("\x1b[?7l");
         if self.lines_shown > 0 {
             text.push_str(&format!("\x1b[{}A", self.lines_shown));
         }
@@ -75,7 +77,7 @@ impl Screen {
                 self.lines_shown += 1;
             }
         }
-        text.push_str("\x1b[J");
+        text.push_str("\x1b[J\x1b[?7h");
         print(&text);
     }
 

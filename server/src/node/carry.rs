@@ -5,6 +5,7 @@ use synod_replication::{
     Role,
 };
 use synod_storage::{Entry, Micros, ShardId};
+use synod_testpoint::{planted, reached};
 use synod_txn::{
     Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
@@ -93,6 +94,7 @@ impl Node {
                 data,
             } => {
                 if let Err(refusal) = self.propose(now, shard, term, data) {
+                    reached!(ProposalRefused);
                     let event = ShardEvent::ProposalRefused {
                         shard,
                         batch,
@@ -195,8 +197,10 @@ impl Node {
         let token = ReadToken(self.next_read);
         self.next_read += 1;
         let event = match self.replication.read(now.monotonic, shard, token) {
+            _ if planted!(ConfirmsAnyone) => ShardEvent::LeadershipConfirmed { shard, term, round },
             Read::Ready(grant) => self.judge_grant(shard, term, round, grant),
             Read::Pending => {
+                reached!(ReadWaitedForQuorum);
                 self.confirmations.insert(token, (shard, term, round));
                 return;
             }
@@ -214,9 +218,11 @@ impl Node {
         grant: synod_replication::Grant,
     ) -> ShardEvent {
         let later = Micros(self.clock.monotonic_us());
-        if grant.term == term && self.replication.confirm(later, shard, &grant) {
+        let holds = grant.term == term && self.replication.confirm(later, shard, &grant);
+        if holds || planted!(NoSecondLook) {
             ShardEvent::LeadershipConfirmed { shard, term, round }
         } else {
+            reached!(GrantJudgedTooLate);
             ShardEvent::LeadershipDoubtful {
                 shard,
                 term,
@@ -262,6 +268,7 @@ impl Node {
             // The participant learns it from what is applied under that index instead.
             ReplicationEffect::ProposalLost { .. } => {}
             ReplicationEffect::ConfigurationChanged { shard, id, .. } => {
+                reached!(ConfigurationChanged);
                 info!(%shard, %id, "the shard's members changed");
                 self.unreconciled.insert(shard);
             }
@@ -286,6 +293,7 @@ impl Node {
                 replica,
                 entries,
             } => {
+                reached!(ReplicaRepaired);
                 info!(%shard, %replica, entries, "repaired from peers");
             }
             ReplicationEffect::Fatal { reason } => return Err(NodeError::Broken(reason)),

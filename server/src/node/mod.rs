@@ -30,6 +30,7 @@ mod replicas;
 mod start;
 mod status;
 mod stop;
+mod surveying;
 mod telling;
 mod traffic;
 mod turn;
@@ -43,6 +44,7 @@ use std::time::Duration;
 use synod_storage::disk::Disk;
 use synod_storage::index::IndexFactory;
 use synod_storage::{Fatal, OpenConfig, OpenError, OpenProgress, Options, Store};
+use synod_testpoint::reached;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
@@ -148,6 +150,9 @@ pub enum NodeError {
         /// What the system said.
         error: io::Error,
     },
+    /// The data directory cannot be made or written to.
+    #[error("{0}; give --data a directory that this user may write to")]
+    Unwritable(io::Error),
     /// The data directory cannot be used.
     #[error("data directory {path}: {reason}")]
     Directory {
@@ -305,12 +310,15 @@ fn assemble(
     let report = &opened.report;
     info!(batches = report.batches, clean = report.clean, "store open");
     if let Some(why) = &report.index_rebuilt {
+        reached!(IndexRebuilt);
         info!("the index was rebuilt: {why}");
     }
     if let Some(tail) = &report.torn_tail {
+        reached!(TornTailCut);
         info!("the log's torn tail was cut: {tail}");
     }
     for damage in &report.damage {
+        reached!(DamageFound);
         warn!("damage found: {damage}");
     }
     Ok(Node::new(opened, settings, parts, begun))

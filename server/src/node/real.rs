@@ -28,7 +28,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), NodeError
         path: data.display().to_string(),
         reason,
     };
-    let disk = RealDisk::open(&data).map_err(|error| directory(error.to_string()))?;
+    let disk = RealDisk::open(&data).map_err(NodeError::Unwritable)?;
     let _lock = lock(&data).map_err(directory)?;
     let environment = Environment {
         disk: Arc::new(disk) as Arc<dyn Disk>,

@@ -18,6 +18,7 @@ use synod_replication::{
     Campaign, Configuration, Damage, Event as ReplicationEvent, NodeId, Origin,
 };
 use synod_storage::{KeyRange, ReplicaId, ShardId};
+use synod_testpoint::reached;
 use synod_txn::{
     Event as ShardEvent, Newborn, Now, ReplicaRole, SYSTEM_SHARD, ShardDescriptor, Telling,
 };
@@ -212,6 +213,7 @@ impl Node {
         replica: ReplicaId,
         effects: &mut Effects,
     ) {
+        reached!(ReplicaRemoved);
         info!(%shard, %replica, "this replica is no longer a member of its shard: it is destroyed");
         self.destroy(now, shard, replica, effects);
     }
@@ -268,6 +270,7 @@ impl Node {
 
     /// The state of a replica was replaced: what is known by its rows is known to all.
     pub(super) fn snapshot_installed(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
+        reached!(SnapshotInstalled);
         self.observe(&Observation::SnapshotInstalled(shard));
         self.step_shards(now, ShardEvent::SnapshotInstalled { shard }, effects);
         if let Some(descriptor) = self.participant.descriptor(shard).cloned() {

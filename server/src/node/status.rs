@@ -181,7 +181,10 @@ fn shards(node: &Node) -> Vec<ShardReport> {
                 })
                 .collect(),
             replicas_wanted: u32::try_from(descriptor.replicas.len()).unwrap_or(u32::MAX),
-            bytes: 0,
+            bytes: node
+                .survey
+                .weight(descriptor.shard)
+                .map_or(0, |weight| weight.bytes),
         })
         .collect()
 }

@@ -1,5 +1,9 @@
-//! How many commands clients send: counted at the door, by the second.
+//! How many commands clients send: counted at the door, by the second. Questions to the node itself
+//! are not counted, or whoever looks at the figure would be in it.
 
+use synod_txn::Class;
+
+use crate::edge::session::Submission;
 use crate::status::TrafficReport;
 
 const SECOND_US: u64 = 1_000_000;
@@ -8,13 +12,22 @@ const SECOND_US: u64 = 1_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     /// Since the start.
-    pub(super) commands: u64,
+    commands: u64,
     /// When the present second began, and what had been counted by then.
     since: (u64, u64),
     per_s: f64,
 }
 
 impl Traffic {
+    /// Commands have come in.
+    pub(super) fn count(&mut self, batch: &[Submission]) {
+        let counts = |submission: &&Submission| match submission {
+            Submission::Command(command) => command.class() != Class::Control,
+            Submission::Immediate(_) | Submission::Reset(_) => true,
+        };
+        self.commands += batch.iter().filter(counts).count() as u64;
+    }
+
     /// Closes the second, if it is over.
     pub(super) fn tick(&mut self, now_us: u64) {
         let (began_us, before) = self.since;

@@ -10,8 +10,9 @@ use synod_replication::{
     Replication,
 };
 use synod_storage::{
-    Event as StoreEvent, Job, KeyRange, Lane, Micros, Opened, ReplicaId, ShardId, Store,
+    Event as StoreEvent, Job, KeyRange, Lane, Micros, Opened, ReadId, ReplicaId, ShardId, Store,
 };
+use synod_testpoint::reached;
 use synod_txn::{
     Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
     Settings as ParticipantSettings, ShardMap, Token,
@@ -32,6 +33,7 @@ use crate::identity::Identity;
 use crate::membership::Membership;
 use crate::membership::writer::Writer as MembershipWriter;
 use crate::shards::Orders;
+use crate::shards::survey::{Bounds, Survey};
 use crate::transport::{Inbound, Transport};
 
 /// How often all shards are compared with what is published of them.
@@ -84,6 +86,10 @@ pub(super) struct Node {
     pub(super) last_asked: Option<NodeId>,
     /// Orders of this node to shards anywhere.
     pub(super) orders: Orders,
+    /// What the shards that are led here weigh; the page that it waits for, and when the next is due.
+    pub(super) survey: Survey,
+    pub(super) survey_read: Option<ReadId>,
+    pub(super) next_page_us: u64,
     /// Orders that operators give through this node.
     pub(super) by_hand: ByHand,
     /// Orders that shards led here are carrying out.
@@ -195,6 +201,14 @@ fn replication_config(
     }
 }
 
+/// When the cluster's settings let a shard be split.
+fn bounds_of(settings: &Settings) -> Bounds {
+    Bounds {
+        split_bytes: u64::from(settings.cluster.split_size_mb) << 20,
+        split_rate_per_s: u64::from(settings.cluster.split_rate_per_s),
+    }
+}
+
 /// What this node tells the cluster about itself, as of this boot.
 fn record_of(me: &Identity, settings: &Settings) -> NodeRecord {
     NodeRecord {
@@ -280,6 +294,9 @@ impl Node {
             next_look_us: 0,
             last_asked: None,
             orders: Orders::new(me_nonce),
+            survey: Survey::new(bounds_of(settings)),
+            survey_read: None,
+            next_page_us: 0,
             by_hand: ByHand::default(),
             running: BTreeMap::new(),
             describing: BTreeMap::new(),
@@ -371,7 +388,10 @@ impl Node {
                     let key = row.key.escape_ascii();
                     error!("damaged record at {place}, key {key}: not served, peers are asked");
                 }
-                StoreEvent::Checkpointed => debug!("checkpoint complete"),
+                StoreEvent::Checkpointed => {
+                    reached!(CheckpointDone);
+                    debug!("checkpoint complete");
+                }
                 StoreEvent::Fetched { .. }
                 | StoreEvent::ExportReady { .. }
                 | StoreEvent::ExportChunk { .. }
@@ -394,7 +414,10 @@ impl Node {
         }
         let mut reads = Vec::new();
         self.store.take_reads(&mut reads);
-        for (id, result) in reads {
+        for (id, mut result) in reads {
+            if self.take_surveyed(now, id, &mut result) {
+                continue;
+            }
             self.step_shards(now, ShardEvent::StoreRead { id, result }, effects);
         }
     }
@@ -425,7 +448,7 @@ impl Node {
                     gateway::Event::Opened(session)
                 }
                 Submitted::Commands(session, batch) => {
-                    self.traffic.commands += batch.len() as u64;
+                    self.traffic.count(&batch);
                     gateway::Event::Submitted(session, batch)
                 }
                 Submitted::Closed(session) => {
@@ -455,6 +478,7 @@ impl Node {
         self.traffic.tick(now.monotonic.0);
         self.tick_directory(now);
         self.write_due(now, effects);
+        self.tick_survey(now, effects);
         self.tick_by_hand(now, effects);
         self.send_orders(now, effects);
         if now.monotonic.0 >= self.next_sweep_us {
@@ -472,6 +496,7 @@ impl Node {
         request: Request,
         effects: &mut Effects,
     ) {
+        self.count_request(&request);
         let token = Token(self.next_token);
         self.next_token += 1;
         self.tokens.insert(

@@ -38,6 +38,7 @@ pub mod ids;
 mod orders;
 pub mod reconcile;
 pub mod relocate;
+pub mod survey;
 
 use rkyv::{Archive, Deserialize, Serialize};
 use synod_replication::NodeId;

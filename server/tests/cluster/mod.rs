@@ -20,6 +20,7 @@ pub struct Node {
     client: u16,
     peer: u16,
     join: Vec<u16>,
+    flags: Vec<String>,
     process: Option<Child>,
 }
 
@@ -65,6 +66,7 @@ impl Node {
             .open(&self.log)
             .expect("a log file");
         let child = Self::command(&self.data, self.client, self.peer, &self.join)
+            .args(&self.flags)
             .stdout(log.try_clone().expect("the log file again"))
             .stderr(log)
             .spawn()
@@ -84,6 +86,11 @@ impl Node {
 impl Cluster {
     /// Starts `nodes` processes with empty directories. They form a cluster by themselves.
     pub fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, &[])
+    }
+
+    /// The same, with settings of their own: flags and values.
+    pub fn start_with(nodes: usize, flags: &[&str]) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("synod-test-{}-{number}", std::process::id()));
         let ports: Vec<[u16; 2]> = (0..nodes).map(|_| free_ports()).collect();
@@ -102,6 +109,7 @@ impl Cluster {
                 client: *client,
                 peer: *peer,
                 join: join.clone(),
+                flags: flags.iter().map(ToString::to_string).collect(),
                 process: None,
             })
             .collect();
@@ -138,6 +146,7 @@ impl Cluster {
             client,
             peer,
             join: join.to_vec(),
+            flags: Vec::new(),
             process: None,
         });
         self.run(i);

@@ -146,7 +146,7 @@ impl Store {
                 None,
                 OnDisk::Value(..)
                 | OnDisk::Deleted(_)
-                | OnDisk::Key(_)
+                | OnDisk::Key(..)
                 | OnDisk::Nothing
                 | OnDisk::Damaged(Some(_)),
             ) => RowState::Gone,

@@ -251,7 +251,7 @@ impl Store {
                 },
                 None => ReadResult::Damaged(self.damaged(key, pointer)),
             },
-            OnDisk::Failed | OnDisk::Key(_) => ReadResult::Failed,
+            OnDisk::Failed | OnDisk::Key(..) => ReadResult::Failed,
         }
     }
 
@@ -263,7 +263,7 @@ impl Store {
             return ReadResult::Damaged(self.damaged(key, None));
         }
         match row {
-            OnDisk::Key(version) | OnDisk::Deleted(version) | OnDisk::Value(version, _) => {
+            OnDisk::Key(version, _) | OnDisk::Deleted(version) | OnDisk::Value(version, _) => {
                 ReadResult::Newest(Some(*version))
             }
             OnDisk::Nothing => ReadResult::Newest(None),
@@ -323,7 +323,9 @@ impl Store {
                 (None, Some(OnDisk::Value(version, value))) => {
                     builder.push(key, *version, Some(value))
                 }
-                (None, Some(OnDisk::Key(version))) => builder.push_key(key, *version),
+                (None, Some(OnDisk::Key(version, bytes))) => {
+                    builder.push_key(key, *version, *bytes)
+                }
                 (None, Some(OnDisk::Deleted(version))) => builder.push(key, *version, None),
                 (None, Some(OnDisk::Damaged(pointer))) => match self.repaired(key, *pointer) {
                     Some((version, WriteOp::Put(value))) => {
@@ -408,6 +410,7 @@ impl<'a> PageBuilder<'a> {
     fn push(&mut self, key: &Bytes, version: Version, value: Option<&Bytes>) -> PageState {
         advance(&mut self.left, key, self.request.direction);
         let deleted = value.is_none();
+        let bytes = key.len() + value.map_or(0, Bytes::len);
         let value = match self.request.what {
             ScanWhat::Values if deleted => return PageState::Room,
             ScanWhat::Keys if deleted => return PageState::Room,
@@ -418,17 +421,19 @@ impl<'a> PageBuilder<'a> {
             key: key.clone(),
             version,
             value,
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             deleted,
         })
     }
 
     /// Adds a row that has a value which nobody asked for.
-    fn push_key(&mut self, key: &Bytes, version: Version) -> PageState {
+    fn push_key(&mut self, key: &Bytes, version: Version, bytes: u32) -> PageState {
         advance(&mut self.left, key, self.request.direction);
         self.add(ScanRow {
             key: key.clone(),
             version,
             value: None,
+            bytes,
             deleted: false,
         })
     }

@@ -136,7 +136,13 @@ impl Store {
             self.schedule.full_until = None;
         }
         let waited_us = self.now.0.saturating_sub(self.active_since.0);
-        if !self.active.is_empty() && waited_us >= self.options.checkpoint_after_ms * 1_000 {
+        // Deletes give space back only once they are in files: with the disk full, soon.
+        let nearly_full = self.schedule.available_bytes < self.options.disk_low_bytes;
+        let patience_ms = match nearly_full {
+            true => self.options.disk_check_ms,
+            false => self.options.checkpoint_after_ms,
+        };
+        if !self.active.is_empty() && waited_us >= patience_ms * 1_000 {
             self.schedule.checkpoint_wanted = true;
         }
     }

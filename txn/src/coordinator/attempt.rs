@@ -12,10 +12,10 @@ use super::session::Session;
 use super::view::{Effects, View};
 use super::{Owner, Turn, attempt_of};
 use crate::command::Class;
-use crate::planted::planted;
 use crate::reply::{ErrorCode, Reply};
 use crate::transaction::{AttemptId, TxnAnswer, TxnId, TxnRequest, Verdict};
 use crate::wire::Outcome;
+use synod_testpoint::planted;
 
 /// After so many attempts, a script that only reads takes locks to get through.
 const OPTIMISTIC_MAX: u32 = 4;

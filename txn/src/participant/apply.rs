@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use synod_storage::{Entry, ShardId, Space, Version, Write, WriteOp};
+use synod_testpoint::{planted, reached};
 
 use super::entry::{self, Birth, Header, Record};
 use super::event::{Batch, Newborn};
@@ -146,9 +147,11 @@ impl Shard {
                     return self.fatal(turn, format!("entry {}: {malformed}", entry.id));
                 }
             };
-            let verdict = if header.term != entry.id.term {
+            let verdict = if header.term != entry.id.term && !planted!(AppliesOldTerms) {
+                reached!(OldTermDropped);
                 Verdict::OldTerm
             } else if header.epoch != self.own.descriptor.epoch && !self.own.is_unborn() {
+                reached!(OldEpochDropped);
                 Verdict::OldEpoch
             } else {
                 Verdict::Applied

@@ -15,6 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use synod_storage::{Lookup, Pressure, ReadId, ReadResult, Version};
+use synod_testpoint::{planted, reached};
 
 use super::event::{Batch, Token};
 use super::intent;
@@ -356,7 +357,8 @@ impl Leader {
         let values: Vec<Option<Value>> = slots.iter().map(|slot| slot.live(now_ms)).collect();
         let execution = execute::execute(command, &values, now_ms);
         let mut writes = execution.writes;
-        if slots.iter().any(|slot| slot.is_expired(now_ms)) {
+        if slots.iter().any(|slot| slot.is_expired(now_ms)) && !planted!(HidesExpired) {
+            reached!(ExpiredDeleted);
             // Expiry is a write: what was found past its deadline is deleted before it is answered.
             let mut written: BTreeSet<Bytes> = writes.iter().map(|(key, _)| key.clone()).collect();
             let mut slots = slots.iter();

@@ -15,7 +15,6 @@ use super::work::{Asker, Slot, Task};
 use super::{Turn, scan};
 use crate::command::{Class, Command, Key};
 use crate::execute;
-use crate::planted::planted;
 use crate::reply::Reply;
 use crate::state::State;
 use crate::transaction::{
@@ -23,6 +22,7 @@ use crate::transaction::{
 };
 use crate::value::Value;
 use crate::wire::Outcome;
+use synod_testpoint::planted;
 
 /// What an intent comes to.
 struct Ran {

@@ -19,10 +19,10 @@ use super::intent::ranges_of;
 use super::latch::WorkId;
 use super::overlay::Overlay;
 use super::work::Task;
-use crate::planted::planted;
 use crate::shard_map::keyspace;
 use crate::state::State;
 use crate::transaction::RangeRead;
+use synod_testpoint::planted;
 
 /// Rows of one page.
 const PAGE_ROWS_MAX: usize = 4096;

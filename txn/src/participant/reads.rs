@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use synod_storage::Micros;
 
 use super::event::{Batch, Round, Token};
-use crate::planted::planted;
 use crate::wire::{Outcome, Stream};
+use synod_testpoint::planted;
 
 /// An answer that is ready but for a condition.
 #[derive(Clone, Debug)]

@@ -17,10 +17,10 @@ use super::transactions::TxnRecord;
 use super::work::{Asker, Stage};
 use super::{Effect, Turn};
 use crate::hlc;
-use crate::planted::planted;
 use crate::state::State;
 use crate::transaction::{AttemptId, TxnAnswer, TxnRequest, Verdict};
 use crate::wire::{Body, Outcome};
+use synod_testpoint::planted;
 
 /// What a leader has asked other shards.
 #[derive(Debug, Default)]

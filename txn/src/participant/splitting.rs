@@ -41,9 +41,9 @@ use super::event::{Newborn, Now};
 use super::leader::Leader;
 use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Own, Role, Shard};
 use super::{Effect, Telling, Turn};
-use crate::planted::planted;
 use crate::shard_map::{SYSTEM_SHARD, ShardDescriptor};
 use crate::state::State;
+use synod_testpoint::planted;
 
 /// How long attempts under way may hold up a split.
 const PATIENCE_US: u64 = 5_000_000;

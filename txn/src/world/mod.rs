@@ -141,8 +141,10 @@ impl MemoryState {
                 });
                 return page;
             }
-            bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+            let row_bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+            bytes += row_bytes;
             page.rows.push(ScanRow {
+                bytes: u32::try_from(row_bytes).unwrap(),
                 key: key.clone(),
                 version: *version,
                 value: value.clone().filter(|_| request.what == ScanWhat::Values),

@@ -5,11 +5,11 @@ use synod_replication::NodeId;
 use synod_storage::{KeyRange, ShardId, Version};
 
 use super::World;
-use crate::planted::{Bug, plant};
 use crate::{
     AttemptId, Command, Event, Intent, Outcome, RangeRead, Reply, Stream, TxnAnswer, TxnId,
     TxnRequest, Verdict, hlc,
 };
+use synod_testpoint::{Bug, plant};
 
 const SHARD: ShardId = ShardId(1);
 

@@ -5,11 +5,11 @@ use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
 
 use super::World;
-use crate::planted::{Bug, plant};
 use crate::{
     AttemptId, Body, Command, Intent, Outcome, Reply, Stream, TxnAnswer, TxnId, TxnRequest,
     Verdict, hlc,
 };
+use synod_testpoint::{Bug, plant};
 
 const LEFT: ShardId = ShardId(1);
 

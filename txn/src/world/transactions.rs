@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
 use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
-use crate::planted::{Bug, plant};
 use crate::{
     Access, Begin, Body, Command, ErrorCode, Event, Leadership, Now, Outcome, ReadMode, Reply,
     Settings, Stream, TxnRequest,
@@ -21,6 +20,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId, Version};
+use synod_testpoint::{Bug, plant};
 
 /// One micro-operation of a transaction.
 #[derive(Clone, Debug)]

@@ -9,10 +9,14 @@ use crate::workspace::Package;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("synod-membership", &[]),
     ("synod-placement", &[]),
-    ("synod-storage", &[]),
+    ("synod-testpoint", &[]),
+    ("synod-storage", &["synod-testpoint"]),
     ("synod-client", &[]),
-    ("synod-replication", &["synod-storage"]),
-    ("synod-txn", &["synod-replication", "synod-storage"]),
+    ("synod-replication", &["synod-storage", "synod-testpoint"]),
+    (
+        "synod-txn",
+        &["synod-replication", "synod-storage", "synod-testpoint"],
+    ),
     (
         "synod",
         &[
@@ -21,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "synod-placement",
             "synod-replication",
             "synod-storage",
+            "synod-testpoint",
             "synod-txn",
         ],
     ),
@@ -33,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "synod-placement",
             "synod-replication",
             "synod-storage",
+            "synod-testpoint",
             "synod-txn",
         ],
     ),

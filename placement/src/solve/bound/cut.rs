@@ -11,19 +11,40 @@ use super::interval::Intervals;
 use crate::graph::internal::{
     FxMap, Graph, Key, NIL, NULL, Op, RootKind, State, UNSET, is_special,
 };
-use crate::graph::{Cell, CmpOp, Fold, MapId, RowRef, Template, VarId};
+use crate::graph::{Cell, CmpOp, Fold, MapId, Template, VarId};
 use crate::graph::{Plant, planted};
 
 /// More buckets than this are not ordered into prefixes one by one.
 const STEPS_MAX: usize = 20_000;
 
+/// What is added up over the rows of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Weigh {
+    /// A cell.
+    Cell(u8),
+    /// One for each row.
+    Rows,
+    /// One for each row whose cell is at least so much: of these a bucket takes a whole number.
+    AtLeast(u8, i128),
+}
+
+impl Weigh {
+    pub(super) fn of(fold: Fold) -> Option<Weigh> {
+        match fold {
+            Fold::Sum(cell) => Some(Weigh::Cell(cell)),
+            Fold::CountRows => Some(Weigh::Rows),
+            Fold::Count(_) | Fold::Min(_) | Fold::Max(_) | Fold::CountDistinct(_) => None,
+        }
+    }
+}
+
 /// `(factor × sum + offset) / divisor` of one bucket, truncated; increasing in the sum.
 #[derive(Clone, Copy, Debug)]
-struct Form {
-    bag: u32,
-    part: u32,
-    key: u32,
-    cell: u8,
+pub(super) struct Form {
+    pub(super) bag: u32,
+    pub(super) part: u32,
+    pub(super) key: u32,
+    pub(super) weigh: Weigh,
     factor: i128,
     offset: i128,
     divisor: i128,
@@ -31,7 +52,7 @@ struct Form {
 
 impl Form {
     /// The greatest sum at which the form is at most `limit`.
-    fn room(self, limit: i128) -> Option<i128> {
+    pub(super) fn room(self, limit: i128) -> Option<i128> {
         // Truncation rounds towards 0: (x / d ≤ m) is x ≤ m·d + d − 1 for m ≥ 0, and x ≤ m·d below.
         let scaled = limit.checked_mul(self.divisor)?;
         let most = if limit >= 0 {
@@ -43,25 +64,9 @@ impl Form {
     }
 }
 
-/// What a bucket may hold, and the row that says so.
-#[derive(Clone, Copy, Debug)]
-struct Capacity {
-    key: u32,
-    most: i128,
-    root: u32,
-}
-
-/// A proof that hard rows cannot all hold: the buckets of `rows` must carry `needed` and have room for `available`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shortfall {
-    pub rows: Vec<RowRef>,
-    pub needed: i128,
-    pub available: i128,
-}
-
 /// Blocks that are alike except for their weights.
-struct Class {
-    set: u32,
+pub(super) struct Class {
+    pub(super) set: u32,
     domain: usize,
     /// Members of each block.
     count: usize,
@@ -75,26 +80,39 @@ struct Class {
 type ClassIds = FxMap<(u32, usize, Vec<(MapId, i64)>), usize>;
 
 /// A sum's decisions, as classes.
-struct Demand {
-    classes: Vec<Class>,
+pub(super) struct Demand {
+    pub(super) classes: Vec<Class>,
     map: MapId,
 }
 
+/// What sums are made of, by bag, part and cell. It depends on the graph and the candidates alone, so a search that
+/// asks for bounds again and again keeps it.
+#[derive(Default)]
+pub(crate) struct Demands(FxMap<Load, Option<std::rc::Rc<Demand>>>);
+
+/// Bag, part, and what is added up.
+pub(super) type Load = (u32, u32, Weigh);
+
 pub(crate) struct Cuts<'a> {
-    graph: &'a Graph,
-    state: &'a State,
-    candidates: &'a Candidates,
-    demands: FxMap<(u32, u32, u8), Option<std::rc::Rc<Demand>>>,
+    pub(super) graph: &'a Graph,
+    pub(super) state: &'a State,
+    pub(super) candidates: &'a Candidates,
+    demands: &'a mut Demands,
     intervals: Intervals<'a>,
 }
 
 impl<'a> Cuts<'a> {
-    pub(crate) fn new(graph: &'a Graph, state: &'a State, candidates: &'a Candidates) -> Cuts<'a> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        state: &'a State,
+        candidates: &'a Candidates,
+        demands: &'a mut Demands,
+    ) -> Cuts<'a> {
         Cuts {
             graph,
             state,
             candidates,
-            demands: FxMap::default(),
+            demands,
             intervals: Intervals::new(graph, state, candidates),
         }
     }
@@ -122,13 +140,14 @@ impl<'a> Cuts<'a> {
         }
         let first = *forms.first()?;
         // One sum at a time; a maximum over several resources is bounded by each.
-        forms
-            .retain(|form| (form.bag, form.part, form.cell) == (first.bag, first.part, first.cell));
+        forms.retain(|form| {
+            (form.bag, form.part, form.weigh) == (first.bag, first.part, first.weigh)
+        });
         self.maximum(&forms)
     }
 
     /// Recognises an increasing linear form of one bucket's sum.
-    fn form(&self, id: u32) -> Option<Form> {
+    pub(super) fn form(&self, id: u32) -> Option<Form> {
         let node = self.graph.nodes.get(id);
         let constant = |id: u32| {
             self.graph
@@ -139,15 +158,13 @@ impl<'a> Cuts<'a> {
         match node.op {
             Op::Agg => {
                 let agg = self.graph.nodes.aggs[node.a as usize];
-                let Fold::Sum(cell) = agg.fold else {
-                    return None;
-                };
+                let weigh = Weigh::of(agg.fold)?;
                 let (bag, part, key) = (agg.bag.0, agg.part, agg.key);
                 Some(Form {
                     bag,
                     part,
                     key,
-                    cell,
+                    weigh,
                     factor: 1,
                     offset: 0,
                     divisor: 1,
@@ -206,11 +223,11 @@ impl<'a> Cuts<'a> {
     /// The least that the greatest of the forms can be.
     fn maximum(&mut self, forms: &[Form]) -> Option<i128> {
         let first = forms.first()?;
-        let demand = self.demand(first.bag, first.part, first.cell)?;
+        let demand = self.demand((first.bag, first.part, first.weigh))?;
         let mut order: Vec<(i128, Form)> = forms
             .iter()
             .map(|&form| {
-                let load = self.load(form.bag, form.part, form.key, form.cell);
+                let load = self.load((form.bag, form.part, form.weigh), form.key);
                 let value = (load * form.factor + form.offset) / form.divisor;
                 (value, form)
             })
@@ -227,11 +244,9 @@ impl<'a> Cuts<'a> {
             inside.push(form);
             uniform &= (form.factor, form.offset, form.divisor)
                 == (first.factor, first.offset, first.divisor);
-            let base = self
-                .intervals
-                .fixed_sum(form.bag, form.part, form.key, form.cell)?;
+            let base = self.fixed((form.bag, form.part, form.weigh), form.key)?;
             prefix.fixed += base;
-            let needed = prefix.needed();
+            let needed = prefix.needed(Apart::Known);
             if needed <= 0 {
                 // Nothing has to stand here: the maximum may even be NULL.
                 continue;
@@ -290,8 +305,14 @@ impl<'a> Cuts<'a> {
         best
     }
 
-    fn load(&self, bag: u32, part: u32, key: u32, cell: u8) -> i128 {
-        let sum = self.state.fold(self.graph, bag, part, key, Fold::Sum(cell));
+    /// What a bucket carries now; not known of what is only counted from a threshold on.
+    pub(super) fn load(&self, (bag, part, weigh): Load, key: u32) -> i128 {
+        let fold = match weigh {
+            Weigh::Cell(cell) => Fold::Sum(cell),
+            Weigh::Rows => Fold::CountRows,
+            Weigh::AtLeast(_, _) => return 0,
+        };
+        let sum = self.state.fold(self.graph, bag, part, key, fold);
         if sum == NULL || is_special(sum) {
             0
         } else {
@@ -299,17 +320,39 @@ impl<'a> Cuts<'a> {
         }
     }
 
+    /// What stays in a bucket whatever is decided.
+    pub(super) fn fixed(&mut self, (bag, part, weigh): Load, key: u32) -> Option<i128> {
+        match weigh {
+            Weigh::Cell(cell) => self.intervals.fixed_sum(bag, part, key, cell),
+            Weigh::Rows => self.intervals.fold(bag, part, key, Fold::CountRows).low,
+            // At least nothing.
+            Weigh::AtLeast(_, _) => Some(0),
+        }
+    }
+
     /// The decisions that a sum over buckets is made of. `None` where a cut would not be sound.
-    fn demand(&mut self, bag: u32, part: u32, cell: u8) -> Option<std::rc::Rc<Demand>> {
-        if let Some(demand) = self.demands.get(&(bag, part, cell)) {
+    pub(super) fn demand(&mut self, load: Load) -> Option<std::rc::Rc<Demand>> {
+        if let Some(demand) = self.demands.0.get(&load) {
             return demand.clone();
         }
-        let demand = self.collect(bag, part, cell).map(std::rc::Rc::new);
-        self.demands.insert((bag, part, cell), demand.clone());
+        let demand = self.collect(load).map(std::rc::Rc::new);
+        self.demands.0.insert(load, demand.clone());
         demand
     }
 
-    fn collect(&self, bag: u32, part: u32, cell: u8) -> Option<Demand> {
+    fn weight(&self, row: u32, weigh: Weigh) -> Option<i128> {
+        let cell = |cell: u8| match self.graph.bags.cells_of(row)[cell as usize] {
+            Cell::Const(weight) => Some(i128::from(weight.unwrap_or(0))),
+            Cell::Lookup { .. } | Cell::Expr(_) => None,
+        };
+        match weigh {
+            Weigh::Cell(index) => cell(index),
+            Weigh::Rows => Some(1),
+            Weigh::AtLeast(index, least) => Some(i128::from(cell(index)? >= least)),
+        }
+    }
+
+    fn collect(&self, (bag, part, weigh): Load) -> Option<Demand> {
         let graph = self.graph;
         if graph.bags.bag[bag as usize].expr_rows > 0 {
             return None;
@@ -326,10 +369,7 @@ impl<'a> Cuts<'a> {
                 let Key::Of(own, by) = data.key else {
                     return None;
                 };
-                let Cell::Const(weight) = graph.bags.cells_of(row)[cell as usize] else {
-                    return None;
-                };
-                let weight = i128::from(weight.unwrap_or(0));
+                let weight = self.weight(row, weigh)?;
                 if own != var || weight < 0 || *map.get_or_insert(by) != by {
                     return None;
                 }
@@ -356,7 +396,7 @@ impl<'a> Cuts<'a> {
                 && group.windows(2).all(|pair| pair[0].1 != pair[1].1);
             if alike {
                 let vars: Vec<VarId> = group.iter().map(|&(_, var, _)| var).collect();
-                let limits = self.limits(&vars);
+                let limits = block_limits(graph, &vars);
                 let mut weights: Vec<i128> = group.iter().map(|&(_, _, weight)| weight).collect();
                 weights.sort_unstable();
                 add_block(
@@ -381,157 +421,47 @@ impl<'a> Cuts<'a> {
         }
         Some(Demand { classes, map })
     }
+}
 
-    /// The policies that keep members of a block apart: at most so many per entry of a column.
-    fn limits(&self, vars: &[VarId]) -> Vec<(MapId, i64)> {
-        let graph = self.graph;
-        let mut limits = Vec::new();
-        for row in graph.bags.rows_of(vars[0]) {
-            let data = &graph.bags.rows[row as usize];
-            let bag = &graph.bags.bag[data.bag as usize];
-            let Key::Of(_, map) = data.key else { continue };
-            for lazy in &bag.lazies {
-                let spec = &graph.bags.lazies[lazy.index()];
-                let Some(most) = at_most(
-                    &spec.template,
-                    bag.part_constants
-                        .get(data.part as usize)
-                        .map(|constants| &**constants),
-                ) else {
-                    continue;
-                };
-                let all_in = spec.kind == RootKind::Hard
-                    && vars.iter().all(|&var| {
-                        graph.bags.rows_of(var).any(|row| {
-                            let other = &graph.bags.rows[row as usize];
-                            other.bag == data.bag
-                                && other.part == data.part
-                                && other.key == Key::Of(var, map)
-                                && other.cond == NIL
-                        })
-                    });
-                if all_in {
-                    limits.push((map, most));
-                }
-            }
-        }
-        limits.sort_unstable();
-        limits.dedup();
-        limits
-    }
-
-    /// A proof that the hard rows which limit a sum per bucket cannot all hold, if a cut gives one.
-    pub(crate) fn shortfall(&mut self) -> Option<Shortfall> {
-        let mut capacities: FxMap<(u32, u32, u8), Vec<Capacity>> = FxMap::default();
-        let mut names: Vec<(u32, u32, u8)> = Vec::new();
-        for (root, data) in self.graph.roots.root.iter().enumerate() {
-            if !data.alive || data.kind != RootKind::Hard {
-                continue;
-            }
-            let node = self.graph.nodes.get(data.expr.0);
-            let Op::Cmp(op) = node.op else { continue };
-            let (sum, limit, less) = match op {
-                CmpOp::Le => (node.a, node.b, 0),
-                CmpOp::Lt => (node.a, node.b, 1),
-                CmpOp::Ge => (node.b, node.a, 0),
-                CmpOp::Gt => (node.b, node.a, 1),
-                CmpOp::Eq | CmpOp::Ne => continue,
-            };
-            let Some(limit) = self.graph.nodes.constant(limit).filter(|&c| !is_special(c)) else {
+/// The policies that keep members of a block apart: at most so many per entry of a column.
+pub(crate) fn block_limits(graph: &Graph, vars: &[VarId]) -> Vec<(MapId, i64)> {
+    let mut limits = Vec::new();
+    for row in graph.bags.rows_of(vars[0]) {
+        let data = &graph.bags.rows[row as usize];
+        let bag = &graph.bags.bag[data.bag as usize];
+        let Key::Of(_, map) = data.key else { continue };
+        for lazy in &bag.lazies {
+            let spec = &graph.bags.lazies[lazy.index()];
+            let Some(most) = at_most(
+                &spec.template,
+                bag.part_constants
+                    .get(data.part as usize)
+                    .map(|constants| &**constants),
+            ) else {
                 continue;
             };
-            let Some(form) = self.form(sum) else { continue };
-            let Some(most) = form.room(limit - less) else {
-                continue;
-            };
-            let name = (form.bag, form.part, form.cell);
-            let list = capacities.entry(name).or_insert_with(|| {
-                names.push(name);
-                Vec::new()
-            });
-            list.push(Capacity {
-                key: form.key,
-                most,
-                root: root as u32,
-            });
-        }
-        names.into_iter().find_map(|name| {
-            let mut list = capacities.remove(&name)?;
-            self.shortfall_of(name, &mut list)
-        })
-    }
-
-    fn shortfall_of(
-        &mut self,
-        (bag, part, cell): (u32, u32, u8),
-        capacities: &mut Vec<Capacity>,
-    ) -> Option<Shortfall> {
-        let demand = self.demand(bag, part, cell)?;
-        // The tightest row of each bucket; the fullest buckets first.
-        capacities.sort_by_key(|capacity| (capacity.key, capacity.most, capacity.root));
-        capacities.dedup_by_key(|capacity| capacity.key);
-        capacities.sort_by_key(|capacity| {
-            let free = capacity.most - self.load(bag, part, capacity.key, cell);
-            (free, capacity.key)
-        });
-        let mut prefix = Prefix::new(self.graph, self.candidates, &demand);
-        let mut available = 0_i128;
-        for (index, capacity) in capacities.iter().enumerate().take(STEPS_MAX) {
-            prefix.include(capacity.key);
-            prefix.fixed += self.intervals.fixed_sum(bag, part, capacity.key, cell)?;
-            available = available.checked_add(capacity.most.max(0))?;
-            let needed = prefix.needed();
-            if needed > available {
-                let mut rows: Vec<RowRef> = capacities[..=index]
-                    .iter()
-                    .map(|capacity| {
-                        let root = self.graph.roots.root[capacity.root as usize];
-                        RowRef::Root {
-                            policy: root.policy,
-                            row: root.row,
-                        }
+            let all_in = spec.kind == RootKind::Hard
+                && vars.iter().all(|&var| {
+                    graph.bags.rows_of(var).any(|row| {
+                        let other = &graph.bags.rows[row as usize];
+                        other.bag == data.bag
+                            && other.part == data.part
+                            && other.key == Key::Of(var, map)
+                            && other.cond == NIL
                     })
-                    .collect();
-                rows.extend(self.confining_rows(&demand, &prefix));
-                rows.sort_unstable();
-                rows.dedup();
-                return Some(Shortfall {
-                    rows,
-                    needed,
-                    available,
                 });
+            if all_in {
+                limits.push((map, most));
             }
         }
-        None
     }
-
-    /// The rows over single decisions that keep them inside the prefix.
-    fn confining_rows(&self, demand: &Demand, prefix: &Prefix<'_>) -> Vec<RowRef> {
-        let confined: Vec<u32> = demand
-            .classes
-            .iter()
-            .enumerate()
-            .filter(|&(class, _)| prefix.must_stay(class) > 0)
-            .map(|(_, class)| class.set)
-            .collect();
-        let mut rows = Vec::new();
-        for &var in &self.candidates.vars {
-            if confined.contains(&self.candidates.set_id(var)) {
-                for &root in self.candidates.unary_roots(var) {
-                    let root = self.graph.roots.root[root as usize];
-                    rows.push(RowRef::Root {
-                        policy: root.policy,
-                        row: root.row,
-                    });
-                }
-            }
-        }
-        rows
-    }
+    limits.sort_unstable();
+    limits.dedup();
+    limits
 }
 
 /// The limit of `count(*) <= constant`.
-fn at_most(template: &Template, part: Option<&[i64]>) -> Option<i64> {
+pub(super) fn at_most(template: &Template, part: Option<&[i64]>) -> Option<i64> {
     let Template::Cmp(op, a, b) = template else {
         return None;
     };
@@ -576,8 +506,15 @@ fn add_block(
     }
 }
 
+/// Whether the policies that keep members of a block apart count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Apart {
+    Known,
+    Ignored,
+}
+
 /// A growing set of buckets, and how much room each class has outside of it.
-struct Prefix<'a> {
+pub(super) struct Prefix<'a> {
     demand: &'a Demand,
     /// Values of each bucket, by key.
     values: Vec<Vec<u32>>,
@@ -593,7 +530,7 @@ struct Prefix<'a> {
 }
 
 impl<'a> Prefix<'a> {
-    fn new(graph: &'a Graph, candidates: &Candidates, demand: &'a Demand) -> Prefix<'a> {
+    pub(super) fn new(graph: &'a Graph, candidates: &Candidates, demand: &'a Demand) -> Prefix<'a> {
         let map = &graph.maps[demand.map.index()];
         let mut values: Vec<Vec<u32>> = Vec::new();
         for (value, &key) in map.image.iter().enumerate() {
@@ -656,7 +593,7 @@ impl<'a> Prefix<'a> {
         prefix
     }
 
-    fn include(&mut self, key: u32) {
+    pub(super) fn include(&mut self, key: u32) {
         let Some(values) = self.values.get(key as usize) else {
             return;
         };
@@ -683,11 +620,11 @@ impl<'a> Prefix<'a> {
     }
 
     /// How many members of a block of the class must stand inside.
-    fn must_stay(&self, class: usize) -> usize {
+    pub(super) fn must_stay(&self, class: usize, apart: Apart) -> usize {
         let count = self.demand.classes[class].count as i64;
         let left = self.left[class];
         let mut room = if left == 0 { 0 } else { count };
-        if left < 1 << 39 {
+        if left < 1 << 39 && apart == Apart::Known {
             for &limited in &self.room[class] {
                 room = room.min(limited);
             }
@@ -696,10 +633,10 @@ impl<'a> Prefix<'a> {
     }
 
     /// What the buckets inside must carry.
-    fn needed(&self) -> i128 {
+    pub(super) fn needed(&self, apart: Apart) -> i128 {
         let classes = self.demand.classes.iter().enumerate();
         let moving: i128 = classes
-            .map(|(index, class)| class.least[self.must_stay(index)])
+            .map(|(index, class)| class.least[self.must_stay(index, apart)])
             .sum();
         self.fixed + moving
     }

@@ -6,7 +6,7 @@ use super::range::{
     quotient, remainder, sum,
 };
 use crate::graph::internal::{
-    FxMap, Graph, Key, LazyData, NIL, NULL, Op, State, UNSET, is_special, widen,
+    FxMap, Graph, Key, NIL, NULL, Op, State, UNSET, bucket_constant, is_special, widen,
 };
 use crate::graph::{Cell, Fold, MapId, Template, VarId};
 
@@ -26,10 +26,18 @@ struct Reach {
     counted: FxMap<u32, i128>,
 }
 
+/// Where a template is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Anywhere,
+    /// A part and a key.
+    Bucket(u32, u32),
+}
+
 pub(super) struct Intervals<'a> {
-    graph: &'a Graph,
-    state: &'a State,
-    candidates: &'a Candidates,
+    pub(super) graph: &'a Graph,
+    pub(super) state: &'a State,
+    pub(super) candidates: &'a Candidates,
     known: FxMap<u32, Range>,
     reaches: FxMap<(u32, u32, u32), Reach>,
     over: FxMap<(u32, u8), OverRows>,
@@ -68,18 +76,6 @@ impl<'a> Intervals<'a> {
         let end = if weight > 0 { range.low } else { range.high }?;
         let least = end.checked_mul(i128::from(weight))?;
         Some(if range.null { least.min(0) } else { least })
-    }
-
-    /// The least that a soft policy over buckets can add to its tier.
-    pub(super) fn least_lazy(&mut self, lazy: &LazyData, weight: i64) -> Option<i128> {
-        let bag = &self.graph.bags.bag[lazy.bag.index()];
-        let range = self.template(lazy.bag.0, &lazy.template);
-        if range.is_nothing() {
-            return Some(0);
-        }
-        let end = if weight > 0 { range.low } else { range.high }?;
-        let each = end.checked_mul(i128::from(weight))?.min(0);
-        each.checked_mul(i128::from(bag.row_count))
     }
 
     fn range(&mut self, id: u32) -> Range {
@@ -201,7 +197,7 @@ impl<'a> Intervals<'a> {
         }
     }
 
-    fn fold(&mut self, bag: u32, part: u32, key: u32, fold: Fold) -> Range {
+    pub(super) fn fold(&mut self, bag: u32, part: u32, key: u32, fold: Fold) -> Range {
         let graph = self.graph;
         match fold {
             Fold::CountRows | Fold::Count(_) | Fold::CountDistinct(_) => {
@@ -284,42 +280,33 @@ impl<'a> Intervals<'a> {
         if maximum { range } else { negated(range) }
     }
 
-    /// The range of a template over any bucket of its bag.
-    fn template(&mut self, bag: u32, template: &Template) -> Range {
+    /// The range of a template over one bucket of its bag, or over any.
+    pub(super) fn template(&mut self, bag: u32, at: At, template: &Template) -> Range {
+        let entry = &self.graph.bags.bag[bag as usize];
         match template {
             Template::Const(constant) => exactly(constant.map_or(NULL, i128::from)),
-            Template::Fold(Fold::CountRows | Fold::Count(_) | Fold::CountDistinct(_)) => Range {
-                low: Some(0),
-                high: Some(i128::from(self.graph.bags.bag[bag as usize].row_count)),
-                null: false,
+            Template::Fold(fold) => match (at, fold) {
+                // Which rows give an extremum would be asked of all rows, for each bucket.
+                (At::Bucket(part, key), Fold::CountRows | Fold::Count(_))
+                | (At::Bucket(part, key), Fold::CountDistinct(_) | Fold::Sum(_)) => {
+                    self.fold(bag, part, key, *fold)
+                }
+                (_, fold) => self.anywhere(bag, *fold),
             },
-            Template::Fold(Fold::Sum(cell)) => {
-                let over = self.over_rows(bag, *cell);
-                Range {
-                    low: over.sum_low,
-                    high: over.sum_high,
-                    null: true,
-                }
-            }
-            Template::Fold(Fold::Min(cell) | Fold::Max(cell)) => {
-                let over = self.over_rows(bag, *cell);
-                Range {
-                    null: true,
-                    ..over.each
-                }
-            }
-            Template::Part(index) => {
-                constants(&self.graph.bags.bag[bag as usize].part_constants, *index)
-            }
-            Template::Key(index) => {
-                constants(&self.graph.bags.bag[bag as usize].key_constants, *index)
-            }
+            Template::Part(index) => match at {
+                At::Bucket(part, _) => exactly(bucket_constant(entry.part_constant(part, *index))),
+                At::Anywhere => constants(&entry.part_constants, *index),
+            },
+            Template::Key(index) => match at {
+                At::Bucket(_, key) => exactly(bucket_constant(entry.key_constant(key, *index))),
+                At::Anywhere => constants(&entry.key_constants, *index),
+            },
             Template::Cmp(op, a, b) => {
-                comparison(*op, self.template(bag, a), self.template(bag, b))
+                comparison(*op, self.template(bag, at, a), self.template(bag, at, b))
             }
             Template::And(_) | Template::Or(_) | Template::Not(_) | Template::InSet(_, _) => TRUTH,
             Template::IsNull(a) => Range {
-                high: Some(i128::from(self.template(bag, a).null)),
+                high: Some(i128::from(self.template(bag, at, a).null)),
                 null: false,
                 ..TRUTH
             },
@@ -336,14 +323,40 @@ impl<'a> Intervals<'a> {
                     }
                     (_, _) => Guard::Nothing,
                 };
-                guard.chosen(self.template(bag, a), self.template(bag, b))
+                guard.chosen(self.template(bag, at, a), self.template(bag, at, b))
             }
-            Template::Neg(a) => negated(self.template(bag, a)),
-            Template::Add(a, b) => sum(self.template(bag, a), self.template(bag, b)),
-            Template::Sub(a, b) => sum(self.template(bag, a), negated(self.template(bag, b))),
-            Template::Mul(a, b) => product(self.template(bag, a), self.template(bag, b)),
-            Template::Div(a, b) => quotient(self.template(bag, a), self.template(bag, b)),
-            Template::Rem(a, b) => remainder(self.template(bag, a), self.template(bag, b)),
+            Template::Neg(a) => negated(self.template(bag, at, a)),
+            Template::Add(a, b) => sum(self.template(bag, at, a), self.template(bag, at, b)),
+            Template::Sub(a, b) => sum(
+                self.template(bag, at, a),
+                negated(self.template(bag, at, b)),
+            ),
+            Template::Mul(a, b) => product(self.template(bag, at, a), self.template(bag, at, b)),
+            Template::Div(a, b) => quotient(self.template(bag, at, a), self.template(bag, at, b)),
+            Template::Rem(a, b) => remainder(self.template(bag, at, a), self.template(bag, at, b)),
+        }
+    }
+
+    /// The range of a fold over any bucket of its bag.
+    fn anywhere(&mut self, bag: u32, fold: Fold) -> Range {
+        match fold {
+            Fold::CountRows | Fold::Count(_) | Fold::CountDistinct(_) => Range {
+                low: Some(0),
+                high: Some(i128::from(self.graph.bags.bag[bag as usize].row_count)),
+                null: false,
+            },
+            Fold::Sum(cell) => {
+                let over = self.over_rows(bag, cell);
+                Range {
+                    low: over.sum_low,
+                    high: over.sum_high,
+                    null: true,
+                }
+            }
+            Fold::Min(cell) | Fold::Max(cell) => Range {
+                null: true,
+                ..self.over_rows(bag, cell).each
+            },
         }
     }
 

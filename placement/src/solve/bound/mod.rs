@@ -6,14 +6,15 @@
 
 mod cut;
 mod interval;
+mod lazy;
 mod range;
+mod shortfall;
 
-pub(crate) use cut::Cuts;
+pub(crate) use cut::{Cuts, Demands, block_limits};
 use interval::Intervals;
 
 use super::candidates::{Candidates, value_at};
-use crate::graph::Fold;
-use crate::graph::internal::{Bucket, FxMap, Graph, LazyData, Op, RootKind, State, soft_term};
+use crate::graph::internal::{FxMap, Graph, Op, RootKind, State, soft_term};
 
 /// A lower bound for each tier, at the state's incumbent assignment.
 ///
@@ -23,10 +24,11 @@ pub(crate) fn lower_bounds(
     state: &State,
     candidates: &Candidates,
     roots: &[u32],
+    demands: &mut Demands,
 ) -> Vec<i128> {
     let mut bounds: Vec<Option<i128>> = state.totals.tiers.iter().copied().map(Some).collect();
     let mut intervals = Intervals::new(graph, state, candidates);
-    let mut cuts = Cuts::new(graph, state, candidates);
+    let mut cuts = Cuts::new(graph, state, candidates, demands);
     // What rows over a single decision cost together, by decision: their minima may conflict.
     let mut unary: FxMap<(usize, u32), Vec<(u32, i64)>> = FxMap::default();
     let mut order: Vec<(usize, u32)> = Vec::new();
@@ -79,9 +81,8 @@ pub(crate) fn lower_bounds(
     for lazy in graph.bags.lazies.iter().filter(|lazy| lazy.alive) {
         if let RootKind::Soft { tier, weight } = lazy.kind {
             let tier = graph.roots.tier_index(tier);
-            raise(&mut bounds[tier], -present_of(graph, state, lazy, weight));
-            match intervals.least_lazy(lazy, weight) {
-                Some(least) => raise(&mut bounds[tier], least),
+            match intervals.least_change(lazy, weight) {
+                Some(change) => raise(&mut bounds[tier], change),
                 None => bounds[tier] = None,
             }
         }
@@ -90,27 +91,6 @@ pub(crate) fn lower_bounds(
         .into_iter()
         .map(|bound| bound.unwrap_or(i128::MIN))
         .collect()
-}
-
-/// What a soft policy over buckets costs now.
-fn present_of(graph: &Graph, state: &State, lazy: &LazyData, weight: i64) -> i128 {
-    let bag = lazy.bag.index() as u32;
-    state
-        .occupied(graph, bag, None, None)
-        .into_iter()
-        .map(|(part, key)| {
-            let rows = state.fold(graph, bag, part, key, Fold::CountRows);
-            let bucket = Bucket {
-                state,
-                graph,
-                bag,
-                part,
-                key,
-                rows,
-            };
-            soft_term(weight, bucket.value(&lazy.template))
-        })
-        .sum()
 }
 
 fn raise(bound: &mut Option<i128>, by: i128) {

@@ -12,7 +12,7 @@ mod reads;
 mod snapshots;
 
 use super::*;
-use crate::planted::{Bug, plant};
+use synod_testpoint::{Bug, plant};
 
 const S: ShardId = ShardId(1);
 const KEY: Key = (S, 0);

@@ -1,13 +1,8 @@
-//! Whole rebalances from SQL through the general compiler, and the same instances for other solvers.
-//!
-//! `cargo bench -p synod-placement --bench rebalance [-- SHARDS NODES SHAPE]` with SHAPE plain, domiciled or tight.
-//! With `SYNOD_INSTANCE=FILE` the instance is also written as JSON for `benches/ortools_rebalance.py`.
+//! Whole rebalances as SQL, and the same instances as JSON for other solvers.
 
-use std::fmt::Write as _;
-use std::time::Instant;
+use serde_json::json;
 
-use synod_placement::Problem;
-use synod_placement::solve::{Config, Solver};
+use super::{Random, insert};
 
 const ZONES: u64 = 5;
 
@@ -37,26 +32,21 @@ JOIN nodes n ON n.node_id = r.controllable__node
 GROUP BY n.node_id, n.cap_a, n.cap_b CHECK sum(s.a) <= n.cap_a AND sum(s.b) <= n.cap_b;
 ";
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-}
-
-fn insert(sql: &mut String, table: &str, rows: &[String]) {
-    for chunk in rows.chunks(500) {
-        let _ = writeln!(sql, "INSERT INTO {table} VALUES {};", chunk.join(", "));
-    }
+/// Where the replicas are before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Random,
+    Unplaced,
 }
 
 /// State, policies and the same as JSON.
-fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_json::Value) {
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+pub fn instance(
+    shards: u64,
+    nodes: u64,
+    shape: &str,
+    start: Start,
+) -> (String, String, serde_json::Value) {
+    let mut random = Random::default();
     let weights: Vec<u64> = (0..shards).map(|_| 1 + random.below(100)).collect();
     let total_a: u64 = 3 * weights.iter().sum::<u64>();
     let total_b: u64 = 3 * weights.iter().map(|w| 101 - w).sum::<u64>();
@@ -92,7 +82,10 @@ fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_json
                 }
             };
             taken.push(node);
-            rows.push(format!("({s}, {slot}, {node})"));
+            match start {
+                Start::Random => rows.push(format!("({s}, {slot}, {node})")),
+                Start::Unplaced => rows.push(format!("({s}, {slot}, NULL)")),
+            }
         }
     }
     insert(&mut state, "replicas", &rows);
@@ -101,60 +94,10 @@ fn instance(shards: u64, nodes: u64, shape: &str) -> (String, String, serde_json
         "tight" => format!("{SPREAD}{CAPACITY}"),
         _ => SPREAD.to_owned(),
     };
-    let json = serde_json::json!({
+    let json = json!({
         "shape": shape, "nodes": nodes, "zones": ZONES, "weights": weights,
         "cap_a": cap_a, "cap_b": cap_b, "home_nodes": nodes / 3,
         "domiciled": (0..shards).map(domiciled).collect::<Vec<_>>(),
     });
     (state, policies, json)
-}
-
-fn main() {
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with("--"))
-        .collect();
-    let all = [(1000, 50), (10_000, 100)];
-    let shapes = ["plain", "domiciled", "tight"];
-    let runs: Vec<(u64, u64, &str)> = match args.as_slice() {
-        [shards, nodes, shape, ..] => vec![(
-            shards.parse().expect("shards"),
-            nodes.parse().expect("nodes"),
-            shape.as_str(),
-        )],
-        _ => all
-            .iter()
-            .flat_map(|&(s, n)| shapes.map(|shape| (s, n, shape)))
-            .collect(),
-    };
-    for (shards, nodes, shape) in runs {
-        let (state, policies, json) = instance(shards, nodes, shape);
-        if let Ok(path) = std::env::var("SYNOD_INSTANCE") {
-            std::fs::write(path, json.to_string()).expect("a writable file");
-        }
-        for solver in [Solver::Auto, Solver::Greedy, Solver::Flow] {
-            let start = Instant::now();
-            let mut problem = Problem::load(&state, &policies).expect("the benchmark's own SQL");
-            let loaded = start.elapsed();
-            let config = Config {
-                solver,
-                ..Config::default()
-            };
-            let start = Instant::now();
-            let answer = problem.solve(&config, &mut || false).expect("no overflow");
-            let solved = start.elapsed();
-            let tier = answer
-                .tiers
-                .first()
-                .map(|t| (t.value.as_f64(), t.bound.map_or(f64::NAN, |b| b.as_f64())));
-            let (value, bound) = tier.unwrap_or((f64::NAN, f64::NAN));
-            println!(
-                "{shards} x 3 x {nodes} {shape}, {solver:?}: {:?}, {value} (bound {bound}, gap {:.3}%), load {:.0} ms, solve {:.1} ms",
-                answer.status,
-                (value / bound - 1.0) * 100.0,
-                loaded.as_secs_f64() * 1e3,
-                solved.as_secs_f64() * 1e3,
-            );
-        }
-    }
 }

@@ -1,0 +1,122 @@
+//! Mutations: known bugs, planted one at a time, and how many seeds it takes until one is caught.
+//!
+//! A harness that finds nothing has found nothing only if it would have found something. Each bug has a
+//! ground where it is looked for: the workloads and faults that can show it. What no run of the ground
+//! can show is told as such, never left out.
+
+use synod_testpoint::{Bug, plant};
+
+use crate::fault::Fault;
+use crate::plan::Menu;
+use crate::report::Failure;
+use crate::run::run;
+use crate::workload::Workload;
+
+/// What came of the hunt for one bug.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    /// The bug.
+    pub bug: Bug,
+    /// How many seeds it took, if it was caught.
+    pub seeds: Option<u64>,
+    /// What caught it, in a line.
+    pub by: String,
+}
+
+/// Runs up to `seeds_max` seeds with a bug planted, until one fails.
+pub fn hunt(bug: Bug, seeds_max: u64) -> Hunt {
+    let menu = ground(bug);
+    for seed in 0..seeds_max {
+        plant(Some(bug));
+        let report = run(&menu.plan(seed));
+        plant(None);
+        // A run that shows nothing catches nothing.
+        let caught = report
+            .failure
+            .filter(|failure| !matches!(failure, Failure::Idle { .. }));
+        if let Some(failure) = caught {
+            let words = failure.to_string();
+            let by = words.lines().next().unwrap_or_default();
+            let by = by.chars().take(90).collect();
+            let seeds = Some(seed + 1);
+            return Hunt { bug, seeds, by };
+        }
+    }
+    Hunt {
+        bug,
+        seeds: None,
+        by: String::new(),
+    }
+}
+
+/// Where a bug is looked for.
+fn ground(bug: Bug) -> Menu {
+    use Fault::{
+        ClockDrift, ClockJump, Delay, DiskSlow, FlipFlop, Halves, Isolate, IsolateLeader, KillAll,
+        KillMajority, KillOne, Loss, Move, OneWay, Pause, PowerAll, PowerOne, Split, Transfer,
+    };
+    let singles = [Workload::Register, Workload::Append, Workload::Counter];
+    let transactions = [
+        Workload::ListAppend,
+        Workload::Bank,
+        Workload::WriteSkew,
+        Workload::LongFork,
+        Workload::Causal,
+    ];
+    let (workloads, faults): (&[Workload], &[Fault]) = match bug {
+        Bug::SkipsSync | Bug::AcknowledgesBeforeSync => (&singles, &[PowerAll, DiskSlow]),
+        Bug::SkipsValueSync => (&singles, &[PowerAll, PowerOne]),
+        Bug::ForgetsVotes | Bug::LeavesCommitBehind => {
+            (&singles, &[KillOne, KillAll, PowerAll, Isolate, Delay])
+        }
+        Bug::NoSecondLook => (&singles, &[Pause]),
+        Bug::LeaseFromReceipt | Bug::ForgetsPromises | Bug::VotesByTicks => (
+            &singles,
+            &[Pause, IsolateLeader, OneWay, Delay, KillOne, ClockDrift],
+        ),
+        Bug::KeepsLeaseInTransfer => (&singles, &[Transfer, IsolateLeader, Delay]),
+        Bug::ServesBeforeOwnTerm
+        | Bug::JoinsEarlierRound
+        | Bug::ConfirmsAnyone
+        | Bug::SleepsThroughVotes
+        | Bug::IgnoresSilence
+        | Bug::CountsLearners
+        | Bug::AppliesOldTerms => (
+            &singles,
+            &[IsolateLeader, Halves, OneWay, FlipFlop, KillMajority, Pause],
+        ),
+        Bug::SendsLostWritesAgain | Bug::LostIsFailed => {
+            (&singles, &[KillOne, KillAll, Isolate, FlipFlop])
+        }
+        Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, IsolateLeader, KillOne]),
+        Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, KillMajority, Delay]),
+        Bug::OverwritesNeighbours | Bug::SplitForgetsRows | Bug::SplitsOverLocks => (
+            &transactions,
+            &[Split, Move, Transfer, KillOne, IsolateLeader, Pause],
+        ),
+        Bug::ReadsAreNotLocked
+        | Bug::FastPathPassesReadLocks
+        | Bug::ReadsUnderLocks
+        | Bug::ValidationIgnoresLocks
+        | Bug::ValidationIgnoresVersions
+        | Bug::CommitsAtFirstPrepare
+        | Bug::DecidesTooEarly
+        | Bug::NoTombstones
+        | Bug::ReleasesByClock
+        | Bug::TellsBeforeApply
+        | Bug::RangesAreNotChecked
+        | Bug::RetriesUnknown => (
+            &transactions,
+            &[KillOne, IsolateLeader, FlipFlop, Pause, Delay, Loss],
+        ),
+    };
+    let nodes = match bug {
+        Bug::OverwritesNeighbours => 5,
+        _ => 3,
+    };
+    Menu {
+        workloads: workloads.to_vec(),
+        faults: faults.to_vec(),
+        nodes: Some(nodes),
+    }
+}
