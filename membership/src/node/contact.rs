@@ -121,8 +121,8 @@ impl Node {
             .collect()
     }
 
-    /// True if nothing speaks against taking the sample for the whole. Absent voters do: they are nobody's subjects, and
-    /// the last member among them would otherwise never notice that it is alone.
+    /// True if nothing speaks against taking the sample for the whole. Absent voters do: they are nobody's subjects,
+    /// and the last member among them would otherwise never notice that it is alone.
     fn is_calm(&self) -> bool {
         let deaf = self.suspended == Some(Suspended::NoMajority);
         let absent = self

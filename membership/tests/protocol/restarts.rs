@@ -315,8 +315,8 @@ fn founders_begin_together_without_a_join() {
     assert_eq!(world.seq(0), 2);
 }
 
-/// Two of three were removed and keep their votes. The last member has nobody to watch: it asks the absent voters whether
-/// they are there, and stops serving when none of them is.
+/// Two of three were removed and keep their votes. The last member has nobody to watch: it asks the absent voters
+/// whether they are there, and stops serving when none of them is.
 #[test]
 fn the_last_member_among_absent_voters_notices_that_it_is_alone() {
     let mut world = World::cluster(3, 3);
