@@ -216,13 +216,8 @@ pub(crate) fn rebuild_index(
         .open()
         .map_err(|error| damaged(error.to_string()))?;
     desk.live = crate::live::LiveMap::default();
-    let files: Vec<(FileNumber, u32)> = desk
-        .manifest
-        .state
-        .files
-        .iter()
-        .map(|(number, file)| (*number, file.records))
-        .collect();
+    let known = desk.manifest.state.files.iter();
+    let files: Vec<(FileNumber, u32)> = known.map(|(n, file)| (*n, file.records)).collect();
     let total_records = files.iter().map(|(_, records)| u64::from(*records)).sum();
     let mut done_records = 0;
     let mut rest = files.as_slice();
