@@ -9,8 +9,8 @@ GROUP BY r.current_node;
 -- A tenth more than the share that its capacity entitles a node to, and room for one more shard.
 CREATE VIEW target_bytes AS
 SELECT n.node_id,
-    11 * n.cap_bytes * (SELECT coalesce(sum(s.bytes * s.rf), 0) FROM shards s) / 10
-        / (SELECT max(sum(m.cap_bytes), 1) FROM nodes m WHERE m.status = 'up')
+    CAST(1.1 * n.cap_bytes / (SELECT max(sum(m.cap_bytes), 1) FROM nodes m WHERE m.status = 'up')
+        * (SELECT coalesce(sum(s.bytes * s.rf), 0) FROM shards s) AS INTEGER)
         + (SELECT coalesce(max(s.bytes), 0) FROM shards s) AS bytes,
     coalesce((SELECT h.bytes FROM held_bytes h WHERE h.node_id = n.node_id), 0) AS held
 FROM nodes n WHERE n.status = 'up';

@@ -130,6 +130,9 @@ pub struct Answer {
     pub tiers: Vec<Tier>,
     /// All decisions, unchanged ones too; empty unless decided.
     pub assignments: Vec<Assignment>,
+    /// When nothing was decided: the assignment that was found to break the hard policies least.
+    #[serde(skip)]
+    pub relaxed: Vec<Assignment>,
     /// When infeasible: policy rows that cannot hold together.
     pub core: Vec<PolicyRow>,
     /// Whether no row of the core can be dropped.

@@ -99,6 +99,12 @@ impl Problem {
         judged.map(|()| judgement)
     }
 
+    /// The hard policy rows that the present values break.
+    pub fn broken(&mut self) -> Result<Vec<PolicyRow>> {
+        self.compiler.model.refresh().map_err(|e| model_error(&e))?;
+        Ok(self.judgement().broken)
+    }
+
     /// The judgement of the present values.
     pub(crate) fn judgement(&self) -> Judgement {
         let model = &self.compiler.model;

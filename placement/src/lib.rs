@@ -35,5 +35,5 @@ pub use compile::{Change, Datum, Warning};
 pub use error::{Error, ErrorKind, Place, Result, Source};
 pub use explain::{Alternative, Cost, Explanation};
 pub use judge::{Decision, Judgement};
-pub use ordered::{Plan, PlanStatus, Step};
+pub use ordered::{Plan, PlanStatus, Step, Target};
 pub use problem::{Problem, Touched};

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::answer::{PolicyRow, Status};
+use crate::compile::Datum;
 use crate::error::Result;
+use crate::graph::VarId;
 use crate::plan;
 use crate::problem::{Problem, model_error};
 use crate::solve;
@@ -63,6 +65,19 @@ pub struct Plan {
     pub blocked_by: Vec<PolicyRow>,
 }
 
+/// What a decision of one column shall become.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Its table.
+    pub table: String,
+    /// The row's primary key, in key order.
+    pub key: Vec<Datum>,
+    /// The decision column.
+    pub column: String,
+    /// The value.
+    pub value: Datum,
+}
+
 impl Problem {
     /// Decides, and orders the changes.
     pub fn plan(
@@ -86,37 +101,56 @@ impl Problem {
                 blocked_by: answer.core,
             });
         }
-        let plan = plan::plan(&mut self.compiler.model, &outcome.values, planning)
-            .map_err(|e| model_error(&e))?;
-        let step = |changes: &Vec<plan::Change>| {
-            let mut out = Vec::new();
-            for change in changes {
-                let from = self.assignment(change.var, change.from);
-                let to = self.assignment(change.var, change.to);
-                for (from, to) in from.into_iter().zip(to) {
-                    out.push(Step {
-                        table: to.table,
-                        key: to.key,
-                        column: to.column,
-                        from: from.value,
-                        to: to.value,
-                    });
-                }
-            }
-            out
-        };
+        self.ordered(&outcome.values, planning)
+    }
+
+    /// Orders the changes from the present values to given ones, without deciding anything. A target whose row or value
+    /// does not exist is an error; decisions without a target stay as they are.
+    pub fn order(&mut self, targets: &[Target], planning: &plan::Config) -> Result<Plan> {
+        let values = targets
+            .iter()
+            .map(|target| self.compiler.target(target))
+            .collect::<Result<Vec<_>>>()?;
+        self.ordered(&values, planning)
+    }
+
+    fn ordered(
+        &mut self,
+        values: &[(VarId, Option<u32>)],
+        planning: &plan::Config,
+    ) -> Result<Plan> {
+        let plan =
+            plan::plan(&mut self.compiler.model, values, planning).map_err(|e| model_error(&e))?;
         Ok(Plan {
             status: match plan.status {
                 plan::Status::Complete => PlanStatus::Complete,
                 plan::Status::NoSafeOrder => PlanStatus::NoSafeOrder,
                 plan::Status::NoneFound => PlanStatus::NoneFound,
             },
-            steps: plan.steps.iter().map(step).collect(),
+            steps: plan.steps.iter().map(|step| self.shown(step)).collect(),
             blocked_by: plan
                 .blocked_by
                 .iter()
                 .map(|&row| self.policy_row(row))
                 .collect(),
         })
+    }
+
+    fn shown(&self, changes: &[plan::Change]) -> Vec<Step> {
+        let mut out = Vec::new();
+        for change in changes {
+            let from = self.assignment(change.var, change.from);
+            let to = self.assignment(change.var, change.to);
+            for (from, to) in from.into_iter().zip(to) {
+                out.push(Step {
+                    table: to.table,
+                    key: to.key,
+                    column: to.column,
+                    from: from.value,
+                    to: to.value,
+                });
+            }
+        }
+        out
     }
 }

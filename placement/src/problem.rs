@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::answer::{Answer, Assignment, Number, PolicyRow, Stats, Status, Tier};
-use crate::compile::{Change, Compiler, Goals, Warning};
+use crate::compile::{Change, Compiler, Datum, Goals, Warning};
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::graph::{ModelError, RowRef, VarId};
 use crate::solve;
@@ -84,6 +84,21 @@ impl Problem {
         Ok(Touched { vars })
     }
 
+    /// The decisions of rows, given by table and primary key, as if changes had touched them. A row that does not exist
+    /// has none.
+    pub fn touch<'a>(
+        &mut self,
+        rows: impl IntoIterator<Item = (&'a str, Vec<Datum>)>,
+    ) -> Result<Touched> {
+        let mut vars = Vec::new();
+        for (table, key) in rows {
+            vars.extend(self.compiler.decisions_of(table, &key)?);
+        }
+        vars.sort_unstable();
+        vars.dedup();
+        Ok(Touched { vars: Some(vars) })
+    }
+
     /// Decides only what changes touched, together with what has no valid place; the rest stays where it is.
     pub fn solve_scoped(
         &mut self,
@@ -131,6 +146,11 @@ impl Problem {
                 self.assignments(&outcome.values)
             } else {
                 Vec::new()
+            },
+            relaxed: if decided {
+                Vec::new()
+            } else {
+                self.assignments(&outcome.values)
             },
             core: rows.iter().map(|&row| self.policy_row(row)).collect(),
             core_minimal: core.is_some_and(|c| c.minimal),

@@ -5,6 +5,8 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(not(madsim))]
+pub mod controller;
 pub mod directory;
 pub mod edge;
 pub mod formation;

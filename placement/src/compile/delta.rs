@@ -19,6 +19,7 @@ use super::maps::Recipe;
 use super::resolved::{Block, RelationId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::VarId;
+use crate::ordered::Target;
 use crate::tables::{Value, millionths, quoted};
 
 /// Marks the errors that compiling again resolves.
@@ -115,6 +116,77 @@ impl Compiler {
             vars.get(of.slot as usize).copied().flatten() == Some(*var)
         });
         Ok(applied)
+    }
+
+    /// The variables of a row's decisions; none where there is no such row.
+    pub(crate) fn decisions_of(&mut self, table: &str, key: &[Datum]) -> Result<Vec<VarId>> {
+        let key: Vec<Value> = key
+            .iter()
+            .map(|datum| self.value(datum))
+            .collect::<Result<_>>()?;
+        let Some(&RelationId::Mirror(table)) = self.by_name.get(&table.to_ascii_lowercase()) else {
+            return Ok(Vec::new());
+        };
+        let entry = &self.mirrors[table];
+        let slots = entry.mirror.find(&entry.mirror.schema.primary_key, &key);
+        let vars = slots.iter().flat_map(|&slot| {
+            let decisions = entry.decisions.iter();
+            decisions
+                .filter_map(move |decision| decision.vars.get(slot as usize).copied().flatten())
+        });
+        Ok(vars.collect())
+    }
+
+    /// The variable that a target names, and the value of its domain.
+    pub(crate) fn target(&mut self, target: &Target) -> Result<(VarId, Option<u32>)> {
+        let unknown = |what: &str| {
+            let message = format!("{what} of table {} that a target names", target.table);
+            Error::bare(ErrorKind::Name, format!("there is no {message}"))
+        };
+        let key: Vec<Value> = target
+            .key
+            .iter()
+            .map(|datum| self.value(datum))
+            .collect::<Result<_>>()?;
+        let wanted = self.value(&target.value)?;
+        let Some(&RelationId::Mirror(table)) = self.by_name.get(&target.table.to_ascii_lowercase())
+        else {
+            return Err(unknown("decision"));
+        };
+        let entry = &self.mirrors[table];
+        let schema = &entry.mirror.schema;
+        let slot = entry
+            .mirror
+            .find(&schema.primary_key, &key)
+            .first()
+            .copied();
+        let slot = slot.ok_or_else(|| unknown("row"))?;
+        let column = schema
+            .columns
+            .iter()
+            .position(|c| c.name.eq_ignore_ascii_case(&target.column));
+        let decision = column.and_then(|c| {
+            entry
+                .decisions
+                .iter()
+                .find(|d| d.columns.iter().any(|own| own.column == c))
+        });
+        let decision = decision.ok_or_else(|| unknown("decision column"))?;
+        let var = decision.vars.get(slot as usize).copied().flatten();
+        let var = var.ok_or_else(|| unknown("decision"))?;
+        if wanted == Value::Null {
+            return Ok((var, None));
+        }
+        let domain = &self.mirrors[decision.mirror].mirror;
+        let [only] = decision.columns.as_slice() else {
+            return Err(unknown("decision of one column"));
+        };
+        let value = domain
+            .find(&[only.domain_column], &[wanted])
+            .first()
+            .copied();
+        let value = value.ok_or_else(|| unknown("value"))?;
+        Ok((var, Some(value)))
     }
 
     fn value(&mut self, datum: &Datum) -> Result<Value> {

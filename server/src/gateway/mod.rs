@@ -116,6 +116,8 @@ pub struct Gateway {
     map: ShardMap,
     leaders: BTreeMap<ShardId, NodeId>,
     sessions: BTreeMap<SessionId, Session>,
+    /// Commands of all sessions whose replies have not left: with none, a tick looks at no session.
+    open_commands: usize,
     /// Distinguishes this life's streams from those of earlier ones and of other nodes.
     stream_prefix: u64,
     operations: BTreeMap<u64, Operation>,
@@ -209,6 +211,7 @@ impl Gateway {
             map,
             leaders: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            open_commands: 0,
             stream_prefix: boot_nonce << 32,
             operations: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -303,6 +306,7 @@ impl Gateway {
             };
             let mut replies = Vec::new();
             session.drain(&mut replies);
+            self.open_commands -= replies.len();
             if session.closed {
                 if session.is_idle() {
                     self.abandon(now, id, effects);
@@ -319,6 +323,7 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        self.open_commands += batch.len();
         for submission in batch {
             session.push(match submission {
                 Submission::Command(command)
@@ -628,6 +633,9 @@ impl Gateway {
             self.coordinate(now, coordinator::Event::Tick, effects);
         }
         self.expire_operations(now_us);
+        if self.open_commands == 0 {
+            return;
+        }
         for (id, session) in &mut self.sessions {
             for place in session.expired(now_us) {
                 session.finish(place, timed_out());

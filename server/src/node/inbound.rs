@@ -121,6 +121,8 @@ impl Node {
         effects: &mut Effects,
     ) {
         let node = NodeId(peer.node.0);
+        // It may be met before any view or row tells of it: that it is connected must not be missed.
+        self.learn_stranger(&peer);
         let Some(state) = self.peers.get_mut(&node) else {
             return;
         };

@@ -16,6 +16,8 @@
 mod beginning;
 mod by_hand;
 mod carry;
+#[cfg(not(madsim))]
+mod controlling;
 mod forming;
 mod inbound;
 mod jobs;

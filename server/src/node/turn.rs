@@ -92,6 +92,9 @@ pub(super) struct Node {
     pub(super) next_page_us: u64,
     /// Orders that operators give through this node.
     pub(super) by_hand: ByHand,
+    /// What places replicas and leaders, where this node leads the system shard.
+    #[cfg(not(madsim))]
+    pub(super) control: super::controlling::Control,
     /// Orders that shards led here are carrying out.
     pub(super) running: BTreeMap<ShardId, Running>,
     /// Descriptions on their way into the log.
@@ -298,6 +301,8 @@ impl Node {
             survey_read: None,
             next_page_us: 0,
             by_hand: ByHand::default(),
+            #[cfg(not(madsim))]
+            control: super::controlling::Control::default(),
             running: BTreeMap::new(),
             describing: BTreeMap::new(),
             unreconciled: BTreeSet::new(),
@@ -481,6 +486,8 @@ impl Node {
         self.tick_survey(now, effects);
         self.tick_by_hand(now, effects);
         self.send_orders(now, effects);
+        #[cfg(not(madsim))]
+        self.tick_control(now, effects);
         if now.monotonic.0 >= self.next_sweep_us {
             self.next_sweep_us = now.monotonic.0 + SWEEP_US;
             self.reconcile_all();
@@ -540,6 +547,8 @@ impl Node {
             self.sweep_replicas(now, effects);
             self.advance_orders(now, effects);
             for (id, end) in self.orders.take_done() {
+                #[cfg(not(madsim))]
+                self.control_order_ended(now, id, &end, effects);
                 self.order_ended(now, id, end, effects);
             }
             let quiet = effects.gateway.is_empty()

@@ -172,4 +172,21 @@ pub enum Message {
         /// Why.
         refusal: Refusal,
     },
+    /// What the sender says of the shards that it leads, to the leader of the system shard.
+    Led(Vec<Led>),
+}
+
+/// What a shard's leader says of it, again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Led {
+    /// The shard.
+    pub shard: ShardId,
+    /// The term that it is led in.
+    pub term: u64,
+    /// What it is taken to weigh.
+    pub bytes: u64,
+    /// Whether its configuration is joint.
+    pub joint: bool,
+    /// How many entries each replica lacks, the leader's own included.
+    pub lacks: Vec<(ReplicaId, u64)>,
 }

@@ -339,6 +339,13 @@ impl Participant {
             .flat_map(|shard| shard.own.newborns.iter().copied())
     }
 
+    /// Whether a shard on this node was split off, and this replica does not know how it begins: it
+    /// must not stay its leader.
+    pub fn lacks_rows(&self, shard: ShardId) -> bool {
+        let shard = self.shards.get(&shard);
+        shard.is_some_and(|shard| shard.own.is_unborn() && shard.birth.is_none())
+    }
+
     /// Whether a split waits for attempts to end, or is on its way through the log.
     pub fn is_splitting(&self, shard: ShardId) -> bool {
         self.shards.get(&shard).is_some_and(Shard::is_splitting)

@@ -1,0 +1,391 @@
+//! Carrying out the plan: which shard may take its next step now.
+//!
+//! The most urgent first. A copy needs room: a node receives a few at once, and only so many bytes; one place more is
+//! kept for shards that would not survive another failure. Everything else is cheap and waits for nothing but its turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use synod_replication::NodeId;
+use synod_storage::{ReplicaId, ShardId};
+use synod_txn::{Authority, Now, ReplicaRole, ShardDescriptor};
+
+use super::advance::{Next, Step, next};
+use super::cluster::{Duty, Progress, Shard};
+use super::plan::{Class, Plan, Stage, Target};
+use super::records::{self, Head};
+use super::{Controller, Effect, Refusal};
+
+/// Between two looks at the plan when nothing but time passed, in microseconds.
+const LOOK_US: u64 = 100_000;
+/// The first pause after a refusal, in microseconds; it doubles.
+const PAUSE_US: u64 = 200_000;
+/// And the longest.
+const PAUSE_MAX_US: u64 = 10_000_000;
+
+/// An order under way.
+#[derive(Clone, Debug)]
+pub(super) struct Ordered {
+    id: u64,
+    at_us: u64,
+    step: Step,
+}
+
+/// Copies and bytes on their way, by node.
+#[derive(Default)]
+struct Room {
+    incoming: BTreeMap<NodeId, (u32, u64)>,
+    outgoing: BTreeMap<NodeId, u32>,
+    bytes: BTreeMap<NodeId, u64>,
+}
+
+impl Controller {
+    pub(super) fn execute(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if now.monotonic.0 < self.executed_us + LOOK_US && self.executed_us != 0 {
+            return;
+        }
+        self.executed_us = now.monotonic.0;
+        self.finish(now, effects);
+        let mut room = self.room();
+        let round = self.plan.round();
+        let mut turns: Vec<(Class, ShardId)> = self
+            .plan
+            .targets
+            .iter()
+            .map(|(shard, target)| (target.class, *shard))
+            .collect();
+        turns.sort_unstable();
+        self.waits.clear();
+        for (class, id) in turns {
+            let (Some(shard), Some(target)) =
+                (self.cluster.shards.get(&id), self.plan.targets.get(&id))
+            else {
+                continue;
+            };
+            let Some(stage) = target.next() else {
+                continue;
+            };
+            if Some(stage.round) != round || !self.may_step(id, now) {
+                continue;
+            }
+            let following = next(&self.cluster, shard, stage);
+            self.take(now, id, class, following, &mut room, effects);
+        }
+        self.sweep(now, effects);
+        self.report_emptied(effects);
+    }
+
+    fn may_step(&self, id: ShardId, now: Now) -> bool {
+        let paused = self
+            .pauses
+            .get(&id)
+            .is_some_and(|(until, _)| *until > now.monotonic.0);
+        !self.ordered.contains_key(&id) && !paused
+    }
+
+    fn take(
+        &mut self,
+        now: Now,
+        id: ShardId,
+        class: Class,
+        following: Next,
+        room: &mut Room,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(shard) = self.cluster.shards.get(&id) else {
+            return;
+        };
+        match following {
+            Next::Done => {}
+            Next::Wait(why) => {
+                self.waits.insert(id, why);
+            }
+            Next::Step(step) => {
+                if self.asked.is_some() && step.commits(shard) {
+                    return;
+                }
+                if let Step::Add(node) = step
+                    && !self.has_room(room, shard, node, class)
+                {
+                    return;
+                }
+                self.order(now, id, step, effects);
+            }
+        }
+    }
+
+    fn order(&mut self, now: Now, id: ShardId, step: Step, effects: &mut Vec<Effect>) {
+        let Some(shard) = self.cluster.shards.get(&id) else {
+            return;
+        };
+        let order = self.next_order;
+        self.next_order += 1;
+        effects.push(Effect::Order {
+            id: order,
+            shard: id,
+            epoch: shard.descriptor.epoch,
+            authority: Authority {
+                term: self.term,
+                plan: self.head.plan,
+            },
+            step: step.clone(),
+        });
+        let ordered = Ordered {
+            id: order,
+            at_us: now.monotonic.0,
+            step,
+        };
+        self.ordered.insert(id, ordered);
+    }
+
+    /// Copies that no plan wants are removed: they were begun by a plan that has been replaced.
+    fn sweep(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let undecided = self.urgent_us.is_some() || self.asked.is_some();
+        if undecided || self.writing.is_some() || self.head.plan == 0 {
+            return;
+        }
+        let mut strays = Vec::new();
+        for (&id, shard) in &self.cluster.shards {
+            if shard.learners().next().is_none()
+                || self.plan.targets.contains_key(&id)
+                || !self.may_step(id, now)
+            {
+                continue;
+            }
+            let seats = self.cluster.seats(shard);
+            let hidden = shard.order.iter().map(|node| super::cluster::Seat {
+                node: Some(*node),
+                votes: true,
+            });
+            let stage = Stage {
+                round: 0,
+                seats: seats.into_iter().chain(hidden).collect(),
+                leader: None,
+            };
+            let stray = shard
+                .learners()
+                .any(|node| !stage.seats.iter().any(|seat| seat.node == Some(node)));
+            if let (true, Next::Step(step @ Step::Replace { .. })) =
+                (stray, next(&self.cluster, shard, &stage))
+                && !step.commits(shard)
+            {
+                strays.push((id, step));
+            }
+        }
+        for (id, step) in strays {
+            self.order(now, id, step, effects);
+        }
+    }
+
+    /// What is on its way, and what lies where.
+    fn room(&self) -> Room {
+        let mut room = Room::default();
+        if self.plan.targets.is_empty() {
+            return room;
+        }
+        for (id, shard) in &self.cluster.shards {
+            for replica in &shard.descriptor.replicas {
+                *room.bytes.entry(replica.node).or_default() += shard.load.bytes;
+                let copying = replica.role == ReplicaRole::Learner
+                    && shard.progress.get(&replica.replica) != Some(&Progress::CaughtUp);
+                if copying {
+                    room.begin(shard, replica.node);
+                }
+            }
+            if let Some(Ordered {
+                step: Step::Add(node),
+                ..
+            }) = self.ordered.get(id)
+                && shard.on(*node).is_none()
+            {
+                *room.bytes.entry(*node).or_default() += shard.load.bytes;
+                room.begin(shard, *node);
+            }
+        }
+        room
+    }
+
+    fn has_room(&self, room: &mut Room, shard: &Shard, node: NodeId, class: Class) -> bool {
+        let reserve = u32::from(class == Class::Critical);
+        let most = self.settings.copies_per_node + reserve;
+        let (copies, bytes) = room.incoming.get(&node).copied().unwrap_or_default();
+        let leader = shard.leader.map(|(leader, _)| leader);
+        let sending = leader
+            .and_then(|node| room.outgoing.get(&node))
+            .copied()
+            .unwrap_or(0);
+        let fits = bytes == 0 || bytes + shard.load.bytes <= self.settings.copy_bytes_per_node;
+        let holds = room.bytes.get(&node).copied().unwrap_or(0) + shard.load.bytes;
+        let capacity = self
+            .cluster
+            .nodes
+            .get(&node)
+            .map_or(0, |node| node.capacity().bytes);
+        if copies >= most || sending >= 2 * most || !fits || holds > capacity {
+            return false;
+        }
+        *room.bytes.entry(node).or_default() += shard.load.bytes;
+        room.begin(shard, node);
+        true
+    }
+
+    /// Takes out of the plan what has arrived, and remembers what it left.
+    fn finish(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let mut arrived = Vec::new();
+        for (id, target) in &mut self.plan.targets {
+            // One that the directory has not told of yet is on its way, as far as is known.
+            if let Some(shard) = self.cluster.shards.get(id) {
+                target.look(shard);
+            }
+            if target.next().is_none() {
+                arrived.push(*id);
+            }
+        }
+        if arrived.is_empty() {
+            return;
+        }
+        let mut rows = Vec::new();
+        for id in arrived {
+            if let Some(target) = self.plan.targets.remove(&id) {
+                self.remember(now, id, &target);
+                let moved = self.moved.get(&id).and_then(records::stored);
+                rows.push((records::shard_key(records::MOVED, id), moved));
+            }
+        }
+        let id = self.next_write;
+        self.next_write += 1;
+        effects.push(Effect::Write { id, rows });
+        if self.plan.targets.is_empty() && self.writing.is_none() {
+            let head = Head {
+                plan: self.head.plan + 1,
+                term: self.term,
+                inputs: self.head.inputs,
+            };
+            self.store(head, Plan::default(), effects);
+            // What was put off while there was something to do.
+            self.want_urgent(now);
+            self.want_whole(now);
+        }
+    }
+
+    fn remember(&mut self, now: Now, id: ShardId, target: &Target) {
+        let Some(end) = target.end() else {
+            return;
+        };
+        let stays = |node: &NodeId| end.seats.iter().any(|seat| seat.node == Some(*node));
+        let moved = self.moved.entry(id).or_default();
+        let old = |&(at, _): &(u64, _)| at + self.settings.no_undo_ms > now.wall_ms;
+        moved
+            .from
+            .retain(|node, record| old(record) && !stays(node));
+        moved.leader_from.retain(|_, record| old(record));
+        for &node in target.from.iter().filter(|node| !stays(node)) {
+            moved.from.insert(node, (now.wall_ms, target.inputs));
+        }
+        if let Some(node) = target.led_by
+            && end.leader.is_some_and(|leader| leader != node)
+        {
+            moved.leader_from.insert(node, (now.wall_ms, target.inputs));
+        }
+    }
+
+    pub(super) fn ordered(
+        &mut self,
+        now: Now,
+        order: u64,
+        result: Result<ShardDescriptor, Refusal>,
+    ) {
+        let found = self.ordered.iter().find(|(_, ordered)| ordered.id == order);
+        let Some(id) = found.map(|(id, _)| *id) else {
+            return;
+        };
+        let step = self.ordered.remove(&id).map(|ordered| ordered.step);
+        self.executed_us = 0;
+        match result {
+            Ok(descriptor) => {
+                self.pauses.remove(&id);
+                if let Some(Step::Transfer(heir)) = step {
+                    self.led_by(id, heir);
+                }
+                self.describe(now, descriptor);
+            }
+            Err(Refusal::Stale(descriptor)) => self.describe(now, descriptor),
+            Err(
+                Refusal::NotLeader(_)
+                | Refusal::Superseded
+                | Refusal::Busy
+                | Refusal::NotCaughtUp
+                | Refusal::Invalid(_)
+                | Refusal::Unknown,
+            ) => self.pause(now, id),
+        }
+    }
+
+    /// A transfer succeeded: who leads now, until a report says more.
+    fn led_by(&mut self, id: ShardId, heir: ReplicaId) {
+        if let Some(shard) = self.cluster.shards.get_mut(&id)
+            && let Some((_, term)) = shard.leader
+            && let Some(replica) = shard.descriptor.replicas.iter().find(|r| r.replica == heir)
+        {
+            // What the old leader still says of its term counts no more; its heir speaks in a later one.
+            shard.leader = Some((replica.node, term));
+            self.dirty.insert(id);
+        }
+    }
+
+    fn pause(&mut self, now: Now, id: ShardId) {
+        let (until, times) = self.pauses.entry(id).or_default();
+        let pause = (PAUSE_US << (*times).min(8)).min(PAUSE_MAX_US);
+        *until = now.monotonic.0 + pause;
+        *times += 1;
+    }
+
+    pub(super) fn expire_orders(&mut self, now: Now) {
+        let late: Vec<ShardId> = self
+            .ordered
+            .iter()
+            .filter(|(_, ordered)| {
+                ordered.at_us + self.settings.order_timeout_us <= now.monotonic.0
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.ordered.remove(&id);
+            self.pause(now, id);
+        }
+    }
+
+    /// Says once of each node that shall leave that nothing lives on it any more.
+    fn report_emptied(&mut self, effects: &mut Vec<Effect>) {
+        let leaving = |(_, node): &(&NodeId, &super::cluster::Node)| node.duty == Duty::Leaving;
+        let leaving: BTreeSet<NodeId> = self
+            .cluster
+            .nodes
+            .iter()
+            .filter(leaving)
+            .map(|(id, _)| *id)
+            .filter(|id| !self.emptied.contains(id))
+            .collect();
+        if leaving.is_empty() {
+            return;
+        }
+        let mut carrying = BTreeSet::new();
+        for shard in self.cluster.shards.values() {
+            carrying.extend(shard.descriptor.replicas.iter().map(|replica| replica.node));
+        }
+        for node in leaving.difference(&carrying) {
+            self.emptied.insert(*node);
+            effects.push(Effect::Emptied(*node));
+        }
+    }
+}
+
+impl Room {
+    fn begin(&mut self, shard: &Shard, node: NodeId) {
+        let (copies, bytes) = self.incoming.entry(node).or_default();
+        *copies += 1;
+        *bytes += shard.load.bytes;
+        if let Some((leader, _)) = shard.leader {
+            *self.outgoing.entry(leader).or_default() += 1;
+        }
+    }
+}

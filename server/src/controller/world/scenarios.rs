@@ -1,0 +1,318 @@
+//! What the controller is for, one scenario each.
+
+use super::*;
+
+const MB: u64 = 1 << 20;
+const MINUTE: u64 = 60 * SECOND;
+
+fn zone_of(n: u32) -> &'static str {
+    ["a", "b", "c"][n as usize % 3]
+}
+
+/// A settled cluster of `nodes` in three zones.
+fn cluster(seed: u64, nodes: u32, shards: u64, bytes: u64) -> World {
+    let mut world = World::founded(seed, node(0), shards, bytes);
+    for n in 1..nodes {
+        world.join(node(n), zone_of(n));
+    }
+    world.run(SECOND * 2);
+    world.settle(20 * MINUTE);
+    world.assert_whole();
+    world
+}
+
+#[test]
+fn a_cluster_of_one_does_nothing() {
+    let mut world = World::founded(1, node(0), 8, 10 * MB);
+    world.settle(MINUTE);
+    world.assert_whole();
+    assert_eq!(world.orders, 0);
+}
+
+#[test]
+fn a_second_node_gets_learners_and_a_third_makes_voters() {
+    let mut world = World::founded(2, node(0), 4, 10 * MB);
+    world.run(5 * SECOND);
+    world.join(node(1), "b");
+    world.run(2 * SECOND);
+    world.settle(5 * MINUTE);
+    world.assert_whole();
+    world.join(node(2), "c");
+    world.run(2 * SECOND);
+    world.settle(5 * MINUTE);
+    world.assert_whole();
+}
+
+#[test]
+fn growth_from_one_to_five_spreads_replicas_and_leaders() {
+    let world = cluster(3, 5, 20, 10 * MB);
+    let leaders = world.leaders();
+    assert!(
+        leaders.len() == 5 && leaders.values().all(|n| *n <= 5),
+        "{leaders:?}"
+    );
+    let bytes = world.bytes();
+    assert!(
+        bytes.len() == 5 && bytes.values().all(|n| *n >= 40 * MB),
+        "{bytes:?}"
+    );
+    // Two copies of each shard are the least that three replicas need.
+    let least = 20 * 2 * 10 * MB + 2 * MB;
+    assert!(
+        world.copied_bytes * 10 <= least * 15,
+        "{} MB were copied, {} MB are needed",
+        world.copied_bytes / MB,
+        least / MB
+    );
+}
+
+#[test]
+fn a_settled_cluster_does_not_move() {
+    let mut world = cluster(4, 5, 20, 10 * MB);
+    let orders = world.orders;
+    // Loads waver by less than a tenth; controllers come and go.
+    for round in 0..20_u64 {
+        for shard in world.shards.values_mut() {
+            let waver = 95 + round % 11;
+            shard.load.bytes = 10 * MB * waver / 100;
+        }
+        world.run(30 * SECOND);
+    }
+    assert_eq!(world.orders, orders, "{}", world.describe());
+}
+
+#[test]
+fn a_lost_node_is_awaited_then_replaced() {
+    let mut world = cluster(5, 5, 20, 10 * MB);
+    let orders = world.orders;
+    world.kill(node(3));
+    world.run(10 * SECOND);
+    assert_eq!(world.orders, orders, "it may come back");
+    world.run(30 * SECOND);
+    assert!(world.orders > orders, "{}", world.describe());
+    world.settle(10 * MINUTE);
+    world.assert_whole();
+    // And back it comes: it gets its share again, and then nothing moves.
+    world.restart(node(3));
+    world.run(2 * SECOND);
+    world.settle(10 * MINUTE);
+    world.assert_whole();
+    assert!(world.bytes().contains_key(&node(3)), "{:?}", world.bytes());
+}
+
+#[test]
+fn a_node_that_comes_back_at_once_costs_no_copy() {
+    let mut world = cluster(6, 5, 20, 10 * MB);
+    let copied = world.copied_bytes;
+    world.kill(node(3));
+    world.run(6 * SECOND);
+    world.restart(node(3));
+    world.run(MINUTE);
+    world.settle(10 * MINUTE);
+    assert_eq!(world.copied_bytes, copied);
+}
+
+#[test]
+fn a_drain_ends_with_an_empty_node() {
+    let mut world = cluster(7, 5, 20, 10 * MB);
+    world.set_duty(node(2), Duty::Leaving);
+    world.run(SECOND);
+    world.settle(10 * MINUTE);
+    world.assert_whole();
+    assert!(!world.bytes().contains_key(&node(2)));
+    assert_eq!(world.emptied, BTreeSet::from([node(2)]));
+}
+
+#[test]
+fn a_drain_that_nobody_can_take_over_waits() {
+    let mut world = cluster(8, 3, 6, 10 * MB);
+    let orders = world.orders;
+    world.set_duty(node(2), Duty::Draining);
+    world.run(2 * MINUTE);
+    let voters = |world: &World| {
+        world
+            .shards
+            .values()
+            .all(|shard| shard.voters().count() == 3)
+    };
+    assert!(voters(&world), "no replica is given up for a drain");
+    world.join(node(3), "c");
+    world.run(2 * SECOND);
+    world.settle(10 * MINUTE);
+    world.assert_whole();
+    assert!(!world.bytes().contains_key(&node(2)), "{orders}");
+}
+
+/// No replica of the first shard in zone c.
+fn domiciled(policies: &Policies) -> Policies {
+    let mut policies = policies.clone();
+    policies.version += 1;
+    policies.policies.push(super::super::records::Policy {
+        name: "domicile".to_owned(),
+        since: policies.version,
+        sql: "CREATE CONSTRAINT domicile AS SELECT * FROM replicas r \
+              JOIN nodes n ON n.node_id = r.controllable__node \
+              WHERE r.shard_id = 1 CHECK n.zone <> 'c';"
+            .to_owned(),
+    });
+    // Two zones are left for three replicas.
+    for policy in &mut policies.policies {
+        if policy.name == "zone-spread" {
+            policy.sql = policy
+                .sql
+                .replace("CHECK count(*) <=", "CHECK count(*) <= 1 +");
+        }
+    }
+    policies
+}
+
+#[test]
+fn a_policy_moves_what_it_must_and_nothing_else() {
+    let mut world = cluster(9, 6, 18, 10 * MB);
+    let before = world.shards.clone();
+    let bad = |world: &World, shard: u64| {
+        let voters: Vec<NodeId> = world.shards[&ShardId(shard)].voters().collect();
+        let in_c = voters
+            .iter()
+            .filter(|n| invariants::zone(&world.nodes, **n) == "c")
+            .count();
+        in_c as u64
+    };
+    let must: u64 = bad(&world, 1);
+    let copied = world.copied_bytes;
+    let policies = domiciled(&world.policies);
+    world.invariants.relaxed_zones = true;
+    world.set_policies(policies);
+    world.run(SECOND);
+    world.settle(10 * MINUTE);
+    assert_eq!(bad(&world, 1), 0, "{}", world.describe());
+    assert_eq!((world.copied_bytes - copied) / (10 * MB), must);
+    for (id, shard) in &world.shards {
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
+            (before[id].voters().collect(), shard.voters().collect());
+        assert!(old == new || id.0 == 1, "shard {id} moved");
+    }
+}
+
+#[test]
+fn a_zone_is_lost_and_returns() {
+    let mut world = cluster(10, 9, 30, 10 * MB);
+    for n in (0..9).filter(|n| zone_of(*n) == "b") {
+        world.kill(node(n));
+    }
+    world.run(3 * MINUTE);
+    world.settle(20 * MINUTE);
+    world.assert_whole();
+    for n in (0..9).filter(|n| zone_of(*n) == "b") {
+        world.restart(node(n));
+    }
+    world.run(5 * SECOND);
+    world.settle(20 * MINUTE);
+    world.assert_whole();
+}
+
+#[test]
+fn a_controller_killed_at_any_step_changes_nothing_of_the_end() {
+    // The number of effects of an undisturbed run.
+    let run = |kill: Option<u64>| {
+        let mut world = cluster(11, 5, 4, 10 * MB);
+        let seen = world.effects_seen;
+        world.kill_at = kill.map(|n| KillAt(seen + n));
+        world.set_duty(node(4), Duty::Draining);
+        world.run(SECOND);
+        world.settle(20 * MINUTE);
+        world.assert_whole();
+        assert!(!world.bytes().contains_key(&node(4)));
+        world.effects_seen - seen
+    };
+    let effects = run(None);
+    let step = match std::env::var("SYNOD_SEEDS") {
+        Ok(_) => 1,
+        Err(_) => (effects / 12).max(1),
+    };
+    for n in (1..=effects).step_by(usize::try_from(step).unwrap()) {
+        run(Some(n));
+    }
+}
+
+fn seeds(default: u64) -> u64 {
+    let given = std::env::var("SYNOD_SEEDS").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn small_clusters_survive_everything() {
+    for seed in 0..seeds(6) {
+        let mut world = cluster(1000 + seed, 7, 12, 10 * MB);
+        world.loss_permille = 30;
+        storm(&mut world, 7, 12);
+    }
+}
+
+#[test]
+fn fifty_nodes_survive_everything() {
+    for seed in 0..seeds(1) {
+        let mut world = cluster(2000 + seed, 50, 500, 4 * MB);
+        world.loss_permille = 10;
+        storm(&mut world, 50, 4);
+    }
+}
+
+/// Restarts, losses, joins, drains and growth, one after the other; then all is well again.
+fn storm(world: &mut World, nodes: u32, rounds: u32) {
+    let mut dead: Vec<NodeId> = Vec::new();
+    let mut joined = nodes;
+    for _ in 0..rounds {
+        let any = node(world.rng.random_range(0..nodes));
+        match world.rng.random_range(0..7) {
+            // A rolling restart.
+            0 => {
+                for n in 0..nodes.min(5) {
+                    world.kill(node(n));
+                    world.run(6 * SECOND);
+                    world.restart(node(n));
+                    world.run(4 * SECOND);
+                }
+            }
+            1 if dead.is_empty() => {
+                world.kill(any);
+                dead.push(any);
+            }
+            2 => {
+                for node in dead.drain(..) {
+                    world.restart(node);
+                }
+            }
+            3 => {
+                world.join(node(joined), zone_of(joined));
+                joined += 1;
+            }
+            4 => world.set_duty(any, Duty::Draining),
+            5 => {
+                for id in world.duties.keys().copied().collect::<Vec<_>>() {
+                    world.set_duty(id, Duty::Up);
+                }
+            }
+            _ => {
+                for shard in world.shards.values_mut() {
+                    shard.load.bytes = shard.load.bytes * 13 / 10;
+                }
+            }
+        }
+        let pause = world.rng.random_range(1..90);
+        world.run(pause * SECOND);
+    }
+    for node in dead {
+        world.restart(node);
+    }
+    for id in world.duties.keys().copied().collect::<Vec<_>>() {
+        world.set_duty(id, Duty::Up);
+    }
+    world.loss_permille = 0;
+    world.run(5 * SECOND);
+    world.settle(60 * MINUTE);
+    world.assert_whole();
+    let orders = world.orders;
+    world.run(15 * MINUTE);
+    assert_eq!(world.orders, orders, "settled, and still moving");
+}

@@ -1,0 +1,411 @@
+//! The placement controller in the node that leads the system shard: what it is told, and what it wants done.
+//!
+//! Every node reports once a second on the shards that it leads, to the leader of the system shard. That one has a
+//! [`Controller`], for as long as it leads in one term; when leadership moves, the next one begins with the stored
+//! plan.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use synod_replication::{NodeId, Role};
+use synod_storage::ShardId;
+use synod_txn::{Now, SYSTEM_SHARD};
+use tracing::{info, warn};
+
+use super::turn::{Effects, Node};
+use crate::controller::advance::Step;
+use crate::controller::cluster::{Duty, Load, Progress, Report};
+use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
+use crate::controller::thread::SolverThread;
+use crate::controller::{self, Controller, Effect, Event, Settings, defaults};
+use crate::directory::{Directory, NodeState, Table};
+use crate::gateway;
+use crate::membership::user_labels;
+use crate::membership::views::{Cursor, Next};
+use crate::shards::{self, Change, Led, Message, Order, OrderId, Refusal};
+
+/// How often leaders report, in microseconds.
+const REPORT_US: u64 = 1_000_000;
+/// With more peers than this, only those hear reports that may have the controller.
+const TOLD_ALL_MAX: usize = 16;
+/// Reports in one message.
+const REPORTS_MAX: usize = 1_000;
+/// A learner that lacks no more entries than this has caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+/// What the system shard is taken to weigh, in bytes.
+const SYSTEM_BYTES: u64 = 1 << 20;
+
+/// The controller, if this node has it, and what it needs of the node.
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) active: Option<Active>,
+    next_report_us: u64,
+}
+
+/// The controller of one term.
+pub(super) struct Active {
+    pub(super) controller: Controller,
+    solver: SolverThread,
+    cursor: Cursor,
+    revision: u64,
+    /// Writes that are not applied here yet.
+    writes: BTreeMap<u64, Vec<(Bytes, u64)>>,
+    orders: BTreeMap<OrderId, u64>,
+}
+
+impl Active {
+    /// The writes that are durable and applied here by now: the next leader is certain to have them.
+    fn written(&mut self, directory: &Directory) -> Vec<u64> {
+        let applied = |(key, generation): &(Bytes, u64)| {
+            let row = directory.row(key);
+            row.is_some_and(|row| row.generation >= *generation)
+        };
+        let all = self.writes.iter();
+        let done: Vec<u64> = all
+            .filter(|(_, rows)| rows.iter().all(applied))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &done {
+            self.writes.remove(id);
+        }
+        done
+    }
+}
+
+impl Node {
+    /// Lets the controller begin, go on, or end.
+    pub(super) fn tick_control(&mut self, now: Now, effects: &mut Effects) {
+        self.report_led(now, effects);
+        let term = self.system_term();
+        let active = self
+            .control
+            .active
+            .as_ref()
+            .map(|active| active.controller.term());
+        if active != term {
+            self.control.active = None;
+            if let Some(term) = term {
+                self.begin_control(now, term);
+            }
+        }
+        let mut events = self.control_news();
+        if self.control.active.is_some() {
+            events.push(Event::Tick);
+        }
+        for event in events {
+            self.control(now, event, effects);
+        }
+    }
+
+    /// The term in which this node leads the system shard, having applied all that earlier leaders wrote.
+    fn system_term(&self) -> Option<u64> {
+        let leadership = self.replication.leadership(SYSTEM_SHARD)?;
+        let leads = leadership.role == Role::Leader && leadership.serving;
+        let leads = leads && self.participant.leads(SYSTEM_SHARD) && self.directory.is_resident();
+        leads.then_some(leadership.term)
+    }
+
+    fn begin_control(&mut self, now: Now, term: u64) {
+        let solver = match SolverThread::start() {
+            Ok(solver) => solver,
+            Err(error) => {
+                warn!("no thread for the solver, placement stands still: {error}");
+                return;
+            }
+        };
+        let settings = Settings {
+            replicas: self.founding.settings.replicas,
+            ..Settings::default()
+        };
+        let stored = [records::HEAD.as_bytes(), MOVED.as_bytes()];
+        let rows = stored.iter().flat_map(|prefix| self.directory.rows(prefix));
+        let rows = rows.map(|(key, row)| (key.as_ref(), row.value.as_ref()));
+        let controller = Controller::new(settings, term, now, rows);
+        info!(term, "this node places replicas and leaders from now on");
+        if self.directory.row(POLICIES.as_bytes()).is_none() {
+            // The first controller of a cluster finds none.
+            let value = records::stored(&defaults::policies());
+            self.write_row(now, Bytes::from_static(POLICIES.as_bytes()), 1, value);
+        }
+        self.control.active = Some(Active {
+            controller,
+            solver,
+            cursor: Cursor::default(),
+            revision: 0,
+            writes: BTreeMap::new(),
+            orders: BTreeMap::new(),
+        });
+    }
+
+    /// What has happened since the controller was told last.
+    fn control_news(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let Some(active) = &mut self.control.active else {
+            return events;
+        };
+        match active.solver.answer() {
+            Ok(answer) => events.extend(answer.map(Event::Answered)),
+            Err(error) => {
+                warn!("placement begins anew: {error}");
+                self.control.active = None;
+                return events;
+            }
+        }
+        while let Some(next) = self.membership.views().next(&mut active.cursor) {
+            let configuration = match &next {
+                Next::Change(change) => &change.configuration,
+                Next::Restart(configuration) => configuration,
+            };
+            let members = configuration.members().iter();
+            events.push(Event::View {
+                seq: configuration.seq(),
+                members: members
+                    .map(|member| (NodeId(member.node.0), user_labels(member)))
+                    .collect(),
+            });
+        }
+        let first = active.revision == 0;
+        let revision = std::mem::replace(&mut active.revision, self.directory.revision());
+        let done = active.written(&self.directory);
+        if first {
+            // Not all of it need be rows: the founding is known without.
+            events.extend(self.directory.shards().cloned().map(Event::Shard));
+        }
+        self.directory_news(revision, &mut events);
+        events.extend(done.into_iter().map(Event::Written));
+        events
+    }
+
+    /// What the directory has learned since.
+    fn directory_news(&self, revision: u64, events: &mut Vec<Event>) {
+        for (key, row) in self.directory.changes_since(revision) {
+            match (Table::of(key), row) {
+                (Some(Table::Shard(shard)), _) => {
+                    let descriptor = self.directory.shard(shard).cloned();
+                    events.push(descriptor.map_or(Event::ShardGone(shard), Event::Shard));
+                }
+                (Some(Table::State(node)), _) => {
+                    let duty = match self.directory.state(node) {
+                        NodeState::Up => Duty::Up,
+                        NodeState::Draining => Duty::Draining,
+                        NodeState::Decommissioned => Duty::Leaving,
+                    };
+                    events.push(Event::Duty(node, duty));
+                }
+                (Some(Table::Node(_) | Table::Damaged(_)), _) => {}
+                (None, Some(row)) if key == POLICIES.as_bytes() => {
+                    events.extend(records::read::<Policies>(&row.value).map(Event::Policies));
+                }
+                (None, _) => {}
+            }
+        }
+    }
+
+    fn control(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        let Some(active) = &mut self.control.active else {
+            return;
+        };
+        let mut wanted = Vec::new();
+        active.controller.step(now, event, &mut wanted);
+        for effect in wanted {
+            self.carry_control(now, effect, effects);
+        }
+    }
+
+    fn carry_control(&mut self, now: Now, effect: Effect, effects: &mut Effects) {
+        let Some(active) = &mut self.control.active else {
+            return;
+        };
+        match effect {
+            Effect::Ask(question) => {
+                active.solver.ask(question);
+            }
+            Effect::Abort(question) => active.solver.abort(question),
+            Effect::Write { id, rows } => self.write_control(now, id, rows),
+            Effect::Order {
+                id,
+                shard,
+                epoch,
+                authority,
+                step,
+            } => {
+                info!(%shard, epoch, plan = authority.plan, ?step, "placement");
+                let order = Order {
+                    shard,
+                    epoch,
+                    authority: Some(authority),
+                    step: order_of(step),
+                };
+                let named = self.order(now, order, effects);
+                if let Some(active) = &mut self.control.active {
+                    active.orders.insert(named, id);
+                }
+            }
+            Effect::Emptied(node) => {
+                info!(%node, "nothing lives on this node any more: it may be stopped for good");
+            }
+        }
+    }
+
+    /// Rows are ordered by the term and by what the controller has written in it.
+    fn write_control(&mut self, now: Now, id: u64, rows: Vec<Row>) {
+        let Some(active) = &mut self.control.active else {
+            return;
+        };
+        let generation = (active.controller.term() << 24) + id + 1;
+        let awaited = rows.iter().filter(|(_, value)| value.is_some());
+        let awaited = awaited.map(|(key, _)| (key.clone(), generation)).collect();
+        active.writes.insert(id, awaited);
+        for (key, value) in rows {
+            if !self.write_row(now, key, generation, value) {
+                warn!("too many rows wait for the system shard: placement begins anew");
+                self.control.active = None;
+                return;
+            }
+        }
+    }
+
+    /// An order has ended; whether it was the controller's.
+    pub(super) fn control_order_ended(
+        &mut self,
+        now: Now,
+        id: OrderId,
+        end: &Result<synod_txn::ShardDescriptor, Refusal>,
+        effects: &mut Effects,
+    ) {
+        let Some(active) = &mut self.control.active else {
+            return;
+        };
+        let Some(order) = active.orders.remove(&id) else {
+            return;
+        };
+        let result = end.clone().map_err(|refusal| match refusal {
+            Refusal::NotLeader { hint } => controller::Refusal::NotLeader(hint),
+            Refusal::StaleEpoch { descriptor } => controller::Refusal::Stale(descriptor),
+            Refusal::Superseded { .. } => controller::Refusal::Superseded,
+            Refusal::Busy => controller::Refusal::Busy,
+            Refusal::NotCaughtUp { .. } | Refusal::LosesMajority => {
+                controller::Refusal::NotCaughtUp
+            }
+            Refusal::Invalid(why) => controller::Refusal::Invalid(why),
+            Refusal::Unknown => controller::Refusal::Unknown,
+        });
+        if let Err(refusal) = end {
+            info!("placement: an order was not carried out: {refusal}");
+        }
+        self.control(now, Event::Ordered { order, result }, effects);
+    }
+
+    /// Reports on the shards that are led here.
+    fn report_led(&mut self, now: Now, effects: &mut Effects) {
+        if now.monotonic.0 < self.control.next_report_us {
+            return;
+        }
+        self.control.next_report_us = now.monotonic.0 + REPORT_US;
+        let reports = self.led();
+        // Who has the controller need not be known here: all who may have it hear it, and in a small cluster all, who
+        // so learn where shards are led that they have no replica of.
+        let system = self.directory.shard(SYSTEM_SHARD);
+        let holders = system.map_or(&[][..], |it| it.replicas.as_slice());
+        let holds = |node: &NodeId| holders.iter().any(|replica| replica.node == *node);
+        let few = self.peers.len() <= TOLD_ALL_MAX;
+        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
+        let hearing = connected
+            .map(|(node, _)| *node)
+            .filter(|node| few || holds(node));
+        let hearing: Vec<NodeId> = hearing.collect();
+        for reports in reports.chunks(REPORTS_MAX) {
+            let message = Message::Led(reports.to_vec());
+            for node in &hearing {
+                self.send_shards(*node, &message);
+            }
+        }
+        let me = self.id();
+        self.take_reports(now, me, reports, effects);
+    }
+
+    fn led(&self) -> Vec<Led> {
+        let stats = self.store.stats();
+        let shards: Vec<ShardId> = self.replication.shards().collect();
+        // The store knows one key space; its shards are taken to weigh the same.
+        let here = shards
+            .iter()
+            .filter(|shard| **shard != SYSTEM_SHARD)
+            .count();
+        let share = (stats.value_bytes + stats.memtable_bytes) / (here as u64).max(1);
+        let led = shards.into_iter().filter_map(|shard| {
+            let status = self.replication.status(shard)?;
+            let leads = status.leadership.role == Role::Leader && status.leadership.serving;
+            // Who has confirmed nothing yet lacks everything, however short the log is: it waits for a snapshot.
+            let lacks = |matched: u64| match matched {
+                0 => u64::MAX,
+                matched => status.last.index.saturating_sub(matched),
+            };
+            leads.then(|| Led {
+                shard,
+                term: status.leadership.term,
+                bytes: if shard == SYSTEM_SHARD {
+                    SYSTEM_BYTES
+                } else {
+                    share
+                },
+                joint: status.configuration.is_joint(),
+                lacks: status
+                    .matched
+                    .iter()
+                    .map(|(replica, matched)| (*replica, lacks(*matched)))
+                    .chain([(status.replica, 0)])
+                    .collect(),
+            })
+        });
+        led.collect()
+    }
+
+    /// A leader reports.
+    pub(super) fn take_reports(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        reports: Vec<Led>,
+        effects: &mut Effects,
+    ) {
+        for led in reports {
+            if from != self.id() {
+                let event = gateway::Event::Leader(led.shard, from);
+                self.gateway.step(now, event, &mut effects.gateway);
+            }
+            let progress = |lacks: u64| match lacks <= CAUGHT_UP_ENTRIES {
+                true => Progress::CaughtUp,
+                // How much of a snapshot has arrived its sender alone knows.
+                false => Progress::Copying(0),
+            };
+            let lacks = led.lacks.into_iter();
+            let report = Report {
+                shard: led.shard,
+                leader: from,
+                term: led.term,
+                load: Load {
+                    bytes: led.bytes,
+                    ..Load::default()
+                },
+                joint: led.joint,
+                progress: lacks.map(|(replica, it)| (replica, progress(it))).collect(),
+            };
+            self.control(now, Event::Report(report), effects);
+        }
+    }
+}
+
+fn order_of(step: Step) -> shards::Step {
+    match step {
+        Step::Add(node) => shards::Step::Change(vec![Change::AddLearner { node }]),
+        Step::Replace { promote, remove } => {
+            let promote = promote
+                .into_iter()
+                .map(|replica| Change::Promote { replica });
+            let remove = remove.into_iter().map(|replica| Change::Remove { replica });
+            shards::Step::Change(promote.chain(remove).collect())
+        }
+        Step::Transfer(to) => shards::Step::Transfer { to },
+    }
+}
