@@ -32,6 +32,8 @@ pub struct Simulate {
     pub plan: Option<PathBuf>,
     /// Whether each seed runs twice, to compare the traces.
     pub twice: bool,
+    /// Whether real processes are broken, and no simulated ones.
+    pub real: bool,
     /// Whether known bugs are planted, and looked for, instead.
     pub mutations: bool,
     /// The names of these bugs; none: all.
@@ -60,6 +62,7 @@ cargo xtask chaos [OPTION…]: breaks a simulated cluster of production nodes, a
   --plan FILE             replays a plan.json of a report
   --twice                 runs each seed twice and compares the traces
   --jobs N                worlds at a time (1)
+  --real                  real processes on loopback; faults: kill-*, pause. Nothing is replayed
   --mutations             plants known bugs, and says how many seeds each takes to be caught
                           (--seeds: at most, 500)
   --bugs NAME,…           of these bugs
@@ -91,6 +94,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, String> {
         report: PathBuf::from("target/chaos"),
         plan: None,
         twice: false,
+        real: false,
         mutations: false,
         bugs: Vec::new(),
         jobs: 1,
@@ -101,6 +105,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, String> {
         match option.as_str() {
             "--help" | "-h" | "help" => return Ok(Request::Help),
             "--twice" => request.twice = true,
+            "--real" => request.real = true,
             "--mutations" => request.mutations = true,
             known if KNOWN.contains(&known) => {
                 let value = rest.next().ok_or(format!("{option} needs a value"))?;

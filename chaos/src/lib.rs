@@ -16,6 +16,8 @@ pub mod invariant;
 #[cfg(madsim)]
 pub mod mutate;
 pub mod plan;
+#[cfg(not(madsim))]
+pub mod real;
 pub mod report;
 #[cfg(madsim)]
 pub mod run;

@@ -2,6 +2,8 @@
 //! `cargo xtask chaos` builds and starts it.
 
 mod cli;
+#[cfg(not(madsim))]
+mod processes;
 #[cfg(madsim)]
 mod simulate;
 
@@ -15,7 +17,13 @@ fn main() -> ExitCode {
             Ok(())
         }
         #[cfg(madsim)]
+        cli::Request::Simulate(request) if request.real => {
+            Err("--real needs a build without the simulator: cargo xtask chaos --real".to_owned())
+        }
+        #[cfg(madsim)]
         cli::Request::Simulate(request) => simulate::run(&request),
+        #[cfg(not(madsim))]
+        cli::Request::Simulate(request) if request.real => processes::run(&request),
         #[cfg(not(madsim))]
         cli::Request::Simulate(request) => Err(format!(
             "this build has no simulator: start it by cargo xtask chaos{}",

@@ -2,11 +2,12 @@
 //!
 //! A transaction that loses against another one is run again from its beginning, so its body must
 //! be a function of what it reads. When the connection is lost during `COMMIT` the outcome is
-//! unknown; with a token ([`Settings::token`]) the client asks for it, and the answer is definite
-//! for as long as the cluster keeps outcomes.
+//! unknown; with tokens ([`Settings::tokens`]) the client asks for it, and the answer is definite:
+//! either the transaction is committed, or it never will be, and is run again.
 
 use std::io;
 
+use bytes::Bytes;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
@@ -20,8 +21,9 @@ use crate::{
 /// How a transaction is run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Names the transaction: it takes effect at most once, and its outcome can be asked for.
-    pub token: Option<String>,
+    /// Whether each run is named by a token that the store issues, so that the outcome of a `COMMIT`
+    /// that was not answered can be asked for.
+    pub tokens: bool,
     /// How long it is run again when it lost, before the error is returned.
     pub retry_for: Duration,
 }
@@ -29,7 +31,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            token: None,
+            tokens: false,
             retry_for: Duration::from_secs(30),
         }
     }
@@ -101,11 +103,18 @@ async fn attempt<T>(
     settings: &Settings,
     body: &mut impl AsyncFnMut(&mut Transaction) -> Result<T, Error>,
 ) -> Result<T, (Error, Stage)> {
-    let mut begin = Command::new("BEGIN");
-    if let Some(token) = &settings.token {
-        begin = begin.arg("TOKEN").arg(token);
-    }
     let open = |error| (error, Stage::Open);
+    let mut begin = Command::new("BEGIN");
+    let mut token = None;
+    if settings.tokens {
+        let issue = Command::read("TXN").arg("TOKEN");
+        let issued = client.call(&issue).await.map_err(open)?;
+        let issued = issued.into_bytes().map_err(open)?;
+        begin = begin
+            .arg("TOKEN")
+            .arg(issued.as_deref().unwrap_or_default());
+        token = issued;
+    }
     let connection = client.take_connection().await.map_err(open)?;
     let mut transaction = Transaction {
         connection,
@@ -132,7 +141,7 @@ async fn attempt<T>(
     } else {
         client.give_back(transaction.connection);
     }
-    match (result, value, &settings.token) {
+    match (result, value, &token) {
         (Ok(()), Some(value), _) => Ok(value),
         (Err((error, Stage::Committing)), Some(value), Some(token))
             if error.outcome() == Outcome::Unknown =>
@@ -147,7 +156,7 @@ async fn attempt<T>(
 /// Asks what became of a transaction whose `COMMIT` was not answered.
 async fn settle<T>(
     client: &mut Client,
-    token: &str,
+    token: &Bytes,
     value: T,
     unanswered: Error,
 ) -> Result<T, (Error, Stage)> {
@@ -159,7 +168,7 @@ async fn settle<T>(
     match answer.as_bytes() {
         Some(b"COMMITTED") => Ok(value),
         // The answer fenced the token: this attempt can never commit any more.
-        Some(b"ABORTED" | b"NONE") => Err((unanswered, Stage::Open)),
+        Some(b"ABORTED") => Err((unanswered, Stage::Open)),
         _ => Err((unanswered, Stage::Committing)),
     }
 }

@@ -304,7 +304,7 @@ async fn transfer(client: &mut Client, settings: &Settings) -> Result<i64, Error
 
 fn named() -> Settings {
     Settings {
-        token: Some("t".into()),
+        tokens: true,
         ..Settings::default()
     }
 }
@@ -378,6 +378,7 @@ async fn a_lost_commit_is_asked_for_by_its_token() {
     let script = Script::start(|_, command| match command {
         "COMMIT" => None,
         "GET n" => Some(":7\r\n"),
+        "TXN TOKEN" => Some("+t\r\n"),
         "TXN STATUS t" => Some("+COMMITTED\r\n"),
         _ => Some("+OK\r\n"),
     })
@@ -390,6 +391,7 @@ async fn a_lost_commit_is_asked_for_by_its_token() {
     assert_eq!(
         heard,
         [
+            "TXN TOKEN",
             "BEGIN TOKEN t",
             "GET n",
             "SET n 8",
@@ -397,6 +399,25 @@ async fn a_lost_commit_is_asked_for_by_its_token() {
             "TXN STATUS t"
         ]
     );
+}
+
+#[tokio::test]
+async fn a_commit_that_certainly_failed_is_run_again_under_another_token() {
+    let script = Script::start(|connection, command| match (connection, command) {
+        (0, "COMMIT") => None,
+        (_, "GET n") => Some(":7\r\n"),
+        (0, "TXN TOKEN") => Some("+t\r\n"),
+        (_, "TXN TOKEN") => Some("+u\r\n"),
+        (_, "TXN STATUS t") => Some("+ABORTED\r\n"),
+        _ => Some("+OK\r\n"),
+    })
+    .await;
+    transfer(&mut client(&script), &named())
+        .await
+        .expect("the second run commits");
+    let heard = script.heard().await;
+    assert_eq!(heard[5..8], ["TXN STATUS t", "TXN TOKEN", "BEGIN TOKEN u"]);
+    assert_eq!(heard.last().map(String::as_str), Some("COMMIT"));
 }
 
 #[tokio::test]

@@ -182,6 +182,65 @@ async fn an_interactive_transaction_is_isolated_and_sees_no_phantom() {
     one.call_once(&Command::new("ROLLBACK")).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_token_is_issued_used_once_and_answered_for_by_any_node() {
+    let cluster = Cluster::start(3);
+    let mut one = client(vec![cluster.client(0)]);
+    let mut other = client(vec![cluster.client(1)]);
+    one.set("~", "up").await.unwrap();
+    let issue = Command::read("TXN").arg("TOKEN");
+    let ask = |token: &[u8]| Command::read("TXN").arg("STATUS").arg(token);
+    for _ in 0..4 {
+        let token = one
+            .call(&issue)
+            .await
+            .unwrap()
+            .into_bytes()
+            .unwrap()
+            .unwrap();
+        for again in [false, true] {
+            let who = if again { &mut other } else { &mut one };
+            let begin = Command::new("BEGIN").arg("TOKEN").arg(&token);
+            who.call_once(&begin).await.unwrap();
+            who.call_once(&Command::new("INCR").arg(key(3, 0)))
+                .await
+                .unwrap();
+            who.call_once(&Command::new("INCR").arg(key(4, 0)))
+                .await
+                .unwrap();
+            who.call_once(&Command::new("COMMIT")).await.unwrap();
+        }
+        assert_eq!(text(&other.call(&ask(&token)).await.unwrap()), "COMMITTED");
+    }
+    let found = other.mget([key(3, 0), key(4, 0)]).await.unwrap();
+    assert!(
+        found.iter().all(|value| value.as_deref() == Some(b"4")),
+        "{found:?}"
+    );
+    // A token that nobody used: asking for it gives it up.
+    let token = one
+        .call(&issue)
+        .await
+        .unwrap()
+        .into_bytes()
+        .unwrap()
+        .unwrap();
+    assert_eq!(text(&other.call(&ask(&token)).await.unwrap()), "ABORTED");
+    let begin = Command::new("BEGIN").arg("TOKEN").arg(&token);
+    one.call_once(&begin).await.unwrap();
+    one.call_once(&set(&key(3, 0), "lost")).await.unwrap();
+    let refused = one
+        .call_once(&Command::new("COMMIT"))
+        .await
+        .expect_err("given up");
+    assert!(refused.to_string().contains("ABORTED"), "{refused}");
+    let refused = one
+        .call_once(&ask(b"order-17"))
+        .await
+        .expect_err("no token");
+    assert_eq!(refused.outcome(), Outcome::NotDone);
+}
+
 const ACCOUNTS: usize = 100;
 const FIRST: i64 = 1000;
 
@@ -335,7 +394,7 @@ async fn transfer(
     }
     let settings = transaction::Settings {
         retry_for: Duration::ZERO,
-        ..transaction::Settings::default()
+        tokens: amount % 2 == 0,
     };
     let body = async |txn: &mut Transaction| {
         let read = number(txn.call(&get(&account(from))).await?.as_bytes().unwrap());

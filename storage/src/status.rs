@@ -34,10 +34,10 @@ pub enum OpenProgress {
     },
     /// The index is rebuilt.
     Index {
-        /// Value files read.
-        done_files: u64,
-        /// Value files there are.
-        total_files: u64,
+        /// Records merged into it.
+        done_records: u64,
+        /// Records there are.
+        total_records: u64,
     },
 }
 

@@ -93,6 +93,12 @@ bugs! {
     OverwritesNeighbours,
     /// Ranges that were read are not checked: phantoms.
     RangesAreNotChecked,
+    /// An attempt that the floor has passed is answered "aborted" to its coordinator.
+    ForgottenIsAborted,
+    /// A token that was used is used again.
+    TokensAreForgotten,
+    /// A token that is not recorded is answered "aborted" without being fenced.
+    AbsenceIsAnAnswer,
     /// A split leaves the new shard without tombstones and floor.
     SplitForgetsRows,
     /// A split does not wait for the attempts under way: each side is told of half of them.

@@ -28,6 +28,7 @@ mod reply;
 mod shard_map;
 mod split;
 mod state;
+mod token;
 mod transaction;
 mod value;
 mod wire;

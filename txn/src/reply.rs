@@ -46,8 +46,12 @@ pub enum ErrorCode {
     WrongPass,
     /// The client asked for a protocol version that is not spoken.
     NoProto,
-    /// The transaction token is below the token floor: its outcome is no longer kept.
+    /// The transaction token is below the token floor: its outcome is no longer kept. A snapshot is
+    /// too old: versions that it needs may be gone. Nothing was changed.
     Expired,
+    /// The transaction's token was given up by a question about its outcome: it has certainly not
+    /// happened and never will under this token.
+    Aborted,
 }
 
 impl ErrorCode {
@@ -69,6 +73,7 @@ impl ErrorCode {
             ErrorCode::WrongPass => "WRONGPASS",
             ErrorCode::NoProto => "NOPROTO",
             ErrorCode::Expired => "EXPIRED",
+            ErrorCode::Aborted => "ABORTED",
         }
     }
 }

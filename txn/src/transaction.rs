@@ -81,6 +81,8 @@ pub struct Intent {
     pub commands: Vec<Command>,
     /// Keys, and what is to be stored under them, after the commands.
     pub writes: Vec<KeyWrite>,
+    /// The client's name for the transaction; only for the shard of its home, which decides.
+    pub token: Option<Bytes>,
 }
 
 /// A key and what is to be stored under it.
@@ -115,7 +117,7 @@ pub enum TxnRequest {
     /// A transaction that concerns this shard only: carried out in one entry.
     Execute {
         /// What it wants.
-        intent: Intent,
+        intent: Box<Intent>,
     },
     /// The first phase: check, lock, and keep the writes ready.
     Prepare {
@@ -128,7 +130,7 @@ pub enum TxnRequest {
         /// At the anchor: a key of each participant, its own first; elsewhere nothing.
         spans: Vec<Key>,
         /// What it wants.
-        intent: Intent,
+        intent: Box<Intent>,
     },
     /// To the anchor: all participants are prepared, commit.
     Decide {
@@ -154,6 +156,11 @@ pub enum TxnRequest {
         attempt: AttemptId,
         /// As in the prepare.
         begun: Version,
+    },
+    /// To the home of a token: what became of it? If nothing did yet, nothing ever will.
+    TokenStatus {
+        /// The token.
+        token: Bytes,
     },
     /// To the anchor: every participant has applied the verdict.
     Forget {
@@ -211,6 +218,9 @@ pub enum TxnAnswer {
     Decided(Verdict),
     /// To `Resolve`: it is applied. To `Forget`: it is forgotten.
     Done,
+    /// To a transaction with a token: what became of it before. This attempt has had no effect. To
+    /// `TokenStatus`: what became of it, for ever.
+    Recorded(Verdict),
     /// Certainly not done: something that was read has changed.
     Changed,
     /// Certainly not done: an older transaction is in the way, or the attempt is too old.
@@ -276,6 +286,7 @@ impl TxnRequest {
             TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
+            | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. } => 64,
         }
     }

@@ -123,7 +123,7 @@ impl Session {
     ) -> bool {
         let start_us = self.now_us();
         let settings = Settings {
-            token: token.clone(),
+            tokens: token.is_some(),
             retry_for: Duration::ZERO,
         };
         let mut steps = Vec::new();

@@ -189,18 +189,14 @@ async fn process(
         },
     );
     state.stopped = true;
-    let by_disk = match error {
+    let by_disk = matches!(
+        error,
         NodeError::Disk(_)
-        | NodeError::Unwritable(_)
-        | NodeError::Open(_)
-        | NodeError::Identity(_)
-        | NodeError::Membership(_) => true,
-        NodeError::Listen { .. }
-        | NodeError::Directory { .. }
-        | NodeError::Broken(_)
-        | NodeError::Settings(_)
-        | NodeError::Join { .. } => false,
-    };
+            | NodeError::Open(_)
+            | NodeError::Identity(_)
+            | NodeError::Membership(_)
+            | NodeError::Unwritable(_)
+    );
     if !(by_disk && state.excused) {
         state.last_error = Some(why);
     }

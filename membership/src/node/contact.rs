@@ -57,9 +57,17 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1_000);
 impl Node {
     /// A voter answered.
     pub(super) fn note_contact(&mut self, from: NodeId) {
+        self.age_contacts();
+        let index = self.view().and_then(|view| view.voter_index(from));
+        if let Some(index) = index {
+            self.contacts.current.insert(index);
+        }
+    }
+
+    /// Forgets whom it heard two periods ago, whether or not anybody was heard since.
+    fn age_contacts(&mut self) {
         let Some(view) = self.view() else { return };
         let (hash, count) = (view.hash(), view.voters().len());
-        let index = view.voter_index(from);
         let period = self.settings.timing.suspend / 2;
         let contacts = &mut self.contacts;
         if contacts.config != Some(hash) {
@@ -75,9 +83,6 @@ impl Node {
                 finished
             };
             contacts.period_began = self.now;
-        }
-        if let Some(index) = index {
-            contacts.current.insert(index);
         }
     }
 
@@ -101,7 +106,7 @@ impl Node {
             return Vec::new();
         };
         if self.is_calm() && self.listed() {
-            return view.absent_voters().iter().map(|slot| slot.node).collect();
+            return Vec::new();
         }
         let me = self.me();
         let known = self.contacts.config == Some(view.hash());
@@ -116,10 +121,14 @@ impl Node {
             .collect()
     }
 
-    /// True if nothing speaks against taking the sample for the whole.
+    /// True if nothing speaks against taking the sample for the whole. Absent voters do: they are nobody's subjects,
+    /// and the last member among them would otherwise never notice that it is alone.
     fn is_calm(&self) -> bool {
         let deaf = self.suspended == Some(Suspended::NoMajority);
-        !deaf && !self.contacts.unsure && self.monitor.is_calm()
+        let absent = self
+            .view()
+            .is_some_and(|view| !view.absent_voters().is_empty());
+        !deaf && !absent && !self.contacts.unsure && self.monitor.is_calm()
     }
 
     /// True while the configuration has a slot for this node, whichever boot it lists.
@@ -139,6 +148,7 @@ impl Node {
             self.contacts.poll_at = None;
             return;
         }
+        self.age_contacts();
         if self.is_calm() {
             self.contacts.majority_at = self.now;
             self.contacts.poll_at = None;

@@ -314,3 +314,26 @@ fn founders_begin_together_without_a_join() {
     world.until(ms(3_000), "a restart", |w| w.agree(&[0, 1, 2, 3, 4]));
     assert_eq!(world.seq(0), 2);
 }
+
+/// Two of three were removed and keep their votes. The last member has nobody to watch: it asks the absent voters
+/// whether they are there, and stops serving when none of them is.
+#[test]
+fn the_last_member_among_absent_voters_notices_that_it_is_alone() {
+    let mut world = World::cluster(3, 3);
+    world.deafen(2);
+    world.until(ms(6_000), "two members", |w| w.agree(&[0, 1]));
+    world.heal();
+    world.crash(1);
+    world.until(
+        ms(10_000),
+        "one member, by the vote of the removed one",
+        |w| w.agree(&[0]) && w.view(0).unwrap().voters().len() == 3,
+    );
+    world.run(ms(8_000));
+    assert!(world.hosts[0].serving, "it hears an absent voter");
+    world.crash(2);
+    world.run(ms(8_000));
+    assert!(!world.hosts[0].serving, "it hears nobody");
+    world.restart(1);
+    world.until(ms(10_000), "two members again", |w| w.agree(&[0, 1]));
+}

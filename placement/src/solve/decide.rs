@@ -93,6 +93,7 @@ impl Case<'_> {
             Solver::Auto | Solver::Search => self.search(),
             Solver::Greedy => {
                 let mut search = self.hand();
+                search.aim_at_first_maximum();
                 search.construct(Choice::Full, None);
                 self.evaluations += search.evaluations;
             }

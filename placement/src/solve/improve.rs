@@ -9,8 +9,11 @@ use crate::graph::VarId;
 
 /// How often to aim again at something that can move further.
 const AIMS_MAX: usize = 4;
-/// Holders looked at for one that may go where there is room.
-const HOLDERS_MAX: usize = 8;
+/// Holders looked at for one that may go where there is room: where many are confined to a region, the few that are
+/// not are what a full node has to lose.
+const HOLDERS_MAX: usize = 1_024;
+/// Places tried for something that may not go where there is most room.
+const PLACES: usize = 4;
 /// Failures in a row that end the unloading of what is too full.
 const UNLOAD_FAILURES_MAX: u32 = 48;
 /// Tries between two computations of the lower bounds.
@@ -61,10 +64,11 @@ impl Search<'_> {
             let (Some((domain, hot)), Some((_, cold))) = (hot, cold) else {
                 break;
             };
-            let moved = self
-                .holder_that_permits(domain, hot, cold)
-                .and_then(|var| self.step(&[(var, cold)], |order| order == Ordering::Less));
-            if moved.is_some() {
+            let moved = match self.holder_that_permits(domain, hot, cold) {
+                Some(var) => self.step_down(var, cold),
+                None => self.settle_elsewhere(domain, hot),
+            };
+            if moved {
                 self.remember();
                 (better, failures) = (true, 0);
             } else {
@@ -77,13 +81,29 @@ impl Search<'_> {
     /// Something that stands at one value and may go to another.
     fn holder_that_permits(&mut self, domain: usize, from: u32, to: u32) -> Option<VarId> {
         let count = self.holders.of(domain, from).len();
-        for _ in 0..HOLDERS_MAX.min(count) {
-            let var = self.holders.of(domain, from)[self.rng.below(count)];
-            if self.candidates.permits(var, to) {
-                return Some(var);
-            }
+        let start = if count == 0 { 0 } else { self.rng.below(count) };
+        let holders = self.holders.of(domain, from);
+        (0..HOLDERS_MAX.min(count))
+            .map(|index| holders[(start + index) % count])
+            .find(|&var| self.candidates.permits(var, to))
+    }
+
+    /// Moves something that stands at a value to any other that it may have.
+    fn settle_elsewhere(&mut self, domain: usize, from: u32) -> bool {
+        let count = self.holders.of(domain, from).len();
+        if count == 0 {
+            return false;
         }
-        None
+        let var = self.holders.of(domain, from)[self.rng.below(count)];
+        (0..PLACES).any(|_| {
+            let to = self.random_candidate(var);
+            to.is_some_and(|to| to != from && self.step_down(var, to))
+        })
+    }
+
+    fn step_down(&mut self, var: VarId, to: u32) -> bool {
+        self.step(&[(var, to)], |order| order == Ordering::Less)
+            .is_some()
     }
 
     /// Computes lower bounds at the present assignment and keeps the best that were ever found.

@@ -10,10 +10,8 @@ use super::search::{Goal, Search, compare_declared, worthwhile};
 impl Search<'_> {
     /// Runs to the end of the budget, or until a whole stage finds nothing better.
     pub(crate) fn run(&mut self, seed: u64) {
-        let tiers = self.base.tiers.len();
-        let targets = self.targets(tiers);
-        let first_guided = targets.iter().position(|targets| targets.guided);
-        self.set_goal(first_guided.unwrap_or(0), first_guided.is_some());
+        let targets = self.targets(self.base.tiers.len());
+        let first_guided = self.aim_at_first_maximum();
         self.was_decided = self.candidates.vars.iter().all(|&var| {
             self.candidates.permits(var, self.value(var))
                 && self.value(var) == self.graph.vars.current[var.index()]
@@ -55,6 +53,14 @@ impl Search<'_> {
                 .collect();
             self.force(&home);
         }
+    }
+
+    /// Evenness breaks ties after the first tier that is a maximum, if there is one.
+    pub(crate) fn aim_at_first_maximum(&mut self) -> Option<usize> {
+        let targets = self.targets(self.base.tiers.len());
+        let first_guided = targets.iter().position(|targets| targets.guided);
+        self.set_goal(first_guided.unwrap_or(0), first_guided.is_some());
+        first_guided
     }
 
     fn improve_tiers(&mut self, targets: &[Targets]) {

@@ -170,7 +170,7 @@ pub const CATALOG: &[Setting] = &[
     one(
         "clock_rate_error_ppm",
         "PPM",
-        Some("1000"),
+        Some("50000"),
         "Cluster: bound on any clock's rate error",
     ),
     one(
@@ -182,7 +182,7 @@ pub const CATALOG: &[Setting] = &[
     one(
         "election_timeout_ms",
         "MS",
-        Some("1000"),
+        Some("600"),
         "Cluster: patience with a silent leader",
     ),
     one(

@@ -94,7 +94,7 @@ fn flags_over_environment_over_file_over_default() {
         (cluster.shards, cluster.replicas, cluster.heartbeat_ms),
         (1, 5, 50)
     );
-    assert_eq!(cluster.election_timeout_ms, 1000);
+    assert_eq!(cluster.election_timeout_ms, 600);
 }
 
 #[test]

@@ -297,6 +297,7 @@ impl Talk {
                 | TransactionCommand::Begin(_)
                 | TransactionCommand::Commit
                 | TransactionCommand::Rollback
+                | TransactionCommand::Token
                 | TransactionCommand::Status { .. } => {}
             }
         }

@@ -271,9 +271,12 @@ fn is_repeatable(body: &Body) -> bool {
             | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
+            | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. } => true,
             // The second prepare would be refused, and the attempt aborted for nothing.
-            TxnRequest::Execute { .. } | TxnRequest::Prepare { .. } => false,
+            TxnRequest::Prepare { .. } => false,
+            // With a token it takes effect once, however often it arrives.
+            TxnRequest::Execute { intent } => intent.token.is_some(),
         },
     }
 }

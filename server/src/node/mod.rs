@@ -338,9 +338,9 @@ fn report_progress() -> impl FnMut(OpenProgress) {
                 total_bytes,
             } => ("log", done_bytes, total_bytes),
             OpenProgress::Index {
-                done_files,
-                total_files,
-            } => ("index", done_files, total_files),
+                done_records,
+                total_records,
+            } => ("index", done_records, total_records),
         };
         let tenth = (done * 10).checked_div(total).unwrap_or(10);
         if said.insert(what, tenth) != Some(tenth) && total > 0 && tenth > 0 {

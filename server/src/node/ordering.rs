@@ -526,6 +526,28 @@ impl Node {
         }
     }
 
+    /// A new shard that is led by a replica without its first rows, which were lost with the old
+    /// shard's replica here, is handed to one after the other of the rest: some have them.
+    fn pass_on_unborn(&mut self, now: Now, shard: ShardId) {
+        if !self.participant.lacks_rows(shard) {
+            return;
+        }
+        let Some(status) = self.replication.status(shard) else {
+            return;
+        };
+        let others = status.configuration.voters.iter().copied();
+        let alive = |replica: &ReplicaId| {
+            let node = status.configuration.nodes.get(replica);
+            *replica != status.replica && node.is_some_and(|node| self.is_alive(*node))
+        };
+        let others: Vec<ReplicaId> = others.filter(alive).collect();
+        let turn = status.leadership.term as usize % others.len().max(1);
+        if let Some(heir) = others.get(turn) {
+            // Refused while one is under way: asked again when the shards are looked at next.
+            let _ = self.replication.transfer(now.monotonic, shard, *heir);
+        }
+    }
+
     /// Looks at all shards that this node leads: once in a while, in case a note was lost.
     pub(super) fn reconcile_all(&mut self) {
         self.unreconciled = self
@@ -543,6 +565,7 @@ impl Node {
                 continue;
             };
             if !self.participant.is_described(shard) {
+                self.pass_on_unborn(now, shard);
                 continue;
             }
             let (Some(descriptor), Some(configuration)) = (

@@ -180,7 +180,7 @@ fn write_shards(report: &Report, out: &mut String) -> fmt::Result {
             },
             shard.epoch,
             bytes(shard.bytes),
-            shard.leader.as_deref().map_or("NONE", short),
+            shard.leader.as_deref().map_or("unknown", short),
             nodes.join(" ")
         )?;
     }

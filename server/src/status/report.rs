@@ -209,7 +209,8 @@ impl Report {
             &mut problems,
             "without a leader: unavailable",
             &self.shards,
-            |shard| shard.leader.is_none(),
+            // Of others a node knows the leader only if it has asked.
+            |shard| shard.leader.is_none() && shard.is_on(&self.node.id),
         );
         count_shards(
             &mut problems,
@@ -234,6 +235,11 @@ impl Report {
 }
 
 impl ShardReport {
+    /// Whether a node has a replica of it.
+    fn is_on(&self, node: &str) -> bool {
+        self.replicas.iter().any(|replica| replica.node == node)
+    }
+
     /// Replicas that vote.
     pub fn voters(&self) -> usize {
         self.replicas

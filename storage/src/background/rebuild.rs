@@ -24,6 +24,8 @@ use crate::{
 
 /// Records whose footers are in memory together.
 const RECORDS_PER_MERGE: u64 = 1_500_000;
+/// Records merged between two words on how far it is.
+const RECORDS_PER_PROGRESS: u64 = 4096;
 /// Keys that are forgotten at a step.
 const KEYS_PER_STEP: usize = 256;
 
@@ -214,15 +216,10 @@ pub(crate) fn rebuild_index(
         .open()
         .map_err(|error| damaged(error.to_string()))?;
     desk.live = crate::live::LiveMap::default();
-    let files: Vec<(FileNumber, u32)> = desk
-        .manifest
-        .state
-        .files
-        .iter()
-        .map(|(number, file)| (*number, file.records))
-        .collect();
-    let total_files = files.len() as u64;
-    let mut done_files = 0;
+    let known = desk.manifest.state.files.iter();
+    let files: Vec<(FileNumber, u32)> = known.map(|(n, file)| (*n, file.records)).collect();
+    let total_records = files.iter().map(|(_, records)| u64::from(*records)).sum();
+    let mut done_records = 0;
     let mut rest = files.as_slice();
     let mut first = true;
     while !rest.is_empty() {
@@ -236,13 +233,16 @@ pub(crate) fn rebuild_index(
         let mut group = Vec::new();
         for (number, _) in &rest[..some] {
             group.extend(finished_file(desk, *number, report)?);
-            done_files += 1;
-            progress(OpenProgress::Index {
-                done_files,
-                total_files,
-            });
         }
-        merge_group(desk, &group, first).map_err(|error| damaged(error.to_string()))?;
+        let mut merged = |records| {
+            done_records += records;
+            progress(OpenProgress::Index {
+                done_records,
+                total_records,
+            });
+        };
+        merge_group(desk, &group, first, &mut merged)
+            .map_err(|error| damaged(error.to_string()))?;
         first = false;
         rest = &rest[some..];
     }
@@ -277,6 +277,7 @@ fn merge_group(
     desk: &mut Desk,
     files: &[FinishedFile],
     index_is_empty: bool,
+    merged: &mut dyn FnMut(u64),
 ) -> Result<(), IndexError> {
     let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
     let key_at = |file: usize, record: usize| {
@@ -290,6 +291,7 @@ fn merge_group(
         .collect();
     let mut list: Vec<Pointer> = Vec::new();
     let mut displaced = Vec::new();
+    let mut records = 0;
     let mut next = heap.pop();
     while let Some(Reverse((key, file, record))) = next {
         let entry: &FooterEntry = &files[file].footer[record];
@@ -297,6 +299,10 @@ fn merge_group(
         if !desk.manifest.state.is_dropped(number, key) {
             let pointer = pointer_to(number, record, entry);
             pointer::merge_lists(&mut list, &[pointer], &mut displaced);
+        }
+        records += 1;
+        if records == RECORDS_PER_PROGRESS {
+            merged(std::mem::take(&mut records));
         }
         heap.extend(key_at(file, record + 1));
         next = heap.pop();
@@ -307,22 +313,24 @@ fn merge_group(
             continue;
         }
         let threshold = thresholds.of(key);
-        let merged = std::mem::take(&mut list);
+        let pointers = std::mem::take(&mut list);
         if index_is_empty {
-            for pointer in pointer::put_fresh(&*desk.index, key, merged, threshold, &mut displaced)?
+            for pointer in
+                pointer::put_fresh(&*desk.index, key, pointers, threshold, &mut displaced)?
             {
                 desk.live.set(&pointer);
             }
         } else {
-            for pointer in &merged {
+            for pointer in &pointers {
                 desk.live.set(pointer);
             }
-            pointer::merge(&*desk.index, key, &merged, threshold, &mut displaced)?;
+            pointer::merge(&*desk.index, key, &pointers, threshold, &mut displaced)?;
         }
         for pointer in displaced.drain(..) {
             desk.live.clear(&pointer);
         }
     }
+    merged(records);
     Ok(())
 }
 

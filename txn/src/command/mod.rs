@@ -399,6 +399,8 @@ pub enum TransactionCommand {
     Commit,
     /// `ROLLBACK`.
     Rollback,
+    /// `TXN TOKEN`: a fresh token.
+    Token,
     /// `TXN STATUS token`.
     Status {
         /// The token that the transaction was begun with.

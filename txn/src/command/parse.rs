@@ -503,8 +503,10 @@ pub(super) fn begin(args: &mut Args) -> Result<Command, Reply> {
 fn token(token: Option<&Bytes>) -> Result<Bytes, Reply> {
     let token = token.ok_or_else(syntax_error)?;
     match token.len() {
-        1..=TOKEN_BYTES_MAX => Ok(token.clone()),
-        _ => Err(Reply::err("a token has 1 to 256 bytes")),
+        1..=TOKEN_BYTES_MAX if crate::token::issued_at(token).is_some() => Ok(token.clone()),
+        _ => Err(Reply::err(
+            "not a token: TXN TOKEN issues one, to which up to 200 bytes may be appended",
+        )),
     }
 }
 
@@ -518,6 +520,9 @@ pub(super) fn rollback(_: &mut Args) -> Result<Command, Reply> {
 
 pub(super) fn txn(args: &mut Args) -> Result<Command, Reply> {
     let subcommand = args.bytes()?;
+    if is_option(&subcommand, "TOKEN") && args.len() == 0 {
+        return Ok(Command::Transaction(TransactionCommand::Token));
+    }
     if !is_option(&subcommand, "STATUS") || args.len() != 1 {
         return Err(syntax_error());
     }

@@ -13,6 +13,7 @@ use super::view::{Effects, View};
 use super::{Owner, Turn, attempt_of};
 use crate::command::Class;
 use crate::reply::{ErrorCode, Reply};
+use crate::token;
 use crate::transaction::{AttemptId, TxnAnswer, TxnId, TxnRequest, Verdict};
 use crate::wire::Outcome;
 use synod_testpoint::planted;
@@ -30,6 +31,8 @@ enum Source {
     Script(Script),
     /// What an interactive transaction has read, and wants to write.
     Effects(Effects),
+    /// What became of a token?
+    Question { token: Bytes },
 }
 
 /// Where an attempt is.
@@ -44,6 +47,8 @@ enum Phase {
         waiting: BTreeSet<Call>,
         replies: Vec<Reply>,
     },
+    /// The home of a token is asked.
+    Asking { call: Call },
     /// One shard does it all.
     Executing {
         call: Call,
@@ -95,6 +100,8 @@ pub(super) struct Run {
     plan: Plan,
     /// Whether this attempt's commands were carried out here, and not by the shards.
     is_carried_out_here: bool,
+    /// With a token: whether an attempt was sent and may still take effect.
+    is_open: bool,
     phase: Phase,
     started: Micros,
     /// When the questions of this phase were asked.
@@ -110,6 +117,10 @@ impl Run {
         Run::new(txn, ticket, Source::Effects(session.into_effects()), now)
     }
 
+    pub(super) fn of_question(txn: TxnId, ticket: Ticket, token: Bytes, now: Micros) -> Run {
+        Run::new(txn, ticket, Source::Question { token }, now)
+    }
+
     fn new(txn: TxnId, ticket: Ticket, source: Source, now: Micros) -> Run {
         Run {
             txn,
@@ -119,6 +130,7 @@ impl Run {
             source,
             plan: Plan::default(),
             is_carried_out_here: false,
+            is_open: false,
             phase: Phase::Pause { until: now },
             started: now,
             asked: now,
@@ -158,6 +170,13 @@ impl Run {
         let plan = match &self.source {
             Source::Effects(effects) => Plan::of_effects(turn.map, effects),
             Source::Script(script) => Plan::of_script(turn.map, script),
+            Source::Question { token } => {
+                let (home, token) = (token::home(token), token.clone());
+                return match turn.call(self.owner(), &home, TxnRequest::TokenStatus { token }) {
+                    Some(call) => self.phase = Phase::Asking { call },
+                    None => self.again(turn),
+                };
+            }
         };
         match plan {
             // Reads of several shards are optimistic, until they have failed too often.
@@ -179,7 +198,15 @@ impl Run {
                 let reads = |command: &crate::Command| command.class() == Class::Read;
                 script.commands.iter().all(reads)
             }
-            Source::Effects(_) => false,
+            Source::Effects(_) | Source::Question { .. } => false,
+        }
+    }
+
+    /// Whether it takes effect at most once, however often it is sent.
+    fn has_token(&self) -> bool {
+        match &self.source {
+            Source::Effects(effects) => effects.token.is_some(),
+            Source::Script(_) | Source::Question { .. } => false,
         }
     }
 
@@ -254,7 +281,7 @@ impl Run {
             [] => self.end(turn, Ended::Replies(replies.unwrap_or_default())),
             [only] => {
                 let request = TxnRequest::Execute {
-                    intent: only.intent.clone(),
+                    intent: Box::new(only.intent.clone()),
                 };
                 match turn.call(owner, &only.key, request) {
                     Some(call) => self.phase = Phase::Executing { call, replies },
@@ -298,7 +325,7 @@ impl Run {
                 } else {
                     Vec::new()
                 },
-                intent: part.intent.clone(),
+                intent: Box::new(part.intent.clone()),
             };
             match turn.call(owner, &part.key, request) {
                 Some(call) => waiting.insert(call, index),
@@ -339,6 +366,10 @@ impl Run {
                     outcome => self.lost(turn, outcome),
                 }
             }
+            Phase::Asking { call: expected } if call != expected => {
+                self.phase = Phase::Asking { call: expected };
+            }
+            Phase::Asking { .. } => self.told(turn, outcome),
             Phase::Executing {
                 call: expected,
                 replies,
@@ -350,16 +381,7 @@ impl Run {
                     };
                     return;
                 }
-                match outcome {
-                    Outcome::Txn(TxnAnswer::Executed {
-                        replies: executed, ..
-                    }) => {
-                        let replies = replies.unwrap_or_else(|| self.plan.merge(vec![executed]));
-                        self.end(turn, Ended::Replies(replies));
-                    }
-                    Outcome::Unknown if self.plan.writes() => self.unknown(turn),
-                    outcome => self.lost(turn, outcome),
-                }
+                self.executed(turn, outcome, replies);
             }
             Phase::Preparing {
                 mut waiting,
@@ -418,26 +440,7 @@ impl Run {
                     };
                     return;
                 }
-                match outcome {
-                    Outcome::Txn(TxnAnswer::Decided(Verdict::Committed(version))) => {
-                        self.end(turn, Ended::Replies(replies));
-                        self.resolve(turn, version);
-                    }
-                    Outcome::Txn(TxnAnswer::Decided(Verdict::Aborted)) => {
-                        self.tell_abort(turn);
-                        self.again(turn);
-                    }
-                    _ if planted!(RetriesUnknown) => self.again(turn),
-                    // Until it is known, it is asked for again, at the next tick.
-                    _ => {
-                        self.phase = Phase::Deciding {
-                            call: None,
-                            version,
-                            replies,
-                            since,
-                        };
-                    }
-                }
+                self.decided(turn, outcome, version, replies, since);
             }
             Phase::Resolving {
                 mut waiting,
@@ -467,6 +470,72 @@ impl Run {
             }
             Phase::Pause { until } => self.phase = Phase::Pause { until },
             Phase::Over => {}
+        }
+    }
+
+    /// What became of a token.
+    fn told(&mut self, turn: &mut Turn, outcome: Outcome) {
+        match outcome {
+            Outcome::Txn(TxnAnswer::Recorded(verdict)) => {
+                let word = match verdict {
+                    Verdict::Committed(_) => "COMMITTED",
+                    Verdict::Aborted => "ABORTED",
+                };
+                self.end(turn, Ended::Told(Reply::Status(word.into())));
+            }
+            outcome => self.lost(turn, outcome),
+        }
+    }
+
+    /// One shard has done it all, or not.
+    fn executed(&mut self, turn: &mut Turn, outcome: Outcome, replies: Option<Vec<Reply>>) {
+        match outcome {
+            Outcome::Txn(TxnAnswer::Executed {
+                replies: executed, ..
+            }) => {
+                let replies = replies.unwrap_or_else(|| self.plan.merge(vec![executed]));
+                self.end(turn, Ended::Replies(replies));
+            }
+            Outcome::Unknown if self.plan.writes() && !self.has_token() => self.unknown(turn),
+            outcome => {
+                self.is_open |= self.has_token() && outcome == Outcome::Unknown;
+                self.lost(turn, outcome);
+            }
+        }
+    }
+
+    /// The anchor has decided, or nobody knows yet.
+    fn decided(
+        &mut self,
+        turn: &mut Turn,
+        outcome: Outcome,
+        version: Version,
+        replies: Vec<Reply>,
+        since: Micros,
+    ) {
+        match outcome {
+            Outcome::Txn(TxnAnswer::Decided(Verdict::Committed(version))) => {
+                self.end(turn, Ended::Replies(replies));
+                self.resolve(turn, version);
+            }
+            Outcome::Txn(TxnAnswer::Decided(Verdict::Aborted)) => {
+                self.tell_abort(turn);
+                self.again(turn);
+            }
+            Outcome::Txn(TxnAnswer::Recorded(_)) => {
+                self.tell_abort(turn);
+                self.lost(turn, outcome);
+            }
+            _ if planted!(RetriesUnknown) => self.again(turn),
+            // Until it is known, it is asked for again, at the next tick.
+            _ => {
+                self.phase = Phase::Deciding {
+                    call: None,
+                    version,
+                    replies,
+                    since,
+                };
+            }
         }
     }
 
@@ -543,6 +612,13 @@ impl Run {
     /// The attempt has certainly had no effect: what follows depends on why.
     fn lost(&mut self, turn: &mut Turn, outcome: Outcome) {
         match outcome {
+            Outcome::Txn(TxnAnswer::Recorded(Verdict::Committed(_))) => {
+                self.end(turn, Ended::Replies(Vec::new()));
+            }
+            Outcome::Txn(TxnAnswer::Recorded(Verdict::Aborted)) => {
+                let message = "the token was given up when its outcome was asked for";
+                self.fail(turn, ErrorCode::Aborted, message);
+            }
             Outcome::Txn(TxnAnswer::Changed) => match &self.source {
                 // Only watched keys are checked where the shards carry out a script's commands.
                 // Where it is done here, the next attempt looks at them first.
@@ -551,7 +627,7 @@ impl Run {
                 {
                     self.end(turn, Ended::Changed);
                 }
-                Source::Script(_) => self.again(turn),
+                Source::Script(_) | Source::Question { .. } => self.again(turn),
                 Source::Effects(_) => {
                     self.fail(
                         turn,
@@ -585,6 +661,9 @@ impl Run {
     fn again(&mut self, turn: &mut Turn) {
         let now = turn.monotonic();
         if now.0.saturating_sub(self.started.0) >= turn.settings.retry_max_us {
+            if self.is_open {
+                return self.unknown(turn);
+            }
             let message = "the transaction lost against others for too long";
             return self.fail(turn, ErrorCode::Conflict, message);
         }
@@ -602,9 +681,13 @@ impl Run {
         match &mut self.phase {
             Phase::Pause { until } if now >= *until => self.begin(turn),
             Phase::Gathering { .. } | Phase::Validating { .. } if late => self.again(turn),
-            Phase::Executing { .. } if late => match self.plan.writes() {
+            Phase::Asking { .. } if late => self.again(turn),
+            Phase::Executing { .. } if late => match self.plan.writes() && !self.has_token() {
                 true => self.unknown(turn),
-                false => self.again(turn),
+                false => {
+                    self.is_open |= self.has_token();
+                    self.again(turn);
+                }
             },
             Phase::Preparing { .. } if late => self.abort(turn),
             Phase::Deciding {
@@ -641,6 +724,7 @@ impl Run {
             Phase::Pause { .. }
             | Phase::Gathering { .. }
             | Phase::Validating { .. }
+            | Phase::Asking { .. }
             | Phase::Executing { .. }
             | Phase::Preparing { .. }
             | Phase::Resolving { .. }

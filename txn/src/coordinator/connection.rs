@@ -43,6 +43,8 @@ enum State {
     Executing { queued: Vec<Queued> },
     /// `WATCH` is being carried out.
     Watching,
+    /// `TXN` is being answered.
+    Asking,
     /// Between `BEGIN` and its end.
     Interactive { ticket: Ticket },
     /// `COMMIT` is being carried out.
@@ -155,7 +157,10 @@ impl Connection {
             (TransactionCommand::Begin(begin), _) => self.begin(begin, ticket),
             (TransactionCommand::Commit, _) => self.commit(),
             (TransactionCommand::Rollback, _) => self.rollback(),
-            (TransactionCommand::Status { .. }, _) => error("tokens are not supported yet"),
+            (TransactionCommand::Token, _) => self.question(Event::Token { ticket }),
+            (TransactionCommand::Status { token }, _) => {
+                self.question(Event::Status { ticket, token })
+            }
             (
                 TransactionCommand::Multi
                 | TransactionCommand::Watch { .. }
@@ -163,6 +168,7 @@ impl Connection {
                 State::Interactive { .. }
                 | State::Executing { .. }
                 | State::Watching
+                | State::Asking
                 | State::Committing
                 | State::Ended { .. },
             ) => error("not allowed between BEGIN and COMMIT"),
@@ -188,7 +194,7 @@ impl Connection {
                 command,
             }),
             State::Ended { why } => Next::Reply(why.clone()),
-            State::Executing { .. } | State::Watching | State::Committing => {
+            State::Executing { .. } | State::Watching | State::Asking | State::Committing => {
                 error("the command before is not answered yet")
             }
         }
@@ -226,14 +232,31 @@ impl Connection {
         if begin.reads != ReadMode::Latest {
             return error("SNAPSHOT is not supported yet");
         }
-        if begin.token.is_some() {
-            return error("TOKEN is not supported yet");
-        }
         *self = Connection {
             state: State::Interactive { ticket },
             ..Connection::default()
         };
         Next::Abandon(Event::Begin { ticket, begin }, Reply::Ok)
+    }
+
+    /// `TXN`: between transactions only.
+    fn question(&mut self, event: Event) -> Next {
+        match &mut self.state {
+            State::Plain => {
+                self.state = State::Asking;
+                Next::Coordinate(event)
+            }
+            State::Multi { dirty, .. } => {
+                *dirty = Dirty::Yes;
+                error("TXN is not allowed inside MULTI")
+            }
+            State::Executing { .. }
+            | State::Watching
+            | State::Asking
+            | State::Interactive { .. }
+            | State::Committing
+            | State::Ended { .. } => error("not allowed between BEGIN and COMMIT"),
+        }
     }
 
     fn commit(&mut self) -> Next {
@@ -271,6 +294,7 @@ impl Connection {
                 Reply::Ok
             }
             (Ended::Changed, _) => Reply::NullArray,
+            (Ended::Told(reply), _) => reply,
             (Ended::Failed(why), State::Interactive { .. }) => {
                 self.state = State::Ended { why: why.clone() };
                 why
@@ -301,6 +325,7 @@ impl Connection {
             | State::Multi { .. }
             | State::Executing { .. }
             | State::Watching
+            | State::Asking
             | State::Committing
             | State::Ended { .. } => None,
         }

@@ -61,6 +61,18 @@ pub enum Event {
         /// The transaction.
         ticket: Ticket,
     },
+    /// A fresh token is wanted. Ends with `Told`.
+    Token {
+        /// The gateway's name for the question; used once.
+        ticket: Ticket,
+    },
+    /// What became of a token? Ends with `Told` or `Failed`.
+    Status {
+        /// The gateway's name for the question; used once.
+        ticket: Ticket,
+        /// The token.
+        token: bytes::Bytes,
+    },
     /// An interactive transaction is abandoned. No answer.
     Drop {
         /// The transaction.
@@ -87,6 +99,8 @@ impl Event {
             | Event::Begin { ticket, .. }
             | Event::Execute { ticket, .. }
             | Event::Commit { ticket }
+            | Event::Token { ticket }
+            | Event::Status { ticket, .. }
             | Event::Drop { ticket } => Some(*ticket),
             Event::Answered { .. } | Event::Tick => None,
         }
@@ -134,6 +148,8 @@ pub enum Ended {
     Changed,
     /// The versions of the keys that were to be watched.
     Watched(Vec<KeyRead>),
+    /// The answer to a question.
+    Told(Reply),
     /// Certainly nothing was done, or, with the code `UNKNOWN`, nobody knows.
     Failed(Reply),
 }

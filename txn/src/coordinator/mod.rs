@@ -44,7 +44,9 @@ use synod_storage::{Micros, ShardId, Version};
 
 use crate::hlc::Hlc;
 use crate::participant::Now;
+use crate::reply::Reply;
 use crate::shard_map::ShardMap;
+use crate::token;
 use crate::transaction::{AttemptId, TxnId};
 
 pub use connection::{Connection, Next};
@@ -120,6 +122,8 @@ struct Turn<'a> {
     effects: &'a mut Vec<Effect>,
     hlc: &'a mut Hlc,
     settings: &'a Settings,
+    node: NodeId,
+    last_txn: &'a mut u64,
     last_call: &'a mut u64,
     calls: &'a mut BTreeMap<Call, Owner>,
 }
@@ -131,6 +135,21 @@ impl Turn<'_> {
 
     fn tick(&mut self) -> Version {
         self.hlc.tick(self.now.wall_ms)
+    }
+
+    /// A fresh name, younger than all before it.
+    fn new_txn(&mut self) -> TxnId {
+        *self.last_txn += 1;
+        TxnId {
+            age: self.tick(),
+            node: self.node,
+            counter: *self.last_txn,
+        }
+    }
+
+    fn new_token(&mut self) -> bytes::Bytes {
+        let TxnId { age, node, counter } = self.new_txn();
+        token::issue(age, node, counter)
     }
 
     /// Asks the shard of `key`. `None` if the shard is not known at present.
@@ -197,18 +216,14 @@ impl Coordinator {
             effects,
             hlc: &mut self.hlc,
             settings: &self.settings,
+            node: self.node,
+            last_txn: &mut self.last_txn,
             last_call: &mut self.last_call,
             calls: &mut self.calls,
         };
         match event {
             Event::Run { ticket, script } => {
-                self.last_txn += 1;
-                let age = turn.tick();
-                let txn = TxnId {
-                    age,
-                    node: self.node,
-                    counter: self.last_txn,
-                };
+                let txn = turn.new_txn();
                 let mut run = Run::of_script(txn, ticket, script, now.monotonic);
                 run.begin(&mut turn);
                 self.keep(txn, run);
@@ -235,17 +250,21 @@ impl Coordinator {
                 if let Some(session) = self.sessions.remove(&ticket)
                     && !session.is_over()
                 {
-                    self.last_txn += 1;
-                    let age = turn.tick();
-                    let txn = TxnId {
-                        age,
-                        node: self.node,
-                        counter: self.last_txn,
-                    };
+                    let txn = turn.new_txn();
                     let mut run = Run::of_session(txn, ticket, session, now.monotonic);
                     run.begin(&mut turn);
                     self.keep(txn, run);
                 }
+            }
+            Event::Token { ticket } => {
+                let ended = Ended::Told(Reply::Bulk(turn.new_token()));
+                turn.effects.push(Effect::Ended { ticket, ended });
+            }
+            Event::Status { ticket, token } => {
+                let txn = turn.new_txn();
+                let mut run = Run::of_question(txn, ticket, token, now.monotonic);
+                run.begin(&mut turn);
+                self.keep(txn, run);
             }
             Event::Drop { ticket } => {
                 self.sessions.remove(&ticket);

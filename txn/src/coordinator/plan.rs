@@ -12,6 +12,7 @@ use crate::command::{Class, Command, Key};
 use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::ShardMap;
 use crate::split::Merge;
+use crate::token;
 use crate::transaction::Intent;
 
 /// Why a transaction is not cut over shards.
@@ -113,6 +114,12 @@ impl Plan {
             part.writes = true;
             part.intent.writes.push(write.clone());
         }
+        if let Some(token) = &effects.token {
+            // Its home decides: it is an effect there, whatever else there is.
+            let part = part_of(map, &mut parts, &token::home(token))?;
+            part.writes = true;
+            part.intent.token = Some(token.clone());
+        }
         Ok(Plan {
             parts: parts.into_values().collect(),
             merges: Vec::new(),
@@ -130,9 +137,12 @@ impl Plan {
         self.parts.iter().all(reads)
     }
 
-    /// Puts the deciding part first: one that writes, if any does.
+    /// Puts the deciding part first: the token's home, or one that writes, if there is one.
     pub(super) fn put_anchor_first(&mut self) {
-        if let Some(anchor) = self.parts.iter().position(|part| part.writes) {
+        let is_home = |part: &Part| part.intent.token.is_some();
+        let mut parts = self.parts.iter();
+        let anchor = parts.position(is_home);
+        if let Some(anchor) = anchor.or(self.parts.iter().position(|part| part.writes)) {
             self.parts.swap(0, anchor);
         }
     }

@@ -86,7 +86,10 @@ impl Session {
 
     /// What it has read, and wants to write.
     pub(super) fn into_effects(self) -> Effects {
-        self.view.into_effects()
+        Effects {
+            token: self.begin.token,
+            ..self.view.into_effects()
+        }
     }
 
     pub(super) fn watch(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>) {

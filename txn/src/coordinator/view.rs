@@ -33,6 +33,8 @@ pub(super) struct Effects {
     pub(super) reads: Vec<KeyRead>,
     pub(super) ranges: Vec<RangeRead>,
     pub(super) writes: Vec<KeyWrite>,
+    /// The client's name for the transaction.
+    pub(super) token: Option<Bytes>,
 }
 
 impl View {
@@ -198,6 +200,7 @@ impl View {
             reads,
             ranges: self.ranges,
             writes: self.written.into_iter().map(write).collect(),
+            token: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::leader::Leader;
 use super::locks::Wanted;
 use super::reads::Held;
 use super::shard::Own;
+use super::tokens::token_of;
 use super::transactions::{Prepared, TxnRecord};
 use super::work::{Asker, Slot, Task};
 use super::{Turn, scan};
@@ -32,6 +33,14 @@ struct Ran {
     reads: BTreeSet<Key>,
 }
 
+/// What a prepare says about the attempt as a whole.
+struct Names<'a> {
+    attempt: AttemptId,
+    begun: Version,
+    anchor: &'a Key,
+    spans: &'a [Key],
+}
+
 impl Leader {
     /// Takes in a part of a transaction.
     pub(super) fn txn_request<S: State>(
@@ -50,6 +59,7 @@ impl Leader {
                 let conflict = Outcome::Txn(TxnAnswer::Conflict);
                 self.settled(turn, own, asker, conflict);
             }
+            TxnRequest::TokenStatus { token } => self.token_status(turn, own, asker, token),
             TxnRequest::Walk { ref command } => match scan::is_walk(command) {
                 true => self.begin_scan(turn, own, asker, Task::Txn(request)),
                 false => {
@@ -100,6 +110,9 @@ impl Leader {
         request: &TxnRequest,
         (slots, ranges_hold): (&[Slot], bool),
     ) {
+        if let Some(outcome) = self.token_stands(turn.now.wall_ms, token_of(request)) {
+            return self.settled(turn, own, asker, outcome);
+        }
         match request {
             TxnRequest::Read { keys } => self.read(turn, own, asker, keys, slots),
             TxnRequest::Validate { reads, .. } => {
@@ -121,6 +134,10 @@ impl Leader {
                     return self.answer(turn, own, asker, changed, needs);
                 };
                 let replies = ran.replies;
+                if let Some(token) = intent.token.clone() {
+                    let writes = ran.writes.into_iter();
+                    return self.write_once(turn, own, asker, token, writes, replies);
+                }
                 if ran.writes.is_empty() {
                     let executed = TxnAnswer::Executed {
                         version: None,
@@ -143,48 +160,72 @@ impl Leader {
                 spans,
                 intent,
             } => {
-                let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
-                if !self.view.admits(attempt, *begun) {
-                    let conflict = Outcome::Txn(TxnAnswer::Conflict);
-                    return self.answer(turn, own, asker, conflict, needs);
-                }
-                let Some(ran) = run(turn, intent, slots).filter(|_| ranges_hold) else {
-                    let changed = Outcome::Txn(TxnAnswer::Changed);
-                    return self.answer(turn, own, asker, changed, needs);
-                };
-                let version = turn.hlc.tick(turn.now.wall_ms);
-                let writes = ran.writes.into_iter();
-                let prepared = Prepared {
-                    begun: *begun,
-                    version,
-                    anchor: anchor.clone(),
-                    spans: spans.clone(),
-                    reads: ran.reads.into_iter().collect(),
-                    ranges: intent
-                        .ranges
-                        .iter()
-                        .map(|read| read.range.clone())
-                        .collect(),
-                    writes: writes
-                        .map(|(key, it)| (key, it.map(|it| it.encode())))
-                        .collect(),
-                };
-                let record = TxnRecord::Prepare {
+                let names = Names {
                     attempt: *attempt,
-                    prepared,
+                    begun: *begun,
+                    anchor,
+                    spans,
                 };
-                let answer = TxnAnswer::Prepared {
-                    version,
-                    replies: ran.replies,
-                };
-                self.step_of(turn, own, asker, record, version, Outcome::Txn(answer));
+                self.prepare(turn, own, asker, names, intent, (slots, ranges_hold));
             }
             TxnRequest::Walk { .. }
             | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
+            | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
+    }
+
+    /// Locks what an attempt needs, if all of it is as it was read.
+    fn prepare<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        asker: Asker,
+        names: Names,
+        intent: &Intent,
+        (slots, ranges_hold): (&[Slot], bool),
+    ) {
+        let Names {
+            attempt,
+            begun,
+            anchor,
+            spans,
+        } = names;
+        let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
+        if !self.view.admits(&attempt, begun) {
+            let conflict = Outcome::Txn(TxnAnswer::Conflict);
+            return self.answer(turn, own, asker, conflict, needs);
+        }
+        let Some(ran) = run(turn, intent, slots).filter(|_| ranges_hold) else {
+            let changed = Outcome::Txn(TxnAnswer::Changed);
+            return self.answer(turn, own, asker, changed, needs);
+        };
+        let version = turn.hlc.tick(turn.now.wall_ms);
+        let writes = ran.writes.into_iter();
+        let prepared = Prepared {
+            begun,
+            version,
+            anchor: anchor.clone(),
+            spans: spans.to_vec(),
+            reads: ran.reads.into_iter().collect(),
+            ranges: intent
+                .ranges
+                .iter()
+                .map(|read| read.range.clone())
+                .collect(),
+            writes: writes
+                .map(|(key, it)| (key, it.map(|it| it.encode())))
+                .collect(),
+            token: intent.token.clone(),
+        };
+        let record = TxnRecord::Prepare { attempt, prepared };
+        let answer = TxnAnswer::Prepared {
+            version,
+            replies: ran.replies,
+        };
+        self.step_of(turn, own, asker, record, version, Outcome::Txn(answer));
     }
 
     fn read<S: State>(
@@ -252,10 +293,30 @@ impl Leader {
     ) {
         match self.view.prepared().get(&attempt) {
             Some(prepared) if prepared.is_anchor() && version >= prepared.version => {
+                let token = prepared.token.clone();
+                if let Some(stands) = token.and_then(|token| self.view.token(&token)) {
+                    // Somebody else was first with this token, or has asked about it.
+                    let verdict = Verdict::Aborted;
+                    let record = TxnRecord::Resolve {
+                        attempt,
+                        begun,
+                        verdict,
+                    };
+                    let recorded = Outcome::Txn(TxnAnswer::Recorded(stands));
+                    return self.step_of(turn, own, asker, record, Version::ZERO, recorded);
+                }
                 turn.hlc.merge(version);
                 let record = TxnRecord::Decide { attempt, version };
                 let decided = TxnAnswer::Decided(Verdict::Committed(version));
                 self.step_of(turn, own, asker, record, version, Outcome::Txn(decided));
+            }
+            // The floor has passed it: it may have committed, been seen through, and forgotten.
+            None if begun <= self.view.floor()
+                && self.view.finished(&attempt).is_none()
+                && !self.view.committed().contains_key(&attempt)
+                && !planted!(ForgottenIsAborted) =>
+            {
+                self.settled(turn, own, asker, Outcome::Unknown);
             }
             // Absent: nobody can decide for commit any more. Finished: it stands.
             Some(_) | None => self.recover(turn, own, asker, attempt, begun),
@@ -327,7 +388,8 @@ impl Leader {
                 };
                 self.step_of(turn, own, asker, record, Version::ZERO, aborted);
             }
-            // Too old to be prepared, and not committed, or the record would be here.
+            // Too old to be prepared, and not committed, or the record would be here: it stays until
+            // whoever asks, because it holds a lock, has applied the commit.
             false => self.settled(turn, own, asker, aborted),
         }
     }
@@ -360,7 +422,13 @@ impl Leader {
     }
 
     /// Answers what has been so for a while, or is on its way.
-    fn settled<S: State>(&mut self, turn: &mut Turn<S>, own: &Own, asker: Asker, outcome: Outcome) {
+    pub(super) fn settled<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        asker: Asker,
+        outcome: Outcome,
+    ) {
         let needs = self.newest_unapplied();
         self.answer(turn, own, asker, outcome, needs);
     }
@@ -464,6 +532,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
+            | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }
@@ -478,6 +547,7 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
             keys.extend(reads.iter().map(|read| read.key.clone()));
         }
         TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. } => {
+            keys.extend(intent.token.as_ref().map(|token| crate::token::home(token)));
             keys.extend(intent.reads.iter().map(|read| read.key.clone()));
             keys.extend(intent.writes.iter().map(|write| write.key.clone()));
             for command in &intent.commands {
@@ -490,6 +560,7 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
         | TxnRequest::Decide { .. }
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
+        | TxnRequest::TokenStatus { .. }
         | TxnRequest::Forget { .. } => {}
     }
     keys
@@ -505,6 +576,7 @@ pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
         | TxnRequest::Decide { .. }
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
+        | TxnRequest::TokenStatus { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -567,6 +639,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
+            | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }

@@ -57,6 +57,7 @@ mod scan;
 mod shard;
 mod splitting;
 mod streams;
+mod tokens;
 mod transactions;
 mod work;
 
@@ -102,6 +103,8 @@ pub struct Settings {
     pub parked_max_us: u64,
     /// How far the floor stays behind the clock: attempts that take longer to prepare are aborted.
     pub floor_lag_ms: u64,
+    /// How long what became of a token is remembered, from its issue.
+    pub token_retention_ms: u64,
     /// How long after the loss of leadership an outcome is waited for, before it is unknown.
     pub outcome_timeout_us: u64,
 }
@@ -119,6 +122,7 @@ impl Default for Settings {
             ask_again_us: 500_000,
             parked_max_us: 5_000_000,
             floor_lag_ms: 10_000,
+            token_retention_ms: 600_000,
             outcome_timeout_us: 3_000_000,
         }
     }
@@ -337,6 +341,13 @@ impl Participant {
         shard
             .into_iter()
             .flat_map(|shard| shard.own.newborns.iter().copied())
+    }
+
+    /// Whether a shard on this node was split off, and this replica does not know how it begins: it
+    /// must not stay its leader.
+    pub fn lacks_rows(&self, shard: ShardId) -> bool {
+        let shard = self.shards.get(&shard);
+        shard.is_some_and(|shard| shard.own.is_unborn() && shard.birth.is_none())
     }
 
     /// Whether a split waits for attempts to end, or is on its way through the log.

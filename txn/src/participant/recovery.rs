@@ -110,6 +110,7 @@ impl Leader {
         self.give_up_parked(turn, own);
         let floor_ms = turn.now.wall_ms.saturating_sub(turn.settings.floor_lag_ms);
         let floor = hlc::floor_of(floor_ms);
+        self.raise_token_floor(turn);
         // Raised in steps, so that it costs little.
         let step = hlc::floor_of(turn.settings.floor_lag_ms / 4);
         if floor.0 > self.view.floor().0 + step.0 && self.view.wants_floor(floor) {

@@ -13,7 +13,7 @@ use super::intent;
 use super::leader::{Leader, Proposed};
 use super::reads::Held;
 use super::streams::{Admission, Streams};
-use super::transactions::{FLOOR_ROW, Transactions, attempt_rows};
+use super::transactions::{FLOOR_ROW, TOKEN_FLOOR_ROW, Transactions, attempt_rows};
 use super::{Effect, Extent, Turn};
 use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::{Authority, SYSTEM_SHARD, ShardDescriptor, contains_range, keyspace};
@@ -188,6 +188,9 @@ impl Shard {
         let mut transactions = Transactions::default();
         if let Lookup::Found { value, .. } = turn.state.get(space, FLOOR_ROW, Version::MAX) {
             transactions.load_floor(&value)?;
+        }
+        if let Lookup::Found { value, .. } = turn.state.get(space, TOKEN_FLOOR_ROW, Version::MAX) {
+            transactions.load_token_floor(&value)?;
         }
         let mut loaded = Ok(());
         self.for_each_local(turn, space, attempt_rows(), |key, value| {

@@ -24,6 +24,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use synod_storage::{KeyRange, Version};
 
 use super::locks::Locks;
+use crate::token;
 use crate::transaction::{AttemptId, Verdict};
 
 /// The local row that holds the floor.
@@ -32,10 +33,22 @@ pub(super) const FLOOR_ROW: &[u8] = b"floor";
 const PREPARED_ROWS: u8 = 1;
 const COMMITTED_ROWS: u8 = 2;
 const FINISHED_ROWS: u8 = 3;
+const TOKEN_ROWS: u8 = 4;
 
-/// The local rows that are about attempts.
+/// The local row that holds the floor of tokens.
+pub(super) const TOKEN_FLOOR_ROW: &[u8] = b"token_floor";
+
+/// The local rows that are about attempts and tokens.
 pub(super) fn attempt_rows() -> KeyRange {
-    KeyRange::new([PREPARED_ROWS], [FINISHED_ROWS + 1])
+    KeyRange::new([PREPARED_ROWS], [TOKEN_ROWS + 1])
+}
+
+/// The row of a token.
+fn token_row(token: &Bytes) -> Bytes {
+    let mut row = BytesMut::with_capacity(1 + token.len());
+    row.put_u8(TOKEN_ROWS);
+    row.put_slice(token);
+    row.freeze()
 }
 
 /// An attempt that has locked what it needs here, and can still go either way.
@@ -55,6 +68,8 @@ pub(super) struct Prepared {
     pub(super) ranges: Vec<KeyRange>,
     /// Keys locked for writing, and what will be stored under them.
     pub(super) writes: Vec<(Bytes, Option<Bytes>)>,
+    /// At the anchor: the client's name for the transaction, if it has one.
+    pub(super) token: Option<Bytes>,
 }
 
 impl Prepared {
@@ -115,6 +130,25 @@ pub(super) enum TxnRecord {
         /// The floor.
         version: Version,
     },
+    /// A whole transaction with a token, on this shard alone.
+    Once {
+        /// The token.
+        token: Bytes,
+        /// The version of its writes.
+        version: Version,
+        /// Keys, and what is stored under them from now on.
+        writes: Vec<(Bytes, Option<Bytes>)>,
+    },
+    /// Nothing was done under this token, and nothing ever will be.
+    Fence {
+        /// The token.
+        token: Bytes,
+    },
+    /// Refuse tokens issued at or below this from now on, and forget what became of them.
+    TokenFloor {
+        /// The floor.
+        version: Version,
+    },
 }
 
 /// What a record does to the rest of the state.
@@ -138,10 +172,50 @@ pub(super) struct Transactions {
     prepared: BTreeMap<AttemptId, Prepared>,
     committed: BTreeMap<AttemptId, Committed>,
     finished: BTreeMap<AttemptId, Finished>,
+    token_floor: Version,
+    /// What became of the tokens that have their home here.
+    tokens: BTreeMap<Bytes, Verdict>,
     locks: Locks,
 }
 
 impl Transactions {
+    pub(super) fn token_floor(&self) -> Version {
+        self.token_floor
+    }
+
+    /// What became of a token.
+    pub(super) fn token(&self, token: &Bytes) -> Option<Verdict> {
+        self.tokens.get(token).copied()
+    }
+
+    /// How many tokens are remembered.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether raising the floor of tokens to `version` would forget any.
+    pub(super) fn wants_token_floor(&self, version: Version) -> bool {
+        let oldest = self.tokens.keys().next();
+        version > self.token_floor
+            && oldest.is_some_and(|token| token::issued_at(token) <= Some(version))
+    }
+
+    /// Records what became of a token, once.
+    fn record(
+        &mut self,
+        token: &Bytes,
+        verdict: Verdict,
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        if let Some(before) = self.tokens.insert(token.clone(), verdict) {
+            return Err(format!("a token has two outcomes: {before:?}, {verdict:?}"));
+        }
+        changes
+            .rows
+            .push((token_row(token), Some(encode_verdict(verdict))));
+        Ok(())
+    }
+
     pub(super) fn locks(&self) -> &Locks {
         &self.locks
     }
@@ -204,6 +278,9 @@ impl Transactions {
                     return Err(format!("{attempt:?} is not prepared at its anchor"));
                 };
                 let (begun, spans) = (prepared.begun, prepared.spans.clone());
+                if let Some(token) = prepared.token.clone() {
+                    self.record(&token, Verdict::Committed(*version), &mut changes)?;
+                }
                 let committed = Committed {
                     begun,
                     version: *version,
@@ -234,19 +311,49 @@ impl Transactions {
                     changes.rows.push((attempt.row(COMMITTED_ROWS), None));
                 }
             }
-            TxnRecord::Floor { version } => {
-                self.floor = self.floor.max(*version);
-                let floor = self.floor;
-                for (attempt, _) in self.finished.extract_if(.., |_, it| it.begun <= floor) {
-                    changes.rows.push((attempt.row(FINISHED_ROWS), None));
-                }
-                let row = Bytes::copy_from_slice(&floor.0.to_le_bytes());
-                changes
-                    .rows
-                    .push((Bytes::from_static(FLOOR_ROW), Some(row)));
+            TxnRecord::Once {
+                token,
+                version,
+                writes,
+            } => {
+                self.record(token, Verdict::Committed(*version), &mut changes)?;
+                let writes = writes.iter();
+                changes.writes = writes
+                    .map(|(key, value)| (key.clone(), value.clone(), *version))
+                    .collect();
             }
+            TxnRecord::Fence { token } => self.record(token, Verdict::Aborted, &mut changes)?,
+            TxnRecord::TokenFloor { version } => self.raise_token_floor(*version, &mut changes),
+            TxnRecord::Floor { version } => self.raise_floor(*version, &mut changes),
         }
         Ok(changes)
+    }
+
+    /// Refuses what is old, and forgets it.
+    fn raise_floor(&mut self, version: Version, changes: &mut Changes) {
+        self.floor = self.floor.max(version);
+        let floor = self.floor;
+        for (attempt, _) in self.finished.extract_if(.., |_, it| it.begun <= floor) {
+            changes.rows.push((attempt.row(FINISHED_ROWS), None));
+        }
+        let row = Bytes::copy_from_slice(&floor.0.to_le_bytes());
+        changes
+            .rows
+            .push((Bytes::from_static(FLOOR_ROW), Some(row)));
+    }
+
+    /// The same for tokens.
+    fn raise_token_floor(&mut self, version: Version, changes: &mut Changes) {
+        self.token_floor = self.token_floor.max(version);
+        let floor = Some(self.token_floor);
+        let is_old = |token: &Bytes| token::issued_at(token) <= floor;
+        for (token, _) in self.tokens.extract_if(.., |token, _| is_old(token)) {
+            changes.rows.push((token_row(&token), None));
+        }
+        let row = Bytes::copy_from_slice(&self.token_floor.0.to_le_bytes());
+        changes
+            .rows
+            .push((Bytes::from_static(TOKEN_FLOOR_ROW), Some(row)));
     }
 
     /// Ends an attempt: its writes, if it committed, its locks, and the memory of it.
@@ -290,7 +397,13 @@ impl Transactions {
 
     /// Takes in one row of the shard's own, after a start or a snapshot.
     pub(super) fn load(&mut self, row: &[u8], value: &[u8]) -> Result<(), String> {
-        let malformed = || "an attempt's row cannot be read".to_owned();
+        let malformed = || "an attempt's or a token's row cannot be read".to_owned();
+        if row.first() == Some(&TOKEN_ROWS) {
+            let token = Bytes::copy_from_slice(&row[1..]);
+            let verdict = decode_verdict(&mut &value[..]).ok_or_else(malformed)?;
+            self.tokens.insert(token, verdict);
+            return Ok(());
+        }
         let attempt = AttemptId::of_row(row).ok_or_else(malformed)?;
         match row.first() {
             Some(&PREPARED_ROWS) => {
@@ -312,10 +425,12 @@ impl Transactions {
     }
 
     pub(super) fn load_floor(&mut self, value: &[u8]) -> Result<(), String> {
-        let bytes = value
-            .try_into()
-            .map_err(|_| "the floor cannot be read".to_owned())?;
-        self.floor = Version(u64::from_le_bytes(bytes));
+        self.floor = decode_floor(value)?;
+        Ok(())
+    }
+
+    pub(super) fn load_token_floor(&mut self, value: &[u8]) -> Result<(), String> {
+        self.token_floor = decode_floor(value)?;
         Ok(())
     }
 }
@@ -353,7 +468,13 @@ decodes!(decode_record: TxnRecord, decode_prepared: Prepared, decode_committed: 
 fn encode_finished(finished: Finished) -> Bytes {
     let mut out = BytesMut::with_capacity(17);
     out.put_u64_le(finished.begun.0);
-    match finished.verdict {
+    out.put_slice(&encode_verdict(finished.verdict));
+    out.freeze()
+}
+
+fn encode_verdict(verdict: Verdict) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    match verdict {
         Verdict::Aborted => out.put_u8(0),
         Verdict::Committed(version) => {
             out.put_u8(1);
@@ -363,12 +484,22 @@ fn encode_finished(finished: Finished) -> Bytes {
     out.freeze()
 }
 
+fn decode_verdict(bytes: &mut &[u8]) -> Option<Verdict> {
+    match bytes.try_get_u8().ok()? {
+        0 => Some(Verdict::Aborted),
+        1 => Some(Verdict::Committed(Version(bytes.try_get_u64_le().ok()?))),
+        _ => None,
+    }
+}
+
+fn decode_floor(value: &[u8]) -> Result<Version, String> {
+    let malformed = |_| "a floor cannot be read".to_owned();
+    let bytes = value.try_into().map_err(malformed)?;
+    Ok(Version(u64::from_le_bytes(bytes)))
+}
+
 fn decode_finished(mut bytes: &[u8]) -> Option<Finished> {
     let begun = Version(bytes.try_get_u64_le().ok()?);
-    let verdict = match bytes.try_get_u8().ok()? {
-        0 => Verdict::Aborted,
-        1 => Verdict::Committed(Version(bytes.try_get_u64_le().ok()?)),
-        _ => return None,
-    };
+    let verdict = decode_verdict(&mut bytes)?;
     Some(Finished { begun, verdict })
 }

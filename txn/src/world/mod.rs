@@ -4,11 +4,13 @@
 //! when the seed says so, so that latches and waiting reads are exercised.
 
 mod coordination;
+mod history;
 mod linearizability;
 mod model;
 mod scenarios;
 mod scripts;
 mod splits;
+mod tokens;
 mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

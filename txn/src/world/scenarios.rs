@@ -39,10 +39,10 @@ fn prepare(attempt: AttemptId, lines: &[&[&str]]) -> TxnRequest {
         begun: attempt.txn.age,
         anchor: Bytes::from_static(b"anchor"),
         spans: vec![Bytes::from_static(b"anchor")],
-        intent: Intent {
+        intent: Box::new(Intent {
             commands: lines.iter().map(|line| command(line)).collect(),
             ..Intent::default()
-        },
+        }),
     }
 }
 
@@ -225,6 +225,38 @@ fn a_coordinator_that_sleeps_past_the_floor_cannot_commit() {
         ask(&mut world, prepare(it, &[&["SET", "k", "1"]])).1,
         CONFLICT
     );
+}
+
+#[test]
+fn a_commit_that_was_forgotten_is_unknown_to_its_coordinator_and_never_aborted() {
+    for (bug, holds) in [(None, true), (Some(Bug::ForgottenIsAborted), false)] {
+        plant(bug);
+        let mut world = World::new(3, 1, None);
+        let it = attempt(1, 1);
+        let Some(Outcome::Txn(TxnAnswer::Prepared { version, .. })) =
+            ask(&mut world, prepare(it, &[&["INCR", "n"]])).1
+        else {
+            panic!("it is prepared");
+        };
+        let decide = TxnRequest::Decide {
+            attempt: it,
+            begun: it.txn.age,
+            version,
+        };
+        // The answer is lost; the anchor sees to the rest by itself, and the floor passes.
+        ask(&mut world, decide.clone());
+        ask(&mut world, TxnRequest::Forget { attempt: it });
+        for _ in 0..4 {
+            world.advance(5_000);
+            world.step(0, Event::Tick);
+            world.settle(0);
+        }
+        let aborted = Some(Outcome::Txn(TxnAnswer::Decided(Verdict::Aborted)));
+        let answer = ask(&mut world, decide).1;
+        assert_eq!(answer != aborted, holds, "{bug:?}: {answer:?}");
+        assert_eq!(world.run(&["GET", "n"]), Reply::bulk("1"));
+        plant(None);
+    }
 }
 
 #[test]

@@ -41,10 +41,10 @@ fn prepare(attempt: AttemptId, lines: &[&[&str]], spans: &[&'static str]) -> Txn
             .iter()
             .map(|span| Bytes::from_static(span.as_bytes()))
             .collect(),
-        intent: Intent {
+        intent: Box::new(Intent {
             commands: lines.iter().map(|line| command(line)).collect(),
             ..Intent::default()
-        },
+        }),
     }
 }
 
@@ -236,7 +236,13 @@ fn the_new_shard_starts_above_what_the_old_one_promised() {
         commands: vec![command(&["SET", "z", "v"])],
         ..Intent::default()
     };
-    match ask(&mut world, right, TxnRequest::Execute { intent }) {
+    match ask(
+        &mut world,
+        right,
+        TxnRequest::Execute {
+            intent: intent.into(),
+        },
+    ) {
         Some(Outcome::Txn(TxnAnswer::Executed { version, .. })) => {
             assert!(
                 version > Some(promised),

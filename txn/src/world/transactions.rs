@@ -7,13 +7,14 @@
 //! everything heals, and the history is checked: the final lists give the order of all appends, from
 //! it and from real time follow the edges of a graph, and a cycle is an anomaly.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::World;
+use super::history::check_history;
 use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
 use crate::{
-    Access, Begin, Body, Command, ErrorCode, Event, Leadership, Now, Outcome, ReadMode, Reply,
-    Settings, Stream, TxnRequest,
+    Access, Begin, Body, Command, ErrorCode, Event, Leadership, Now, Order, Outcome, Range,
+    ReadMode, Reply, Settings, Stream, TxnRequest,
 };
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -22,9 +23,12 @@ use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId, Version};
 use synod_testpoint::{Bug, plant};
 
+/// Lists that transactions append to.
+const KEYS: usize = 5;
+
 /// One micro-operation of a transaction.
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Append {
         key: usize,
         word: u64,
@@ -34,10 +38,47 @@ enum Op {
         key: usize,
         seen: Option<Vec<u64>>,
     },
+    /// All lists, by one range over all shards; those that do not exist too.
+    ReadAll {
+        seen: Option<Vec<Vec<u64>>>,
+    },
+}
+
+impl Op {
+    /// Takes in what was answered.
+    fn answered(&mut self, reply: &Reply) {
+        match self {
+            Op::Append { .. } => {}
+            Op::Read { seen, .. } => *seen = Some(seen_in(reply).expect("a list")),
+            Op::ReadAll { seen } => {
+                let Reply::Array(rows) = reply else {
+                    panic!("rows: {reply:?}");
+                };
+                let mut lists = vec![Vec::new(); KEYS];
+                for row in rows.chunks(2) {
+                    let of = (0..KEYS).find(|of| row[0] == Reply::Bulk(key(*of)));
+                    lists[of.expect("a key")] = seen_in(&row[1]).expect("a list");
+                }
+                *seen = Some(lists);
+            }
+        }
+    }
+
+    /// The lists that it has seen.
+    pub(super) fn seen(&self) -> Vec<(usize, &[u64])> {
+        match self {
+            Op::Append { .. } => Vec::new(),
+            Op::Read { key, seen } => seen.iter().map(|list| (*key, &list[..])).collect(),
+            Op::ReadAll { seen } => {
+                let lists = seen.iter().flatten().map(Vec::as_slice);
+                lists.enumerate().collect()
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
+pub(super) enum State {
     Running,
     Committed,
     Failed,
@@ -45,11 +86,11 @@ enum State {
 }
 
 #[derive(Clone, Debug)]
-struct Txn {
-    ops: Vec<Op>,
-    asked_at: u64,
-    ended_at: Option<u64>,
-    state: State,
+pub(super) struct Txn {
+    pub(super) ops: Vec<Op>,
+    pub(super) asked_at: u64,
+    pub(super) ended_at: Option<u64>,
+    pub(super) state: State,
 }
 
 /// What a client is doing.
@@ -267,12 +308,13 @@ impl Run {
         let only_reads = self.rng.random_ratio(1, 3);
         (0..count)
             .map(|i| {
-                let key = self.rng.random_range(0..5);
+                let key = self.rng.random_range(0..KEYS);
                 match !only_reads && self.rng.random_ratio(3, 5) {
                     true => Op::Append {
                         key,
                         word: self.clock * 10 + i,
                     },
+                    false if self.rng.random_ratio(1, 4) => Op::ReadAll { seen: None },
                     false => Op::Read { key, seen: None },
                 }
             })
@@ -286,6 +328,12 @@ impl Run {
                 value: Bytes::from(format!("{word},")),
             },
             Op::Read { key: index, .. } => Command::Get { key: key(*index) },
+            Op::ReadAll { .. } => Command::Range(Range {
+                start: Bytes::new(),
+                end: None,
+                limit: None,
+                order: Order::Forward,
+            }),
         }
     }
 
@@ -333,6 +381,10 @@ impl Run {
             }
             _ => {
                 self.txns[txn].ops.truncate(1);
+                if let [Op::ReadAll { .. }] = self.txns[txn].ops[..] {
+                    // Over shards: never by itself.
+                    self.txns[txn].ops[0] = Op::Read { key: 0, seen: None };
+                }
                 let command = Self::command(&self.txns[txn].ops[0]);
                 let mut named = None;
                 command.for_each_key(|key| named = self.world.map.locate(key));
@@ -383,9 +435,7 @@ impl Run {
         let Client::Session { txn, done, .. } = &mut self.clients[client] else {
             return;
         };
-        if let Op::Read { seen, .. } = &mut self.txns[*txn].ops[*done] {
-            *seen = Some(seen_in(&reply).expect("a list"));
-        }
+        self.txns[*txn].ops[*done].answered(&reply);
         *done += 1;
         self.next_of_session(client);
     }
@@ -407,9 +457,7 @@ impl Run {
                 if !interactive {
                     assert_eq!(replies.len(), txn.ops.len());
                     for (op, reply) in txn.ops.iter_mut().zip(&replies) {
-                        if let Op::Read { seen, .. } = op {
-                            *seen = Some(seen_in(reply).expect("a list"));
-                        }
+                        op.answered(reply);
                     }
                 }
                 State::Committed
@@ -419,7 +467,7 @@ impl Run {
                 ..
             }) => State::Unknown,
             Ended::Failed(_) => State::Failed,
-            Ended::Changed | Ended::Watched(_) => panic!("nothing is watched"),
+            Ended::Changed | Ended::Watched(_) | Ended::Told(_) => panic!("nothing is watched"),
         };
     }
 
@@ -457,9 +505,7 @@ impl Run {
                     txn.state = match outcome {
                         Outcome::Reply(Reply::Error { .. }) => State::Failed,
                         Outcome::Reply(reply) => {
-                            if let Op::Read { seen, .. } = &mut txn.ops[0] {
-                                *seen = Some(seen_in(&reply).expect("a list"));
-                            }
+                            txn.ops[0].answered(&reply);
                             State::Committed
                         }
                         Outcome::Unknown => State::Unknown,
@@ -774,7 +820,7 @@ impl Run {
 
     fn final_lists(&mut self) -> BTreeMap<usize, Vec<u64>> {
         self.world.eager = true;
-        let lists = (0..5).map(|index| {
+        let lists = (0..KEYS).map(|index| {
             let reply = self.world.call(Command::Get { key: key(index) });
             (index, seen_in(&reply).expect("a list"))
         });
@@ -799,133 +845,6 @@ impl Run {
         }
         let lists = self.final_lists();
         check_history(&self.txns, &lists)
-    }
-}
-
-/// Strict serializability of a list-append history, or the anomaly. How many were committed.
-fn check_history(txns: &[Txn], lists: &BTreeMap<usize, Vec<u64>>) -> Result<usize, String> {
-    let mut writer: BTreeMap<u64, usize> = BTreeMap::new();
-    for (index, txn) in txns.iter().enumerate() {
-        for op in &txn.ops {
-            if let Op::Append { word, .. } = op {
-                writer.insert(*word, index);
-            }
-        }
-    }
-    let mut shown: BTreeMap<u64, usize> = BTreeMap::new();
-    for list in lists.values() {
-        list.iter()
-            .for_each(|word| *shown.entry(*word).or_default() += 1);
-    }
-    let mut takes_part: BTreeSet<usize> = BTreeSet::new();
-    for (index, txn) in txns.iter().enumerate() {
-        let words = txn.ops.iter().filter_map(|op| match op {
-            Op::Append { word, .. } => Some(shown.get(word).copied().unwrap_or(0)),
-            Op::Read { .. } => None,
-        });
-        let counts: Vec<usize> = words.collect();
-        let all = counts.iter().all(|count| *count == 1);
-        let none = counts.iter().all(|count| *count == 0);
-        match txn.state {
-            State::Committed if all => {
-                takes_part.insert(index);
-            }
-            State::Unknown if none => {}
-            State::Unknown if all => {
-                takes_part.insert(index);
-            }
-            State::Failed if none => {}
-            state => {
-                return Err(format!(
-                    "{index} is {state:?} and stands {counts:?}: {txn:?}"
-                ));
-            }
-        }
-    }
-    let mut edges: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-    let mut edge = |from: usize, to: usize| {
-        if from != to {
-            edges.entry(from).or_default().insert(to);
-        }
-    };
-    for list in lists.values() {
-        for pair in list.windows(2) {
-            edge(writer[&pair[0]], writer[&pair[1]]);
-        }
-    }
-    for (index, txn) in txns.iter().enumerate() {
-        // What an aborted transaction has seen must have been real as well, but it has no place in
-        // the order: only that its lists are prefixes is checked.
-        let mut own: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for op in &txn.ops {
-            match op {
-                Op::Append { key, word } => own.entry(*key).or_default().push(*word),
-                Op::Read { seen: None, .. } => {}
-                Op::Read {
-                    key,
-                    seen: Some(seen),
-                } => {
-                    let own = own.get(key).map_or(&[][..], Vec::as_slice);
-                    let Some(others) = seen.strip_suffix(own) else {
-                        return Err(format!("{index} does not see its own appends: {txn:?}"));
-                    };
-                    let list = &lists[key];
-                    if !list.starts_with(others) {
-                        return Err(format!("{index} saw {others:?} of {list:?}"));
-                    }
-                    if takes_part.contains(&index) {
-                        if let Some(last) = others.last() {
-                            edge(writer[last], index);
-                        }
-                        if let Some(next) = list.get(others.len()) {
-                            edge(index, writer[next]);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    for before in &takes_part {
-        let Some(ended_at) = txns[*before].ended_at else {
-            continue;
-        };
-        if txns[*before].state == State::Unknown {
-            continue;
-        }
-        for after in &takes_part {
-            if ended_at < txns[*after].asked_at {
-                edge(*before, *after);
-            }
-        }
-    }
-    // Take away whoever has nobody before; what stays is in a cycle.
-    let mut left: BTreeSet<usize> = takes_part.clone();
-    loop {
-        let targets: BTreeSet<usize> = left
-            .iter()
-            .filter_map(|from| edges.get(from))
-            .flatten()
-            .copied()
-            .collect();
-        let free: Vec<usize> = left
-            .iter()
-            .filter(|txn| !targets.contains(txn))
-            .copied()
-            .collect();
-        if left.is_empty() {
-            return Ok(takes_part.len());
-        }
-        if free.is_empty() {
-            let cycle: Vec<String> = left
-                .iter()
-                .take(8)
-                .map(|txn| format!("{txn}: {:?}", txns[*txn]))
-                .collect();
-            return Err(format!("a cycle among {}", cycle.join("\n")));
-        }
-        free.iter().for_each(|txn| {
-            left.remove(txn);
-        });
     }
 }
 
@@ -986,6 +905,7 @@ fn caught_by(bug: Option<Bug>, confirms_anyone: bool) -> Option<u64> {
 fn planted_bugs_are_caught() {
     let quick = [
         Bug::ValidationIgnoresVersions,
+        Bug::RangesAreNotChecked,
         Bug::CommitsAtFirstPrepare,
         Bug::DecidesTooEarly,
         Bug::NoTombstones,
