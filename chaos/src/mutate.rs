@@ -105,6 +105,9 @@ fn ground(bug: Bug) -> Menu {
         | Bug::ReleasesByClock
         | Bug::TellsBeforeApply
         | Bug::RangesAreNotChecked
+        | Bug::ForgottenIsAborted
+        | Bug::TokensAreForgotten
+        | Bug::AbsenceIsAnAnswer
         | Bug::RetriesUnknown => (
             &transactions,
             &[KillOne, IsolateLeader, FlipFlop, Pause, Delay, Loss],

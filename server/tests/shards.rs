@@ -92,7 +92,7 @@ async fn conclude(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_moves_between_nodes_under_load_and_no_write_is_lost() {
-    let cluster = Cluster::start(4);
+    let cluster = Cluster::start_with(4, &["--placement", "manual"]);
     let mut probe = client(cluster.clients());
     for key in appends::keys() {
         probe.set(&key, "v").await.unwrap();

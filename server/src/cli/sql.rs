@@ -1,5 +1,6 @@
 //! `synod sql`: read-only SQL over the cluster's tables. The controller gives the tables, this process runs the query.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use rusqlite::Connection;
@@ -48,7 +49,7 @@ fn shown(value: &Value) -> String {
 }
 
 /// A client of the node that places replicas.
-pub(super) async fn controller(server: &Server) -> Result<Client, Failure> {
+async fn controller(server: &Server) -> Result<Client, Failure> {
     let mut client = server.client();
     let answer = client
         .call_once(&Command::read("SYNOD").arg("STATUS"))
@@ -72,8 +73,18 @@ pub(super) async fn controller(server: &Server) -> Result<Client, Failure> {
     Ok(there.client())
 }
 
+/// A table as the controller sends it.
+#[derive(Debug, serde::Deserialize)]
+struct Table {
+    columns: Vec<String>,
+    rows: Vec<Vec<Value>>,
+}
+
+/// Tables by name.
+type Tables = BTreeMap<String, Table>;
+
 /// The cluster's tables.
-pub(super) async fn tables(server: &Server) -> Result<Map<String, Value>, Failure> {
+async fn tables(server: &Server) -> Result<Tables, Failure> {
     let mut client = controller(server).await?;
     let answer = client
         .call_once(&Command::read("SYNOD").arg("TABLES"))
@@ -84,21 +95,17 @@ pub(super) async fn tables(server: &Server) -> Result<Map<String, Value>, Failur
         .map_err(|error| Failure::Failed(format!("the tables are no JSON: {error}")))
 }
 
-pub(super) fn failed(client: &Client, error: Error) -> Failure {
+fn failed(client: &Client, error: Error) -> Failure {
     Failure::Client {
         address: client.address().to_owned(),
         error,
     }
 }
 
-fn query(tables: &Map<String, Value>, sql: &str) -> rusqlite::Result<Vec<Map<String, Value>>> {
+fn query(tables: &Tables, sql: &str) -> rusqlite::Result<Vec<Map<String, Value>>> {
     let connection = Connection::open_in_memory()?;
-    for (name, rows) in tables {
-        fill(
-            &connection,
-            name,
-            rows.as_array().map_or(&[][..], Vec::as_slice),
-        )?;
+    for (name, table) in tables {
+        fill(&connection, name, table)?;
     }
     connection.pragma_update(None, "query_only", true)?;
     let mut statement = connection.prepare(sql)?;
@@ -127,26 +134,64 @@ fn query(tables: &Map<String, Value>, sql: &str) -> rusqlite::Result<Vec<Map<Str
     Ok(rows)
 }
 
-/// Creates a table with the columns of its rows. The names are the node's own, not a user's.
-fn fill(connection: &Connection, name: &str, rows: &[Value]) -> rusqlite::Result<()> {
-    let Some(Value::Object(first)) = rows.first() else {
-        return connection.execute_batch(&format!("CREATE TABLE \"{name}\" (empty)"));
-    };
-    let columns: Vec<String> = first.keys().map(|column| format!("\"{column}\"")).collect();
+/// Creates a table and its rows. The names are the node's own, not a user's.
+fn fill(connection: &Connection, name: &str, table: &Table) -> rusqlite::Result<()> {
+    let columns = table.columns.iter().map(|name| format!("\"{name}\""));
+    let columns: Vec<String> = columns.collect();
     connection.execute_batch(&format!("CREATE TABLE \"{name}\" ({})", columns.join(", ")))?;
     let marks = vec!["?"; columns.len()].join(", ");
     let mut insert = connection.prepare(&format!("INSERT INTO \"{name}\" VALUES ({marks})"))?;
-    for row in rows {
-        let cells = first.keys().map(|column| match row.get(column) {
-            Some(Value::Number(n)) => {
-                rusqlite::types::Value::Integer(n.as_i64().unwrap_or(i64::MAX))
-            }
-            Some(Value::String(text)) => rusqlite::types::Value::Text(text.clone()),
-            Some(Value::Bool(_) | Value::Null | Value::Array(_) | Value::Object(_)) | None => {
+    for row in &table.rows {
+        let cells = row.iter().map(|cell| match cell {
+            Value::Number(n) => rusqlite::types::Value::Integer(n.as_i64().unwrap_or(i64::MAX)),
+            Value::String(text) => rusqlite::types::Value::Text(text.clone()),
+            Value::Bool(_) | Value::Null | Value::Array(_) | Value::Object(_) => {
                 rusqlite::types::Value::Null
             }
         });
         insert.execute(rusqlite::params_from_iter(cells))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> Tables {
+        let json = r#"{
+            "nodes": { "columns": ["node_id", "rack"], "rows": [["a", null], ["b", "r1"]] },
+            "moves": { "columns": ["shard_id", "why"], "rows": [] }
+        }"#;
+        serde_json::from_str(json).expect("the tables of a node")
+    }
+
+    #[test]
+    fn rows_are_objects_and_null_stays_null() {
+        let rows = query(&cluster(), "SELECT node_id, rack FROM nodes ORDER BY 1").expect("rows");
+        let expected = [
+            serde_json::json!({ "node_id": "a", "rack": null }),
+            serde_json::json!({ "node_id": "b", "rack": "r1" }),
+        ];
+        let rows: Vec<Value> = rows.into_iter().map(Value::Object).collect();
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn an_empty_table_has_its_columns() {
+        let rows = query(&cluster(), "SELECT why FROM moves WHERE shard_id = 3").expect("no error");
+        assert_eq!(rows, []);
+    }
+
+    #[test]
+    fn nothing_is_changed_and_what_is_wrong_is_said() {
+        for (sql, word) in [
+            ("DELETE FROM nodes", "readonly"),
+            ("SELECT nothing FROM nodes", "no such column"),
+            ("SELECT * FROM nowhere", "no such table"),
+        ] {
+            let error = query(&cluster(), sql).expect_err(sql).to_string();
+            assert!(error.contains(word), "{sql}: {error}");
+        }
+    }
 }

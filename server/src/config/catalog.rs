@@ -168,6 +168,12 @@ pub const CATALOG: &[Setting] = &[
         "Cluster: how reads make sure they are current",
     ),
     one(
+        "placement",
+        "auto|manual",
+        Some("auto"),
+        "Cluster: who moves replicas and leaders",
+    ),
+    one(
         "clock_rate_error_ppm",
         "PPM",
         Some("50000"),

@@ -46,6 +46,29 @@ pub enum Reads {
     Quorum,
 }
 
+/// Who moves replicas and leaders.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// The controller, as the policies say.
+    #[default]
+    Auto,
+    /// Nobody but an operator, by `synod shard`: a dead node's replicas are not replaced either.
+    Manual,
+}
+
 /// What all nodes of a cluster must agree on. Fixed at bootstrap.
 #[derive(
     Clone,
@@ -65,6 +88,8 @@ pub struct ClusterSettings {
     pub replicas: u32,
     /// How reads make sure that they are current.
     pub reads: Reads,
+    /// Who moves replicas and leaders.
+    pub placement: Placement,
     /// How much faster or slower than true time any node's clock may run, in parts per million.
     pub clock_rate_error_ppm: u32,
     /// A leader's pause between two heartbeats.
@@ -174,10 +199,11 @@ impl Settings {
 }
 
 /// The names of the cluster settings, in the order of the catalog.
-const CLUSTER_NAMES: [&str; 8] = [
+const CLUSTER_NAMES: [&str; 9] = [
     "shards",
     "replicas",
     "reads",
+    "placement",
     "clock_rate_error_ppm",
     "heartbeat_ms",
     "election_timeout_ms",
@@ -187,11 +213,12 @@ const CLUSTER_NAMES: [&str; 8] = [
 
 impl ClusterSettings {
     /// Each setting's name and value.
-    fn texts(&self) -> [(&'static str, String); 8] {
+    fn texts(&self) -> [(&'static str, String); 9] {
         let ClusterSettings {
             shards,
             replicas,
             reads,
+            placement,
             clock_rate_error_ppm,
             heartbeat_ms,
             election_timeout_ms,
@@ -202,10 +229,15 @@ impl ClusterSettings {
             Reads::Lease => "lease",
             Reads::Quorum => "quorum",
         };
+        let placement = match placement {
+            Placement::Auto => "auto",
+            Placement::Manual => "manual",
+        };
         [
             ("shards", shards.to_string()),
             ("replicas", replicas.to_string()),
             ("reads", reads.to_owned()),
+            ("placement", placement.to_owned()),
             ("clock_rate_error_ppm", clock_rate_error_ppm.to_string()),
             ("heartbeat_ms", heartbeat_ms.to_string()),
             ("election_timeout_ms", election_timeout_ms.to_string()),
@@ -219,6 +251,7 @@ impl ClusterSettings {
             shards: layers.read::<Bounded<1, 4096>>("shards")?.get(),
             replicas: layers.read::<parse::Replicas>("replicas")?.0,
             reads: layers.read("reads")?,
+            placement: layers.read("placement")?,
             clock_rate_error_ppm: layers
                 .read::<Bounded<0, 100_000>>("clock_rate_error_ppm")?
                 .get(),

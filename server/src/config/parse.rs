@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use super::Reads;
+use super::{Placement, Reads};
 
 /// What is wrong with a value, in words that complete "name: ".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +143,20 @@ impl FromStr for Reads {
             "quorum" => Ok(Reads::Quorum),
             _ => Err(Fault::new(format!(
                 "{text:?} is neither \"lease\" nor \"quorum\""
+            ))),
+        }
+    }
+}
+
+impl FromStr for Placement {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        match text {
+            "auto" => Ok(Placement::Auto),
+            "manual" => Ok(Placement::Manual),
+            _ => Err(Fault::new(format!(
+                "{text:?} is neither \"auto\" nor \"manual\""
             ))),
         }
     }

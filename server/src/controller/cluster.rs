@@ -169,6 +169,8 @@ pub struct Seat {
 pub struct Shard {
     /// As the directory has it.
     pub descriptor: ShardDescriptor,
+    /// When that came; microseconds.
+    pub described_us: u64,
     /// The nodes of its voters, in the order of their seats.
     pub order: Vec<NodeId>,
     /// Who leads it, as far as is known, and in which term.
@@ -185,9 +187,10 @@ pub struct Shard {
 
 impl Shard {
     /// A shard of which only the descriptor is known.
-    pub fn new(descriptor: ShardDescriptor) -> Shard {
+    pub fn new(descriptor: ShardDescriptor, described_us: u64) -> Shard {
         let mut shard = Shard {
             descriptor,
+            described_us,
             order: Vec::new(),
             leader: None,
             load: Load::default(),

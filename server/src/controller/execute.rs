@@ -137,7 +137,8 @@ impl Controller {
         self.ordered.insert(id, ordered);
     }
 
-    /// Copies that no plan wants are removed: they were begun by a plan that has been replaced.
+    /// Copies that no plan wants are removed: they were begun by a plan that has been replaced. Not at once, because an
+    /// operator who moves a replica by hand begins with such a copy, too.
     fn sweep(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let undecided = self.urgent_us.is_some() || self.asked.is_some();
         if undecided || self.writing.is_some() || self.head.plan == 0 {
@@ -145,7 +146,9 @@ impl Controller {
         }
         let mut strays = Vec::new();
         for (&id, shard) in &self.cluster.shards {
+            let since_us = now.monotonic.0.saturating_sub(shard.described_us);
             if shard.learners().next().is_none()
+                || since_us < self.settings.stray_us
                 || self.plan.targets.contains_key(&id)
                 || !self.may_step(id, now)
             {

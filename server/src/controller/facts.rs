@@ -120,7 +120,7 @@ impl Controller {
         let id = descriptor.shard;
         self.dirty.insert(id);
         let Some(shard) = self.cluster.shards.get_mut(&id) else {
-            let mut shard = Shard::new(descriptor);
+            let mut shard = Shard::new(descriptor, now.monotonic.0);
             if let Some(target) = self.plan.targets.get(&id) {
                 // A plan that was read back speaks of seats as they were when it was made.
                 let seats = target.end().map_or(&[][..], |stage| &stage.seats);
@@ -136,6 +136,7 @@ impl Controller {
         }
         let split = shard.descriptor.range != descriptor.range;
         shard.descriptor = descriptor;
+        shard.described_us = now.monotonic.0;
         let replicas: BTreeSet<_> = shard
             .descriptor
             .replicas

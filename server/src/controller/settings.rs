@@ -23,6 +23,8 @@ pub struct Settings {
     pub report_age_max_us: u64,
     /// How long a move may not be undone for the sake of balance, in milliseconds of the wall clock.
     pub no_undo_ms: u64,
+    /// How long a copy that no plan wants is left alone: an operator may be about to promote it.
+    pub stray_us: u64,
     /// An order without an answer counts as unknown after this.
     pub order_timeout_us: u64,
     /// Shards that one plan moves at most.
@@ -42,6 +44,7 @@ impl Default for Settings {
             whole_pause_us: 5_000_000,
             report_age_max_us: 60_000_000,
             no_undo_ms: 600_000,
+            stray_us: 60_000_000,
             order_timeout_us: 15_000_000,
             plan_shards_max: 2_000,
         }

@@ -92,8 +92,6 @@ impl Node {
             b"UNDRAIN" => Some(self.set_state(now, NodeState::Up, rest)),
             #[cfg(not(madsim))]
             b"DECOMMISSION" => Some(self.set_state(now, NodeState::Decommissioned, rest)),
-            #[cfg(not(madsim))]
-            b"POLICIES" => Some(self.set_policies(now, rest)),
             _ => None,
         }
     }

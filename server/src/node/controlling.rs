@@ -13,6 +13,7 @@ use synod_txn::{Now, SYSTEM_SHARD};
 use tracing::{info, warn};
 
 use super::turn::{Effects, Node};
+use crate::config::Placement;
 use crate::controller::advance::Step;
 use crate::controller::cluster::{Duty, Load, Progress, Report};
 use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
@@ -99,6 +100,9 @@ impl Node {
 
     /// The term in which this node leads the system shard, having applied all that earlier leaders wrote.
     fn system_term(&self) -> Option<u64> {
+        if self.founding.settings.placement == Placement::Manual {
+            return None;
+        }
         let leadership = self.replication.leadership(SYSTEM_SHARD)?;
         let leads = leadership.role == Role::Leader && leadership.serving;
         let leads = leads && self.participant.leads(SYSTEM_SHARD) && self.directory.is_resident();

@@ -17,9 +17,9 @@ pub(super) fn answer(node: &Node, command: &Command) -> Reply {
     match command {
         Command::Synod { args } => match args.first().map(|word| word.to_ascii_uppercase()) {
             Some(word) if word == b"STATUS" && args.len() == 1 => status(node),
-            _ => Reply::err(
-                "SYNOD knows: STATUS, SHARD, LEAVE, TABLES, DRAIN, UNDRAIN, DECOMMISSION, POLICIES, LEAVE",
-            ),
+            _ => {
+                Reply::err("SYNOD knows: STATUS, SHARD, NODE, TABLES, DRAIN, UNDRAIN, DECOMMISSION")
+            }
         },
         _ => Reply::err("transactions are not served by this release"),
     }

@@ -43,105 +43,163 @@ impl Node {
             false => Reply::err("too much waits for the system shard: nothing was done, try again"),
         }
     }
+}
 
-    /// `SYNOD POLICIES version set`: replaces the set of policies, if it is the next version.
-    pub(super) fn set_policies(&mut self, now: Now, args: &[Bytes]) -> Reply {
-        let [json] = args else {
-            return Reply::err("SYNOD POLICIES set");
-        };
-        let Some(policies) = read::<Policies>(json) else {
-            return Reply::err("that is no set of policies in JSON: nothing was done");
-        };
-        let Some(row) = self.directory.row(POLICIES.as_bytes()) else {
-            return Reply::err("this node has no copy of the policies: ask the controller");
-        };
-        if policies.version != row.generation + 1 {
-            return Reply::err(format!(
-                "the policies are at version {}: look at them again, nothing was done",
-                row.generation
-            ));
-        }
-        let key = Bytes::from_static(POLICIES.as_bytes());
-        match self.write_row(now, key, policies.version, Some(json.clone())) {
-            true => Reply::Status(format!("version {}", policies.version).into()),
-            false => Reply::err("too much waits for the system shard: nothing was done, try again"),
-        }
-    }
+/// A table as it travels: its columns, and its rows as lists of cells. An empty table has its columns too.
+fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [Value; N]>) -> Value {
+    json!({ "columns": columns.as_slice(), "rows": rows.map(Vec::from).collect::<Vec<_>>() })
 }
 
 fn tables(controller: &Controller, policies: &Policies) -> Value {
-    let cluster = controller.cluster();
-    let nodes = cluster.nodes.iter().map(|(id, node)| {
+    json!({
+        "nodes": nodes(controller), "shards": shards(controller), "replicas": replicas(controller),
+        "leaders": leaders(controller), "moves": moves(controller), "plans": plans(controller),
+        "policies": listed(policies),
+    })
+}
+
+fn nodes(controller: &Controller) -> Value {
+    let rows = controller.cluster().nodes.iter().map(|(id, node)| {
         let capacity = node.capacity();
-        json!({
-            "node_id": id.to_string(), "zone": node.zone(),
-            "region": node.label("region").unwrap_or("default"),
-            "rack": node.label("rack"), "disk": node.label("disk"),
-            "status": node.status().text(), "cap_bytes": capacity.bytes,
-            "cap_qps": capacity.qps, "cap_replicas": capacity.replicas,
-        })
+        [
+            json!(id.to_string()),
+            json!(node.zone()),
+            json!(node.label("region").unwrap_or("default")),
+            json!(node.label("rack")),
+            json!(node.label("disk")),
+            json!(node.status().text()),
+            json!(capacity.bytes),
+            json!(capacity.qps),
+            json!(capacity.replicas),
+        ]
     });
-    let shards = cluster.shards.iter().map(|(id, shard)| {
+    let columns = [
+        "node_id",
+        "zone",
+        "region",
+        "rack",
+        "disk",
+        "status",
+        "cap_bytes",
+        "cap_qps",
+        "cap_replicas",
+    ];
+    table(columns, rows)
+}
+
+fn shards(controller: &Controller) -> Value {
+    let cluster = controller.cluster();
+    let rows = cluster.shards.iter().map(|(id, shard)| {
         let range = &shard.descriptor.range;
-        json!({
-            "shard_id": id.0, "start_key": range.start.escape_ascii().to_string(),
-            "end_key": range.end.as_ref().map(|key| key.escape_ascii().to_string()),
-            "tenant": null, "tag": null, "bytes": shard.load.bytes,
-            "read_qps": shard.load.read_qps, "write_qps": shard.load.write_qps,
-            "rf": cluster.replicas, "home_region": null, "colo_group": null,
-        })
+        let end = range.end.as_ref();
+        [
+            json!(id.0),
+            json!(range.start.escape_ascii().to_string()),
+            json!(end.map(|key| key.escape_ascii().to_string())),
+            json!(shard.load.bytes),
+            json!(shard.load.read_qps),
+            json!(shard.load.write_qps),
+            json!(cluster.replicas),
+        ]
     });
-    let replicas = cluster.shards.iter().flat_map(|(id, shard)| {
+    let columns = [
+        "shard_id",
+        "start_key",
+        "end_key",
+        "bytes",
+        "read_qps",
+        "write_qps",
+        "rf",
+    ];
+    table(columns, rows)
+}
+
+fn replicas(controller: &Controller) -> Value {
+    let cluster = controller.cluster();
+    let rows = cluster.shards.iter().flat_map(|(id, shard)| {
         let seats = cluster.seats(shard).into_iter().enumerate();
         seats.map(move |(slot, seat)| {
-            let node = seat.node.map(|node| node.to_string());
-            json!({
-                "shard_id": id.0, "slot": slot, "role": if seat.votes { "voter" } else { "learner" },
-                "current_node": node, "controllable__node": node,
-            })
+            let node = json!(seat.node.map(|node| node.to_string()));
+            let role = if seat.votes { "voter" } else { "learner" };
+            [json!(id.0), json!(slot), json!(role), node.clone(), node]
         })
     });
-    let leaders = cluster.shards.iter().filter_map(|(id, shard)| {
-        let leader = shard.leader?.0.to_string();
-        let row = json!({
-            "shard_id": id.0, "current_leader": leader, "controllable__leader": leader,
-        });
-        Some(row)
+    let columns = [
+        "shard_id",
+        "slot",
+        "role",
+        "current_node",
+        "controllable__node",
+    ];
+    table(columns, rows)
+}
+
+fn leaders(controller: &Controller) -> Value {
+    let shards = controller.cluster().shards.iter();
+    let rows = shards.filter_map(|(id, shard)| {
+        let leader = json!(shard.leader?.0.to_string());
+        Some([json!(id.0), leader.clone(), leader])
     });
-    let (head, targets) = controller.plan();
-    let moves = targets.iter().map(|(id, target)| {
+    let columns = ["shard_id", "current_leader", "controllable__leader"];
+    table(columns, rows)
+}
+
+/// What the plan wants and the shards have not reached yet.
+fn moves(controller: &Controller) -> Value {
+    let (_, targets) = controller.plan();
+    let rows = targets.iter().map(|(id, target)| {
         let end = target.end();
-        let nodes = end.map(|stage| stage.seats.iter().filter_map(|seat| seat.node));
-        let nodes: Vec<String> = nodes.into_iter().flatten().map(|n| n.to_string()).collect();
-        json!({
-            "shard_id": id.0, "class": target.class.text(), "why": target.why,
-            "to_nodes": nodes.join(" "),
-            "to_leader": end.and_then(|stage| stage.leader).map(|node| node.to_string()),
-            "waits_for": controller.waits().get(id).map(|waits| format!("{waits:?}")),
-        })
+        let seats = end.map_or(&[][..], |stage| &stage.seats);
+        let nodes = seats.iter().filter_map(|seat| seat.node);
+        let nodes: Vec<String> = nodes.map(|node| node.to_string()).collect();
+        let leader = end.and_then(|stage| stage.leader);
+        let waits = controller.waits().get(id);
+        [
+            json!(id.0),
+            json!(target.class.text()),
+            json!(target.why),
+            json!(nodes.join(" ")),
+            json!(leader.map(|node| node.to_string())),
+            json!(waits.map(|waits| format!("{waits:?}"))),
+        ]
     });
-    let state = |at: u64| {
-        if at == policies.version {
-            "in force"
-        } else {
-            "past"
-        }
-    };
-    let listed = policies.policies.iter().map(|policy| {
-        json!({
-            "name": policy.name, "version": policy.since, "state": state(policies.version),
-            "sql": policy.sql,
-        })
+    let columns = [
+        "shard_id",
+        "class",
+        "why",
+        "to_nodes",
+        "to_leader",
+        "waits_for",
+    ];
+    table(columns, rows)
+}
+
+fn plans(controller: &Controller) -> Value {
+    let (head, _) = controller.plan();
+    let verdict = controller.verdict();
+    let row = [
+        json!(head.plan),
+        json!(head.term),
+        json!(head.inputs.policies),
+        json!(head.inputs.view),
+        json!(verdict.status),
+        json!(verdict.conflict.join("; ")),
+        json!(verdict.error),
+    ];
+    let columns = [
+        "plan", "term", "policies", "view", "status", "conflict", "error",
+    ];
+    table(columns, std::iter::once(row))
+}
+
+fn listed(policies: &Policies) -> Value {
+    let rows = policies.policies.iter().map(|policy| {
+        [
+            json!(policy.name),
+            json!(policy.since),
+            json!(policies.version),
+            json!(policy.sql),
+        ]
     });
-    json!({
-        "nodes": nodes.collect::<Vec<_>>(), "shards": shards.collect::<Vec<_>>(),
-        "replicas": replicas.collect::<Vec<_>>(), "leaders": leaders.collect::<Vec<_>>(),
-        "moves": moves.collect::<Vec<_>>(), "policies": listed.collect::<Vec<_>>(),
-        "plans": [{
-            "plan": head.plan, "term": head.term, "policies": head.inputs.policies,
-            "view": head.inputs.view, "status": controller.verdict().status,
-            "conflict": controller.verdict().conflict.join("; "),
-            "error": controller.verdict().error,
-        }],
-    })
+    table(["name", "since", "set_version", "sql"], rows)
 }

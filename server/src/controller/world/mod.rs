@@ -59,6 +59,18 @@ impl SimShard {
     pub(super) fn learners(&self) -> usize {
         self.descriptor.replicas.len() - self.voters().count()
     }
+
+    /// A copy begins that lacks everything.
+    fn begin_copy(&mut self, replica: ReplicaId, node: NodeId) {
+        let role = ReplicaRole::Learner;
+        let copy = Replica {
+            replica,
+            node,
+            role,
+        };
+        self.descriptor.replicas.push(copy);
+        self.lacks.insert(replica, self.load.bytes);
+    }
 }
 
 #[derive(Debug)]
@@ -649,13 +661,7 @@ impl World {
                 if after.descriptor.replicas.iter().any(|r| r.node == *node) {
                     return Err(Refusal::Invalid("it has a replica".to_owned()));
                 }
-                let replica = self.fresh_replica();
-                after.descriptor.replicas.push(Replica {
-                    replica,
-                    node: *node,
-                    role: ReplicaRole::Learner,
-                });
-                after.lacks.insert(replica, after.load.bytes);
+                after.begin_copy(self.fresh_replica(), *node);
                 self.copied_bytes += after.load.bytes;
             }
             Step::Replace { promote, remove } => replace(&mut after, promote, remove, leader)?,
@@ -688,6 +694,15 @@ impl World {
         self.shards.insert(id, after);
         self.tell_shard(id);
         Ok(descriptor)
+    }
+
+    /// An operator, not the controller, gives a shard a copy on a node.
+    pub(super) fn add_by_hand(&mut self, id: ShardId, node: NodeId) {
+        let replica = self.fresh_replica();
+        let shard = self.shards.get_mut(&id).expect("a shard of the world");
+        shard.begin_copy(replica, node);
+        shard.descriptor.epoch += 1;
+        self.tell_shard(id);
     }
 
     /// Lets time pass.

@@ -35,7 +35,7 @@ fn large(nodes: u32) -> Cluster {
             })
             .collect();
         let leader = replicas[(shard % 3) as usize].node;
-        let mut state = Shard::new(ShardDescriptor {
+        let descriptor = ShardDescriptor {
             shard: ShardId(shard),
             epoch: 1,
             range: KeyRange {
@@ -43,7 +43,8 @@ fn large(nodes: u32) -> Cluster {
                 end: Some((shard + 1).to_be_bytes().to_vec()),
             },
             replicas,
-        });
+        };
+        let mut state = Shard::new(descriptor, 0);
         state.leader = Some((leader, 1));
         state.load = Load {
             bytes: (32 << 20) + (shard % 32) * (1 << 20),

@@ -101,6 +101,20 @@ fn a_lost_node_is_awaited_then_replaced() {
 }
 
 #[test]
+fn a_copy_begun_by_hand_is_not_taken_away_at_once() {
+    let mut world = cluster(9, 5, 20, 10 * MB);
+    let orders = world.orders;
+    let shard = &world.shards[&ShardId(3)];
+    let is_free = |node: &NodeId| shard.descriptor.replicas.iter().all(|it| it.node != *node);
+    let free = (0..5).map(node).find(is_free).expect("three of five");
+    world.add_by_hand(ShardId(3), free);
+    world.run(50 * SECOND);
+    assert_eq!(world.orders, orders, "the operator may be about to go on");
+    world.run(30 * SECOND);
+    assert_eq!(world.shards[&ShardId(3)].learners(), 0, "nobody did");
+}
+
+#[test]
 fn a_node_that_comes_back_at_once_costs_no_copy() {
     let mut world = cluster(6, 5, 20, 10 * MB);
     let copied = world.copied_bytes;
