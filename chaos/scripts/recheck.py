@@ -21,8 +21,10 @@ def load(path):
 def check_bank(history):
     """All reads of all accounts show the same total, and none shows a debt."""
     accounts = {}
+    # The observer pays in before anybody moves money. What it writes after that is its end probe.
+    first = min((op["start_us"] for op in history if op["client"] != OBSERVER), default=0)
     for op in history:
-        if op["client"] == OBSERVER and op["outcome"] == "ok":
+        if op["client"] == OBSERVER and op["outcome"] == "ok" and op["start_us"] < first:
             for step in op["steps"]:
                 if step["f"] == "write":
                     accounts[step["key"]] = int(step["value"])
