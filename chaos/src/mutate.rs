@@ -51,6 +51,22 @@ pub fn hunt(bug: Bug, seeds_max: u64) -> Hunt {
 
 /// Where a bug is looked for.
 fn ground(bug: Bug) -> Menu {
+    let nodes = if bug == Bug::OverwritesNeighbours {
+        5
+    } else {
+        3
+    };
+    let (workloads, faults) = place(bug);
+    Menu {
+        workloads,
+        faults,
+        // A snapshot can only meet a neighbour where shards move to fewer nodes than there are.
+        nodes: Some(nodes),
+    }
+}
+
+/// The workloads that would show a bug, and the faults that would bring it out.
+fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
     use Fault::{
         ClockDrift, ClockJump, Delay, DiskSlow, FlipFlop, Halves, Isolate, IsolateLeader, KillAll,
         KillMajority, KillOne, Loss, Move, OneWay, Pause, PowerAll, PowerOne, Split, Transfer,
@@ -113,13 +129,5 @@ fn ground(bug: Bug) -> Menu {
             &[KillOne, IsolateLeader, FlipFlop, Pause, Delay, Loss],
         ),
     };
-    let nodes = match bug {
-        Bug::OverwritesNeighbours => 5,
-        _ => 3,
-    };
-    Menu {
-        workloads: workloads.to_vec(),
-        faults: faults.to_vec(),
-        nodes: Some(nodes),
-    }
+    (workloads.to_vec(), faults.to_vec())
 }

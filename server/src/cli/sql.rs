@@ -109,11 +109,7 @@ fn query(tables: &Tables, sql: &str) -> rusqlite::Result<Vec<Map<String, Value>>
     }
     connection.pragma_update(None, "query_only", true)?;
     let mut statement = connection.prepare(sql)?;
-    let names: Vec<String> = statement
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut found = statement.query([])?;
     let mut rows = Vec::new();
     while let Some(row) = found.next()? {
@@ -187,7 +183,7 @@ mod tests {
     fn nothing_is_changed_and_what_is_wrong_is_said() {
         for (sql, word) in [
             ("DELETE FROM nodes", "readonly"),
-            ("SELECT nothing FROM nodes", "no such column"),
+            ("SELECT colour FROM nodes", "no such column"),
             ("SELECT * FROM nowhere", "no such table"),
         ] {
             let error = query(&cluster(), sql).expect_err(sql).to_string();

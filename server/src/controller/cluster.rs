@@ -171,6 +171,8 @@ pub struct Shard {
     pub descriptor: ShardDescriptor,
     /// When that came; microseconds.
     pub described_us: u64,
+    /// Its copies that the controller of this term began.
+    pub begun: BTreeSet<ReplicaId>,
     /// The nodes of its voters, in the order of their seats.
     pub order: Vec<NodeId>,
     /// Who leads it, as far as is known, and in which term.
@@ -191,6 +193,7 @@ impl Shard {
         let mut shard = Shard {
             descriptor,
             described_us,
+            begun: BTreeSet::new(),
             order: Vec::new(),
             leader: None,
             load: Load::default(),
@@ -205,6 +208,13 @@ impl Shard {
     /// The nodes of its voters.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.replicas(ReplicaRole::Voter)
+    }
+
+    /// Whether each copy without a vote was begun by the controller of this term.
+    pub fn is_only_ours(&self) -> bool {
+        let replicas = self.descriptor.replicas.iter();
+        let mut copies = replicas.filter(|replica| replica.role == ReplicaRole::Learner);
+        copies.all(|copy| self.begun.contains(&copy.replica))
     }
 
     /// The nodes of its learners.

@@ -137,8 +137,9 @@ impl Controller {
         self.ordered.insert(id, ordered);
     }
 
-    /// Copies that no plan wants are removed: they were begun by a plan that has been replaced. Not at once, because an
-    /// operator who moves a replica by hand begins with such a copy, too.
+    /// Copies that no plan wants are removed: they were begun by a plan that has been replaced. Those that this
+    /// controller did not begin are left alone for a while: an operator who moves a replica by hand begins with such a
+    /// copy, too.
     fn sweep(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let undecided = self.urgent_us.is_some() || self.asked.is_some();
         if undecided || self.writing.is_some() || self.head.plan == 0 {
@@ -148,7 +149,7 @@ impl Controller {
         for (&id, shard) in &self.cluster.shards {
             let since_us = now.monotonic.0.saturating_sub(shard.described_us);
             if shard.learners().next().is_none()
-                || since_us < self.settings.stray_us
+                || (since_us < self.settings.stray_us && !shard.is_only_ours())
                 || self.plan.targets.contains_key(&id)
                 || !self.may_step(id, now)
             {
@@ -310,6 +311,12 @@ impl Controller {
                     self.led_by(id, heir);
                 }
                 self.describe(now, descriptor);
+                if let Some(Step::Add(node)) = step
+                    && let Some(shard) = self.cluster.shards.get_mut(&id)
+                {
+                    let copy = shard.on(node);
+                    shard.begun.extend(copy);
+                }
             }
             Err(Refusal::Stale(descriptor)) => self.describe(now, descriptor),
             Err(

@@ -146,6 +146,7 @@ impl Controller {
         shard
             .progress
             .retain(|replica, _| replicas.contains(replica));
+        shard.begun.retain(|replica| replicas.contains(replica));
         let seats = self.plan.targets.get(&id).and_then(|target| target.next());
         let seats = seats.map_or_else(Vec::new, |stage| stage.seats.clone());
         shard.reseat(&seats);
