@@ -285,13 +285,14 @@ impl Survey {
             let by_size = surveyed.middle.clone().filter(|_| large);
             let hot = surveyed.hot_windows >= WINDOWS;
             let by_load = || median(&surveyed.kept).filter(|_| hot);
-            let (at, reason) = match by_size {
-                Some(at) => (at, "it has grown too large"),
-                None => (by_load()?, "it is asked too often"),
+            let by_size = by_size.map(|at| (at, "it has grown too large"));
+            let wished = by_size.or_else(|| by_load().map(|at| (at, "it is asked too often")));
+            let cuts = |(at, _): &(Bytes, &str)| {
+                *at != surveyed.range.start && surveyed.range.contains(at)
             };
-            if at == surveyed.range.start || !surveyed.range.contains(&at) {
+            let Some((at, reason)) = wished.filter(cuts) else {
                 continue;
-            }
+            };
             surveyed.wished_us = Some(now_us);
             return Some(Wish {
                 shard: *shard,
@@ -389,6 +390,25 @@ mod tests {
                 assert_eq!(survey.wish(7), None, "not twice");
             }
         }
+    }
+
+    #[test]
+    fn a_small_shard_does_not_hide_a_large_one_behind_it() {
+        let mut survey = survey(100_000, 0);
+        let small = ShardDescriptor {
+            shard: ShardId(SHARD.0 - 1),
+            range: KeyRange::new("A", "Z"),
+            ..descriptor(1)
+        };
+        survey.lead(1, [small, descriptor(1)].iter());
+        for keys in [0..0, 0..200] {
+            survey.next_page(1).expect("a walk is due");
+            let rest = None;
+            let rows = rows(keys, 1_000);
+            survey.page(2, ScanPage { rows, rest });
+        }
+        let wish = survey.wish(3).expect("one of the two is too large");
+        assert_eq!(wish.shard, SHARD);
     }
 
     #[test]
