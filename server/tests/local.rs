@@ -2,12 +2,15 @@
 
 #![cfg(not(madsim))]
 
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/process.rs"]
 mod process;
 
 use std::{fs, net::TcpListener, process::Command};
 
-use process::{Directory, Running, ask, ask_until, free_ports, run, send_signal, synod, text};
+use ports::free_ports;
+use process::{Directory, Running, ask, ask_until, run, send_signal, synod, text};
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;

@@ -874,9 +874,9 @@ fn a_damaged_row_of_a_shards_own_is_written_again_from_memory() {
     rig.check();
 }
 
-#[test]
-fn a_file_with_a_damaged_footer_is_written_anew() {
-    let mut rig = Rig::sim(44);
+/// A store with one value file of fifty rows, whose footer has a damaged bit, and the file.
+fn damaged_footer(seed: u64) -> (Rig, String) {
+    let mut rig = Rig::sim(seed);
     for n in 0..50u32 {
         rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
             .unwrap();
@@ -886,6 +886,12 @@ fn a_file_with_a_damaged_footer_is_written_anew() {
     let file = value_files(&rig).remove(0);
     let bytes = rig.disk().content(&file).unwrap().len() as u64;
     rig.disk().flip_bit(&file, bytes - 100, 1);
+    (rig, file)
+}
+
+#[test]
+fn a_file_with_a_damaged_footer_is_written_anew() {
+    let (mut rig, file) = damaged_footer(44);
     for _ in 0..200 {
         rig.pass(20).unwrap();
     }
@@ -897,16 +903,7 @@ fn a_file_with_a_damaged_footer_is_written_anew() {
 
 #[test]
 fn a_file_that_no_longer_lists_its_records_is_not_reclaimed() {
-    let mut rig = Rig::sim(45);
-    for n in 0..50u32 {
-        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
-            .unwrap();
-    }
-    rig.store.checkpoint();
-    rig.run().unwrap();
-    let file = value_files(&rig).remove(0);
-    let bytes = rig.disk().content(&file).unwrap().len() as u64;
-    rig.disk().flip_bit(&file, bytes - 100, 1);
+    let (mut rig, file) = damaged_footer(45);
     rig.disk().flip_bit(&file, 1_000, 1);
     for _ in 0..200 {
         rig.pass(20).unwrap();

@@ -18,6 +18,9 @@ mod status;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use synod_client::Client;
+
+use crate::status::Report;
 
 pub use settings::SettingFlags;
 
@@ -101,7 +104,37 @@ pub enum Failure {
     },
 }
 
+/// What a node answers to `SYNOD word`, which is JSON: the text, to be printed or read.
+async fn asked(client: &mut Client, word: &str) -> Result<Vec<u8>, Failure> {
+    let command = synod_client::Command::read("SYNOD").arg(word);
+    let answer = client.call_once(&command).await;
+    let json = answer.and_then(synod_client::Value::into_bytes);
+    Ok(json
+        .map_err(|error| Failure::client(client, error))?
+        .unwrap_or_default()
+        .into())
+}
+
+/// Reads what [`asked`] gave.
+fn read<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::Failed(format!("{what} is not what was expected: {error}")))
+}
+
+/// A node's report.
+async fn report(client: &mut Client) -> Result<Report, Failure> {
+    read(&asked(client, "STATUS").await?, "the node's report")
+}
+
 impl Failure {
+    /// What a client met.
+    fn client(client: &Client, error: synod_client::Error) -> Failure {
+        Failure::Client {
+            address: client.address().to_owned(),
+            error,
+        }
+    }
+
     fn code(&self) -> ExitCode {
         match self {
             Failure::Config(_) | Failure::Usage(_) => ExitCode::from(2),

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use synod_client::{Client, Command, Error};
+use synod_client::Command;
 
-use super::{Failure, address::Server};
-use crate::status::{Report, render_members};
+use super::{Failure, address::Server, report};
+use crate::status::render_members;
 
 /// Between two looks at a node that leaves.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -72,7 +72,7 @@ impl Meant {
         let mut client = self.server.client();
         let command = Command::new("SYNOD").arg(word).arg(self.node.as_str());
         let done = super::runtime()?.block_on(client.call_once(&command));
-        let done = done.map_err(|error| failed(&client, error))?;
+        let done = done.map_err(|error| Failure::client(&client, error))?;
         println!("{}", super::answer::text(&done, super::answer::Form::Plain));
         Ok(ExitCode::SUCCESS)
     }
@@ -81,9 +81,7 @@ impl Meant {
 impl List {
     fn run(self) -> Result<ExitCode, Failure> {
         let mut client = self.server.client();
-        let report = super::runtime()?
-            .block_on(report(&mut client))
-            .map_err(|error| failed(&client, error))?;
+        let report = super::runtime()?.block_on(report(&mut client))?;
         if self.json {
             let json = serde_json::to_string(&report.view)
                 .map_err(|error| Failure::Failed(format!("cannot describe the view: {error}")))?;
@@ -103,9 +101,7 @@ impl Leave {
         }
         let mut client = self.server.client();
         super::runtime()?.block_on(async {
-            let before = report(&mut client)
-                .await
-                .map_err(|error| failed(&client, error))?;
+            let before = report(&mut client).await?;
             let mut command = Command::new("SYNOD").arg("LEAVE");
             if self.force {
                 command = command.arg("FORCE");
@@ -113,7 +109,7 @@ impl Leave {
             client
                 .call_once(&command)
                 .await
-                .map_err(|error| failed(&client, error))?;
+                .map_err(|error| Failure::client(&client, error))?;
             // It stops by itself when it has left; until then it says how it stands.
             while report(&mut client).await.is_ok() {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -124,19 +120,5 @@ impl Leave {
             );
             Ok(ExitCode::SUCCESS)
         })
-    }
-}
-
-async fn report(client: &mut Client) -> Result<Report, Error> {
-    let command = Command::read("SYNOD").arg("STATUS");
-    let answer = client.call_once(&command).await?;
-    let json = answer.into_bytes()?.unwrap_or_default();
-    serde_json::from_slice(&json).map_err(|_| Error::Malformed("the node's report is no JSON"))
-}
-
-fn failed(client: &Client, error: Error) -> Failure {
-    Failure::Client {
-        address: client.address().to_owned(),
-        error,
     }
 }

@@ -95,10 +95,7 @@ impl Prompt {
             Ok(value) => value,
             Err(Error::Server(error)) => Value::Error(error),
             Err(error) => {
-                return Err(Failure::Client {
-                    address: self.client.address().to_owned(),
-                    error,
-                });
+                return Err(Failure::client(&self.client, error));
             }
         };
         println!("{}", text(&answer, self.form));

@@ -105,10 +105,7 @@ impl Shard {
             command.arg(word)
         });
         let done = super::runtime()?.block_on(client.call_once(&command));
-        let done = done.map_err(|error| Failure::Client {
-            address: client.address().to_owned(),
-            error,
-        })?;
+        let done = done.map_err(|error| Failure::client(&client, error))?;
         println!("{}", answer::text(&done, answer::Form::Plain));
         Ok(ExitCode::SUCCESS)
     }

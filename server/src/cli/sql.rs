@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde_json::{Map, Value};
-use synod_client::{Client, Command, Error};
+use synod_client::Client;
 
-use super::{Failure, address::Server};
-use crate::status::Report;
+use super::{Failure, address::Server, asked, read, report};
 
 /// `synod sql`.
 #[derive(Debug, clap::Args)]
@@ -51,13 +50,7 @@ fn shown(value: &Value) -> String {
 /// A client of the node that places replicas.
 async fn controller(server: &Server) -> Result<Client, Failure> {
     let mut client = server.client();
-    let answer = client
-        .call_once(&Command::read("SYNOD").arg("STATUS"))
-        .await;
-    let json = answer.and_then(synod_client::Value::into_bytes);
-    let json = json.map_err(|error| failed(&client, error))?;
-    let report: Report = serde_json::from_slice(&json.unwrap_or_default())
-        .map_err(|error| Failure::Failed(format!("the node's report is no JSON: {error}")))?;
+    let report = report(&mut client).await?;
     let controls = |member: &&crate::status::Member| Some(&member.id) == report.controller.as_ref();
     let member = report.view.members.iter().find(controls);
     let member = member.ok_or_else(|| {
@@ -86,20 +79,7 @@ type Tables = BTreeMap<String, Table>;
 /// The cluster's tables.
 async fn tables(server: &Server) -> Result<Tables, Failure> {
     let mut client = controller(server).await?;
-    let answer = client
-        .call_once(&Command::read("SYNOD").arg("TABLES"))
-        .await;
-    let json = answer.and_then(synod_client::Value::into_bytes);
-    let json = json.map_err(|error| failed(&client, error))?;
-    serde_json::from_slice(&json.unwrap_or_default())
-        .map_err(|error| Failure::Failed(format!("the tables are no JSON: {error}")))
-}
-
-fn failed(client: &Client, error: Error) -> Failure {
-    Failure::Client {
-        address: client.address().to_owned(),
-        error,
-    }
+    read(&asked(&mut client, "TABLES").await?, "the answer")
 }
 
 fn query(tables: &Tables, sql: &str) -> rusqlite::Result<Vec<Map<String, Value>>> {

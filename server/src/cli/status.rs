@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use synod_client::Command;
-
-use super::{Failure, address::Server};
+use super::{Failure, address::Server, asked, read};
 use crate::status::{Report, render};
 
 /// `synod status`.
@@ -20,22 +18,12 @@ pub struct Status {
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let mut client = self.server.client();
-        let command = Command::read("SYNOD").arg("STATUS");
-        let answer = super::runtime()?.block_on(client.call_once(&command));
-        let failed = |error| Failure::Client {
-            address: client.address().to_owned(),
-            error,
-        };
-        let json = answer
-            .and_then(synod_client::Value::into_bytes)
-            .map_err(failed)?;
-        let json = json.unwrap_or_default();
+        let json = super::runtime()?.block_on(asked(&mut client, "STATUS"))?;
         if self.json {
             println!("{}", String::from_utf8_lossy(&json));
             return Ok(ExitCode::SUCCESS);
         }
-        let report: Report = serde_json::from_slice(&json)
-            .map_err(|error| Failure::Failed(format!("the node's report is no JSON: {error}")))?;
+        let report: Report = read(&json, "the node's report")?;
         print!("{}", render(&report));
         // For scripts: all is well, or not.
         Ok(if report.all_problems().is_empty() {

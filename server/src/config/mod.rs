@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 pub use layer::{ConfigError, Layer, Layers, Source};
 pub use parse::{Address, Fault};
-use parse::{Bounded, Labels, List};
+use parse::{Bounded, Choice, Labels, List};
 
 /// How reads make sure that they are current.
 #[derive(
@@ -225,19 +225,11 @@ impl ClusterSettings {
             split_size_mb,
             split_rate_per_s,
         } = self;
-        let reads = match reads {
-            Reads::Lease => "lease",
-            Reads::Quorum => "quorum",
-        };
-        let placement = match placement {
-            Placement::Auto => "auto",
-            Placement::Manual => "manual",
-        };
         [
             ("shards", shards.to_string()),
             ("replicas", replicas.to_string()),
-            ("reads", reads.to_owned()),
-            ("placement", placement.to_owned()),
+            ("reads", reads.word().to_owned()),
+            ("placement", placement.word().to_owned()),
             ("clock_rate_error_ppm", clock_rate_error_ppm.to_string()),
             ("heartbeat_ms", heartbeat_ms.to_string()),
             ("election_timeout_ms", election_timeout_ms.to_string()),

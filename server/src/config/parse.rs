@@ -134,17 +134,49 @@ impl FromStr for Replicas {
     }
 }
 
+/// A setting that is one of two words.
+pub(super) trait Choice: Copy + 'static {
+    /// The values.
+    const ALL: [Self; 2];
+
+    /// How one is written.
+    fn word(self) -> &'static str;
+
+    /// Reads one.
+    fn choose(text: &str) -> Result<Self, Fault> {
+        let found = Self::ALL.into_iter().find(|value| value.word() == text);
+        let [one, other] = Self::ALL.map(Self::word);
+        found.ok_or_else(|| Fault::new(format!("{text:?} is neither {one:?} nor {other:?}")))
+    }
+}
+
+impl Choice for Reads {
+    const ALL: [Self; 2] = [Reads::Lease, Reads::Quorum];
+
+    fn word(self) -> &'static str {
+        match self {
+            Reads::Lease => "lease",
+            Reads::Quorum => "quorum",
+        }
+    }
+}
+
+impl Choice for Placement {
+    const ALL: [Self; 2] = [Placement::Auto, Placement::Manual];
+
+    fn word(self) -> &'static str {
+        match self {
+            Placement::Auto => "auto",
+            Placement::Manual => "manual",
+        }
+    }
+}
+
 impl FromStr for Reads {
     type Err = Fault;
 
     fn from_str(text: &str) -> Result<Self, Fault> {
-        match text {
-            "lease" => Ok(Reads::Lease),
-            "quorum" => Ok(Reads::Quorum),
-            _ => Err(Fault::new(format!(
-                "{text:?} is neither \"lease\" nor \"quorum\""
-            ))),
-        }
+        Self::choose(text)
     }
 }
 
@@ -152,13 +184,7 @@ impl FromStr for Placement {
     type Err = Fault;
 
     fn from_str(text: &str) -> Result<Self, Fault> {
-        match text {
-            "auto" => Ok(Placement::Auto),
-            "manual" => Ok(Placement::Manual),
-            _ => Err(Fault::new(format!(
-                "{text:?} is neither \"auto\" nor \"manual\""
-            ))),
-        }
+        Self::choose(text)
     }
 }
 

@@ -19,6 +19,7 @@ mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
 use synod_testpoint::{planted, reached};
@@ -67,7 +68,7 @@ pub enum Effect {
     /// Replies for a client, in order.
     Replies(SessionId, Vec<Reply>),
     /// A question to the node itself (`SYNOD …`); answered with [`Event::Answered`].
-    Ask(Asked, Command),
+    Ask(Asked, Vec<Bytes>),
     /// The answer to [`Gateway::ask_for`].
     Called {
         /// The shard whose leader asked.

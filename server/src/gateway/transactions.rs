@@ -50,12 +50,13 @@ impl Gateway {
         let Some((command, _)) = session.start(place, footprint) else {
             return false;
         };
-        if let Command::Synod { .. } = command
-            && !session.connection.is_in_transaction()
-        {
-            effects.push(Effect::Ask(Asked { session: id, place }, command));
-            return true;
-        }
+        let command = match command {
+            Command::Synod { args } if !session.connection.is_in_transaction() => {
+                effects.push(Effect::Ask(Asked { session: id, place }, args));
+                return true;
+            }
+            other => other,
+        };
         match session.connection.command(command, ticket) {
             Next::Reply(reply) => session.finish(place, reply),
             Next::Plain(_) => unreachable!("a command outside of transactions does not come here"),

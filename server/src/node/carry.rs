@@ -1,23 +1,19 @@
 //! Carrying out what the cores ask for: of each other, of the transport, of the clients.
 
-use bytes::Bytes;
 use synod_replication::{
     Effect as ReplicationEffect, Leadership, NodeId, ProposeError, Read, ReadFailure, ReadToken,
     Role,
 };
 use synod_storage::{Entry, Micros, ShardId};
 use synod_testpoint::{planted, reached};
-use synod_txn::Reply;
 use synod_txn::{
-    Command, Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
+    Effect as ShardEffect, Event as ShardEvent, Leadership as ShardLeadership, Now,
     Refusal as ProposalRefusal, Response, Round, SYSTEM_SHARD,
 };
 use tracing::{debug, info};
 
 use super::turn::{Effects, Node, Origin};
 use super::{NodeError, Observation};
-#[cfg(not(madsim))]
-use crate::directory::NodeState;
 use crate::gateway;
 
 impl Node {
@@ -44,26 +40,7 @@ impl Node {
                     outbox.push(replies);
                 }
             }
-            gateway::Effect::Ask(asked, command) => {
-                if let Command::Synod { args } = &command
-                    && let Some((word, rest)) = args.split_first()
-                    && word.eq_ignore_ascii_case(b"SHARD")
-                {
-                    let Err(refused) = self.by_hand(now, asked, rest) else {
-                        return;
-                    };
-                    let event = gateway::Event::Answered(asked, refused);
-                    self.gateway.step(now, event, &mut effects.gateway);
-                    return;
-                }
-                let reply = match &command {
-                    Command::Synod { args } => self.asked(now, args, effects),
-                    _ => None,
-                };
-                let reply = reply.unwrap_or_else(|| self.answer(&command));
-                let event = gateway::Event::Answered(asked, reply);
-                self.gateway.step(now, event, &mut effects.gateway);
-            }
+            gateway::Effect::Ask(asked, args) => self.asked(now, asked, &args, effects),
             gateway::Effect::Called {
                 shard,
                 call,
@@ -76,23 +53,6 @@ impl Node {
                 };
                 self.step_shards(now, event, effects);
             }
-        }
-    }
-
-    /// Answers what changes something; `None` for everything else.
-    fn asked(&mut self, now: Now, args: &[Bytes], effects: &mut Effects) -> Option<Reply> {
-        let (word, rest) = args.split_first()?;
-        match word.to_ascii_uppercase().as_slice() {
-            b"LEAVE" => Some(self.leave(now, rest, effects)),
-            #[cfg(not(madsim))]
-            b"TABLES" => Some(self.tables()),
-            #[cfg(not(madsim))]
-            b"DRAIN" => Some(self.set_state(now, NodeState::Draining, rest)),
-            #[cfg(not(madsim))]
-            b"UNDRAIN" => Some(self.set_state(now, NodeState::Up, rest)),
-            #[cfg(not(madsim))]
-            b"DECOMMISSION" => Some(self.set_state(now, NodeState::Decommissioned, rest)),
-            _ => None,
         }
     }
 

@@ -13,6 +13,7 @@
 //!
 //! The loop never blocks: disk work is in jobs, which threads carry out (in simulation, tasks).
 
+mod asked;
 mod beginning;
 mod by_hand;
 mod carry;

@@ -3,7 +3,7 @@
 use synod_membership::configuration::Configuration;
 use synod_membership::status::Reachability;
 use synod_replication::NodeId;
-use synod_txn::{Command, Reply};
+use synod_txn::Reply;
 
 use super::members::describe;
 use super::turn::Node;
@@ -12,20 +12,8 @@ use crate::membership;
 use crate::status::{Member, NodeReport, Replica, Report, ShardReport, StorageReport, View};
 use synod_storage::Pressure;
 
-/// Answers what concerns no shard.
-pub(super) fn answer(node: &Node, command: &Command) -> Reply {
-    match command {
-        Command::Synod { args } => match args.first().map(|word| word.to_ascii_uppercase()) {
-            Some(word) if word == b"STATUS" && args.len() == 1 => status(node),
-            _ => {
-                Reply::err("SYNOD knows: STATUS, SHARD, NODE, TABLES, DRAIN, UNDRAIN, DECOMMISSION")
-            }
-        },
-        _ => Reply::err("transactions are not served by this release"),
-    }
-}
-
-fn status(node: &Node) -> Reply {
+/// The answer of `SYNOD STATUS`.
+pub(super) fn answer(node: &Node) -> Reply {
     match serde_json::to_vec(&report(node)) {
         Ok(json) => Reply::Bulk(json.into()),
         Err(error) => Reply::err(format!("cannot describe the node: {error}")),

@@ -14,7 +14,7 @@ use synod_storage::{
 };
 use synod_testpoint::reached;
 use synod_txn::{
-    Effect as ShardEffect, Event as ShardEvent, Now, Participant, Reply, Request, Response, Round,
+    Effect as ShardEffect, Event as ShardEvent, Now, Participant, Request, Response, Round,
     Settings as ParticipantSettings, ShardMap, Token,
 };
 use tracing::{debug, error};
@@ -562,9 +562,5 @@ impl Node {
                 return Ok(());
             }
         }
-    }
-
-    pub(super) fn answer(&self, command: &synod_txn::Command) -> Reply {
-        super::status::answer(self, command)
     }
 }

@@ -1,11 +1,14 @@
 //! A cluster of real processes on loopback, for tests. Ends with the test.
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+#[path = "../support/ports.rs"]
+mod ports;
 
 /// Processes, their directories and ports.
 pub struct Cluster {
@@ -26,19 +29,10 @@ pub struct Node {
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
-/// Two ports that are free now, others for each call. None that the system gives to outgoing connections: a node that
-/// is down would not get its own back.
+/// Two ports that are free now.
 pub fn free_ports() -> [u16; 2] {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let own = 12_000 + u16::try_from(std::process::id() % 40).expect("small") * 200;
-    loop {
-        let first = own + NEXT.fetch_add(2, Ordering::Relaxed) % 200;
-        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let ports = [first, first + 1];
-        if ports.iter().all(is_free) {
-            return ports;
-        }
-    }
+    let first = ports::free_ports(2);
+    [first, first + 1]
 }
 
 /// Runs a command that should end by itself; its status and all that it printed.

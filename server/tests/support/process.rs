@@ -2,13 +2,10 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        atomic::{AtomicU16, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -67,19 +64,6 @@ impl Drop for Directory {
     fn drop(&mut self) {
         // A process that still writes there only costs disk space.
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// `count` ports in a row that are free now, different for each call.
-pub fn free_ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let own = 20_000 + (std::process::id() % 500) as u16 * 20;
-    loop {
-        let first = own + NEXT.fetch_add(count, Ordering::SeqCst);
-        let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        if (first..first + count).all(is_free) {
-            return first;
-        }
     }
 }
 

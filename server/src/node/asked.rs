@@ -1,0 +1,39 @@
+//! What is asked of the node itself: `SYNOD …`, from a client of this node.
+
+use bytes::Bytes;
+use synod_txn::{Now, Reply};
+
+use super::status;
+use super::turn::{Effects, Node};
+#[cfg(not(madsim))]
+use crate::directory::NodeState;
+use crate::gateway::{self, Asked};
+
+const USAGE: &str = "SYNOD knows: STATUS, SHARD, LEAVE, TABLES, DRAIN, UNDRAIN, DECOMMISSION";
+
+impl Node {
+    /// Answers, or begins what is answered when it ends.
+    pub(super) fn asked(&mut self, now: Now, asked: Asked, args: &[Bytes], effects: &mut Effects) {
+        let word = args.first().map(|word| word.to_ascii_uppercase());
+        let rest = args.get(1..).unwrap_or_default();
+        let reply = match (word.as_deref(), rest) {
+            (Some(b"STATUS"), []) => status::answer(self),
+            (Some(b"SHARD"), order) => match self.by_hand(now, asked, order) {
+                Ok(()) => return,
+                Err(refused) => refused,
+            },
+            (Some(b"LEAVE"), how) => self.leave(now, how, effects),
+            #[cfg(not(madsim))]
+            (Some(b"TABLES"), _) => self.tables(),
+            #[cfg(not(madsim))]
+            (Some(b"DRAIN"), node) => self.set_state(now, NodeState::Draining, node),
+            #[cfg(not(madsim))]
+            (Some(b"UNDRAIN"), node) => self.set_state(now, NodeState::Up, node),
+            #[cfg(not(madsim))]
+            (Some(b"DECOMMISSION"), node) => self.set_state(now, NodeState::Decommissioned, node),
+            _ => Reply::err(USAGE),
+        };
+        let event = gateway::Event::Answered(asked, reply);
+        self.gateway.step(now, event, &mut effects.gateway);
+    }
+}
