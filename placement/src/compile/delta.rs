@@ -12,10 +12,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Compiler;
-use super::group::Grouping;
+use super::constants::Stale;
+use super::group::{Argument, Grouping};
 use super::join::Part;
 use super::joined::Handle;
-use super::maps::Recipe;
+use super::maps::DomainRef;
+use super::reads::Reads;
+use super::regroup::Rename;
 use super::resolved::{Block, RelationId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::VarId;
@@ -76,13 +79,25 @@ enum Reach {
     Rebuild,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Of {
+/// Whose block it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
     Policy(usize),
     View(usize),
 }
 
-fn rebuild<T>() -> Result<T> {
+/// A row before and after a change, and the columns in which they differ.
+struct RowChange {
+    table: usize,
+    columns: BTreeSet<usize>,
+    old: Option<Box<[Value]>>,
+    new: Option<Box<[Value]>>,
+}
+
+/// Rows of sources whose joined rows are to be made again; `None` is the changed row itself.
+type Plan = Vec<(Of, usize, Option<u32>)>;
+
+pub(super) fn rebuild<T>() -> Result<T> {
     Err(Error::bare(ErrorKind::Limit, REBUILD))
 }
 
@@ -91,13 +106,22 @@ impl Compiler {
     pub(crate) fn apply_changes(&mut self, changes: &[Change]) -> Result<Applied> {
         let mut applied = Applied::default();
         let mut again = false;
+        let mut stale = Stale::default();
         for change in changes {
-            match self.change(change, again) {
+            match self.change(change, again, &mut stale) {
                 Ok(touched) => applied.touched.extend(touched),
                 Err(e) if e.message == REBUILD => again = true,
                 Err(e) => return Err(e),
             }
             // Soft cells that wait must be there when a later change of the list takes them away.
+            again |= !again && self.add_softs().is_err();
+        }
+        if !again {
+            match self.settle(&mut stale) {
+                Ok(touched) => applied.touched.extend(touched),
+                Err(e) if e.message == REBUILD => again = true,
+                Err(e) => return Err(e),
+            }
             again |= !again && self.add_softs().is_err();
         }
         if again {
@@ -205,11 +229,14 @@ impl Compiler {
     }
 
     /// Writes the change into SQLite, and into everything that follows from it unless all is compiled again anyway.
-    fn change(&mut self, change: &Change, again: bool) -> Result<Vec<VarId>> {
+    fn change(&mut self, change: &Change, again: bool, stale: &mut Stale) -> Result<Vec<VarId>> {
         let (Change::Upsert { table: name, .. } | Change::Delete { table: name, .. }) = change;
-        let Some(&RelationId::Mirror(table)) = self.by_name.get(&name.to_ascii_lowercase()) else {
-            // No policy reads it, or it is a view.
-            return self.change_unread(change).and_then(|()| rebuild());
+        let name = name.to_ascii_lowercase();
+        let Some(&RelationId::Mirror(table)) = self.by_name.get(&name) else {
+            // At most constant queries read it.
+            self.change_unread(change)?;
+            stale.tables.insert(name);
+            return Ok(Vec::new());
         };
         let schema = Rc::clone(&self.mirrors[table].mirror.schema);
         if schema.primary_key.is_empty() {
@@ -265,7 +292,12 @@ impl Compiler {
         if again {
             return rebuild();
         }
-        self.change_row(table, &key, row)
+        let data = &self.mirrors[table].mirror;
+        let slot = data.find(&schema.primary_key, &key).first().copied();
+        if slot.and_then(|slot| data.row(slot)) != row.as_deref() {
+            stale.tables.insert(name);
+        }
+        self.change_row_at(table, slot, row, stale)
     }
 
     fn change_unread(&mut self, change: &Change) -> Result<()> {
@@ -323,15 +355,15 @@ impl Compiler {
         Ok(())
     }
 
-    fn change_row(
+    /// Changes the row in a slot of a mirror, or adds one.
+    pub(super) fn change_row_at(
         &mut self,
         table: usize,
-        key: &[Value],
+        slot: Option<u32>,
         new: Option<Box<[Value]>>,
+        stale: &mut Stale,
     ) -> Result<Vec<VarId>> {
         let entry = &self.mirrors[table];
-        let schema = Rc::clone(&entry.mirror.schema);
-        let slot = entry.mirror.find(&schema.primary_key, key).first().copied();
         let old: Option<Box<[Value]>> = slot.and_then(|s| entry.mirror.row(s)).map(Box::from);
         if old == new {
             return Ok(Vec::new());
@@ -342,9 +374,6 @@ impl Compiler {
         {
             self.mirrors[table].mirror.replace(slot, new.clone());
             return self.redecide(table, slot, false);
-        }
-        if self.reads_as_constant(table) {
-            return rebuild();
         }
         let emptied = new.is_none() && entry.mirror.occupied().nth(1).is_none();
         if emptied || entry.mirror.occupied().next().is_none() {
@@ -362,59 +391,32 @@ impl Compiler {
                 return rebuild();
             }
         }
-        let policies = (0..self.policies.len()).map(Of::Policy);
-        let all: Vec<Of> = (0..self.views.len())
-            .map(Of::View)
-            .chain(policies)
-            .collect();
-        let mut plan: Vec<(Of, usize, Option<u32>)> = Vec::new();
-        for of in all {
-            let block = self.block_of(of);
-            match self.reach(of, &block, table, old.is_some()) {
-                Reach::No => {}
-                Reach::Rebuild => return rebuild(),
-                // The changed row itself: its slot is not known yet where it is new.
-                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, None))),
-            }
-            for link in &block.links {
-                if link.relation != RelationId::Mirror(table) {
-                    continue;
-                }
-                let Some((inner, source, outer)) = link.by else {
-                    return rebuild();
-                };
-                let RelationId::Mirror(other) = block.sources[source].relation else {
-                    return rebuild();
-                };
-                let mut rows = BTreeSet::new();
-                for row in [&old, &new].into_iter().flatten() {
-                    rows.extend(self.mirrors[other].mirror.find(&[outer], &[row[inner]]));
-                }
-                plan.extend(rows.into_iter().map(|row| (of, source, Some(row))));
+        let columns: BTreeSet<usize> = match (&old, &new) {
+            (Some(old), Some(new)) => (0..old.len()).filter(|&c| old[c] != new[c]).collect(),
+            _ => (0..entry.mirror.schema.columns.len()).collect(),
+        };
+        let change = RowChange {
+            table,
+            columns,
+            old,
+            new,
+        };
+        let (plan, renaming) = self.plan_of(&change, slot)?;
+        for &(of, source, row) in &plan {
+            if let Some(row) = row.or(slot) {
+                self.take_away(of, source, row)?;
             }
         }
-        if let Some(slot) = slot {
-            for &(of, source, row) in &plan {
-                self.take_away(of, source, row.unwrap_or(slot))?;
-            }
-        } else {
-            for &(of, source, row) in &plan {
-                if let Some(row) = row {
-                    self.take_away(of, source, row)?;
-                }
-            }
-        }
+        let looked_up = self.mirrors[table].decisions.is_empty() && self.is_looked_up(table);
+        let RowChange {
+            columns, old, new, ..
+        } = change;
         let mut touched = Vec::new();
         let slot = match (slot, new) {
             (None, None) => return Ok(touched),
             (Some(slot), None) => {
                 self.remove_row(table, slot)?;
-                for &(of, source, row) in &plan {
-                    if let Some(row) = row {
-                        self.bring(of, source, row)?;
-                    }
-                }
-                return Ok(touched);
+                slot
             }
             (Some(slot), Some(row)) => {
                 self.mirrors[table].mirror.replace(slot, row);
@@ -431,42 +433,231 @@ impl Compiler {
                 slot
             }
         };
+        if looked_up {
+            touched.extend(self.change_value(table, slot, &columns, old.is_some(), stale)?);
+            stale.mirrors.entry(table).or_default().extend(&columns);
+        }
+        for (mut rename, source) in renaming {
+            let Some(tuple) = self.tuple_of(rename.of, rename.component, source, slot)? else {
+                return rebuild();
+            };
+            rename.new = tuple;
+            stale.renames.push(rename);
+        }
         for &(of, source, row) in &plan {
             self.bring(of, source, row.unwrap_or(slot))?;
         }
         Ok(touched)
     }
 
-    fn block_of(&self, of: Of) -> Rc<Block> {
+    /// Which rows of which blocks come of a row that is about to change (`None`: the row itself), and which groups
+    /// only change their names.
+    fn plan_of(
+        &mut self,
+        change: &RowChange,
+        slot: Option<u32>,
+    ) -> Result<(Plan, Vec<(Rename, usize)>)> {
+        let RowChange {
+            table,
+            columns,
+            old,
+            new,
+        } = change;
+        let updated = old.is_some() && new.is_some();
+        let mut plan = Plan::new();
+        let mut renaming = Vec::new();
+        for of in self.all_of() {
+            let block = self.block_of(of);
+            let reads = self.reads_of(of);
+            let bindings = self.bindings(block.id);
+            let mut rows = Vec::new();
+            for source in 0..block.sources.len() {
+                let same = block.sources[source].relation == RelationId::Mirror(*table);
+                if !same || (updated && !reads[source].any(columns)) {
+                    continue;
+                }
+                let rowed = bindings.rows >> source & 1 == 1;
+                let looked_up = bindings.lookups >> source & 1 == 1;
+                if rowed && looked_up {
+                    return rebuild();
+                }
+                let named = updated && reads[source].other.is_disjoint(columns);
+                if let (true, Some(slot)) = (named && block.grouped, slot)
+                    && let Some(component) = self.own_component(of, source)
+                    && let Some(tuple) = self.tuple_of(of, component, source, slot)?
+                {
+                    let rename = Rename {
+                        of,
+                        component,
+                        old: tuple.clone(),
+                        new: tuple,
+                        rowed,
+                    };
+                    renaming.push((rename, source));
+                    continue;
+                }
+                if !looked_up {
+                    rows.push(source);
+                }
+            }
+            match self.reach(of, &block, rows, old.is_some()) {
+                Reach::No => {}
+                Reach::Rebuild => return rebuild(),
+                // The changed row itself: its slot is not known yet where it is new.
+                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, None))),
+            }
+            for link in &block.links {
+                if link.relation != RelationId::Mirror(*table) {
+                    continue;
+                }
+                let Some((inner, source, outer)) = link.by else {
+                    return rebuild();
+                };
+                let RelationId::Mirror(other) = block.sources[source].relation else {
+                    return rebuild();
+                };
+                let mut rows = BTreeSet::new();
+                for row in [old, new].into_iter().flatten() {
+                    rows.extend(self.mirrors[other].mirror.find(&[outer], &[row[inner]]));
+                }
+                plan.extend(rows.into_iter().map(|row| (of, source, Some(row))));
+            }
+        }
+        Ok((plan, renaming))
+    }
+
+    /// A row that is a value of domains came, went or changed.
+    fn change_value(
+        &mut self,
+        table: usize,
+        slot: u32,
+        columns: &BTreeSet<usize>,
+        existed: bool,
+        stale: &mut Stale,
+    ) -> Result<Vec<VarId>> {
+        let exists = self.mirrors[table].mirror.row(slot).is_some();
+        let mut touched = Vec::new();
+        for number in 0..self.domains.len() {
+            if self.domains[number].mirror != table {
+                continue;
+            }
+            let domain = DomainRef(u32::try_from(number).unwrap_or(u32::MAX));
+            if !(existed && exists) {
+                let slots = self.mirrors[table].mirror.slots();
+                self.grow_maps(domain, slots as usize);
+                let of = self.domains[number].graph;
+                self.model.grow_domain(of, slots);
+                match exists {
+                    true => self.model.restore_value(of, slot),
+                    false => self.model.retire_value(of, slot),
+                }
+                stale.values.insert((domain, slot));
+            }
+            for deciding in 0..self.mirrors.len() {
+                for decision in 0..self.mirrors[deciding].decisions.len() {
+                    let of = &self.mirrors[deciding].decisions[decision];
+                    if of.domain != domain {
+                        continue;
+                    }
+                    let (keys, constants): (Vec<usize>, Vec<usize>) = (
+                        of.columns.iter().map(|c| c.domain_column).collect(),
+                        of.constants.iter().map(|(_, c)| *c).collect(),
+                    );
+                    let row = self.mirrors[table].mirror.row(slot);
+                    let unnamed = row.is_some_and(|row| keys.iter().any(|&c| row[c].is_null()));
+                    // What a row may choose, or what its value is called, is known row by row.
+                    if unnamed
+                        || constants.iter().any(|c| columns.contains(c))
+                        || (existed && exists && keys.iter().any(|c| columns.contains(c)))
+                        || !self.mirrors[table].mirror.is_unique(&keys)
+                    {
+                        return rebuild();
+                    }
+                    touched.extend(self.reconsider(deciding, decision, slot, existed)?);
+                }
+            }
+        }
+        Ok(touched)
+    }
+
+    /// The decisions of a table that stand at a value which changed; those that name one which came.
+    fn reconsider(
+        &mut self,
+        table: usize,
+        decision: usize,
+        value: u32,
+        existed: bool,
+    ) -> Result<Vec<VarId>> {
+        let entry = &self.mirrors[table];
+        let of = &entry.decisions[decision];
+        let slots = |of: &super::DecisionOf| -> Vec<u32> {
+            let vars = of.vars.iter().enumerate();
+            let at = vars
+                .filter(|(_, var)| var.is_some_and(|var| self.model.current(var) == Some(value)));
+            at.map(|(slot, _)| u32::try_from(slot).unwrap_or(u32::MAX))
+                .collect()
+        };
+        let slots = match existed {
+            true => slots(of),
+            // Rows may have named it before it was there.
+            false => (0..u32::try_from(of.vars.len()).unwrap_or(u32::MAX))
+                .filter(|&slot| {
+                    let var = of.vars[slot as usize];
+                    var.is_some_and(|var| self.model.current(var).is_none())
+                })
+                .collect(),
+        };
+        let mut touched = Vec::new();
+        for slot in slots {
+            let changed = self.redecide(table, slot, false)?;
+            if existed {
+                let vars = &self.mirrors[table].decisions[decision].vars;
+                touched.extend(vars[slot as usize]);
+            }
+            touched.extend(changed);
+        }
+        Ok(touched)
+    }
+
+    /// All blocks that rows belong to: views first, as policies read them.
+    pub(super) fn all_of(&self) -> Vec<Of> {
+        let policies = (0..self.policies.len()).map(Of::Policy);
+        (0..self.views.len())
+            .map(Of::View)
+            .chain(policies)
+            .collect()
+    }
+
+    pub(super) fn reads_of(&self, of: Of) -> Rc<Vec<Reads>> {
+        match of {
+            Of::Policy(policy) => Rc::clone(&self.policies[policy].reads),
+            Of::View(view) => Rc::clone(&self.views[view].reads),
+        }
+    }
+
+    pub(super) fn grouping_of_ref(&self, of: Of) -> Option<&Grouping> {
+        match of {
+            Of::Policy(policy) => self.policies[policy].grouping.as_ref(),
+            Of::View(view) => self.views[view].grouping.as_ref(),
+        }
+    }
+
+    pub(super) fn block_of(&self, of: Of) -> Rc<Block> {
         match of {
             Of::Policy(policy) => Rc::clone(&self.policies[policy].block),
             Of::View(view) => Rc::clone(&self.views[view].block),
         }
     }
 
-    fn grouping_of(&mut self, of: Of) -> &mut Option<Grouping> {
+    pub(super) fn grouping_of(&mut self, of: Of) -> &mut Option<Grouping> {
         match of {
             Of::Policy(policy) => &mut self.policies[policy].grouping,
             Of::View(view) => &mut self.views[view].grouping,
         }
     }
 
-    /// Whether some constant query reads a table, or a domain is made of it.
-    fn reads_as_constant(&self, table: usize) -> bool {
-        let name = self.mirrors[table].mirror.schema.name.to_ascii_lowercase();
-        self.constant_readers.contains(&name)
-            || self.domains.iter().any(|d| d.mirror == table)
-            || self
-                .maps
-                .entries
-                .iter()
-                .any(|e| matches!(e.recipe, Recipe::Find { mirror, .. } if mirror == table))
-    }
-
-    fn reach(&self, of: Of, block: &Block, table: usize, existed: bool) -> Reach {
-        let sources: Vec<usize> = (0..block.sources.len())
-            .filter(|&s| block.sources[s].relation == RelationId::Mirror(table))
-            .collect();
+    /// How a changed row that is a row of `sources` of a block can be followed there.
+    fn reach(&self, of: Of, block: &Block, sources: Vec<usize>, existed: bool) -> Reach {
         if sources.is_empty() {
             return Reach::No;
         }
@@ -571,18 +762,11 @@ impl Compiler {
         grouping: &mut Grouping,
         found: &[super::join::Match],
     ) -> Result<()> {
-        let arguments = std::mem::take(&mut grouping.arguments);
-        let borrowed: Vec<&super::resolved::Expr> = arguments.iter().collect();
-        let places: Vec<_> = arguments.iter().map(|a| a.place).collect();
-        let mut result = Ok(());
+        let arguments = grouping.arguments.clone();
         for m in found {
-            result = self.bring_match(of, block, grouping, m, &borrowed, &places);
-            if result.is_err() {
-                break;
-            }
+            self.bring_match(of, block, grouping, m, &arguments)?;
         }
-        grouping.arguments = arguments;
-        result
+        Ok(())
     }
 
     fn bring_match(
@@ -591,17 +775,13 @@ impl Compiler {
         block: &Block,
         grouping: &mut Grouping,
         found: &super::join::Match,
-        arguments: &[&super::resolved::Expr],
-        places: &[crate::error::Place],
+        arguments: &[Argument],
     ) -> Result<()> {
         self.introduce_tuples(block, grouping, found)?;
         let parts = grouping.part_count();
         let components = grouping.components.clone();
         let row = self.prepare_row(block, None, found, &components, arguments)?;
-        let rows = found.rows();
-        if let Some(id) = self.add_bag_row(grouping, row, places, block.place)? {
-            grouping.joined.add(&rows, Handle::Bag(id));
-        }
+        self.add_joined_row(grouping, row, block.place)?;
         for part in parts..grouping.part_count() {
             let known = match of {
                 Of::Policy(policy) => self.introduce_part(policy, grouping, part)?,

@@ -326,6 +326,7 @@ impl Compiler {
         {
             let mut done = done | consumed;
             bound[source] = binding;
+            self.note_binding(block.id, |bindings| bindings.lookups |= 1 << source);
             let kept = conditions.len();
             conditions.extend(exists);
             if self.filter(joining, bound, mask_after, &mut done, conditions)? {
@@ -334,6 +335,9 @@ impl Compiler {
             conditions.truncate(kept);
             bound[source] = Bound::Unbound;
             return Ok(());
+        }
+        if !constants_only {
+            self.note_binding(block.id, |bindings| bindings.rows |= 1 << source);
         }
         let (rows, consumed) = match fixed {
             Some(row) => (vec![row], 0),

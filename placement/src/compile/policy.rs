@@ -3,14 +3,17 @@
 //! A constraint over groups becomes one template for all groups of its bag when no group without rows can
 //! violate it (or add to its sum), so that empty groups cost nothing; otherwise every group gets an expression.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target, Term};
+use super::delta::rebuild;
 use super::folded::{Group, KeyConstant};
 use super::group::Grouping;
 use super::join::{Frame, Match, Part};
 use super::joined::{Handle, Joined};
+use super::reads::{Reads, reads_of};
 use super::resolve::Wanted;
 use super::resolved::{Block, Expr, Operator, RelationId};
 use crate::dialect::ast::{self, Deferral, Goal, Infix, Sense};
@@ -33,6 +36,8 @@ pub(crate) struct PolicyOf {
     pub name: String,
     pub block: Rc<Block>,
     pub goal: Rc<Expr>,
+    /// What it reads of each source.
+    pub reads: Rc<Vec<Reads>>,
     pub kind: Kind,
     pub rows: Vec<RowIdentity>,
     pub grouping: Option<Grouping>,
@@ -139,6 +144,7 @@ impl Compiler {
             name: constraint.name.clone(),
             block: Rc::clone(&block),
             goal: Rc::clone(&goal),
+            reads: Rc::new(reads_of(&block, Some(&goal))),
             kind,
             rows: Vec::new(),
             grouping: None,
@@ -463,6 +469,71 @@ impl Compiler {
             .set_part(grouping.bag, part, &row)
             .map_err(|e| model_error(place, &e))?;
         Ok(true)
+    }
+
+    /// Tells the graph the constants of groups whose component `component` has new names under these numbers; the
+    /// problem must be compiled again if such a group, empty, would not satisfy the template.
+    pub(super) fn introduce_names(
+        &mut self,
+        policy: usize,
+        grouping: &Grouping,
+        component: usize,
+        numbers: &BTreeSet<u32>,
+    ) -> Result<()> {
+        let (Some(template), Some(constants)) =
+            (self.policies[policy].template.clone(), &grouping.constants)
+        else {
+            return rebuild();
+        };
+        let keyed = grouping.components[component].keyed;
+        let half = if keyed { Half::Key } else { Half::Part };
+        if !reads(&template, half) {
+            return Ok(());
+        }
+        let place = self.policies[policy].goal.place;
+        let halves = |this: &Compiler, keyed: bool| -> Result<BTreeSet<Vec<Option<i64>>>> {
+            let wanted = if keyed { Half::Key } else { Half::Part };
+            if !reads(&template, wanted) {
+                return Ok(BTreeSet::from([vec![]]));
+            }
+            let count = match keyed {
+                true => this.key_count(grouping),
+                false => grouping.part_count(),
+            };
+            (0..count)
+                .map(|n| {
+                    let (part, key) = if keyed { (0, n) } else { (n, 0) };
+                    this.half_constants(grouping, constants, part, key, keyed, place)
+                })
+                .collect()
+        };
+        let others = halves(self, !keyed)?;
+        let kind = self.policies[policy].kind;
+        let (count, digit) = self.digits(grouping, component);
+        for n in (0..count).filter(|&n| numbers.contains(&digit(n))) {
+            let (part, key) = if keyed { (0, n) } else { (n, 0) };
+            if !self.is_whole(grouping, constants, (part, key), keyed) {
+                return rebuild();
+            }
+            let own = self.half_constants(grouping, constants, part, key, keyed, place)?;
+            for other in &others {
+                let (part, key) = if keyed { (other, &own) } else { (&own, other) };
+                let idle = match (empty_value(&template, part, key), kind) {
+                    (Ok(value), Kind::Hard) => value != Some(0),
+                    (Ok(value), Kind::Soft { .. }) => matches!(value, None | Some(0)),
+                    (Err(()), _) => false,
+                };
+                if !idle {
+                    return rebuild();
+                }
+            }
+            let told = match keyed {
+                true => self.model.set_key(grouping.bag, n, &own),
+                false => self.model.set_part(grouping.bag, n, &own),
+            };
+            told.map_err(|e| model_error(place, &e))?;
+        }
+        Ok(())
     }
 
     fn template(

@@ -5,11 +5,11 @@
 
 use std::rc::Rc;
 
-use super::Compiler;
 use super::resolved::{AggregateOf, Block, Expr, Link, Node, Operator, RelationId, SourceOf, Type};
+use super::{Compiler, Kinds};
 use crate::dialect::ast::{self, Infix, Literal, Prefix};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::tables::{Affinity, Value};
+use crate::tables::Value;
 
 /// The most sources of one block.
 const SOURCES_MAX: usize = 32;
@@ -72,7 +72,7 @@ fn any_node(expr: &ast::Expr, is: &impl Fn(&ast::Node) -> bool) -> bool {
     let any = |e: &ast::Expr| any_node(e, is);
     match &expr.node {
         Node::Literal(_) | Node::Column { .. } | Node::Exists(_) | Node::Scalar(_) => false,
-        Node::Aggregate(_, argument) => argument.as_deref().is_some_and(any),
+        Node::Aggregate(_, argument, _) => argument.as_deref().is_some_and(any),
         Node::Prefix(_, a) | Node::IsNull(a) | Node::IsTrue(a) | Node::InQuery(a, _) => any(a),
         Node::Infix(_, a, b) | Node::Same(a, b) => any(a) || any(b),
         Node::InList(a, list) => any(a) || list.iter().any(any),
@@ -457,15 +457,7 @@ impl Compiler {
             return Ok((ty, true));
         }
         let data = &entry.mirror;
-        let (mut text, mut number) = (false, false);
-        match data.schema.columns[column].affinity {
-            Affinity::Text => text = true,
-            Affinity::Integer | Affinity::Real => number = true,
-            Affinity::Any => {}
-        }
-        // SQLite lets a column hold values of another type than it declares.
-        text |= entry.kinds[column].text;
-        number |= entry.kinds[column].number;
+        let Kinds { text, number } = entry.kinds[column];
         match (text, number) {
             (true, true) => {
                 let name = &data.schema.columns[column].name;
@@ -640,8 +632,9 @@ impl Compiler {
                 }
                 Ok(result)
             }
-            ast::Node::Aggregate(function, argument) => {
-                self.resolve_aggregate(place, *function, argument.as_deref(), scopes, inner)
+            ast::Node::Aggregate(function, argument, when) => {
+                let of = (*function, argument.as_deref(), *when);
+                self.resolve_aggregate(place, of, scopes, inner)
             }
             ast::Node::Call(name, args) => self.resolve_call(place, name, args, scopes, inner),
         }

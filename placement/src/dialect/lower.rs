@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use sqlparser::tokenizer::Span;
 
 use super::ast::{
-    Aggregate, Expr, From, Infix, Item, Literal, Node, Prefix, Query, Relation, Select,
+    Aggregate, Expr, From, Infix, Item, Literal, Node, Prefix, Query, Relation, Select, When,
 };
 use super::script::{DECISION_PREFIX, absolute};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -531,12 +531,23 @@ impl Lowering {
             }
         }
         let one = args.len() == 1 && !star;
+        if name == "present" {
+            return match args.pop().map(|arg| arg.node) {
+                Some(Node::Aggregate(aggregate, argument, When::Decided)) if one && !distinct => {
+                    Ok(Node::Aggregate(aggregate, argument, When::Present))
+                }
+                _ => {
+                    let message = "present() takes one aggregate, as in present(sum(x))";
+                    Err(Error::at(ErrorKind::Syntax, self.place(span), message))
+                }
+            };
+        }
         let aggregate = match name.as_str() {
             "count" if star && args.is_empty() && !distinct => {
-                return Ok(Node::Aggregate(Aggregate::CountRows, None));
+                return Ok(Node::Aggregate(Aggregate::CountRows, None, When::Decided));
             }
             "count" if args.is_empty() && !star => {
-                return Ok(Node::Aggregate(Aggregate::CountRows, None));
+                return Ok(Node::Aggregate(Aggregate::CountRows, None, When::Decided));
             }
             "count" if distinct => Some(Aggregate::CountDistinct),
             "count" => Some(Aggregate::Count),
@@ -565,7 +576,8 @@ impl Lowering {
                 if distinct && aggregate != Aggregate::CountDistinct {
                     return self.unsupported(span, format!("DISTINCT in {name}(); only in COUNT"));
                 }
-                Ok(Node::Aggregate(aggregate, args.pop().map(Box::new)))
+                let argument = args.pop().map(Box::new);
+                Ok(Node::Aggregate(aggregate, argument, When::Decided))
             }
             Some(_) => {
                 let message = format!("{name}() takes one argument");

@@ -64,10 +64,10 @@ impl Search<'_> {
             let (Some((domain, hot)), Some((_, cold))) = (hot, cold) else {
                 break;
             };
-            let moved = match self.holder_that_permits(domain, hot, cold) {
-                Some(var) => self.step_down(var, cold),
-                None => self.settle_elsewhere(domain, hot),
-            };
+            let there = self
+                .holder_that_permits(domain, hot, cold)
+                .is_some_and(|var| self.step_down(var, cold));
+            let moved = there || self.settle_elsewhere(domain, hot);
             if moved {
                 self.remember();
                 (better, failures) = (true, 0);
