@@ -459,6 +459,7 @@ impl World {
             leader,
             term: shard.term,
             load: shard.load,
+            measured: true,
             joint: false,
             progress,
         };
