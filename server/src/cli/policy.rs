@@ -12,7 +12,7 @@ use synod_client::{Command, Options};
 use synod_placement::{Constraint, Force};
 
 use super::{Failure, address::Server, controller, read};
-use crate::controller::review::{Admission, Preview};
+use crate::controller::review::{Admission, Against, Preview};
 use crate::status::{bytes, duration};
 
 /// A set of policies may be thought about for a minute; another one may be before it.
@@ -106,7 +106,8 @@ pub struct Rollback {
     #[command(flatten)]
     plain: Plain,
     /// The version to go back to
-    version: u64,
+    #[arg(value_name = "VERSION")]
+    to: u64,
     #[command(flatten)]
     forced: Forced,
 }
@@ -187,13 +188,8 @@ impl Policy {
                 let json = plain.ask(&forced.words(&["DROP", &name]))?;
                 changed(&plain, &json)
             }
-            Policy::Rollback(Rollback {
-                plain,
-                version,
-                forced,
-            }) => {
-                let version = version.to_string();
-                let json = plain.ask(&forced.words(&["ROLLBACK", &version]))?;
+            Policy::Rollback(Rollback { plain, to, forced }) => {
+                let json = plain.ask(&forced.words(&["ROLLBACK", &to.to_string()]))?;
                 changed(&plain, &json)
             }
         }
@@ -303,13 +299,25 @@ fn judged(admission: &Admission) -> String {
         "{}: {} states looked at (now, and without each node and zone)\n",
         admission.verdict, admission.scenarios
     );
+    // Most often the same rows are in conflict whatever is lost.
+    let mut told: Vec<(&Against, Vec<&str>)> = Vec::new();
     for against in &admission.findings {
-        text.push_str(&format!("  {}: cannot hold\n", against.scenario));
+        let same = |(it, _): &&mut (&Against, Vec<&str>)| {
+            it.conflict == against.conflict && it.give_up == against.give_up
+        };
+        match told.iter_mut().find(same) {
+            Some((_, scenarios)) => scenarios.push(&against.scenario),
+            None => told.push((against, vec![&against.scenario])),
+        }
+    }
+    for (against, scenarios) in told {
+        text.push_str(&format!("  cannot hold: {}\n", scenarios.join(", ")));
         for row in &against.conflict {
             text.push_str(&format!("    in conflict: {row}\n"));
         }
-        for row in &against.give_up {
-            text.push_str(&format!("    would have to be given up: {row}\n"));
+        if !against.give_up.is_empty() {
+            let rows = against.give_up.join(", ");
+            text.push_str(&format!("    it could if these were given up: {rows}\n"));
         }
     }
     text
@@ -420,19 +428,20 @@ mod tests {
 
     #[test]
     fn a_refusal_shows_what_cannot_hold() {
+        let against = |scenario: &str| Against {
+            scenario: scenario.to_owned(),
+            conflict: vec!["pin[shard_id=1]".to_owned()],
+            give_up: Vec::new(),
+        };
         let admission = Admission {
             verdict: "refused".to_owned(),
             scenarios: 4,
-            findings: vec![crate::controller::review::Against {
-                scenario: "loss of zone 'b'".to_owned(),
-                conflict: vec!["pin[shard_id=1]".to_owned()],
-                give_up: Vec::new(),
-            }],
+            findings: vec![against("now"), against("loss of zone 'b'")],
         };
         assert_eq!(
             judged(&admission),
             "refused: 4 states looked at (now, and without each node and zone)\n  \
-             loss of zone 'b': cannot hold\n    in conflict: pin[shard_id=1]\n"
+             cannot hold: now, loss of zone 'b'\n    in conflict: pin[shard_id=1]\n"
         );
     }
 }

@@ -25,6 +25,7 @@ use super::plan::Class;
 use super::records::Policies;
 use super::solver::Solver;
 use super::{Controller, Effect, Event, Refusal, Settings, defaults};
+use crate::directory::Table;
 
 pub(super) const SECOND: u64 = 1_000_000;
 
@@ -92,9 +93,22 @@ enum Thing {
     Tick,
 }
 
-/// When a controller dies: before the n-th effect that it ever had.
+/// When a controller ends: before the n-th effect that controllers of this world ever had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KillAt(pub(super) u64);
+pub(super) enum KillAt {
+    /// With its node, which comes back.
+    Node(u64),
+    /// Another node leads the system shard from then on.
+    Leadership(u64),
+}
+
+impl KillAt {
+    fn effect(self) -> u64 {
+        match self {
+            KillAt::Node(n) | KillAt::Leadership(n) => n,
+        }
+    }
+}
 
 pub(super) struct World {
     pub(super) rng: SmallRng,
@@ -107,6 +121,7 @@ pub(super) struct World {
     pub(super) controller: Option<(NodeId, Controller)>,
     invariants: Invariants,
     pub(super) emptied: BTreeSet<NodeId>,
+    pub(super) damaged: BTreeMap<ReplicaId, ShardId>,
     pub(super) copied_bytes: u64,
     pub(super) orders: u64,
     /// Of a thousand orders: how many get lost on their way, or their answers.
@@ -178,6 +193,7 @@ impl World {
             controller: None,
             invariants: Invariants::default(),
             emptied: BTreeSet::new(),
+            damaged: BTreeMap::new(),
             copied_bytes: 0,
             orders: 0,
             loss_permille: 0,
@@ -415,6 +431,9 @@ impl World {
             self.tell(0, Event::Duty(id, duty));
         }
         self.tell(0, Event::Policies(self.policies.clone()));
+        for (replica, shard) in self.damaged.clone() {
+            self.tell(0, Event::Damaged(shard, replica));
+        }
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
         for shard in shards {
             let descriptor = self.shards[&shard].descriptor.clone();
@@ -448,6 +467,7 @@ impl World {
                 let done = (shard.load.bytes - lacks.min(shard.load.bytes)) * 1000
                     / shard.load.bytes.max(1);
                 let progress = match lacks {
+                    _ if self.damaged.contains_key(&replica.replica) => Progress::Copying(0),
                     0 => Progress::CaughtUp,
                     _ => Progress::Copying(u16::try_from(done).unwrap_or(1000)),
                 };
@@ -488,6 +508,10 @@ impl World {
             Thing::Store(life, id, rows) => {
                 if life == self.life {
                     for (key, value) in rows {
+                        if let Some(Table::Damaged(replica)) = Table::of(&key) {
+                            self.damaged.remove(&replica);
+                            self.drive(Event::Replaced(replica));
+                        }
                         match value {
                             Some(value) => self.rows.insert(key, value),
                             None => self.rows.remove(&key),
@@ -558,18 +582,49 @@ impl World {
         controller.step(now, event, &mut effects);
         for effect in effects {
             self.effects_seen += 1;
-            if self.kill_at == Some(KillAt(self.effects_seen)) {
-                // The process dies between two things that it does; another node takes over.
-                let host = self.controller.as_ref().map(|(host, _)| *host);
-                if let Some(host) = host {
-                    self.kill(host);
-                    let term = self.now_us + 8 * SECOND;
-                    self.revive_at(host, term);
-                }
+            let seen = self.effects_seen;
+            if let Some(kill) = self.kill_at.take_if(|kill| kill.effect() == seen) {
+                self.end_controller(kill);
                 return;
             }
             self.carry(effect);
         }
+    }
+
+    /// The controller ends between two things that it does; another node takes over.
+    fn end_controller(&mut self, kill: KillAt) {
+        let Some(host) = self.controller.as_ref().map(|(host, _)| *host) else {
+            return;
+        };
+        match kill {
+            KillAt::Node(_) => {
+                self.kill(host);
+                let at_us = self.now_us + 8 * SECOND;
+                self.revive_at(host, at_us);
+            }
+            KillAt::Leadership(_) => {
+                let system = &self.shards[&ShardId(0)];
+                let heir = system.voters().find(|node| *node != host).unwrap_or(host);
+                self.invariants.elected(ShardId(0));
+                self.lead(ShardId(0), heir);
+            }
+        }
+    }
+
+    /// A replica's disk loses what no peer can name.
+    pub(super) fn damage(&mut self, id: ShardId, node: NodeId) -> ReplicaId {
+        let replicas = &self.shards[&id].descriptor.replicas;
+        let replica = replicas.iter().find(|it| it.node == node);
+        let replica = replica.expect("a replica of the shard").replica;
+        self.damaged.insert(replica, id);
+        self.invariants.damaged.insert((id, node));
+        if self.shards[&id].leader == Some(node) {
+            let heir = self.shards[&id].voters().find(|other| *other != node);
+            self.invariants.elected(id);
+            self.lead(id, heir.expect("three voters"));
+        }
+        self.tell(1_000, Event::Damaged(id, replica));
+        replica
     }
 
     fn revive_at(&mut self, id: NodeId, at_us: u64) {
