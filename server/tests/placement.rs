@@ -165,6 +165,26 @@ fn p99(mut took: Vec<Duration>) -> Duration {
     took[took.len() * 99 / 100]
 }
 
+/// Writes as many keys, with values of 1 KiB that nothing compresses.
+async fn fill(cluster: &Cluster, keys: u64) {
+    let mut writer = client(cluster.clients());
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut value = || -> Vec<u8> {
+        let byte = |_| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 32) as u8
+        };
+        (0..1024).map(byte).collect()
+    };
+    for chunk in (0..keys).collect::<Vec<_>>().chunks(64) {
+        let set = |n: &u64| Command::new("SET").arg(key(*n)).arg(value());
+        let sets: Vec<Command> = chunk.iter().map(set).collect();
+        writer.pipeline(&sets).await.expect("one node serves");
+    }
+}
+
 async fn probed(
     cluster: &Cluster,
     keys: u64,
@@ -183,65 +203,27 @@ async fn probed(
     (report, p99(took))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn growth_from_one_node_to_five_in_two_zones_spreads_replicas_and_leaders() {
-    let megabytes: u64 = std::env::var("GROWTH_MB")
-        .ok()
-        .and_then(|it| it.parse().ok())
-        .unwrap_or(6);
-    let keys = megabytes * 1024;
-    let mut cluster = Cluster::start_each(1, |_| zone("zone=a"));
-    let mut writer = client(cluster.clients());
-    let mut random = 88_172_645_463_325_252_u64;
-    for chunk in (0..keys).collect::<Vec<_>>().chunks(64) {
-        let sets: Vec<Command> = chunk
-            .iter()
-            .map(|n| {
-                let value: Vec<u8> = (0..1024)
-                    .map(|_| {
-                        random ^= random << 13;
-                        random ^= random >> 7;
-                        random ^= random << 17;
-                        (random >> 32) as u8
-                    })
-                    .collect();
-                Command::new("SET").arg(key(*n)).arg(value)
-            })
-            .collect();
-        writer.pipeline(&sets).await.expect("one node serves");
-    }
-    let quiet = async {
-        tokio::time::sleep(Duration::from_secs(15)).await;
-        report(&cluster).await
-    };
-    let (before, quiet) = probed(&cluster, keys, quiet).await;
-    let peers = [cluster.peer_port(0)];
-    for name in ["zone=b", "zone=a", "zone=b", "zone=b"] {
-        cluster.add_with(&peers, zone(name));
-    }
-    let begun = Instant::now();
-    let five = |report: &Report| report.view.members.len() == 5;
-    let (after, busy) = probed(&cluster, keys, settle(&cluster, 3, five)).await;
-    let took = begun.elapsed();
-    // By the default policies: two replicas of a shard in a zone at most, each node its share.
-    let zones: BTreeMap<String, String> = after
-        .view
-        .members
-        .iter()
-        .map(|it| (it.id.clone(), it.labels["zone"].clone()))
-        .collect();
+/// How many replicas and leaders each node has. By the default policies: two replicas of a shard in a zone at most, and
+/// for each node its share.
+async fn spread(
+    cluster: &Cluster,
+    report: &Report,
+) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
+    let members = report.view.members.iter();
+    let zones: BTreeMap<&String, &String> =
+        members.map(|it| (&it.id, &it.labels["zone"])).collect();
     let mut replicas: BTreeMap<String, usize> = BTreeMap::new();
     let mut leaders: BTreeMap<String, usize> = BTreeMap::new();
-    let led = table(&cluster, "leaders").await.expect("a controller");
+    let led = table(cluster, "leaders").await.expect("a controller");
     for row in led.iter().filter(|row| row[0] != Json::from(0)) {
         let leader = row[1].as_str().expect("a node").to_owned();
         *leaders.entry(leader).or_default() += 1;
     }
-    for shard in &after.shards {
+    for shard in &report.shards {
         for zone in ["a", "b"] {
             let there = nodes(shard)
                 .iter()
-                .filter(|node| zones[*node] == zone)
+                .filter(|node| zones[node] == zone)
                 .count();
             assert!(
                 there <= 2,
@@ -258,6 +240,32 @@ async fn growth_from_one_node_to_five_in_two_zones_spreads_replicas_and_leaders(
         leaders.values().all(|n| *n <= 3),
         "leaders are spread: {leaders:?}"
     );
+    (replicas, leaders)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth_from_one_node_to_five_in_two_zones_spreads_replicas_and_leaders() {
+    let megabytes: u64 = std::env::var("GROWTH_MB")
+        .ok()
+        .and_then(|it| it.parse().ok())
+        .unwrap_or(6);
+    let keys = megabytes * 1024;
+    let mut cluster = Cluster::start_each(1, |_| zone("zone=a"));
+    fill(&cluster, keys).await;
+    let quiet = async {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        report(&cluster).await
+    };
+    let (before, quiet) = probed(&cluster, keys, quiet).await;
+    let peers = [cluster.peer_port(0)];
+    for name in ["zone=b", "zone=a", "zone=b", "zone=b"] {
+        cluster.add_with(&peers, zone(name));
+    }
+    let begun = Instant::now();
+    let five = |report: &Report| report.view.members.len() == 5;
+    let (after, busy) = probed(&cluster, keys, settle(&cluster, 3, five)).await;
+    let took = begun.elapsed();
+    let (replicas, leaders) = spread(&cluster, &after).await;
     // What was copied, by what the target needs: the replicas that were not there before.
     let first = &before.view.members[0].id;
     let bytes: BTreeMap<u64, u64> = after.shards.iter().map(|it| (it.id, it.bytes)).collect();
@@ -369,6 +377,46 @@ fn synod(cluster: &Cluster, words: &[&str]) -> (Option<i32>, String) {
     (status.code(), text)
 }
 
+/// What cannot be compiled, and what cannot hold.
+fn wrong_ones_are_refused(
+    cluster: &Cluster,
+    path: &str,
+    write: &dyn Fn(&str),
+    statement: &dyn Fn(&str) -> String,
+) {
+    // What is wrong is said with line and column.
+    write(&statement("CHECK n.colour = 1"));
+    let (code, text) = synod(cluster, &["policy", "check", path]);
+    assert!(code == Some(1) && text.contains("home:5:"), "{text}");
+    // What cannot hold is refused, with the rows.
+    write(&statement("CHECK n.zone = 'nowhere'"));
+    let (code, text) = synod(cluster, &["policy", "apply", path]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("in conflict: home[") && text.contains("nothing was changed"),
+        "{text}"
+    );
+}
+
+/// After the policy `home` was applied: it explains where the shard is, goes, and comes back.
+fn history_is_kept(cluster: &Cluster, shard: u64) {
+    let (_, text) = synod(cluster, &["explain", &shard.to_string()]);
+    assert!(
+        text.contains("held there by") && text.contains("home"),
+        "{text}"
+    );
+    let (_, text) = synod(cluster, &["policy", "drop", "home"]);
+    assert!(text.contains("version 3 is in force"), "{text}");
+    let (_, text) = synod(cluster, &["policy", "rollback", "2"]);
+    assert!(text.contains("version 4 is in force"), "{text}");
+    let (_, text) = synod(cluster, &["policy", "list"]);
+    assert!(text.contains("home") && text.contains("since 2"), "{text}");
+    let (_, text) = synod(cluster, &["policy", "history"]);
+    assert!(text.contains("version 3: home dropped"), "{text}");
+    let (_, text) = synod(cluster, &["sql", "select count(*) from views"]);
+    assert!(text.trim().parse::<u64>().is_ok_and(|n| n > 0), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_are_applied_live_refused_with_rows_and_a_drain_ends_empty() {
     let cluster = Cluster::start_each(5, |i| zone(["zone=a", "zone=b"][i % 2]));
@@ -393,18 +441,7 @@ async fn policies_are_applied_live_refused_with_rows_and_a_drain_ends_empty() {
     let write = |sql: &str| std::fs::write(&file, sql).expect("a file");
     let path = file.display().to_string();
 
-    // What is wrong is said with line and column.
-    write(&statement("CHECK n.colour = 1"));
-    let (code, text) = synod(&cluster, &["policy", "check", &path]);
-    assert!(code == Some(1) && text.contains("home:5:"), "{text}");
-    // What cannot hold is refused, with the rows.
-    write(&statement("CHECK n.zone = 'nowhere'"));
-    let (code, text) = synod(&cluster, &["policy", "apply", &path]);
-    assert_eq!(code, Some(3), "{text}");
-    assert!(
-        text.contains("in conflict: home[") && text.contains("nothing was changed"),
-        "{text}"
-    );
+    wrong_ones_are_refused(&cluster, &path, &write, &statement);
 
     // What can hold is previewed, which moves nothing, and applied.
     write(&statement(&format!("MINIMIZE n.zone = '{crowded}' TIER 0")));
@@ -442,32 +479,18 @@ async fn policies_are_applied_live_refused_with_rows_and_a_drain_ends_empty() {
             "shard {id}: {old:?} -> {nodes:?}"
         );
     }
-    let (_, text) = synod(&cluster, &["explain", &number.to_string()]);
-    assert!(
-        text.contains("held there by") && text.contains("home"),
-        "{text}"
-    );
-    let (_, text) = synod(&cluster, &["policy", "drop", "home"]);
-    assert!(text.contains("version 3 is in force"), "{text}");
-    let (_, text) = synod(&cluster, &["policy", "rollback", "2"]);
-    assert!(text.contains("version 4 is in force"), "{text}");
-    let (_, text) = synod(&cluster, &["policy", "list"]);
-    assert!(text.contains("home") && text.contains("since 2"), "{text}");
-    let (_, text) = synod(&cluster, &["policy", "history"]);
-    assert!(text.contains("version 3: home dropped"), "{text}");
-    let (_, text) = synod(&cluster, &["sql", "select count(*) from views"]);
-    assert!(text.trim().parse::<u64>().is_ok_and(|n| n > 0), "{text}");
+    history_is_kept(&cluster, number);
 
-    // A drain ends with an empty node.
-    let drained = nodes(&before.shards[1])
-        .into_iter()
-        .next()
-        .expect("a replica");
-    let (code, _) = synod(&cluster, &["node", "drain", &drained]);
+    let drained = nodes(&before.shards[1]).into_iter().next();
+    drain_ends_empty(&cluster, &drained.expect("a replica")).await;
+}
+
+async fn drain_ends_empty(cluster: &Cluster, drained: &String) {
+    let (code, _) = synod(cluster, &["node", "drain", drained]);
     assert_eq!(code, Some(0));
-    let empty = |report: &Report| report.shards.iter().all(|it| !nodes(it).contains(&drained));
-    settle(&cluster, 3, empty).await;
+    let empty = |report: &Report| report.shards.iter().all(|it| !nodes(it).contains(drained));
+    settle(cluster, 3, empty).await;
     let counted = format!("select count(*) from replicas where current_node = '{drained}'");
-    let (_, text) = synod(&cluster, &["sql", &counted]);
+    let (_, text) = synod(cluster, &["sql", &counted]);
     assert_eq!(text.trim(), "0");
 }

@@ -137,6 +137,7 @@ impl Controller {
             return;
         }
         let split = shard.descriptor.range != descriptor.range;
+        let before: BTreeSet<NodeId> = shard.voters().collect();
         shard.descriptor = descriptor;
         shard.described_us = now.monotonic.0;
         let replicas: BTreeSet<_> = shard
@@ -152,7 +153,12 @@ impl Controller {
         let seats = self.plan.targets.get(&id).and_then(|target| target.next());
         let seats = seats.map_or_else(Vec::new, |stage| stage.seats.clone());
         shard.reseat(&seats);
-        if split {
+        // Voters that no plan has moved: a damaged one was removed, or an operator did it.
+        let unplanned = !self.plan.targets.contains_key(&id) && before != shard.voters().collect();
+        if unplanned {
+            self.want_urgent(now);
+        }
+        if split || unplanned {
             self.want_whole(now);
         }
     }

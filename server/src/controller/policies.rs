@@ -1,7 +1,7 @@
 //! Changes of the set of policies, as operators ask for them.
 //!
-//! A set is one value with a version. It is never changed in place: an edit makes the next version, and the earlier ones
-//! are kept with it, so that any of them can be put in force again. Whether a set is good is not decided here
+//! A set is one value with a version. It is never changed in place: an edit makes the next version, and the earlier
+//! ones are kept with it, so that any of them can be put in force again. Whether a set is good is not decided here
 //! ([`review`](super::review)).
 
 use synod_placement::constraints;

@@ -2,10 +2,10 @@
 //!
 //! Such a replica neither votes nor acknowledges, so its shard stands as if its node were dead: to take it out of the
 //! configuration lowers neither the majority that is needed by more than the voters that are there, nor the failures
-//! that are survived. So it is removed first, if those who remain are a live, caught-up majority; then its seat is vacant,
-//! and is filled like any other, by a new replica id as a learner that gets its vote when it has caught up. That may be
-//! on the same node: in a cluster of three there is no other. When the shard does not name the old replica any more,
-//! what was noted about it is deleted.
+//! that are survived. So it is removed first, if those who remain are a live, caught-up majority; then its seat is
+//! vacant, and is filled like any other, by a new replica id as a learner that gets its vote when it has caught up.
+//! That may be on the same node: in a cluster of three there is no other. When the shard does not name the old replica
+//! any more, what was noted about it is deleted.
 
 use synod_replication::NodeId;
 use synod_storage::{ReplicaId, ShardId};

@@ -1,7 +1,7 @@
 //! What operators ask before they decide: may these policies be put in force, what would move, why is it there?
 //!
-//! All of it is computed from the rows as they are and a set of policies, by the placement crate, on a thread of its own:
-//! admission loads the problem once for each loss that it checks. Nothing here changes anything.
+//! All of it is computed from the rows as they are and a set of policies, by the placement crate, on a thread of its
+//! own: admission loads the problem once for each loss that it checks. Nothing here changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 

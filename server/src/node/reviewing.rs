@@ -12,9 +12,9 @@
 //! SYNOD EXPLAIN [KEY key | SHARD n | word]
 //! ```
 //!
-//! Only the node with the controller answers: it has the rows. The thinking is done on a thread. A set is written as one
-//! row of the system shard, whose generation is the set's version: of two writes of the same version the first stays, so
-//! that a change is answered as made only when the row, as applied here, is the one that was written.
+//! Only the node with the controller answers: it has the rows. The thinking is done on a thread. A set is written as
+//! one row of the system shard, whose generation is the set's version: of two writes of the same version the first
+//! stays, so that a change is answered as made only when the row, as applied here, is the one that was written.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

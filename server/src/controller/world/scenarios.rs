@@ -343,6 +343,41 @@ fn fifty_nodes_survive_everything() {
     }
 }
 
+fn rolling_restart(world: &mut World, nodes: u32) {
+    for n in 0..nodes {
+        world.kill(node(n));
+        world.run(6 * SECOND);
+        world.restart(node(n));
+        world.run(4 * SECOND);
+    }
+}
+
+/// A zone goes, and comes back after a while.
+fn lose_a_zone(world: &mut World, nodes: u32) {
+    let zone: Vec<NodeId> = (0..nodes)
+        .filter(|n| zone_of(*n) == "b")
+        .map(node)
+        .collect();
+    for node in &zone {
+        world.kill(*node);
+    }
+    let away = world.rng.random_range(2..150);
+    world.run(away * SECOND);
+    for node in zone {
+        world.restart(node);
+    }
+}
+
+/// Replicas stay where they may not stand any more until they are moved.
+fn change_policies(world: &mut World, policies: Policies) {
+    world.invariants.relaxed_zones = true;
+    let version = world.policies.version + 1;
+    world.set_policies(Policies {
+        version,
+        ..policies
+    });
+}
+
 /// Restarts, losses, joins, drains and growth, one after the other; then all is well again.
 fn storm(world: &mut World, nodes: u32, rounds: u32) {
     let mut dead: Vec<NodeId> = Vec::new();
@@ -350,15 +385,7 @@ fn storm(world: &mut World, nodes: u32, rounds: u32) {
     for _ in 0..rounds {
         let any = node(world.rng.random_range(0..nodes));
         match world.rng.random_range(0..10) {
-            // A rolling restart.
-            0 => {
-                for n in 0..nodes.min(5) {
-                    world.kill(node(n));
-                    world.run(6 * SECOND);
-                    world.restart(node(n));
-                    world.run(4 * SECOND);
-                }
-            }
+            0 => rolling_restart(world, nodes.min(5)),
             1 if dead.is_empty() => {
                 world.kill(any);
                 dead.push(any);
@@ -378,40 +405,9 @@ fn storm(world: &mut World, nodes: u32, rounds: u32) {
                     world.set_duty(id, Duty::Up);
                 }
             }
-            // A zone goes, and comes back after a while.
-            6 if dead.is_empty() => {
-                let zone: Vec<NodeId> = (0..joined)
-                    .filter(|n| zone_of(*n) == "b")
-                    .map(node)
-                    .collect();
-                for node in &zone {
-                    world.kill(*node);
-                }
-                let away = world.rng.random_range(2..150);
-                world.run(away * SECOND);
-                for node in zone {
-                    world.restart(node);
-                }
-            }
-            7 => {
-                world.invariants.relaxed_zones = true;
-                let policies = domiciled(&defaults::policies());
-                let version = world.policies.version + 1;
-                world.set_policies(Policies {
-                    version,
-                    ..policies
-                });
-            }
-            8 => {
-                // Replicas stay where they may not stand any more until they are moved.
-                world.invariants.relaxed_zones = true;
-                let version = world.policies.version + 1;
-                let policies = defaults::policies();
-                world.set_policies(Policies {
-                    version,
-                    ..policies
-                });
-            }
+            6 if dead.is_empty() => lose_a_zone(world, joined),
+            7 => change_policies(world, domiciled(&defaults::policies())),
+            8 => change_policies(world, defaults::policies()),
             _ => {
                 for shard in world.shards.values_mut() {
                     shard.load.bytes = shard.load.bytes * 13 / 10;
