@@ -71,6 +71,9 @@ impl Leader {
             | TxnRequest::Validate { .. }
             | TxnRequest::Execute { .. }
             | TxnRequest::Prepare { .. } => self.admit(turn, own, asker, Task::Txn(request)),
+            TxnRequest::MergeStatus { right, left } => {
+                self.merge_status(turn, own, asker, right, &left);
+            }
             TxnRequest::Decide {
                 attempt,
                 begun,
@@ -173,6 +176,7 @@ impl Leader {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
     }
@@ -533,6 +537,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }
@@ -562,6 +567,9 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
         | TxnRequest::Forget { .. } => {}
+        TxnRequest::MergeStatus { left, .. } => {
+            keys.insert(left.start.clone());
+        }
     }
     keys
 }
@@ -577,6 +585,7 @@ pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
+        | TxnRequest::MergeStatus { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -640,6 +649,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }

@@ -49,6 +49,7 @@ mod intent;
 mod latch;
 mod leader;
 mod locks;
+mod merging;
 mod overlay;
 mod ranges;
 mod reads;
@@ -73,6 +74,7 @@ use crate::wire::{Outcome, Request};
 
 pub use effect::{Effect, Extent, Telling};
 pub use event::{Batch, Call, Event, Leadership, Newborn, Now, Refusal, Round, Token};
+pub use merging::LeftSide;
 
 use latch::WorkId;
 use shard::Shard;
@@ -217,7 +219,9 @@ impl Participant {
                 at(shards, shard, |it| it.leadership(turn, leadership));
             }
             Event::Committed { shard, entries } => {
+                let before = turn.effects.len();
                 at(shards, shard, |it| it.committed(turn, &entries));
+                merging::check(shards, turn, before);
             }
             Event::SnapshotInstalled { shard } => {
                 at(shards, shard, |it| it.snapshot_installed(turn));
@@ -257,6 +261,8 @@ impl Participant {
             Event::Split { left, right } => {
                 at(shards, left.shard, |it| it.split(turn, left, right));
             }
+            Event::Freeze { shard, into } => at(shards, shard, |it| it.freeze(turn, into)),
+            Event::Merge { left, right } => merging::merge(shards, turn, left, right),
             Event::Born { newborn } => {
                 let shard = newborn.descriptor().shard;
                 at(shards, shard, |it| it.born(turn, newborn.birth));
@@ -284,7 +290,7 @@ impl Participant {
         turn.hlc.merge(request.hlc);
         match shards.get_mut(&request.shard) {
             Some(shard) => shard.request(turn, token, request),
-            None => turn.respond(token, Outcome::NotLeader { hint: None }),
+            None => turn.respond(token, merging::heir(shards, request.shard)),
         }
     }
 
@@ -353,6 +359,18 @@ impl Participant {
     /// Whether a split waits for attempts to end, or is on its way through the log.
     pub fn is_splitting(&self, shard: ShardId) -> bool {
         self.shards.get(&shard).is_some_and(Shard::is_splitting)
+    }
+
+    /// The left neighbour that a shard on this node is frozen for, by its own applied log.
+    pub fn frozen(&self, shard: ShardId) -> Option<&LeftSide> {
+        self.shards.get(&shard)?.own.frozen.as_ref()
+    }
+
+    /// The shards that were merged into a shard on this node, and the epochs of their ends.
+    pub fn merged(&self, shard: ShardId) -> impl Iterator<Item = (ShardId, u64)> {
+        let shard = self.shards.get(&shard);
+        let merged = shard.into_iter().flat_map(|shard| &shard.own.merged);
+        merged.map(|(shard, epoch)| (*shard, *epoch))
     }
 
     /// Whether this node leads and serves a shard.

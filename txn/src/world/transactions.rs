@@ -3,7 +3,7 @@
 //! Three nodes hold three shards; two coordinators run scripts, interactive transactions and single
 //! commands of list-append clients. Leaders change, entries are lost before they are committed,
 //! messages are late, lost, or come twice, coordinators die in the middle, clocks are skewed, shards
-//! are split. Then
+//! are split and merged. Then
 //! everything heals, and the history is checked: the final lists give the order of all appends, from
 //! it and from real time follow the edges of a graph, and a cycle is an anomaly.
 
@@ -21,7 +21,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId, Version};
-use synod_testpoint::{Bug, plant};
+use synod_testpoint::{Bug, Point, plant, take_reached};
 
 /// Lists that transactions append to.
 const KEYS: usize = 5;
@@ -169,6 +169,8 @@ struct Run {
     faults: bool,
     /// A bug of the test's own: leadership is confirmed without being asked about.
     confirms_anyone: bool,
+    /// Left and right side of a merge that was begun.
+    merging: Option<(ShardId, ShardId)>,
     /// Where an old leader hears nothing of the new one.
     deaf: BTreeMap<ShardId, (usize, u64)>,
 }
@@ -241,6 +243,7 @@ impl Run {
             next_ticket: 0,
             faults: true,
             confirms_anyone: false,
+            merging: None,
             deaf: BTreeMap::new(),
         }
     }
@@ -643,7 +646,19 @@ impl Run {
                 let shard = self.world.map.locate(&at).map(|it| it.shard);
                 shard.map(|shard| self.world.split(shard, &at));
             }
-            381..460 => {
+            381 if self.faults => {
+                let right = self.world.right_of(shard);
+                self.merging = right.map(|right| (shard, right));
+                right.map(|right| self.world.freeze(shard, right));
+            }
+            382..386 => {
+                if let Some((left, right)) = self.merging
+                    && self.world.merge(left, right)
+                {
+                    self.merging = None;
+                }
+            }
+            386..460 => {
                 // A stretch without delays: else too little happens.
                 self.world.settle(leader);
                 self.world.commit(shard, usize::MAX);
@@ -872,6 +887,7 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 #[test]
 fn transactions_are_strictly_serializable() {
     let mut committed = 0;
+    take_reached();
     for seed in seeds(60) {
         match std::panic::catch_unwind(|| run(seed, 3000, false)) {
             Ok(Ok(count)) => committed += count,
@@ -879,7 +895,11 @@ fn transactions_are_strictly_serializable() {
             Err(_) => panic!("seed {seed} panicked"),
         }
     }
-    println!("{committed} committed");
+    let reached = take_reached();
+    println!("{committed} committed, {reached:?}");
+    for point in [Point::ShardSplit, Point::ShardMerged, Point::ShardThawed] {
+        assert!(reached.contains_key(&point), "{point:?} was never reached");
+    }
     assert!(
         committed > 500,
         "the schedules let most transactions through: {committed}"
@@ -911,6 +931,7 @@ fn planted_bugs_are_caught() {
         Bug::NoTombstones,
         Bug::ReleasesByClock,
         Bug::SplitsOverLocks,
+        Bug::MergesOverLaggards,
     ];
     let slow = [
         Bug::ReadsAreNotLocked,
