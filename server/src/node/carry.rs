@@ -117,6 +117,9 @@ impl Node {
             ShardEffect::Split { telling, newborn } => {
                 self.split_off(now, telling, newborn, effects);
             }
+            ShardEffect::Merged { left, right, epoch } => {
+                self.merged(now, left, right, epoch, effects);
+            }
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {
                 return Err(NodeError::Broken(format!("shard {shard}: {reason}")));

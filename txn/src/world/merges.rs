@@ -266,6 +266,28 @@ fn a_merge_of_an_old_epoch_has_no_effect() {
     assert_eq!(world.run(&["SET", HIGH, "v"]), Reply::Ok);
 }
 
+/// A freeze or a split that waits while the shard's epoch changes was thought out for another shard.
+#[test]
+fn what_waits_to_be_cut_is_given_up_in_a_new_epoch() {
+    for freezes in [true, false] {
+        let mut world = World::new(3, 2, None);
+        let it = attempt(1);
+        prepared(world.ask(RIGHT, prepare(it, &[&["SET", HIGH, "1"]], &[])));
+        match freezes {
+            true => world.freeze(LEFT, RIGHT),
+            false => assert!(world.split(RIGHT, HIGH.as_bytes()).is_some()),
+        }
+        let mut descriptor = world.map.descriptor(RIGHT).unwrap().clone();
+        descriptor.epoch += 1;
+        world.step(0, Event::Describe { descriptor });
+        settle(&mut world);
+        assert_eq!(world.ask(RIGHT, resolve(it, Verdict::Aborted)), DONE);
+        settle(&mut world);
+        assert_eq!(world.map.descriptor(RIGHT).unwrap().epoch, 2);
+        assert_eq!(world.run(&["SET", HIGH, "v"]), Reply::Ok);
+    }
+}
+
 /// What was merged is known to whoever has the keys later, through further merges and splits.
 #[test]
 fn a_late_question_finds_the_merge_wherever_it_is() {
