@@ -234,10 +234,8 @@ impl Shard {
                 }
                 Record::Merge(merge) => {
                     reached!(ShardMerged);
-                    let (rows, ceiling) = self.merge_applied(&merge)?;
-                    for (key, value) in rows {
-                        done.local(key, value);
-                    }
+                    let (changes, ceiling) = self.merge_applied(&merge)?;
+                    done.step(changes);
                     done.ceiling = done.ceiling.max(ceiling);
                     done.describe(merge.left);
                     done.merged = Some(merge.right.descriptor);

@@ -45,7 +45,7 @@ use super::event::{Batch, Call};
 use super::leader::Leader;
 use super::shard::{CEILING_ROW, Own, Role, Shard};
 use super::splitting::{Cut, PATIENCE_US, Splitting, decode_ceiling};
-use super::transactions::Transactions;
+use super::transactions::{Changes, Transactions};
 use super::work::Asker;
 use super::{Effect, Turn};
 use crate::shard_map::{SYSTEM_SHARD, ShardDescriptor};
@@ -251,10 +251,7 @@ impl Shard {
     }
 
     /// A merge is being applied: the rows that change, and the right side's ceiling.
-    pub(super) fn merge_applied(
-        &mut self,
-        merge: &Merge,
-    ) -> Result<(Vec<(Bytes, Option<Bytes>)>, Version), String> {
+    pub(super) fn merge_applied(&mut self, merge: &Merge) -> Result<(Changes, Version), String> {
         self.own.joins(merge)?;
         let Birth { descriptor, rows } = &merge.right;
         let theirs = match planted!(MergeForgetsRows) {
@@ -272,11 +269,11 @@ impl Shard {
                 merged.push(of_row.ok_or("a merge of before cannot be read")?);
             }
         }
-        let mut changes = self.own.transactions.absorb(theirs)?.rows;
+        let mut changes = self.own.transactions.absorb(theirs)?;
         for (shard, epoch) in merged {
             self.own.merged.insert(shard, epoch);
             let value = Bytes::copy_from_slice(&epoch.to_le_bytes());
-            changes.push((merged_row(shard), Some(value)));
+            changes.rows.push((merged_row(shard), Some(value)));
         }
         Ok((changes, ceiling))
     }

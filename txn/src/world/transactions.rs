@@ -647,9 +647,10 @@ impl Run {
                 shard.map(|shard| self.world.split(shard, &at));
             }
             381 if self.faults => {
-                let right = self.world.right_of(shard);
-                self.merging = right.map(|right| (shard, right));
-                right.map(|right| self.world.freeze(shard, right));
+                if let Some(right) = self.world.right_of(shard) {
+                    self.merging = Some((shard, right));
+                    self.world.freeze(shard, right);
+                }
             }
             382..386 => {
                 if let Some((left, right)) = self.merging
