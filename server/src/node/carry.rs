@@ -115,10 +115,10 @@ impl Node {
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
             ShardEffect::Split { telling, newborn } => {
-                self.split_off(now, telling, newborn, effects);
+                self.split_off(now, telling, newborn, effects)
             }
             ShardEffect::Merged { left, right, epoch } => {
-                self.merged(now, left, right, epoch, effects);
+                self.merged(now, left, (right, epoch), effects)
             }
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {

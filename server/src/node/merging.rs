@@ -303,8 +303,7 @@ impl Node {
         &mut self,
         now: Now,
         left: ShardId,
-        right: ShardId,
-        epoch: u64,
+        (right, epoch): (ShardId, u64),
         effects: &mut Effects,
     ) {
         let news = self.directory.gone(right).is_none();

@@ -334,19 +334,7 @@ impl Node {
                 }
             }
             Stage::Freezing { term: begun, .. } | Stage::Gathering { term: begun } => {
-                if let Err(refusal) = self.guard(order) {
-                    return Progress::End(Err(refusal));
-                }
-                let merging = running.merging.as_ref();
-                match merging.and_then(|merging| merging.refused.clone()) {
-                    Some(refusal) => Progress::End(Err(refusal)),
-                    None if term != Some(begun) => Progress::End(Err(self.not_leader(shard))),
-                    None if late => Progress::End(Err(Refusal::Busy)),
-                    None => match merging.is_some_and(|it| it.is_due(now)) {
-                        true => Progress::Act,
-                        false => Progress::Wait,
-                    },
-                }
+                self.standing_of_merge(now, running, begun)
             }
             Stage::Changing { term: proposed } => {
                 if let (Some(descriptor), Some(configuration)) = (
@@ -377,6 +365,26 @@ impl Node {
                     false => Progress::Wait,
                 }
             }
+        }
+    }
+
+    /// Where a merge stands that was begun in this term.
+    fn standing_of_merge(&self, now: Now, running: &Running, begun: u64) -> Progress {
+        let order = &running.order;
+        if let Err(refusal) = self.guard(order) {
+            return Progress::End(Err(refusal));
+        }
+        if self.leading_term(order.shard) != Some(begun) {
+            return Progress::End(Err(self.not_leader(order.shard)));
+        }
+        let merging = running.merging.as_ref();
+        if let Some(refusal) = merging.and_then(|merging| merging.refused.clone()) {
+            return Progress::End(Err(refusal));
+        }
+        match merging.is_some_and(|merging| merging.is_due(now)) {
+            _ if now.monotonic.0 >= running.deadline_us => Progress::End(Err(Refusal::Busy)),
+            true => Progress::Act,
+            false => Progress::Wait,
         }
     }
 

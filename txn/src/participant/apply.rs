@@ -193,60 +193,7 @@ impl Shard {
         let id = self.id;
         let mut done = Done::new(id, entry, self.own.ceiling.max(header.ceiling));
         for record in records {
-            match record {
-                Record::Writes { version, writes } => done.command(version, writes)?,
-                Record::Txn(record) => {
-                    let changes = self.own.transactions.apply(&record)?;
-                    done.step(changes);
-                }
-                Record::Authority(authority) => {
-                    // The highest stays, whatever the order in which leaders wrote them.
-                    self.own.authority = self.own.authority.max(authority);
-                    let value = entry::encode_authority(self.own.authority);
-                    done.local(Bytes::from_static(AUTHORITY_ROW), Some(value));
-                }
-                Record::Split(split) => {
-                    reached!(ShardSplit);
-                    let newborn = self.newborn(turn, &split, done.ceiling)?;
-                    let kept = entry::encode_birth(&newborn.birth);
-                    done.local(newborn_row(newborn.birth.descriptor.shard), Some(kept));
-                    done.describe(split.left);
-                    done.newborn = Some(newborn);
-                }
-                // A later leader's: what the first one wrote stands.
-                Record::Birth(_) if self.own.described => {}
-                Record::Birth(birth) => done.birth(birth)?,
-                Record::Weaned(child) => {
-                    self.own.newborns.remove(&child);
-                    done.local(newborn_row(child), None);
-                }
-                Record::Freeze(freeze) => {
-                    self.freeze_applied(&freeze)?;
-                    let row = entry::encode_side(&freeze.into);
-                    done.local(Bytes::from_static(FROZEN_ROW), Some(row));
-                    done.describe(freeze.descriptor);
-                }
-                Record::Thaw(descriptor) => {
-                    reached!(ShardThawed);
-                    self.own.frozen = None;
-                    done.local(Bytes::from_static(FROZEN_ROW), None);
-                    done.describe(descriptor);
-                }
-                Record::Merge(merge) => {
-                    reached!(ShardMerged);
-                    let (changes, ceiling) = self.merge_applied(&merge)?;
-                    done.step(changes);
-                    done.ceiling = done.ceiling.max(ceiling);
-                    done.describe(merge.left);
-                    done.merged = Some(merge.right.descriptor);
-                }
-                Record::Descriptor(descriptor) => {
-                    if descriptor.shard != id {
-                        return Err(format!("describes shard {}", descriptor.shard));
-                    }
-                    done.describe(descriptor);
-                }
-            }
+            self.take(turn, &mut done, record)?;
         }
         let Done {
             ceiling, greatest, ..
@@ -284,6 +231,70 @@ impl Shard {
             });
         }
         Ok(done.described)
+    }
+
+    /// Takes in one record: what it changes of the shard, and of the store.
+    fn take<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        done: &mut Done,
+        record: Record,
+    ) -> Result<(), String> {
+        match record {
+            Record::Writes { version, writes } => done.command(version, writes)?,
+            Record::Txn(record) => {
+                let changes = self.own.transactions.apply(&record)?;
+                done.step(changes);
+            }
+            Record::Authority(authority) => {
+                // The highest stays, whatever the order in which leaders wrote them.
+                self.own.authority = self.own.authority.max(authority);
+                let value = entry::encode_authority(self.own.authority);
+                done.local(Bytes::from_static(AUTHORITY_ROW), Some(value));
+            }
+            Record::Split(split) => {
+                reached!(ShardSplit);
+                let newborn = self.newborn(turn, &split, done.ceiling)?;
+                let kept = entry::encode_birth(&newborn.birth);
+                done.local(newborn_row(newborn.birth.descriptor.shard), Some(kept));
+                done.describe(split.left);
+                done.newborn = Some(newborn);
+            }
+            // A later leader's: what the first one wrote stands.
+            Record::Birth(_) if self.own.described => {}
+            Record::Birth(birth) => done.birth(birth)?,
+            Record::Weaned(child) => {
+                self.own.newborns.remove(&child);
+                done.local(newborn_row(child), None);
+            }
+            Record::Freeze(freeze) => {
+                self.freeze_applied(&freeze)?;
+                let row = entry::encode_side(&freeze.into);
+                done.local(Bytes::from_static(FROZEN_ROW), Some(row));
+                done.describe(freeze.descriptor);
+            }
+            Record::Thaw(descriptor) => {
+                reached!(ShardThawed);
+                self.own.frozen = None;
+                done.local(Bytes::from_static(FROZEN_ROW), None);
+                done.describe(descriptor);
+            }
+            Record::Merge(merge) => {
+                reached!(ShardMerged);
+                let (changes, ceiling) = self.merge_applied(&merge)?;
+                done.step(changes);
+                done.ceiling = done.ceiling.max(ceiling);
+                done.describe(merge.left);
+                done.merged = Some(merge.right.descriptor);
+            }
+            Record::Descriptor(descriptor) => {
+                if descriptor.shard != self.id {
+                    return Err(format!("describes shard {}", descriptor.shard));
+                }
+                done.describe(descriptor);
+            }
+        }
+        Ok(())
     }
 
     /// The shard is described anew.

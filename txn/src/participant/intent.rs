@@ -142,10 +142,8 @@ impl Leader {
                     return self.write_once(turn, own, asker, token, writes, replies);
                 }
                 if ran.writes.is_empty() {
-                    let executed = TxnAnswer::Executed {
-                        version: None,
-                        replies,
-                    };
+                    let version = None;
+                    let executed = TxnAnswer::Executed { version, replies };
                     return self.answer(turn, own, asker, Outcome::Txn(executed), needs);
                 }
                 let writes = ran.writes.into_iter().collect();

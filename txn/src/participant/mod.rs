@@ -64,7 +64,7 @@ mod work;
 
 use std::collections::BTreeMap;
 
-use synod_storage::{ReadId, ShardId, Version};
+use synod_storage::{Entry, ReadId, ShardId, Version};
 
 use crate::hlc::{self, Hlc};
 use crate::reply::Reply;
@@ -218,13 +218,9 @@ impl Participant {
             Event::Leadership { shard, leadership } => {
                 at(shards, shard, |it| it.leadership(turn, leadership));
             }
-            Event::Committed { shard, entries } => {
-                let before = turn.effects.len();
-                at(shards, shard, |it| it.committed(turn, &entries));
-                merging::check(shards, turn, before);
-            }
+            Event::Committed { shard, entries } => Self::committed(shards, turn, shard, &entries),
             Event::SnapshotInstalled { shard } => {
-                at(shards, shard, |it| it.snapshot_installed(turn));
+                at(shards, shard, |it| it.snapshot_installed(turn))
             }
             Event::ProposalRefused {
                 shard,
@@ -256,7 +252,7 @@ impl Participant {
                 at(shards, descriptor.shard, |it| it.describe(descriptor));
             }
             Event::Authorize { shard, authority } => {
-                at(shards, shard, |it| it.authorize(authority));
+                at(shards, shard, |it| it.authorize(authority))
             }
             Event::Split { left, right } => {
                 at(shards, left.shard, |it| it.split(turn, left, right));
@@ -274,6 +270,17 @@ impl Participant {
                 }
             }
         }
+    }
+
+    fn committed<S: State>(
+        shards: &mut BTreeMap<ShardId, Shard>,
+        turn: &mut Turn<S>,
+        shard: ShardId,
+        entries: &[Entry],
+    ) {
+        let before = turn.effects.len();
+        at(shards, shard, |it| it.committed(turn, entries));
+        merging::check(shards, turn, before);
     }
 
     fn request<S: State>(

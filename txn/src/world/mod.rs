@@ -418,10 +418,7 @@ impl World {
                 }
                 Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
                 Effect::Split { newborn, .. } => self.split_off(node, newborn),
-                Effect::Merged { right, .. } => {
-                    self.map.forget(right);
-                    self.step(node, Event::Close { shard: right });
-                }
+                Effect::Merged { right, .. } => self.merged(node, right),
                 Effect::Call {
                     shard,
                     call,
@@ -485,6 +482,12 @@ impl World {
         };
         let shard = right;
         self.step(leader, Event::Freeze { shard, into });
+    }
+
+    /// A node applied a merge: the right side's replica ends there.
+    fn merged(&mut self, node: usize, right: ShardId) {
+        self.map.forget(right);
+        self.step(node, Event::Close { shard: right });
     }
 
     /// Asks a shard's leader to take its right neighbour in, if that is frozen on all nodes. Whether it
