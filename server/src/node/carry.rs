@@ -108,9 +108,8 @@ impl Node {
                 key,
                 body,
             } => {
-                let asker = (shard, call);
                 self.gateway
-                    .ask_for(now, asker, key, body, &mut effects.gateway);
+                    .ask_for(now, (shard, call), key, body, &mut effects.gateway);
             }
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),

@@ -3,28 +3,28 @@
 //! Three nodes hold three shards; two coordinators run scripts, interactive transactions and single
 //! commands of list-append clients. Leaders change, entries are lost before they are committed,
 //! messages are late, lost, or come twice, coordinators die in the middle, clocks are skewed, shards
-//! are split and merged. Then
-//! everything heals, and the history is checked: the final lists give the order of all appends, from
-//! it and from real time follow the edges of a graph, and a cycle is an anomaly.
-
-use std::collections::BTreeMap;
+//! are split and merged. Then everything heals, and the history is checked: the final lists give the
+//! order of all appends, from it and from real time follow the edges of a graph, and a cycle is an
+//! anomaly.
 
 mod clients;
 mod messages;
 
-use super::World;
-use super::history::check_history;
-use crate::coordinator::{self, Coordinator, Ticket};
-use crate::{Command, Event, Leadership, Now, Settings};
+use std::collections::BTreeMap;
+
+use clients::{Client, KEYS, key, seen_in};
+pub(super) use clients::{Op, State, Txn};
+use messages::{Message, Waiting, is_idempotent};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId};
 use synod_testpoint::{Bug, Point, plant, take_reached};
 
-use clients::{Client, KEYS, key, seen_in};
-pub(super) use clients::{Op, State, Txn};
-use messages::{Message, Waiting, is_idempotent};
+use super::World;
+use super::history::check_history;
+use crate::coordinator::{self, Coordinator, Ticket};
+use crate::{Command, Event, Leadership, Now, Settings};
 
 struct Run {
     world: World,
@@ -147,21 +147,7 @@ impl Run {
                 }
             }
             80..380 if !self.messages.is_empty() => {
-                // Mostly in order, sometimes not.
-                let reach =
-                    self.messages
-                        .len()
-                        .min(if self.rng.random_ratio(1, 4) { 20 } else { 2 });
-                let at = self.rng.random_range(0..reach);
-                let message = self.messages.remove(at);
-                match self.rng.random_range(0..100) {
-                    0 if self.faults => {} // Lost.
-                    1 if self.faults && is_idempotent(&message) => {
-                        self.messages.push(message.clone()); // Comes twice.
-                        self.deliver(message);
-                    }
-                    _ => self.deliver(message),
-                }
+                self.deliver_some();
             }
             380..386 if self.faults => self.reshape(shard),
             386..460 => {
@@ -192,22 +178,7 @@ impl Run {
                     self.world.step(node, Event::StoreRead { id, result });
                 }
             }
-            960..964 if self.faults => {
-                let keep = self.rng.random_range(0..4);
-                self.world.elect(shard, any, keep);
-                // The old leader may hear of it late, and be asked meanwhile.
-                self.deaf.remove(&shard);
-                if leader != any && self.rng.random_ratio(1, 2) {
-                    self.deaf.insert(shard, (leader, self.clock + 300));
-                }
-            }
-            964..966 if self.faults && self.world.logs[&shard].leader != Some(any) => {
-                let leadership = Leadership::Following { leader: None };
-                self.world
-                    .step(any, Event::Leadership { shard, leadership });
-            }
-            966 if self.faults => self.world.refuse = 1,
-            967 if self.faults => self.kill_coordinator(),
+            960..968 if self.faults => self.strike(shard, leader, any),
             968..1000 => {
                 let ms = self.rng.random_range(0..100);
                 self.world.advance(ms);
@@ -221,6 +192,45 @@ impl Run {
             _ => {}
         }
         self.collect();
+    }
+
+    /// Takes a message off its way: mostly in order, sometimes not; some are lost or come twice.
+    fn deliver_some(&mut self) {
+        let reach = if self.rng.random_ratio(1, 4) { 20 } else { 2 };
+        let at = self.rng.random_range(0..self.messages.len().min(reach));
+        let message = self.messages.remove(at);
+        match self.rng.random_range(0..100) {
+            0 if self.faults => {}
+            1 if self.faults && is_idempotent(&message) => {
+                self.messages.push(message.clone());
+                self.deliver(message);
+            }
+            _ => self.deliver(message),
+        }
+    }
+
+    /// A change of leader, heard of late by some; a loss of leadership for nothing; a proposal that is
+    /// refused; or the death of a coordinator.
+    fn strike(&mut self, shard: ShardId, leader: usize, any: usize) {
+        match self.rng.random_range(0..8) {
+            0..4 => {
+                let keep = self.rng.random_range(0..4);
+                self.world.elect(shard, any, keep);
+                // The old leader may hear of it late, and be asked meanwhile.
+                self.deaf.remove(&shard);
+                if leader != any && self.rng.random_ratio(1, 2) {
+                    self.deaf.insert(shard, (leader, self.clock + 300));
+                }
+            }
+            4..6 if self.world.logs[&shard].leader != Some(any) => {
+                let leadership = Leadership::Following { leader: None };
+                self.world
+                    .step(any, Event::Leadership { shard, leadership });
+            }
+            6 => self.world.refuse = 1,
+            7 => self.kill_coordinator(),
+            _ => {}
+        }
     }
 
     /// Splits a shard, freezes one for its left neighbour, or merges what is frozen.
