@@ -24,6 +24,7 @@ mod inbound;
 mod jobs;
 mod lanes;
 mod members;
+mod merging;
 mod observer;
 mod ordering;
 mod outbound;
