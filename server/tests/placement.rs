@@ -215,7 +215,7 @@ async fn spread(
     let mut replicas: BTreeMap<String, usize> = BTreeMap::new();
     let mut leaders: BTreeMap<String, usize> = BTreeMap::new();
     let led = table(cluster, "leaders").await.expect("a controller");
-    for row in led.iter().filter(|row| row[0] != Json::from(0)) {
+    for row in led.iter().filter(|row| row[0] != 0) {
         let leader = row[1].as_str().expect("a node").to_owned();
         *leaders.entry(leader).or_default() += 1;
     }
