@@ -1,6 +1,7 @@
--- Bytes, replicas and leaders are spread, with hysteresis: only a node that holds a quarter more than its target is
--- relieved, and then down to the target; any other may keep what it holds, but not grow beyond the target. Loads
--- that waver by a tenth around a settled placement therefore move nothing.
+-- Bytes and replicas are spread, with hysteresis: only a node that holds a quarter more than its target is relieved,
+-- and then down to the target; any other may keep what it holds, but not grow beyond the target. Loads that waver by
+-- a tenth around a settled placement therefore move nothing. Leaders are spread after that: they cost no bytes, and no
+-- replica moves for them (tier 3, see stickiness).
 CREATE VIEW zones_up AS
 SELECT zone, count(*) AS nodes, sum(cap_bytes) AS bytes FROM nodes WHERE status = 'up' GROUP BY zone;
 
@@ -47,6 +48,4 @@ CREATE CONSTRAINT balance_leaders AS
 SELECT * FROM leaders l
 JOIN targets t ON t.node_id = l.controllable__leader
 GROUP BY t.node_id, t.leaders
-MINIMIZE max(count(*)
-    - CASE WHEN present(count(*)) > t.leaders * 5 / 4 THEN t.leaders
-           ELSE max(t.leaders, present(count(*))) END, 0) TIER 3;
+MINIMIZE max(count(*) - t.leaders, 0) TIER 4;

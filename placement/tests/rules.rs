@@ -391,7 +391,7 @@ fn rule_38_a_core_over_many_equal_nodes_is_still_minimal() {
 fn rule_23_what_the_constraint_solver_would_wrap_is_not_believed() {
     let state = "CREATE TABLE t (id INTEGER PRIMARY KEY, controllable__x INTEGER CHECK (controllable__x IN (2, 3)));
         INSERT INTO t VALUES (1, NULL), (2, NULL);";
-    let policies = "CREATE CONSTRAINT c AS SELECT * FROM t CHECK sum(1500000000 * controllable__x) <= 2000000000;";
+    let policies = "CREATE CONSTRAINT c AS SELECT * FROM t CHECK sum(1300000000 * controllable__x) <= 2000000000;";
     for solver in [Solver::Auto, Solver::Exact] {
         let config = Config {
             solver,
@@ -403,6 +403,28 @@ fn rule_23_what_the_constraint_solver_would_wrap_is_not_believed() {
             matches!(status, Status::Infeasible | Status::Unknown),
             "{solver:?} {status:?}"
         );
+    }
+}
+
+#[test]
+fn rule_23_a_quotient_is_not_multiplied_back_beyond_32_bits() {
+    let state = STATE
+        .replace("(1, 7,", "(1, 300000000,")
+        .replace("(2, NULL, NULL", "(2, 300000000, NULL");
+    for (most, wrong) in [
+        (75_000_000, Status::Infeasible),
+        (70_000_000, Status::Optimal),
+    ] {
+        let policy = format!(
+            "CREATE CONSTRAINT c AS {JOIN} GROUP BY n.node CHECK coalesce(sum(r.w), 0) / 4 <= {most};"
+        );
+        let mut problem = Problem::load(&state, &policy).unwrap();
+        let config = Config {
+            solver: Solver::Exact,
+            ..Config::default()
+        };
+        let answer = problem.solve(&config, &mut || false).unwrap();
+        assert_ne!(answer.status, wrong, "{most}");
     }
 }
 

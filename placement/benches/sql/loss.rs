@@ -1,5 +1,6 @@
 //! The loss of a node under the default policies: from the changed row to a plan for all that the node held.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -111,8 +112,23 @@ impl Loss {
     /// A node goes down, what it held is decided and put in order, and it comes back.
     pub fn lose(&mut self, n: u64) -> Took {
         let start = cpu_ms();
-        let touched = self.status(n, "down");
+        self.status(n, "down");
         let broken = self.problem.broken().expect("no overflow");
+        // All of the shards that have lost something: what stays may have to make room, and to lead.
+        let shards: BTreeSet<i64> = broken
+            .iter()
+            .filter_map(|row| row.row.get("shard_id")?.as_i64())
+            .collect();
+        let rows = shards.iter().flat_map(|&shard| {
+            let seats = (0..3).map(move |slot| {
+                (
+                    "replicas",
+                    vec![Datum::Integer(shard), Datum::Integer(slot)],
+                )
+            });
+            seats.chain([("leaders", vec![Datum::Integer(shard)])])
+        });
+        let touched = self.problem.touch(rows).expect("rows that are there");
         let applied = cpu_ms();
         let answer = self
             .problem
@@ -154,7 +170,19 @@ impl Loss {
             plan: cpu_ms() - solved,
             moves: targets.len(),
         };
-        assert_eq!(ordered.status, PlanStatus::Complete);
+        assert_eq!(
+            ordered.status,
+            PlanStatus::Complete,
+            "{:?}",
+            ordered.blocked_by
+        );
+        let planned: BTreeSet<i64> = ordered
+            .steps
+            .iter()
+            .flatten()
+            .filter_map(|step| step.key["shard_id"].as_i64())
+            .collect();
+        assert_eq!(planned, shards, "all that it held is moved");
         self.status(n, "up");
         took
     }

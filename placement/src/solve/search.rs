@@ -19,7 +19,7 @@ use crate::graph::VarId;
 use crate::graph::internal::{Broken, Graph, State, Totals, UNSET};
 
 /// A larger block is not a unit that moves together.
-const FOLLOWERS_MAX: usize = 64;
+pub(super) const FOLLOWERS_MAX: usize = 64;
 /// How many tries pass between two looks at the abort callback.
 const ABORT_EVERY: u64 = 256;
 
@@ -418,7 +418,7 @@ impl<'a> Search<'a> {
     }
 
     /// The members that stand where `var` stands, all to `to`. False where that is `var` alone, or not permitted.
-    fn gather(
+    pub(super) fn gather(
         &self,
         var: VarId,
         to: u32,
