@@ -119,9 +119,14 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         ),
         Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, Transfer, KillLeader]),
         Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, SlowSuccession, SlowAnswers]),
-        Bug::OverwritesNeighbours | Bug::SplitForgetsRows | Bug::SplitsOverLocks => (
+        Bug::OverwritesNeighbours => (&transactions, &[Split, Move, Merge, KillLeader]),
+        Bug::SplitForgetsRows | Bug::SplitsOverLocks => (
             &[Workload::ListAppend, Workload::Bank],
-            &[Split, Move, Delay, KillLeader, FreezeLeader],
+            &[Split, Delay, KillLeader, FreezeLeader],
+        ),
+        Bug::MergeForgetsRows | Bug::MergesOverLaggards | Bug::ThawsTooEarly => (
+            &[Workload::ListAppend, Workload::Bank],
+            &[Merge, Split, Delay, KillLeader, FreezeLeader],
         ),
         Bug::ReadsAreNotLocked
         | Bug::FastPathPassesReadLocks

@@ -79,6 +79,8 @@ pub enum Fault {
     Move,
     /// A shard splits at a key of the workload.
     Split,
+    /// A shard is merged with the next one in key order.
+    Merge,
     /// A shard gets learners, on nodes that have no replica of it.
     Learner,
     /// The leader of a shard dies.
@@ -133,6 +135,7 @@ impl Fault {
         Fault::Transfer,
         Fault::Move,
         Fault::Split,
+        Fault::Merge,
         Fault::Learner,
         Fault::KillLeader,
         Fault::RollingRestart,
@@ -176,6 +179,7 @@ impl Fault {
             Fault::Transfer => "transfer",
             Fault::Move => "move",
             Fault::Split => "split",
+            Fault::Merge => "merge",
             Fault::Learner => "learner",
             Fault::KillLeader => "kill-leader",
             Fault::RollingRestart => "rolling-restart",
@@ -196,7 +200,7 @@ impl Fault {
     pub fn is_order(self) -> bool {
         matches!(
             self,
-            Fault::Transfer | Fault::Move | Fault::Split | Fault::Learner
+            Fault::Transfer | Fault::Move | Fault::Split | Fault::Merge | Fault::Learner
         )
     }
 

@@ -1,4 +1,4 @@
-//! Orders to the cluster in the midst of faults: leaders are transferred, replicas move, shards split.
+//! Orders to the cluster in the midst of faults: leaders are transferred, replicas move, shards split and merge.
 //!
 //! They are given as an operator would give them, through any node. Whether one is carried out does
 //! not matter here: it may be refused, or lost half done. What it must not do is to break a promise.
@@ -62,6 +62,7 @@ fn orders(report: &Report, fault: Fault, rng: &mut SmallRng) -> Vec<Command> {
             let order = there.map(|(to, from)| verb("MOVE").arg(id).arg(&from.node).arg(to));
             order.into_iter().collect()
         }
+        Fault::Merge => vec![verb("MERGE").arg(shard.id.to_string())],
         Fault::Learner | Fault::LeftWithLearners => {
             // Of all shards: whichever leader is lost has them.
             let shards = report.shards.iter();

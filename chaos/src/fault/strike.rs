@@ -131,6 +131,7 @@ impl Strikes {
             | Fault::Transfer
             | Fault::Move
             | Fault::Split
+            | Fault::Merge
             | Fault::Learner => {}
             Fault::IsolateLeader | Fault::KillLeader => {
                 victims = vec![world.leader_of_some(strike.draw).unwrap_or(victims[0])];
@@ -226,7 +227,7 @@ impl Strikes {
             // Wall clocks stay wrong, as they do.
             Fault::ClockJump | Fault::ClockStrobe => {}
             // What was ordered stays.
-            Fault::Transfer | Fault::Move | Fault::Split | Fault::Learner => {}
+            Fault::Transfer | Fault::Move | Fault::Split | Fault::Merge | Fault::Learner => {}
             Fault::RollingRestart | Fault::Replace => {}
             Fault::ClockDrift => victims
                 .iter()
