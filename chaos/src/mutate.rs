@@ -85,15 +85,9 @@ pub fn ground(bug: Bug) -> Menu {
 /// The workloads that would show a bug, and the faults that would bring it out.
 fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
     use Fault::*;
-    let singles = [Workload::Register, Workload::Append, Workload::Counter];
-    let register = [Workload::Register];
-    let transactions = [
-        Workload::ListAppend,
-        Workload::Bank,
-        Workload::WriteSkew,
-        Workload::LongFork,
-        Workload::Causal,
-    ];
+    use Workload::{Append, Bank, Causal, Counter, ListAppend, LongFork, Register, WriteSkew};
+    let (singles, register) = ([Register, Append, Counter], [Register]);
+    let transactions = [ListAppend, Bank, WriteSkew, LongFork, Causal];
     let (workloads, faults): (&[Workload], &[Fault]) = match bug {
         Bug::SkipsSync | Bug::AcknowledgesBeforeSync => (&singles, &[PowerAll, DiskSlow]),
         Bug::SkipsValueSync => (&singles, &[PowerAll, PowerOne]),
@@ -113,19 +107,18 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
             &singles,
             &[ElectionStorm, SlowSuccession, FlipFlop, IsolateLeader],
         ),
-        Bug::SendsLostWritesAgain | Bug::LostIsFailed => (
-            &[Workload::Append, Workload::Counter],
-            &[KillLeader, KillOne],
-        ),
+        Bug::SendsLostWritesAgain | Bug::LostIsFailed => {
+            (&[Append, Counter], &[KillLeader, KillOne])
+        }
         Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, Transfer, KillLeader]),
         Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, SlowSuccession, SlowAnswers]),
         Bug::OverwritesNeighbours => (&transactions, &[Split, Move, Merge, KillLeader]),
         Bug::SplitForgetsRows | Bug::SplitsOverLocks => (
-            &[Workload::ListAppend, Workload::Bank],
+            &[ListAppend, Bank],
             &[Split, Delay, KillLeader, FreezeLeader],
         ),
         Bug::MergeForgetsRows | Bug::MergesOverLaggards | Bug::ThawsTooEarly => (
-            &[Workload::ListAppend, Workload::Bank],
+            &[ListAppend, Bank],
             &[Merge, Split, Delay, KillLeader, FreezeLeader],
         ),
         Bug::ReadsAreNotLocked
@@ -136,15 +129,15 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         | Bug::RangesAreNotChecked
         | Bug::CommitsAtFirstPrepare => (&transactions, &[Delay, Transfer]),
         Bug::DecidesTooEarly | Bug::NoTombstones | Bug::ReleasesByClock => (
-            &[Workload::ListAppend, Workload::Bank],
+            &[ListAppend, Bank],
             &[FreezeLeader, KillLeader, Delay, SlowAnswers],
         ),
         Bug::TellsBeforeApply | Bug::RetriesUnknown => (
-            &[Workload::ListAppend, Workload::Bank],
+            &[ListAppend, Bank],
             &[KillLeader, IsolateLeader, FreezeLeader, SlowSuccession],
         ),
         Bug::ForgottenIsAborted => (
-            &[Workload::ListAppend, Workload::Bank],
+            &[ListAppend, Bank],
             &[ClockJump, FreezeLeader, KillLeader, Delay],
         ),
         Bug::TokensAreForgotten | Bug::AbsenceIsAnAnswer => (

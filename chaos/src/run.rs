@@ -1,7 +1,7 @@
 //! One run of a plan: clients work while faults strike; everything heals; the world must serve
 //! again; then the checker and the invariants judge.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -33,19 +33,26 @@ struct Traces {
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// A world runs in this thread: a panic is its failure, and not the harness's own.
+    static RUNS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs a plan in a world of its own.
 pub fn run(plan: &Plan) -> RunReport {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !RUNS.get() {
+                return usual(panic);
+            }
             PANIC.with_borrow_mut(|last| {
                 last.get_or_insert_with(|| panic.to_string());
             });
         }));
     });
     PANIC.set(None);
+    RUNS.set(true);
     let traces: RefCell<Option<Traces>> = RefCell::new(None);
     let mut simulated = Duration::ZERO;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -58,6 +65,7 @@ pub fn run(plan: &Plan) -> RunReport {
         simulated = judged.1;
         judged.0
     }));
+    RUNS.set(false);
     let failure = match outcome {
         Ok(judged) => judged.err(),
         Err(_) => {

@@ -36,7 +36,7 @@ fn hold(seeds: std::ops::Range<u64>, workloads: &[Workload], faults: &[Fault]) {
             panic!("{plan}: {failure}\nreplay: cargo xtask chaos --plan FILE, with FILE:\n{text}");
         }
     }
-    assert!(idle * 3 <= runs, "{idle} of {runs} runs show nothing");
+    assert!(idle * 5 <= runs, "{idle} of {runs} runs show nothing");
 }
 
 #[test]
@@ -96,9 +96,25 @@ fn broken_disks_break_no_promise() {
 }
 
 #[test]
-fn transfers_moves_and_splits_break_no_promise() {
-    let faults = [Fault::Transfer, Fault::Move, Fault::Split];
+fn orders_break_no_promise() {
+    let faults = [Fault::Transfer, Fault::Move, Fault::Split, Fault::Merge];
     hold(800..808, Workload::ALL, &faults);
+}
+
+/// Whatever a leader is led to believe. Nodes that the membership removes hand on what they lead here,
+/// once, and to members.
+#[test]
+fn sequences_of_faults_break_no_promise() {
+    let faults = [
+        Fault::FreezeLeader,
+        Fault::DeafTransfer,
+        Fault::SlowAnswers,
+        Fault::RestartVoters,
+        Fault::SlowSuccession,
+        Fault::ElectionStorm,
+        Fault::LeftWithLearners,
+    ];
+    hold(900..912, Workload::ALL, &faults);
 }
 
 #[test]

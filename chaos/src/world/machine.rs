@@ -197,6 +197,7 @@ async fn process(
             | NodeError::Open(_)
             | NodeError::Identity(_)
             | NodeError::Membership(_)
+            | NodeError::Unsaved
             | NodeError::Unwritable(_)
     );
     if !(by_disk && state.excused) {
