@@ -31,6 +31,8 @@ mod outbound;
 #[cfg(not(madsim))]
 mod real;
 mod replicas;
+#[cfg(not(madsim))]
+mod reviewing;
 mod start;
 mod status;
 mod stop;

@@ -202,8 +202,14 @@ pub struct Led {
     pub shard: ShardId,
     /// The term that it is led in.
     pub term: u64,
-    /// What it is taken to weigh.
+    /// What its keys and values take on the disk.
     pub bytes: u64,
+    /// Whether the leader has measured that by now, or takes its shards to weigh the same.
+    pub measured: bool,
+    /// Reads a second.
+    pub reads_per_s: u64,
+    /// Writes a second.
+    pub writes_per_s: u64,
     /// Whether its configuration is joint.
     pub joint: bool,
     /// How many entries each replica lacks, the leader's own included.
