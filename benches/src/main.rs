@@ -166,13 +166,12 @@ fn transactions(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
             connections,
             duration: Duration::from_secs(arguments.seconds),
         })?;
-        let ms = |us: u64| us as f64 / 1000.0;
         println!(
             "| {name} | {accounts} | {connections} | {:.0} | {:.2} | {:.2} | {:.1} | {} |",
             figures.per_s,
-            ms(figures.p50_us),
-            ms(figures.p99_us),
-            ms(figures.max_us),
+            milliseconds(figures.p50_us),
+            milliseconds(figures.p99_us),
+            milliseconds(figures.max_us),
             figures.errors
         );
         if arguments.json {
@@ -181,6 +180,10 @@ fn transactions(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
         std::io::stdout().flush()?;
     }
     Ok(())
+}
+
+fn milliseconds(us: u64) -> f64 {
+    us as f64 / 1000.0
 }
 
 fn load_on(arguments: &Arguments, system: &System, keys: u64) -> Load {
@@ -286,7 +289,6 @@ fn row(
     debt: Option<u64>,
     json: bool,
 ) -> Result<(), Failure> {
-    let ms = |us: u64| us as f64 / 1000.0;
     let verb = match load.verb {
         Verb::Set => "SET",
         Verb::Get => "GET",
@@ -301,9 +303,9 @@ fn row(
         load.keys,
         load.connections,
         figures.per_s,
-        ms(figures.p50_us),
-        ms(figures.p99_us),
-        ms(figures.max_us)
+        milliseconds(figures.p50_us),
+        milliseconds(figures.p99_us),
+        milliseconds(figures.max_us)
     );
     if json {
         eprintln!("{}", serde_json::to_string(figures)?);
