@@ -106,7 +106,12 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         }
         Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, IsolateLeader, KillOne]),
         Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, KillMajority, Delay]),
-        Bug::OverwritesNeighbours | Bug::SplitForgetsRows | Bug::SplitsOverLocks => (
+        Bug::OverwritesNeighbours
+        | Bug::SplitForgetsRows
+        | Bug::SplitsOverLocks
+        | Bug::MergeForgetsRows
+        | Bug::MergesOverLaggards
+        | Bug::ThawsTooEarly => (
             &transactions,
             &[Split, Move, Transfer, KillOne, IsolateLeader, Pause],
         ),

@@ -67,10 +67,28 @@ pub fn admit(
     config: &solve::Config,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Admission> {
-    let before = [(state, Source::State), (policies, Source::Policies)];
-    let with = [before[0], before[1], (candidate, Source::Policies)];
+    admit_change(state, &[policies], &[policies, candidate], config, abort)
+}
+
+/// Checks whether the policies `after` may take the place of those `before` over `state`. Each text is a script of its
+/// own: the places of errors count in it.
+pub fn admit_change(
+    state: &str,
+    before: &[&str],
+    after: &[&str],
+    config: &solve::Config,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Admission> {
+    let scripts = |policies: &[&'_ str]| -> Vec<(String, Source)> {
+        let policies = policies.iter();
+        let policies = policies.map(|text| ((*text).to_owned(), Source::Policies));
+        std::iter::once((state.to_owned(), Source::State))
+            .chain(policies)
+            .collect()
+    };
+    let (before, with) = (scripts(before), scripts(after));
     // Errors of the candidate are errors of the input, whatever the scenario.
-    let scenarios = scenarios(&Problem::load_scripts(&with)?);
+    let scenarios = scenarios(&Problem::load_scripts(&borrowed(&with))?);
     let mut findings = Vec::new();
     let mut verdict = Verdict::Accepted;
     let mut checked = 0;
@@ -83,11 +101,8 @@ pub fn admit(
             break;
         }
         checked += 1;
-        let lost = |scripts: &[(&str, Source)]| {
-            let mut scripts: Vec<(String, Source)> = scripts
-                .iter()
-                .map(|(text, source)| ((*text).to_owned(), *source))
-                .collect();
+        let lost = |scripts: &[(String, Source)]| {
+            let mut scripts = scripts.to_vec();
             scripts.insert(1, (loss.clone(), Source::State));
             scripts
         };
@@ -119,6 +134,13 @@ pub fn admit(
         scenarios: checked,
         findings,
     })
+}
+
+fn borrowed(scripts: &[(String, Source)]) -> Vec<(&str, Source)> {
+    let scripts = scripts.iter();
+    scripts
+        .map(|(text, source)| (text.as_str(), *source))
+        .collect()
 }
 
 /// The state as it is, and the SQL of every single loss.
@@ -198,9 +220,8 @@ fn judge(
     reasons: Reasons,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Judged> {
-    let scripts: Vec<(&str, Source)> = scripts.iter().map(|(t, s)| (t.as_str(), *s)).collect();
     let mut problem = Problem {
-        compiler: Compiler::load(&scripts, Goals::Hard)?,
+        compiler: Compiler::load(&borrowed(scripts), Goals::Hard)?,
     };
     let model = &mut problem.compiler.model;
     let outcome =

@@ -105,6 +105,12 @@ impl Problem {
         Ok(self.judgement().broken)
     }
 
+    /// What the present values are worth.
+    pub fn present(&mut self) -> Result<Judgement> {
+        self.compiler.model.refresh().map_err(|e| model_error(&e))?;
+        Ok(self.judgement())
+    }
+
     /// The judgement of the present values.
     pub(crate) fn judgement(&self) -> Judgement {
         let model = &self.compiler.model;

@@ -5,6 +5,7 @@
 
 #[path = "cluster/appends.rs"]
 mod appends;
+#[allow(dead_code)] // Each test program uses its own part of it.
 mod cluster;
 mod members;
 

@@ -189,6 +189,80 @@ async fn shards_split_under_load_and_survive_the_death_of_all_nodes() {
     );
 }
 
+/// Merges the shard of a key with the next one, as soon as it can be.
+async fn merge(cluster: &Cluster, asked: usize, key: &str) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = report(cluster.client(asked)).await;
+        let number = shard_of(&seen, key).id.to_string();
+        let mut operator = operator(cluster.client(asked));
+        match order(&mut operator, &["MERGE", &number]).await {
+            Ok(_) => return,
+            Err(refused) => assert!(Instant::now() < patience, "{refused}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_merge_under_load_and_survive_the_death_of_all_nodes() {
+    let mut cluster = Cluster::start_with(3, &["--placement", "manual"]);
+    let mut probe = client(cluster.clients());
+    for key in appends::keys() {
+        probe.set(&key, "v").await.unwrap();
+    }
+    let (over, writing) = writers(&cluster);
+    let before = report(cluster.client(0)).await.shards.len();
+    for (turn, at) in ["Mkey.3", "zkey.2", "0key.2"].into_iter().enumerate() {
+        order(&mut operator(cluster.client(turn)), &["SPLIT", at])
+            .await
+            .unwrap();
+    }
+    for (turn, key) in ["Mkey.1", "zkey.1", "0key.1"].into_iter().enumerate() {
+        if turn == 1 {
+            // With a node that is down nothing is merged, nor is anything lost.
+            cluster.kill(1);
+            let seen = report(cluster.client(0)).await;
+            let number = shard_of(&seen, key).id.to_string();
+            let refused = order(&mut operator(cluster.client(0)), &["MERGE", &number]).await;
+            assert!(refused.is_err(), "{refused:?}");
+            cluster.run(1);
+            cluster.wait_until_up(1);
+        }
+        let begun = Instant::now();
+        merge(&cluster, turn % 3, key).await;
+        println!("merged behind {key} in {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // What was merged is split and merged again.
+    order(&mut operator(cluster.client(0)), &["SPLIT", "Mkey.2"])
+        .await
+        .unwrap();
+    merge(&cluster, 2, "Mkey.1").await;
+    let seen = report(cluster.client(0)).await;
+    let last = seen.shards.last().expect("there are shards").id.to_string();
+    let refused = order(&mut operator(cluster.client(0)), &["MERGE", &last]).await;
+    assert!(refused.unwrap_err().contains("the last one"));
+    over.store(true, Ordering::Relaxed);
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.run(node);
+    }
+    for node in 0..3 {
+        cluster.wait_until_up(node);
+    }
+    let acknowledged = conclude(&cluster, &over, writing).await;
+    assert!(
+        acknowledged > 100,
+        "only {acknowledged} acknowledged writes"
+    );
+    let after = report(cluster.client(0)).await;
+    assert_eq!(after.shards.len(), before, "{:?}", after.shards);
+    println!("4 splits, 4 merges, {acknowledged} appends");
+}
+
 /// Waits until there are so many shards, as one node sees it.
 async fn wait_for_shards(cluster: &Cluster, count: usize) -> Report {
     let patience = Instant::now() + Duration::from_secs(90);

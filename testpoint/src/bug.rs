@@ -103,6 +103,12 @@ bugs! {
     SplitForgetsRows,
     /// A split does not wait for the attempts under way: each side is told of half of them.
     SplitsOverLocks,
+    /// A merge forgets the tombstones, floors and ceiling of the right side.
+    MergeForgetsRows,
+    /// A shard is merged before all its replicas are frozen.
+    MergesOverLaggards,
+    /// A frozen shard is told that it was not merged while it still may be.
+    ThawsTooEarly,
 }
 
 thread_local! {

@@ -47,6 +47,12 @@ points! {
     OldEpochDropped,
     /// A value was found past its deadline, and deleted.
     ExpiredDeleted,
+    /// A shard was split.
+    ShardSplit,
+    /// A shard was merged into its left neighbour.
+    ShardMerged,
+    /// A shard that was frozen for a merge serves again.
+    ShardThawed,
     /// A request was lost with its connection.
     RequestLost,
     /// The outcome of a write was said to be unknown.

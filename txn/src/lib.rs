@@ -42,8 +42,8 @@ pub use command::{
     parse_argv, table,
 };
 pub use participant::{
-    Batch, Call, Effect, Event, Extent, Leadership, Newborn, Now, Participant, Refusal, Round,
-    Settings, Telling, Token,
+    Batch, Call, Effect, Event, Extent, Leadership, LeftSide, Newborn, Now, Participant, Refusal,
+    Round, Settings, Telling, Token,
 };
 pub use reply::{ErrorCode, Reply};
 pub use shard_map::{

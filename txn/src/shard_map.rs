@@ -5,7 +5,7 @@
 //! [`ShardMap::install`] puts in place of whatever it contradicts. So a wrong map costs a round
 //! trip, never a wrong answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -80,10 +80,12 @@ pub struct Authority {
 /// What a node knows of the shards.
 ///
 /// Invariant: the ranges of the descriptors do not overlap. They may leave gaps while the map is
-/// being learned.
+/// being learned. No descriptor is of a shard that is known to be gone.
 #[derive(Clone, Debug, Default)]
 pub struct ShardMap {
     by_start: BTreeMap<Vec<u8>, ShardDescriptor>,
+    /// Shards that were merged into others: what was said of them may still be on its way.
+    gone: BTreeSet<ShardId>,
 }
 
 impl ShardMap {
@@ -100,7 +102,8 @@ impl ShardMap {
     /// older knowledge of the same shard, is forgotten: the shard's own word is the best there is.
     /// The system shard has no range and is not kept here. Whether anything changed.
     pub fn install(&mut self, descriptor: ShardDescriptor) -> bool {
-        if descriptor.shard == SYSTEM_SHARD || descriptor.range.is_empty() {
+        let gone = self.gone.contains(&descriptor.shard);
+        if descriptor.shard == SYSTEM_SHARD || descriptor.range.is_empty() || gone {
             return false;
         }
         if let Some(known) = self.descriptor(descriptor.shard)
@@ -114,6 +117,12 @@ impl ShardMap {
         self.by_start
             .insert(descriptor.range.start.clone(), descriptor);
         true
+    }
+
+    /// A shard was merged into another one: its id is never used again.
+    pub fn forget(&mut self, shard: ShardId) {
+        self.gone.insert(shard);
+        self.by_start.retain(|_, known| known.shard != shard);
     }
 
     /// The shard of a key, if it is known.

@@ -7,9 +7,10 @@
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 use synod_replication::NodeId;
-use synod_storage::{KeyRange, Version};
+use synod_storage::{KeyRange, ShardId, Version};
 
 use crate::command::{Command, Key};
+use crate::participant::LeftSide;
 use crate::reply::Reply;
 use crate::value::Value;
 
@@ -167,6 +168,14 @@ pub enum TxnRequest {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// From a frozen shard, to whichever has the first key of its left neighbour: was it merged? If it
+    /// was not yet, it will not be.
+    MergeStatus {
+        /// Who asks.
+        right: ShardId,
+        /// The neighbour, as it was when the shard was frozen.
+        left: LeftSide,
+    },
 }
 
 /// A value as a transaction reads it.
@@ -221,6 +230,10 @@ pub enum TxnAnswer {
     /// To a transaction with a token: what became of it before. This attempt has had no effect. To
     /// `TokenStatus`: what became of it, for ever.
     Recorded(Verdict),
+    /// To `MergeStatus`: its keys are another shard's.
+    Merged,
+    /// To `MergeStatus`: its keys are its own, and this freeze has come to nothing.
+    NotMerged,
     /// Certainly not done: something that was read has changed.
     Changed,
     /// Certainly not done: an older transaction is in the way, or the attempt is too old.
@@ -288,6 +301,7 @@ impl TxnRequest {
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. } => 64,
+            TxnRequest::MergeStatus { left, .. } => left.start.len() + 32,
         }
     }
 }

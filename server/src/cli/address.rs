@@ -28,6 +28,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// Another node of the same cluster.
+    pub fn at(&self, address: Address) -> Server {
+        Server {
+            addr: vec![address],
+            password: self.password.clone(),
+        }
+    }
+
     /// A client of it. It connects when it is used.
     pub fn client(&self) -> Client {
         self.client_with(Options::default())

@@ -6,8 +6,10 @@
 
 mod address;
 mod answer;
+mod explain;
 mod node;
 mod placement;
+mod policy;
 mod repl;
 mod settings;
 mod shard;
@@ -20,6 +22,8 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{Parser, Subcommand};
 use synod_client::Client;
 
+use self::address::Server;
+use crate::config::Address;
 use crate::status::Report;
 
 pub use settings::SettingFlags;
@@ -49,6 +53,11 @@ enum Command {
     Shard(shard::Shard),
     /// Read-only SQL over the cluster's tables
     Sql(sql::Sql),
+    /// The policies that place replicas and leaders: list, check, preview, apply them
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Why the replicas and the leader of a shard are where they are, and not elsewhere
+    Explain(explain::Explain),
     /// Decide, plan and explain placements from SQL files: no cluster needed
     Placement(placement::Placement),
 }
@@ -71,6 +80,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Node(node) => node.run(),
         Command::Shard(shard) => shard.run(),
         Command::Sql(sql) => sql.run(),
+        Command::Policy(policy) => policy.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Placement(placement) => Ok(placement.run()),
     };
     match result {
@@ -124,6 +135,24 @@ fn read<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T, Fa
 /// A node's report.
 async fn report(client: &mut Client) -> Result<Report, Failure> {
     read(&asked(client, "STATUS").await?, "the node's report")
+}
+
+/// Where the node that places replicas serves clients, as a report says.
+fn controller_of(report: &Report) -> Result<Address, Failure> {
+    let controls = |member: &&crate::status::Member| Some(&member.id) == report.controller.as_ref();
+    let member = report.view.members.iter().find(controls);
+    let member = member.ok_or_else(|| {
+        let why = "nobody is known to place replicas now: try again in a few seconds";
+        Failure::Failed(why.to_owned())
+    })?;
+    let address = member.client.parse();
+    address.map_err(|_| Failure::Failed(format!("no address: {}", member.client)))
+}
+
+/// The node that places replicas.
+async fn controller(server: &Server) -> Result<Server, Failure> {
+    let report = report(&mut server.client()).await?;
+    Ok(server.at(controller_of(&report)?))
 }
 
 impl Failure {

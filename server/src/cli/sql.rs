@@ -6,16 +6,15 @@ use std::process::ExitCode;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde_json::{Map, Value};
-use synod_client::Client;
 
-use super::{Failure, address::Server, asked, read, report};
+use super::{Failure, address::Server, asked, controller, read};
 
 /// `synod sql`.
 #[derive(Debug, clap::Args)]
 pub struct Sql {
     #[command(flatten)]
     server: Server,
-    /// One SELECT over nodes, shards, replicas, leaders, moves, policies, plans
+    /// One SELECT over nodes, shards, replicas, leaders, moves, policies, plans, views
     query: String,
     /// Print each row as a JSON object on a line
     #[arg(long)]
@@ -47,25 +46,6 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// A client of the node that places replicas.
-async fn controller(server: &Server) -> Result<Client, Failure> {
-    let mut client = server.client();
-    let report = report(&mut client).await?;
-    let controls = |member: &&crate::status::Member| Some(&member.id) == report.controller.as_ref();
-    let member = report.view.members.iter().find(controls);
-    let member = member.ok_or_else(|| {
-        let why = "nobody is known to place replicas now: try again in a few seconds";
-        Failure::Failed(why.to_owned())
-    })?;
-    let address = member.client.parse();
-    let address = address.map_err(|_| Failure::Failed(format!("no address: {}", member.client)))?;
-    let there = Server {
-        addr: vec![address],
-        password: server.password.clone(),
-    };
-    Ok(there.client())
-}
-
 /// A table as the controller sends it.
 #[derive(Debug, serde::Deserialize)]
 struct Table {
@@ -78,7 +58,7 @@ type Tables = BTreeMap<String, Table>;
 
 /// The cluster's tables.
 async fn tables(server: &Server) -> Result<Tables, Failure> {
-    let mut client = controller(server).await?;
+    let mut client = controller(server).await?.client();
     read(&asked(&mut client, "TABLES").await?, "the answer")
 }
 

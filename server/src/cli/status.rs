@@ -1,9 +1,15 @@
 //! `synod status`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::{Failure, address::Server, asked, read};
+use synod_client::Options;
+
+use super::{Failure, address::Server, controller_of, report};
 use crate::status::{Report, render};
+
+/// How long the controller's node is waited for.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// `synod status`.
 #[derive(Debug, clap::Args)]
@@ -17,13 +23,13 @@ pub struct Status {
 
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let mut client = self.server.client();
-        let json = super::runtime()?.block_on(asked(&mut client, "STATUS"))?;
+        let report = super::runtime()?.block_on(self.report())?;
         if self.json {
-            println!("{}", String::from_utf8_lossy(&json));
+            let json = serde_json::to_string(&report)
+                .map_err(|error| Failure::Failed(format!("cannot describe it: {error}")))?;
+            println!("{json}");
             return Ok(ExitCode::SUCCESS);
         }
-        let report: Report = read(&json, "the node's report")?;
         print!("{}", render(&report));
         // For scripts: all is well, or not.
         Ok(if report.all_problems().is_empty() {
@@ -31,5 +37,27 @@ impl Status {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    /// The report of the node that is asked, with what only the controller's knows, if that answers.
+    async fn report(&self) -> Result<Report, Failure> {
+        let mut report = report(&mut self.server.client()).await?;
+        let controls = report.controller.as_ref();
+        if controls.is_some_and(|id| *id != report.node.id)
+            && let Ok(address) = controller_of(&report)
+        {
+            let mut client = self.server.at(address).client_with(Options {
+                call_timeout: CONTROLLER_PATIENCE,
+                retry_for: Duration::ZERO,
+                ..Options::default()
+            });
+            match super::report(&mut client).await {
+                Ok(there) => report.add_placement(there),
+                Err(error) => report
+                    .problems
+                    .push(format!("what is moving is not known: {error}")),
+            }
+        }
+        Ok(report)
     }
 }

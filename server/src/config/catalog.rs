@@ -203,6 +203,12 @@ pub const CATALOG: &[Setting] = &[
         Some("0"),
         "Cluster: one asked more often than this is split; 0: none",
     ),
+    one(
+        "replace_after_ms",
+        "MS",
+        Some("30000"),
+        "Cluster: how long a node may be away before its replicas are replaced",
+    ),
 ];
 
 /// Variables with our prefix that are not a node's settings: those of the commands themselves.

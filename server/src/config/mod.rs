@@ -100,6 +100,8 @@ pub struct ClusterSettings {
     pub split_size_mb: u32,
     /// A shard that is asked more often a second, for a while, is split; 0: none is.
     pub split_rate_per_s: u32,
+    /// How long a node may be away before its replicas are replaced.
+    pub replace_after_ms: u32,
 }
 
 /// What each node may have its own of.
@@ -199,7 +201,7 @@ impl Settings {
 }
 
 /// The names of the cluster settings, in the order of the catalog.
-const CLUSTER_NAMES: [&str; 9] = [
+const CLUSTER_NAMES: [&str; 10] = [
     "shards",
     "replicas",
     "reads",
@@ -209,11 +211,12 @@ const CLUSTER_NAMES: [&str; 9] = [
     "election_timeout_ms",
     "split_size_mb",
     "split_rate_per_s",
+    "replace_after_ms",
 ];
 
 impl ClusterSettings {
     /// Each setting's name and value.
-    fn texts(&self) -> [(&'static str, String); 9] {
+    fn texts(&self) -> [(&'static str, String); 10] {
         let ClusterSettings {
             shards,
             replicas,
@@ -224,6 +227,7 @@ impl ClusterSettings {
             election_timeout_ms,
             split_size_mb,
             split_rate_per_s,
+            replace_after_ms,
         } = self;
         [
             ("shards", shards.to_string()),
@@ -235,6 +239,7 @@ impl ClusterSettings {
             ("election_timeout_ms", election_timeout_ms.to_string()),
             ("split_size_mb", split_size_mb.to_string()),
             ("split_rate_per_s", split_rate_per_s.to_string()),
+            ("replace_after_ms", replace_after_ms.to_string()),
         ]
     }
 
@@ -254,6 +259,9 @@ impl ClusterSettings {
             split_size_mb: layers.read::<Bounded<0, 1_048_576>>("split_size_mb")?.get(),
             split_rate_per_s: layers
                 .read::<Bounded<0, 1_000_000_000>>("split_rate_per_s")?
+                .get(),
+            replace_after_ms: layers
+                .read::<Bounded<1_000, 86_400_000>>("replace_after_ms")?
                 .get(),
         })
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use synod_placement::{Force, constraints};
 use synod_replication::NodeId;
 use synod_storage::ShardId;
 use synod_txn::Now;
@@ -70,7 +71,17 @@ impl Controller {
         };
         let plan = self.planned(&head, &decision);
         self.requested = false;
+        // A decision on a few shards bounds nothing.
+        let (present, soft) = match asked.scope {
+            Scope::Whole => (present(&decision), self.soft()),
+            Scope::Urgent => (
+                std::mem::take(&mut self.verdict.present),
+                std::mem::take(&mut self.verdict.soft),
+            ),
+        };
         self.verdict = Verdict {
+            present,
+            soft,
             status: decision.status,
             broken: decision.broken,
             conflict: decision.conflict,
@@ -90,6 +101,21 @@ impl Controller {
             return;
         }
         self.store(head, plan, effects);
+    }
+
+    /// The soft policies of each tier.
+    fn soft(&self) -> BTreeMap<u32, Vec<String>> {
+        let mut soft: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        let policies = self.policies.iter().flat_map(|set| &set.policies);
+        for declared in policies
+            .filter_map(|policy| constraints(&policy.sql).ok())
+            .flatten()
+        {
+            if let Force::Soft { tier, .. } = declared.force {
+                soft.entry(tier).or_default().push(declared.name);
+            }
+        }
+        soft
     }
 
     /// Writes a plan; it is in force when it is durable.
@@ -291,6 +317,18 @@ impl Controller {
             Class::Balance => "balance".to_owned(),
         }
     }
+}
+
+/// The present value of each tier, with the bound that the decision knows.
+fn present(decision: &Decision) -> Vec<(u32, f64, Option<f64>)> {
+    let bound = |tier: u32| {
+        let found = decision.tiers.iter().find(|(of, _, _)| *of == tier);
+        found.and_then(|(_, _, bound)| *bound)
+    };
+    let present = decision.present.iter();
+    present
+        .map(|&(tier, value)| (tier, value, bound(tier)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -69,6 +69,24 @@ pub enum Waiting {
     Joint,
 }
 
+impl Waiting {
+    /// In words.
+    pub fn text(&self) -> String {
+        match self {
+            Waiting::Copies(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+                format!("copies are on their way to {}", nodes.join(", "))
+            }
+            Waiting::Node(node) => format!("node {node} is awaited"),
+            Waiting::Leader => "the shard has no leader now".to_owned(),
+            Waiting::Majority => {
+                "too few of the remaining replicas live and have caught up".to_owned()
+            }
+            Waiting::Joint => "a change of its members is being finished".to_owned(),
+        }
+    }
+}
+
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {

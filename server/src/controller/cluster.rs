@@ -148,6 +148,8 @@ pub struct Report {
     pub term: u64,
     /// What the shard weighs.
     pub load: Load,
+    /// Whether that was measured, or is a first guess.
+    pub measured: bool,
     /// Whether its configuration is joint.
     pub joint: bool,
     /// How far the other replicas are.
@@ -179,6 +181,10 @@ pub struct Shard {
     pub leader: Option<(NodeId, u64)>,
     /// What policies are told that it weighs.
     pub load: Load,
+    /// Whether that was ever measured.
+    pub measured: bool,
+    /// Its rates, smoothed: thousandths of reads and of writes a second.
+    pub rates: (u64, u64),
     /// When its leader last reported; microseconds.
     pub reported_us: Option<u64>,
     /// Whether its configuration is joint.
@@ -197,6 +203,8 @@ impl Shard {
             order: Vec::new(),
             leader: None,
             load: Load::default(),
+            measured: false,
+            rates: (0, 0),
             reported_us: None,
             joint: false,
             progress: BTreeMap::new(),
@@ -237,6 +245,12 @@ impl Shard {
             .iter()
             .find(|replica| replica.node == node)
             .map(|replica| replica.replica)
+    }
+
+    /// The node of a replica.
+    pub fn on_node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        let mut replicas = self.descriptor.replicas.iter();
+        replicas.find(|it| it.replica == replica).map(|it| it.node)
     }
 
     /// Whether the replica on a node may get a vote.

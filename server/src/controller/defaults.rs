@@ -49,6 +49,7 @@ pub fn policies() -> Policies {
         version: 1,
         policies: DEFAULTS.iter().map(policy).collect(),
         change: "the defaults".to_owned(),
+        forced: Vec::new(),
         history: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use synod_replication::NodeId;
-use synod_storage::ShardId;
+use synod_storage::{ReplicaId, ShardId};
 use synod_txn::{Authority, ShardDescriptor};
 
 use super::advance::Step;
@@ -29,6 +29,10 @@ pub enum Event {
     ShardGone(ShardId),
     /// A shard's leader reported.
     Report(Report),
+    /// A replica's disk lost what no peer can name: it takes no part, and a new one has to take its place.
+    Damaged(ShardId, ReplicaId),
+    /// Nothing more has to be done for such a replica.
+    Replaced(ReplicaId),
     /// The policies in force.
     Policies(Policies),
     /// The solver answered.

@@ -45,6 +45,7 @@ impl Controller {
         }
         self.executed_us = now.monotonic.0;
         self.finish(now, effects);
+        self.replace_damaged(now, effects);
         let mut room = self.room();
         let round = self.plan.round();
         let mut turns: Vec<(Class, ShardId)> = self
@@ -74,7 +75,7 @@ impl Controller {
         self.report_emptied(effects);
     }
 
-    fn may_step(&self, id: ShardId, now: Now) -> bool {
+    pub(super) fn may_step(&self, id: ShardId, now: Now) -> bool {
         let paused = self
             .pauses
             .get(&id)
@@ -113,7 +114,7 @@ impl Controller {
         }
     }
 
-    fn order(&mut self, now: Now, id: ShardId, step: Step, effects: &mut Vec<Effect>) {
+    pub(super) fn order(&mut self, now: Now, id: ShardId, step: Step, effects: &mut Vec<Effect>) {
         let Some(shard) = self.cluster.shards.get(&id) else {
             return;
         };

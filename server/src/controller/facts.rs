@@ -14,6 +14,8 @@ use super::records::Policies;
 /// Loads that differ by less are equal, whatever the band says: a nearly empty shard doubles with every key.
 const BYTES_STEP: u64 = 1 << 20;
 const QPS_STEP: u64 = 50;
+/// Reports that a rate is smoothed over; one comes a second.
+const RATE_SAMPLES: u64 = 16;
 /// A zone of fewer nodes is no mass of them.
 const MASS_NODES_MIN: usize = 2;
 
@@ -135,6 +137,7 @@ impl Controller {
             return;
         }
         let split = shard.descriptor.range != descriptor.range;
+        let before: BTreeSet<NodeId> = shard.voters().collect();
         shard.descriptor = descriptor;
         shard.described_us = now.monotonic.0;
         let replicas: BTreeSet<_> = shard
@@ -150,7 +153,12 @@ impl Controller {
         let seats = self.plan.targets.get(&id).and_then(|target| target.next());
         let seats = seats.map_or_else(Vec::new, |stage| stage.seats.clone());
         shard.reseat(&seats);
-        if split {
+        // Voters that no plan has moved: a damaged one was removed, or an operator did it.
+        let unplanned = !self.plan.targets.contains_key(&id) && before != shard.voters().collect();
+        if unplanned {
+            self.want_urgent(now);
+        }
+        if split || unplanned {
             self.want_whole(now);
         }
     }
@@ -178,8 +186,8 @@ impl Controller {
         let first = shard.reported_us.is_none();
         shard.reported_us = Some(now.monotonic.0);
         shard.joint = report.joint;
+        let fresh = weigh(shard, &report, first);
         shard.progress = report.progress.into_iter().collect();
-        let fresh = publish(shard.load, report.load, first);
         let led = shard.leader.map(|(leader, _)| leader) != Some(report.leader);
         let weighs = fresh != shard.load;
         shard.leader = Some((report.leader, report.term));
@@ -275,6 +283,34 @@ impl Controller {
     pub(super) fn want_whole(&mut self, now: Now) {
         self.whole_us.get_or_insert(now.monotonic.0);
     }
+}
+
+/// What a shard weighs from now on. A guess never takes the place of what was measured: a new leader has to measure
+/// anew, and its shard has not changed by that.
+fn weigh(shard: &mut Shard, report: &Report, first: bool) -> Load {
+    if !report.measured && shard.measured {
+        return shard.load;
+    }
+    let first = first || (report.measured && !shard.measured);
+    shard.measured |= report.measured;
+    let smooth = |old: u64, now: u64| {
+        let now = now.saturating_mul(1000);
+        match first {
+            true => now,
+            false => (old * (RATE_SAMPLES - 1) + now) / RATE_SAMPLES,
+        }
+    };
+    let (reads, writes) = shard.rates;
+    shard.rates = (
+        smooth(reads, report.load.read_qps),
+        smooth(writes, report.load.write_qps),
+    );
+    let seen = Load {
+        bytes: report.load.bytes,
+        read_qps: shard.rates.0 / 1000,
+        write_qps: shard.rates.1 / 1000,
+    };
+    publish(shard.load, seen, first)
 }
 
 /// What policies are told: the old figures until the new ones leave the band of a tenth around them.

@@ -41,10 +41,14 @@ mod execute;
 mod facts;
 pub mod filter;
 pub mod plan;
+pub mod policies;
 pub mod records;
+mod replace;
+pub mod review;
 mod settings;
 pub mod solver;
 pub mod tables;
+mod tell;
 pub mod thread;
 #[cfg(test)]
 mod world;
@@ -52,7 +56,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_replication::NodeId;
-use synod_storage::ShardId;
+use synod_storage::{ReplicaId, ShardId};
 use synod_txn::Now;
 
 pub use self::event::{Effect, Event, Refusal};
@@ -86,6 +90,8 @@ pub struct Controller {
     /// Until when only the most urgent is done.
     mass_until_us: Option<u64>,
     moved: BTreeMap<ShardId, Moved>,
+    /// Replicas that only a new one can replace.
+    damaged: BTreeMap<ReplicaId, ShardId>,
 
     shown: Shown,
     dirty: BTreeSet<ShardId>,
@@ -128,6 +134,10 @@ pub struct Verdict {
     pub waiting: BTreeMap<ShardId, &'static str>,
     /// Tier, value, and a bound where one is known.
     pub tiers: Vec<(u32, f64, Option<f64>)>,
+    /// The same before anything is moved; the bound is that of the decision.
+    pub present: Vec<(u32, f64, Option<f64>)>,
+    /// The soft policies of each tier.
+    pub soft: BTreeMap<u32, Vec<String>>,
     /// Why the last question was not answered.
     pub error: Option<String>,
 }
@@ -156,6 +166,7 @@ impl Controller {
             lost: BTreeMap::new(),
             mass_until_us: None,
             moved: BTreeMap::new(),
+            damaged: BTreeMap::new(),
             shown: Shown::default(),
             dirty: BTreeSet::new(),
             afresh: true,
@@ -199,6 +210,12 @@ impl Controller {
             Event::Shard(descriptor) => self.describe(now, descriptor),
             Event::ShardGone(shard) => self.forget_shard(now, shard),
             Event::Report(report) => self.report(now, report),
+            Event::Damaged(shard, replica) => {
+                self.damaged.insert(replica, shard);
+            }
+            Event::Replaced(replica) => {
+                self.damaged.remove(&replica);
+            }
             Event::Policies(policies) => self.install_policies(now, policies),
             Event::Answered(answer) => self.adopt(now, answer, effects),
             Event::Ordered { order, result } => self.ordered(now, order, result),

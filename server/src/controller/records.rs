@@ -81,6 +81,9 @@ pub struct Policies {
     /// What the set was changed by, in words.
     #[serde(default)]
     pub change: String,
+    /// The rows that spoke against the set when it was forced; empty: it was admitted.
+    #[serde(default)]
+    pub forced: Vec<String>,
     /// Earlier sets, the latest first; bounded.
     #[serde(default)]
     pub history: Vec<Policies>,
@@ -89,11 +92,8 @@ pub struct Policies {
 impl Policies {
     /// All statements, as the compiler takes them.
     pub fn sql(&self) -> String {
-        self.policies
-            .iter()
-            .map(|policy| policy.sql.as_str())
-            .collect::<Vec<_>>()
-            .join("\n")
+        // The last statement of a script need not have a semicolon.
+        self.scripts().join("\n;\n")
     }
 }
 

@@ -50,3 +50,16 @@ impl Default for Settings {
         }
     }
 }
+
+impl Settings {
+    /// With so many milliseconds until a lost node's replicas are replaced; a third of it where one more failure would
+    /// cost the majority.
+    pub fn with_grace(self, grace_ms: u32) -> Settings {
+        let grace_us = u64::from(grace_ms) * 1_000;
+        Settings {
+            grace_us,
+            critical_grace_us: grace_us / 3,
+            ..self
+        }
+    }
+}

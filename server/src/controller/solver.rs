@@ -116,6 +116,8 @@ pub struct Decision {
     pub waiting: BTreeMap<ShardId, &'static str>,
     /// The value of each tier, and a bound where one is known.
     pub tiers: Vec<(u32, f64, Option<f64>)>,
+    /// The value of each tier as things are.
+    pub present: Vec<(u32, f64)>,
     /// What the search tried.
     pub evaluations: u64,
 }
@@ -171,7 +173,8 @@ impl Solver {
         if question.policies.is_none() {
             problem.apply(&question.changes)?;
         }
-        let broken = problem.broken()?;
+        let judged = problem.present()?;
+        let broken = judged.broken;
         problem.apply(&question.decided)?;
         let config = Config {
             seed: question.seed,
@@ -191,7 +194,10 @@ impl Solver {
                 ..Decision::default()
             });
         }
-        order(problem, &question, &decided, &broken)
+        let mut decision = order(problem, &question, &decided, &broken)?;
+        let tiers = judged.tiers.iter();
+        decision.present = tiers.map(|(tier, sum)| (*tier, sum.as_f64())).collect();
+        Ok(decision)
     }
 }
 
@@ -296,7 +302,7 @@ fn summary(decided: &Decided, broken: &[PolicyRow]) -> Decision {
 }
 
 /// The rows as statements, for a problem that is loaded afresh.
-fn inserts(changes: &[Change]) -> String {
+pub(super) fn inserts(changes: &[Change]) -> String {
     let mut by_table: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let literal = |datum: &Datum| match datum {
         Datum::Null => "NULL".to_owned(),

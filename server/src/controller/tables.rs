@@ -147,6 +147,17 @@ pub fn rows_of(cluster: &Cluster, shard: &Shard) -> ShardRows {
     }
 }
 
+/// All rows of the cluster, as if nothing had been shown yet.
+pub fn all_rows(cluster: &Cluster) -> Vec<Change> {
+    let mut shown = Shown::default();
+    let mut changes = Vec::new();
+    shown.nodes(cluster, &mut changes);
+    for shard in cluster.shards.keys() {
+        shown.shard_changes(cluster, *shard, &mut changes);
+    }
+    changes
+}
+
 impl Shown {
     /// Nothing has been shown yet.
     pub fn clear(&mut self) {

@@ -69,6 +69,8 @@ struct Resident {
 pub enum Learned {
     /// A shard is described anew.
     Shard(ShardDescriptor),
+    /// A shard was merged into another one.
+    Gone(ShardId),
     /// A node is registered anew.
     Node(NodeRecord),
 }
@@ -252,7 +254,9 @@ impl Directory {
     ) {
         match (Table::of(key), value) {
             (Some(Table::Shard(shard)), None) => {
-                self.learn_gone(shard, generation);
+                if self.learn_gone(shard, generation) {
+                    learned.push(Learned::Gone(shard));
+                }
             }
             (Some(Table::Shard(_)), Some(value)) => {
                 if let Some(descriptor) = record::decode_descriptor(&value)

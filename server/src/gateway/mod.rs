@@ -667,6 +667,12 @@ impl Gateway {
         }
     }
 
+    /// A shard was merged into another one.
+    pub fn forget(&mut self, shard: ShardId) {
+        self.map.forget(shard);
+        self.leaders.remove(&shard);
+    }
+
     /// Replaces what is known of a shard.
     pub fn install(&mut self, descriptor: ShardDescriptor) {
         self.map.install(descriptor);

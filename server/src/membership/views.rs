@@ -63,6 +63,12 @@ impl Views {
         self.changes.get(at).cloned().map(Next::Change)
     }
 
+    /// The views that are kept, the oldest first.
+    #[cfg(not(madsim))]
+    pub fn changes(&self) -> impl Iterator<Item = &ViewChange> {
+        self.changes.iter().map(AsRef::as_ref)
+    }
+
     /// Takes the view that was just installed.
     pub(crate) fn publish(&mut self, change: ViewChange) {
         let seq = change.configuration.seq();

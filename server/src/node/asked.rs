@@ -9,7 +9,8 @@ use super::turn::{Effects, Node};
 use crate::directory::NodeState;
 use crate::gateway::{self, Asked};
 
-const USAGE: &str = "SYNOD knows: STATUS, SHARD, LEAVE, TABLES, DRAIN, UNDRAIN, DECOMMISSION";
+const USAGE: &str = "SYNOD knows: STATUS, SHARD, LEAVE, TABLES, POLICY, EXPLAIN, DRAIN, UNDRAIN, \
+    DECOMMISSION";
 
 impl Node {
     /// Answers, or begins what is answered when it ends.
@@ -25,6 +26,16 @@ impl Node {
             (Some(b"LEAVE"), how) => self.leave(now, how, effects),
             #[cfg(not(madsim))]
             (Some(b"TABLES"), _) => self.tables(),
+            #[cfg(not(madsim))]
+            (Some(b"POLICY"), what) => match self.policy(asked, what) {
+                Some(reply) => reply,
+                None => return,
+            },
+            #[cfg(not(madsim))]
+            (Some(b"EXPLAIN"), what) => match self.explain(asked, what) {
+                Some(reply) => reply,
+                None => return,
+            },
             #[cfg(not(madsim))]
             (Some(b"DRAIN"), node) => self.set_state(now, NodeState::Draining, node),
             #[cfg(not(madsim))]

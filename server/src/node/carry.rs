@@ -108,14 +108,16 @@ impl Node {
                 key,
                 body,
             } => {
-                let asker = (shard, call);
                 self.gateway
-                    .ask_for(now, asker, key, body, &mut effects.gateway);
+                    .ask_for(now, (shard, call), key, body, &mut effects.gateway);
             }
             ShardEffect::Described { descriptor } => self.described(now, descriptor, effects),
             ShardEffect::SystemRows { extent, rows } => self.system_rows(extent, rows),
             ShardEffect::Split { telling, newborn } => {
-                self.split_off(now, telling, newborn, effects);
+                self.split_off(now, telling, newborn, effects)
+            }
+            ShardEffect::Merged { left, right, epoch } => {
+                self.merged(now, left, (right, epoch), effects)
             }
             ShardEffect::Damaged { shard, row } => debug!(%shard, ?row, "met a damaged value"),
             ShardEffect::Fatal { shard, reason } => {

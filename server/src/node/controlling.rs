@@ -12,18 +12,21 @@ use synod_storage::ShardId;
 use synod_txn::{Now, SYSTEM_SHARD};
 use tracing::{info, warn};
 
+use super::reviewing::Reviews;
 use super::turn::{Effects, Node};
 use crate::config::Placement;
 use crate::controller::advance::Step;
 use crate::controller::cluster::{Duty, Load, Progress, Report};
 use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
-use crate::controller::thread::SolverThread;
+use crate::controller::thread::{self, SolverThread};
 use crate::controller::{self, Controller, Effect, Event, Settings, defaults};
-use crate::directory::{Directory, NodeState, Table};
+use crate::directory::{DamagedReplica, Directory, NodeState, Table};
 use crate::gateway;
 use crate::membership::user_labels;
 use crate::membership::views::{Cursor, Next};
+use crate::shards::survey::Weight;
 use crate::shards::{self, Change, Led, Message, Order, OrderId, Refusal};
+use crate::status;
 
 /// How often leaders report, in microseconds.
 const REPORT_US: u64 = 1_000_000;
@@ -40,6 +43,10 @@ const SYSTEM_BYTES: u64 = 1 << 20;
 #[derive(Default)]
 pub(super) struct Control {
     pub(super) active: Option<Active>,
+    /// Questions on policies and placement.
+    pub(super) reviews: Reviews,
+    /// What other nodes' shards weigh, as their leaders told.
+    pub(super) sizes: BTreeMap<ShardId, u64>,
     next_report_us: u64,
 }
 
@@ -96,6 +103,7 @@ impl Node {
         for event in events {
             self.control(now, event, effects);
         }
+        self.tick_reviews(now, effects);
     }
 
     /// The term in which this node leads the system shard, having applied all that earlier leaders wrote.
@@ -110,7 +118,7 @@ impl Node {
     }
 
     fn begin_control(&mut self, now: Now, term: u64) {
-        let solver = match SolverThread::start() {
+        let solver = match thread::solver() {
             Ok(solver) => solver,
             Err(error) => {
                 warn!("no thread for the solver, placement stands still: {error}");
@@ -121,6 +129,7 @@ impl Node {
             replicas: self.founding.settings.replicas,
             ..Settings::default()
         };
+        let settings = settings.with_grace(self.founding.settings.replace_after_ms);
         let stored = [records::HEAD.as_bytes(), MOVED.as_bytes()];
         let rows = stored.iter().flat_map(|prefix| self.directory.rows(prefix));
         let rows = rows.map(|(key, row)| (key.as_ref(), row.value.as_ref()));
@@ -196,7 +205,14 @@ impl Node {
                     };
                     events.push(Event::Duty(node, duty));
                 }
-                (Some(Table::Node(_) | Table::Damaged(_)), _) => {}
+                (Some(Table::Node(_)), _) => {}
+                (Some(Table::Damaged(replica)), row) => {
+                    let damaged = row.and_then(|row| DamagedReplica::decode(&row.value));
+                    events.push(match damaged {
+                        Some(damaged) => Event::Damaged(damaged.shard, replica),
+                        None => Event::Replaced(replica),
+                    });
+                }
                 (None, Some(row)) if key == POLICIES.as_bytes() => {
                     events.extend(records::read::<Policies>(&row.value).map(Event::Policies));
                 }
@@ -222,7 +238,7 @@ impl Node {
         };
         match effect {
             Effect::Ask(question) => {
-                active.solver.ask(question);
+                active.solver.ask(question.id, question);
             }
             Effect::Abort(question) => active.solver.abort(question),
             Effect::Write { id, rows } => self.write_control(now, id, rows),
@@ -300,6 +316,24 @@ impl Node {
         self.control(now, Event::Ordered { order, result }, effects);
     }
 
+    /// What the controller knows that others do not, for `SYNOD STATUS`.
+    pub(super) fn describe_placement(&self, report: &mut status::Report) {
+        let Some(active) = &self.control.active else {
+            return;
+        };
+        let moves = active.controller.moves().into_iter();
+        report.moves = moves
+            .map(|moving| status::Move {
+                shard: moving.shard.0,
+                what: moving.what,
+                percent: moving.percent,
+                left_s: moving.left_s,
+            })
+            .collect();
+        report.policies_violated = active.controller.unsatisfied();
+        report.problems.extend(active.controller.troubles());
+    }
+
     /// Reports on the shards that are led here.
     fn report_led(&mut self, now: Now, effects: &mut Effects) {
         if now.monotonic.0 < self.control.next_report_us {
@@ -331,7 +365,7 @@ impl Node {
     fn led(&self) -> Vec<Led> {
         let stats = self.store.stats();
         let shards: Vec<ShardId> = self.replication.shards().collect();
-        // The store knows one key space; its shards are taken to weigh the same.
+        // Until a shard has been walked through, its node's shards are taken to weigh the same.
         let here = shards
             .iter()
             .filter(|shard| **shard != SYSTEM_SHARD)
@@ -345,14 +379,20 @@ impl Node {
                 0 => u64::MAX,
                 matched => status.last.index.saturating_sub(matched),
             };
+            let weight = match shard == SYSTEM_SHARD {
+                true => Some(Weight {
+                    bytes: SYSTEM_BYTES,
+                    ..Weight::default()
+                }),
+                false => self.survey.weight(shard),
+            };
             leads.then(|| Led {
                 shard,
                 term: status.leadership.term,
-                bytes: if shard == SYSTEM_SHARD {
-                    SYSTEM_BYTES
-                } else {
-                    share
-                },
+                bytes: weight.map_or(share, |weight| weight.bytes),
+                measured: weight.is_some(),
+                reads_per_s: weight.map_or(0, |weight| weight.reads_per_s),
+                writes_per_s: weight.map_or(0, |weight| weight.writes_per_s),
                 joint: status.configuration.is_joint(),
                 lacks: status
                     .matched
@@ -377,6 +417,9 @@ impl Node {
             if from != self.id() {
                 let event = gateway::Event::Leader(led.shard, from);
                 self.gateway.step(now, event, &mut effects.gateway);
+                if led.measured {
+                    self.control.sizes.insert(led.shard, led.bytes);
+                }
             }
             let progress = |lacks: u64| match lacks <= CAUGHT_UP_ENTRIES {
                 true => Progress::CaughtUp,
@@ -390,8 +433,10 @@ impl Node {
                 term: led.term,
                 load: Load {
                     bytes: led.bytes,
-                    ..Load::default()
+                    read_qps: led.reads_per_s,
+                    write_qps: led.writes_per_s,
                 },
+                measured: led.measured,
                 joint: led.joint,
                 progress: lacks.map(|(replica, it)| (replica, progress(it))).collect(),
             };

@@ -24,12 +24,15 @@ mod inbound;
 mod jobs;
 mod lanes;
 mod members;
+mod merging;
 mod observer;
 mod ordering;
 mod outbound;
 #[cfg(not(madsim))]
 mod real;
 mod replicas;
+#[cfg(not(madsim))]
+mod reviewing;
 mod start;
 mod status;
 mod stop;

@@ -17,6 +17,7 @@ use synod_txn::{
 };
 use tracing::{info, warn};
 
+use super::merging::Merging;
 use super::turn::{Effects, Node};
 use crate::directory::{Table, Ticket, encode_descriptor};
 use crate::shards::check::{self, Nodes, Standing};
@@ -34,18 +35,24 @@ const DESCRIBE_AGAIN_US: u64 = 500_000;
 pub(super) struct Running {
     from: NodeId,
     id: u64,
-    order: Order,
-    stage: Stage,
+    pub(super) order: Order,
+    pub(super) stage: Stage,
     deadline_us: u64,
+    /// The right neighbour, while it is merged.
+    pub(super) merging: Option<Merging>,
 }
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Its controller is on its way into the log.
     Authorizing,
     /// The number of the new shard is being drawn.
     Drawing { ticket: Ticket },
+    /// The right neighbour is asked to freeze, by an order of this node's own.
+    Freezing { term: u64, order: OrderId },
+    /// All nodes are asked whether it is frozen there.
+    Gathering { term: u64 },
     /// The step was proposed in this term.
     Changing { term: u64 },
     /// Leadership is on its way from this term to a node.
@@ -139,6 +146,10 @@ impl Node {
             // Simulated nodes have no controller.
             #[cfg(madsim)]
             Message::Led(_) => {}
+            Message::IsFrozen { shard, into } => self.asked_whether_frozen(from, shard, into),
+            Message::Frozen { shard, into } => {
+                self.heard_frozen(now, from, shard, &into, effects);
+            }
             Message::Done { id, descriptor } => {
                 self.learn_shard(descriptor.clone());
                 let id = OrderId(id);
@@ -177,13 +188,13 @@ impl Node {
     }
 
     /// The term in which this node leads and serves a shard.
-    fn leading_term(&self, shard: ShardId) -> Option<u64> {
+    pub(super) fn leading_term(&self, shard: ShardId) -> Option<u64> {
         let leadership = self.replication.leadership(shard)?;
         let leads = leadership.role == Role::Leader && leadership.serving;
         (leads && self.participant.leads(shard)).then_some(leadership.term)
     }
 
-    fn not_leader(&self, shard: ShardId) -> Refusal {
+    pub(super) fn not_leader(&self, shard: ShardId) -> Refusal {
         let leadership = self.replication.leadership(shard);
         let leader = leadership.and_then(|leadership| leadership.leader);
         let hint = leader.map(|member| member.node);
@@ -214,6 +225,7 @@ impl Node {
             order,
             stage: Stage::Authorizing,
             deadline_us: now.monotonic.0 + PATIENCE_US,
+            merging: None,
         };
         self.running.insert(shard, running);
         self.advance_order(now, shard, effects);
@@ -255,7 +267,7 @@ impl Node {
         }
     }
 
-    fn advance_order(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
+    pub(super) fn advance_order(&mut self, now: Now, shard: ShardId, effects: &mut Effects) {
         let Some(running) = self.running.get(&shard) else {
             return;
         };
@@ -321,6 +333,9 @@ impl Node {
                     None => Progress::Wait,
                 }
             }
+            Stage::Freezing { term: begun, .. } | Stage::Gathering { term: begun } => {
+                self.standing_of_merge(now, running, begun)
+            }
             Stage::Changing { term: proposed } => {
                 if let (Some(descriptor), Some(configuration)) = (
                     self.participant.descriptor(shard),
@@ -353,25 +368,59 @@ impl Node {
         }
     }
 
+    /// Where a merge stands that was begun in this term.
+    fn standing_of_merge(&self, now: Now, running: &Running, begun: u64) -> Progress {
+        let order = &running.order;
+        if let Err(refusal) = self.guard(order) {
+            return Progress::End(Err(refusal));
+        }
+        if self.leading_term(order.shard) != Some(begun) {
+            return Progress::End(Err(self.not_leader(order.shard)));
+        }
+        let merging = running.merging.as_ref();
+        if let Some(refusal) = merging.and_then(|merging| merging.refused.clone()) {
+            return Progress::End(Err(refusal));
+        }
+        match merging.is_some_and(|merging| merging.is_due(now)) {
+            _ if now.monotonic.0 >= running.deadline_us => Progress::End(Err(Refusal::Busy)),
+            true => Progress::Act,
+            false => Progress::Wait,
+        }
+    }
+
     /// Takes the step: it is this order's turn, in the epoch that it names.
     fn act(&mut self, now: Now, shard: ShardId, effects: &mut Effects) -> Result<Stage, Refusal> {
         let (Some(running), Some(term)) = (self.running.get(&shard), self.leading_term(shard))
         else {
             return Err(self.not_leader(shard));
         };
+        // It is about to end: only the end of its freeze changes it.
+        if self.participant.frozen(shard).is_some()
+            && !matches!(
+                running.order.step,
+                Step::Freeze { .. } | Step::Transfer { .. }
+            )
+        {
+            return Err(Refusal::Busy);
+        }
         match running.order.step.clone() {
             Step::Change(changes) => self.change(now, shard, term, &changes, effects),
             Step::Transfer { to } => self.transfer(now, shard, term, to),
             Step::Split { at } => match running.stage {
                 Stage::Drawing { ticket } => self.split(now, (shard, term), &at, ticket, effects),
-                Stage::Authorizing | Stage::Changing { .. } | Stage::Transferring { .. } => {
+                Stage::Authorizing
+                | Stage::Freezing { .. }
+                | Stage::Gathering { .. }
+                | Stage::Changing { .. }
+                | Stage::Transferring { .. } => {
                     self.splittable(shard, &at)?;
                     let ticket = self.writer.draw_shard(now.monotonic.0);
                     self.write_due(now, effects);
                     Ok(Stage::Drawing { ticket })
                 }
             },
-            Step::Merge => Err(Refusal::Invalid("shards are not merged yet".to_owned())),
+            Step::Merge => self.merge(now, shard, term, effects),
+            Step::Freeze { into } => self.freeze(now, shard, term, into, effects),
         }
     }
 
@@ -590,6 +639,16 @@ impl Node {
                     value: Some(encode_descriptor(descriptor)),
                 };
                 self.writer.put(now.monotonic.0, advance);
+                for (right, epoch) in self.participant.merged(shard) {
+                    self.writer.put(
+                        now.monotonic.0,
+                        Advance {
+                            key: Table::Shard(right).key(),
+                            generation: epoch,
+                            value: None,
+                        },
+                    );
+                }
                 for child in weaned {
                     self.step_shards(now, ShardEvent::Weaned { shard, child }, effects);
                 }

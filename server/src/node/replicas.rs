@@ -9,7 +9,8 @@
 //! *End.* A replica that has applied its own removal is destroyed. One that never heard of it is
 //! found out by comparison: the directory's descriptor is newer than the first one that could name the
 //! replica ([`ids::first_epoch`]) and does not. Replica ids are never used again, so this cannot hit a
-//! replica that is about to be added.
+//! replica that is about to be added. A shard that was merged ends on each node when that applies the
+//! merge, or hears of it; the keys stay.
 //!
 //! *Damage.* A replica whose disk lost what no peer can name is reported in the system shard: the
 //! controller replaces it.
@@ -229,6 +230,18 @@ impl Node {
                 let mut others = self.participant.shards().filter(|it| it.shard != shard);
                 !others.any(|other| other.range.overlaps(range))
             });
+        self.end_replica(now, shard, replica, range, effects);
+    }
+
+    /// Destroys a replica, and the keys of a range, if nobody has them any more.
+    pub(super) fn end_replica(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        replica: ReplicaId,
+        range: Option<KeyRange>,
+        effects: &mut Effects,
+    ) {
         self.step_shards(now, ShardEvent::Close { shard }, effects);
         self.dropping
             .insert(replica, range.clone().unwrap_or_else(nothing));
@@ -262,6 +275,17 @@ impl Node {
                 is_stale.then_some((applied.shard, replica))
             })
             .collect();
+        // Those of a shard that was merged were frozen for good before it was: their keys stay, for the
+        // left neighbour, which may not have heard of the merge here.
+        let local = self.participant.shards().map(|applied| applied.shard);
+        let gone = local.filter(|shard| self.directory.gone(*shard).is_some());
+        let merged: Vec<(ShardId, ReplicaId)> = gone
+            .filter_map(|shard| Some((shard, self.store.replica(shard)?)))
+            .collect();
+        for (shard, replica) in merged {
+            info!(%shard, %replica, "the shard was merged into its left neighbour: its replica ends");
+            self.end_replica(now, shard, replica, None, effects);
+        }
         for (shard, replica) in stale {
             info!(%shard, %replica, "this replica was removed and had not heard of it: it is destroyed");
             self.destroy(now, shard, replica, effects);

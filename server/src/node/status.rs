@@ -10,7 +10,7 @@ use super::turn::Node;
 use crate::formation::SYSTEM_SHARD;
 use crate::membership;
 use crate::status::{Member, NodeReport, Replica, Report, ShardReport, StorageReport, View};
-use synod_storage::Pressure;
+use synod_storage::{Pressure, ShardId};
 
 /// The answer of `SYNOD STATUS`.
 pub(super) fn answer(node: &Node) -> Reply {
@@ -53,6 +53,8 @@ fn report(node: &Node) -> Report {
         .leader(synod_txn::SYSTEM_SHARD)
         .map(|leader| leader.to_string());
     report.view = view(node, &mut report.problems);
+    #[cfg(not(madsim))]
+    node.describe_placement(&mut report);
     if let Pressure::DiskFull { available_bytes } = node.store.pressure() {
         report.problems.push(format!(
             "the disk is nearly full ({} MiB left): writes are refused, reads and deletes served",
@@ -144,8 +146,20 @@ fn describe_member(
     }
 }
 
+/// What a shard weighs: as measured here, where it is led, or as its leader told.
+fn bytes_of(node: &Node, shard: ShardId) -> u64 {
+    let here = node.survey.weight(shard).map(|weight| weight.bytes);
+    #[cfg(not(madsim))]
+    let here = here.or_else(|| node.control.sizes.get(&shard).copied());
+    here.unwrap_or(0)
+}
+
 fn shards(node: &Node) -> Vec<ShardReport> {
     let map = node.gateway.map();
+    // Where there are nodes for them. With two, the second is a learner.
+    let members = node.membership.view().map_or(1, |it| it.members().len());
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    let wanted = node.founding.settings.replicas.min(members);
     map.descriptors()
         .filter(|descriptor| descriptor.shard.0 != SYSTEM_SHARD)
         .map(|descriptor| ShardReport {
@@ -174,11 +188,8 @@ fn shards(node: &Node) -> Vec<ShardReport> {
                     lag_entries: None,
                 })
                 .collect(),
-            replicas_wanted: u32::try_from(descriptor.replicas.len()).unwrap_or(u32::MAX),
-            bytes: node
-                .survey
-                .weight(descriptor.shard)
-                .map_or(0, |weight| weight.bytes),
+            replicas_wanted: wanted,
+            bytes: bytes_of(node, descriptor.shard),
         })
         .collect()
 }

@@ -6,9 +6,13 @@ use synod_txn::Reply;
 
 use super::turn::Node;
 use crate::controller::Controller;
-use crate::controller::records::{POLICIES, Policies, read};
+use crate::controller::advance::Waiting;
+use crate::controller::records::Policies;
 use crate::directory::{NodeState, Table};
+use crate::membership::views::Views;
 use bytes::Bytes;
+use synod_membership::member::Member;
+use synod_replication::NodeId;
 use synod_txn::Now;
 
 impl Node {
@@ -19,9 +23,9 @@ impl Node {
                 "this node does not place replicas: ask the one that `synod status` calls controller",
             );
         };
-        let row = self.directory.row(POLICIES.as_bytes());
-        let policies: Policies = row.and_then(|row| read(&row.value)).unwrap_or_default();
-        match serde_json::to_vec(&tables(&active.controller, &policies)) {
+        let mut tables = tables(&active.controller, &self.policies());
+        tables["views"] = views(self.membership.views());
+        match serde_json::to_vec(&tables) {
             Ok(json) => Reply::Bulk(json.into()),
             Err(error) => Reply::err(format!("cannot describe the cluster: {error}")),
         }
@@ -160,7 +164,7 @@ fn moves(controller: &Controller) -> Value {
             json!(target.why),
             json!(nodes.join(" ")),
             json!(leader.map(|node| node.to_string())),
-            json!(waits.map(|waits| format!("{waits:?}"))),
+            json!(waits.map(Waiting::text)),
         ]
     });
     let columns = [
@@ -198,8 +202,33 @@ fn listed(policies: &Policies) -> Value {
             json!(policy.name),
             json!(policy.since),
             json!(policies.version),
+            json!(policies.forced.join("; ")),
             json!(policy.sql),
         ]
     });
-    table(["name", "since", "set_version", "sql"], rows)
+    table(["name", "since", "set_version", "forced_over", "sql"], rows)
+}
+
+/// The history of membership, as far as this process has seen it.
+fn views(views: &Views) -> Value {
+    let rows = views.changes().map(|change| {
+        let configuration = &change.configuration;
+        let ids = |ids: &mut dyn Iterator<Item = NodeId>| {
+            let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+            json!(ids.join(" "))
+        };
+        let of = |member: &Member| NodeId(member.node.0);
+        [
+            json!(configuration.seq()),
+            json!(configuration.hash().to_string()),
+            json!(configuration.members().len()),
+            ids(&mut change.joined.iter().map(of)),
+            ids(&mut change.left.iter().map(|left| NodeId(left.node.0))),
+            ids(&mut change.restarted.iter().map(of)),
+        ]
+    });
+    table(
+        ["seq", "hash", "members", "joined", "gone", "restarted"],
+        rows,
+    )
 }

@@ -62,7 +62,7 @@ impl Node {
         }
     }
 
-    fn tell_all(&self, message: &Message) {
+    pub(super) fn tell_all(&self, message: &Message) {
         for (node, peer) in &self.peers {
             if peer.connected {
                 self.tell(*node, message);
@@ -109,8 +109,11 @@ impl Node {
         news
     }
 
+    /// A shard was merged into another one.
     pub(super) fn learn_gone(&mut self, shard: ShardId, epoch: u64) {
         self.directory.learn_gone(shard, epoch);
+        self.gateway.forget(shard);
+        self.unswept = true;
     }
 
     /// A node is registered: it can be reached from now on.
@@ -136,6 +139,7 @@ impl Node {
         for news in learned {
             match news {
                 Learned::Shard(descriptor) => self.gateway.install(descriptor),
+                Learned::Gone(shard) => self.gateway.forget(shard),
                 Learned::Node(record) => {
                     self.meet(&record);
                     nodes.push(record);

@@ -547,6 +547,9 @@ impl Node {
             self.sweep_replicas(now, effects);
             self.advance_orders(now, effects);
             for (id, end) in self.orders.take_done() {
+                if self.freeze_ended(now, id, &end) {
+                    continue;
+                }
                 #[cfg(not(madsim))]
                 self.control_order_ended(now, id, &end, effects);
                 self.order_ended(now, id, end, effects);

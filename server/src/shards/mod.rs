@@ -43,7 +43,7 @@ pub mod survey;
 use rkyv::{Archive, Deserialize, Serialize};
 use synod_replication::NodeId;
 use synod_storage::{ReplicaId, ShardId};
-use synod_txn::{Authority, ShardDescriptor};
+use synod_txn::{Authority, LeftSide, ShardDescriptor};
 
 pub use self::orders::{OrderId, Orders};
 
@@ -78,6 +78,11 @@ pub enum Step {
     },
     /// Take the next shard in key order in. Its replicas must be on the same nodes.
     Merge,
+    /// Stop, to be merged into the left neighbour: what [`Step::Merge`] asks of the right shard.
+    Freeze {
+        /// The neighbour, as it is.
+        into: LeftSide,
+    },
 }
 
 /// One change of the members.
@@ -172,6 +177,20 @@ pub enum Message {
         /// Why.
         refusal: Refusal,
     },
+    /// Has your replica of the shard applied the freeze for this neighbour, and is that durable?
+    IsFrozen {
+        /// The shard.
+        shard: ShardId,
+        /// The neighbour.
+        into: LeftSide,
+    },
+    /// It has, and it is. Otherwise there is no answer, and the question is asked again.
+    Frozen {
+        /// The shard.
+        shard: ShardId,
+        /// The neighbour.
+        into: LeftSide,
+    },
     /// What the sender says of the shards that it leads, to the leader of the system shard.
     Led(Vec<Led>),
 }
@@ -183,8 +202,14 @@ pub struct Led {
     pub shard: ShardId,
     /// The term that it is led in.
     pub term: u64,
-    /// What it is taken to weigh.
+    /// What its keys and values take on the disk.
     pub bytes: u64,
+    /// Whether the leader has measured that by now, or takes its shards to weigh the same.
+    pub measured: bool,
+    /// Reads a second.
+    pub reads_per_s: u64,
+    /// Writes a second.
+    pub writes_per_s: u64,
     /// Whether its configuration is joint.
     pub joint: bool,
     /// How many entries each replica lacks, the leader's own included.

@@ -117,7 +117,9 @@ mod tests {
                     let mut all = it.replicas.iter();
                     leader = all.find(|it| it.replica == *to).unwrap().node;
                 }
-                Step::Split { .. } | Step::Merge => panic!("a move splits nothing"),
+                Step::Split { .. } | Step::Merge | Step::Freeze { .. } => {
+                    panic!("a move splits and merges nothing")
+                }
             }
             let has = |node| it.replicas.iter().any(|it| it.node == node);
             assert!(has(leader), "the leader is never removed");

@@ -7,6 +7,8 @@
 mod render;
 mod report;
 
+#[cfg(not(madsim))]
+pub(crate) use render::{bytes, duration};
 pub use render::{render, render_members};
 pub use report::{
     Member, Move, NodeReport, Replica, Report, ShardReport, StorageReport, TrafficReport, View,

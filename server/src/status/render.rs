@@ -217,7 +217,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// A time for people: the two largest units.
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
     let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
     match (days, hours, minutes) {
@@ -318,7 +318,7 @@ view 2 (01234567), 2 members, 2 reachable from here
                 "  ! the disk is full",
                 "  ! node bbbbbbbb (127.0.0.1:7702) is a member and cannot be reached",
                 "  ! 1 shard without a leader: unavailable: 1",
-                "  ! 1 shard with fewer replicas than wanted: 2",
+                "  ! 1 shard with fewer live replicas than wanted: 2",
                 "  ! 1 replicas on this node are damaged and wait for repair",
             ]
         );

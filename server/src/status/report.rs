@@ -212,11 +212,27 @@ impl Report {
             // Of others a node knows the leader only if it has asked.
             |shard| shard.leader.is_none() && shard.is_on(&self.node.id),
         );
+        let is_live = |replica: &&Replica| {
+            let members = &self.view.members;
+            members.is_empty() || members.iter().any(|member| member.id == replica.node)
+        };
+        let live = |shard: &ShardReport| shard.replicas.iter().filter(is_live).count();
+        let live_voters = |shard: &ShardReport| {
+            let voters = shard.replicas.iter().filter(|it| it.role == "voter");
+            voters.filter(is_live).count()
+        };
+        let stands = |shard: &ShardReport| 2 * live_voters(shard) <= shard.voters();
         count_shards(
             &mut problems,
-            "with fewer replicas than wanted",
+            "without a majority of live replicas: unavailable",
             &self.shards,
-            |shard| (shard.voters() as u32) < shard.replicas_wanted,
+            stands,
+        );
+        count_shards(
+            &mut problems,
+            "with fewer live replicas than wanted",
+            &self.shards,
+            |shard| (live(shard) as u32) < shard.replicas_wanted && !stands(shard),
         );
         let damaged = self.storage.damaged_replicas;
         if damaged > 0 {
@@ -231,6 +247,19 @@ impl Report {
             ));
         }
         problems
+    }
+}
+
+impl Report {
+    /// Takes over what only the node with the controller knows: moves, soft policies, and what is wrong with placement.
+    pub fn add_placement(&mut self, controller: Report) {
+        self.moves = controller.moves;
+        self.policies_violated = controller.policies_violated;
+        for problem in controller.problems {
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
+        }
     }
 }
 

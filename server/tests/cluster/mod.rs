@@ -94,6 +94,11 @@ impl Cluster {
 
     /// The same, with settings of their own: flags and values.
     pub fn start_with(nodes: usize, flags: &[&str]) -> Self {
+        Self::start_each(nodes, |_| flags.iter().map(ToString::to_string).collect())
+    }
+
+    /// The same, with settings for each node.
+    pub fn start_each(nodes: usize, flags: impl Fn(usize) -> Vec<String>) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("synod-test-{}-{number}", std::process::id()));
         let ports: Vec<[u16; 2]> = (0..nodes).map(|_| free_ports()).collect();
@@ -112,7 +117,7 @@ impl Cluster {
                 client: *client,
                 peer: *peer,
                 join: join.clone(),
-                flags: flags.iter().map(ToString::to_string).collect(),
+                flags: flags(i),
                 process: None,
             })
             .collect();
@@ -141,6 +146,11 @@ impl Cluster {
 
     /// Starts one more node, with an empty directory, that joins through these peers.
     pub fn add(&mut self, join: &[u16]) -> usize {
+        self.add_with(join, Vec::new())
+    }
+
+    /// The same, with settings.
+    pub fn add_with(&mut self, join: &[u16], flags: Vec<String>) -> usize {
         let i = self.nodes.len();
         let [client, peer] = free_ports();
         self.nodes.push(Node {
@@ -149,7 +159,7 @@ impl Cluster {
             client,
             peer,
             join: join.to_vec(),
-            flags: Vec::new(),
+            flags,
             process: None,
         });
         self.run(i);
@@ -197,6 +207,11 @@ impl Cluster {
     /// Changes the addresses that a node joins through at its next start.
     pub fn join(&mut self, i: usize, peers: &[u16]) {
         self.nodes[i].join = peers.to_vec();
+    }
+
+    /// What a node has logged.
+    pub fn log(&self, i: usize) -> String {
+        self.nodes[i].log()
     }
 
     /// The client address of a node.

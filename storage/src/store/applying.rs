@@ -77,6 +77,14 @@ impl Store {
         self.replicas.get(&shard).map(|replica| replica.applied)
     }
 
+    /// The last applied entry of a shard that a crash cannot take back: a checkpoint holds it.
+    #[must_use]
+    pub fn checkpointed(&self, shard: ShardId) -> Option<EntryId> {
+        self.replicas
+            .get(&shard)
+            .map(|replica| replica.checkpointed)
+    }
+
     /// The configuration of a shard as of its last applied entry.
     #[must_use]
     pub fn conf(&self, shard: ShardId) -> Option<&ConfState> {

@@ -11,6 +11,7 @@ use synod_testpoint::{planted, reached};
 use super::entry::{self, Birth, Header, Record};
 use super::event::{Batch, Newborn};
 use super::leader::{Proposed, release};
+use super::merging::{FROZEN_ROW, end_of};
 use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
 use super::splitting::{decode_ceiling, newborn_row};
 use super::transactions::Changes;
@@ -29,6 +30,8 @@ enum Verdict {
     OldTerm,
     /// It was evaluated in another epoch than the applied one.
     OldEpoch,
+    /// The shard has ended, for all that is known.
+    Frozen,
 }
 
 /// What an entry comes to, record by record.
@@ -43,6 +46,7 @@ struct Done {
     greatest: Version,
     described: Option<ShardDescriptor>,
     newborn: Option<Newborn>,
+    merged: Option<ShardDescriptor>,
     born: bool,
 }
 
@@ -57,6 +61,7 @@ impl Done {
             greatest: Version::ZERO,
             described: None,
             newborn: None,
+            merged: None,
             born: false,
         }
     }
@@ -153,6 +158,8 @@ impl Shard {
             } else if header.epoch != self.own.descriptor.epoch && !self.own.is_unborn() {
                 reached!(OldEpochDropped);
                 Verdict::OldEpoch
+            } else if self.own.frozen.is_some() && !matches!(records[..], [Record::Thaw(_)]) {
+                Verdict::Frozen
             } else {
                 Verdict::Applied
             };
@@ -163,7 +170,7 @@ impl Shard {
                         return self.fatal(turn, format!("entry {}: {reason}", entry.id));
                     }
                 },
-                Verdict::OldTerm | Verdict::OldEpoch => {
+                Verdict::OldTerm | Verdict::OldEpoch | Verdict::Frozen => {
                     turn.state.apply(self.id, entry.id, &[]);
                     None
                 }
@@ -186,39 +193,7 @@ impl Shard {
         let id = self.id;
         let mut done = Done::new(id, entry, self.own.ceiling.max(header.ceiling));
         for record in records {
-            match record {
-                Record::Writes { version, writes } => done.command(version, writes)?,
-                Record::Txn(record) => {
-                    let changes = self.own.transactions.apply(&record)?;
-                    done.step(changes);
-                }
-                Record::Authority(authority) => {
-                    // The highest stays, whatever the order in which leaders wrote them.
-                    self.own.authority = self.own.authority.max(authority);
-                    let value = entry::encode_authority(self.own.authority);
-                    done.local(Bytes::from_static(AUTHORITY_ROW), Some(value));
-                }
-                Record::Split(split) => {
-                    let newborn = self.newborn(turn, &split, done.ceiling)?;
-                    let kept = entry::encode_birth(&newborn.birth);
-                    done.local(newborn_row(newborn.birth.descriptor.shard), Some(kept));
-                    done.describe(split.left);
-                    done.newborn = Some(newborn);
-                }
-                // A later leader's: what the first one wrote stands.
-                Record::Birth(_) if self.own.described => {}
-                Record::Birth(birth) => done.birth(birth)?,
-                Record::Weaned(child) => {
-                    self.own.newborns.remove(&child);
-                    done.local(newborn_row(child), None);
-                }
-                Record::Descriptor(descriptor) => {
-                    if descriptor.shard != id {
-                        return Err(format!("describes shard {}", descriptor.shard));
-                    }
-                    done.describe(descriptor);
-                }
-            }
+            self.take(turn, &mut done, record)?;
         }
         let Done {
             ceiling, greatest, ..
@@ -236,6 +211,15 @@ impl Shard {
         }
         self.own.ceiling = ceiling;
         turn.hlc.merge(greatest);
+        if let Some(right) = done.merged {
+            // Above whatever the right side's leaders have promised.
+            turn.hlc.merge(ceiling);
+            turn.effects.push(Effect::Merged {
+                left: id,
+                right: right.shard,
+                epoch: end_of(&right),
+            });
+        }
         if done.born {
             self.begin_life(turn);
         }
@@ -249,6 +233,70 @@ impl Shard {
         Ok(done.described)
     }
 
+    /// Takes in one record: what it changes of the shard, and of the store.
+    fn take<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        done: &mut Done,
+        record: Record,
+    ) -> Result<(), String> {
+        match record {
+            Record::Writes { version, writes } => done.command(version, writes)?,
+            Record::Txn(record) => {
+                let changes = self.own.transactions.apply(&record)?;
+                done.step(changes);
+            }
+            Record::Authority(authority) => {
+                // The highest stays, whatever the order in which leaders wrote them.
+                self.own.authority = self.own.authority.max(authority);
+                let value = entry::encode_authority(self.own.authority);
+                done.local(Bytes::from_static(AUTHORITY_ROW), Some(value));
+            }
+            Record::Split(split) => {
+                reached!(ShardSplit);
+                let newborn = self.newborn(turn, &split, done.ceiling)?;
+                let kept = entry::encode_birth(&newborn.birth);
+                done.local(newborn_row(newborn.birth.descriptor.shard), Some(kept));
+                done.describe(split.left);
+                done.newborn = Some(newborn);
+            }
+            // A later leader's: what the first one wrote stands.
+            Record::Birth(_) if self.own.described => {}
+            Record::Birth(birth) => done.birth(birth)?,
+            Record::Weaned(child) => {
+                self.own.newborns.remove(&child);
+                done.local(newborn_row(child), None);
+            }
+            Record::Freeze(freeze) => {
+                self.freeze_applied(&freeze)?;
+                let row = entry::encode_side(&freeze.into);
+                done.local(Bytes::from_static(FROZEN_ROW), Some(row));
+                done.describe(freeze.descriptor);
+            }
+            Record::Thaw(descriptor) => {
+                reached!(ShardThawed);
+                self.own.frozen = None;
+                done.local(Bytes::from_static(FROZEN_ROW), None);
+                done.describe(descriptor);
+            }
+            Record::Merge(merge) => {
+                reached!(ShardMerged);
+                let (changes, ceiling) = self.merge_applied(&merge)?;
+                done.step(changes);
+                done.ceiling = done.ceiling.max(ceiling);
+                done.describe(merge.left);
+                done.merged = Some(merge.right.descriptor);
+            }
+            Record::Descriptor(descriptor) => {
+                if descriptor.shard != self.id {
+                    return Err(format!("describes shard {}", descriptor.shard));
+                }
+                done.describe(descriptor);
+            }
+        }
+        Ok(())
+    }
+
     /// The shard is described anew.
     fn described<S: State>(&mut self, turn: &mut Turn<S>, descriptor: ShardDescriptor) {
         let new_epoch = descriptor.epoch != self.own.descriptor.epoch;
@@ -259,6 +307,7 @@ impl Shard {
         });
         if new_epoch && let Role::Leading(leader) = &mut self.role {
             let undone = leader.epoch_changed(turn, &self.own.transactions);
+            leader.reborn(&self.own);
             self.refuse_all(turn, undone, &Outcome::StaleEpoch { descriptor });
         }
     }
@@ -309,6 +358,7 @@ impl Shard {
                 let descriptor = self.own.descriptor.clone();
                 self.refuse_all(turn, proposed.held, &Outcome::StaleEpoch { descriptor });
             }
+            Verdict::Frozen => self.refuse_all(turn, proposed.held, &Outcome::Overloaded),
         }
         if let Role::Leading(leader) = &mut self.role
             && leader.term() == header.term

@@ -97,6 +97,16 @@ pub enum Effect {
         /// The new shard.
         newborn: Newborn,
     },
+    /// A shard has become a part of another one, in the log of that, or was found in its rows to have
+    /// done so: its replica here, if there is one, is to be closed and destroyed; its keys stay.
+    Merged {
+        /// Who has its keys.
+        left: ShardId,
+        /// The shard that is no more.
+        right: ShardId,
+        /// The epoch of its end: above all that it ever had.
+        epoch: u64,
+    },
     /// A stored value is damaged on this node: it must be repaired from another replica.
     Damaged {
         /// The shard.

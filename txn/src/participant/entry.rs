@@ -9,6 +9,10 @@
 //!          | 5 · left · right (descriptors, each with length)  a split: alone in its entry
 //!          | 6 · descriptor · count:varint · (key · value)*    a new shard's first rows: its first record
 //!          | 7 · shard:u64                                     a shard that was split off has its rows
+//!          | 8 · descriptor · side                            a freeze before a merge: alone in its entry
+//!          | 9 · descriptor                                   the end of one, without a merge: alone
+//!          | 10 · descriptor · right, as in 6                 a merge: alone in its entry
+//! side    := shard:u64 · epoch:u64 · key
 //! write   := 0 · key                                          delete
 //!          | 1 · key · value                                  put
 //! key, value := length:varint · bytes
@@ -23,6 +27,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use synod_storage::{ShardId, Version};
 
 use super::event::Batch;
+use super::merging::LeftSide;
 use super::transactions::{self, TxnRecord};
 use crate::shard_map::{Authority, ShardDescriptor};
 use crate::value::Value;
@@ -35,6 +40,9 @@ const RECORD_AUTHORITY: u8 = 4;
 const RECORD_SPLIT: u8 = 5;
 const RECORD_BIRTH: u8 = 6;
 const RECORD_WEANED: u8 = 7;
+const RECORD_FREEZE: u8 = 8;
+const RECORD_THAW: u8 = 9;
+const RECORD_MERGE: u8 = 10;
 const WRITE_DELETE: u8 = 0;
 const WRITE_PUT: u8 = 1;
 
@@ -74,6 +82,30 @@ pub(super) enum Record {
     Birth(Birth),
     /// A shard that was split off has taken its first rows: nobody needs to keep them for it.
     Weaned(ShardId),
+    /// The shard ends here, unless it is said not to have been merged.
+    Freeze(Freeze),
+    /// It was not: this is the shard again.
+    Thaw(ShardDescriptor),
+    /// The right neighbour, which is frozen, becomes a part of the shard.
+    Merge(Merge),
+}
+
+/// What a shard becomes that is to be merged into its left neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Freeze {
+    /// The shard, in its next epoch.
+    pub(super) descriptor: ShardDescriptor,
+    /// The neighbour.
+    pub(super) into: LeftSide,
+}
+
+/// Both sides of a merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Merge {
+    /// The shard from here on.
+    pub(super) left: ShardDescriptor,
+    /// The right neighbour, and the rows that go with its keys.
+    pub(super) right: Birth,
 }
 
 /// Both sides of a split.
@@ -85,7 +117,7 @@ pub(super) struct Split {
     pub(super) right: ShardDescriptor,
 }
 
-/// What a new shard begins with.
+/// A shard, and what it knows of itself: what a new one begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Birth {
     /// The shard.
@@ -178,6 +210,26 @@ impl EntryBuilder {
         self.out.put_u64_le(shard.0);
     }
 
+    /// Adds the freeze before a merge.
+    pub(super) fn freeze(&mut self, freeze: &Freeze) {
+        self.out.put_u8(RECORD_FREEZE);
+        put_bytes(&mut self.out, &encode_descriptor(&freeze.descriptor));
+        put_side(&mut self.out, &freeze.into);
+    }
+
+    /// Adds that a freeze is over.
+    pub(super) fn thaw(&mut self, descriptor: &ShardDescriptor) {
+        self.out.put_u8(RECORD_THAW);
+        put_bytes(&mut self.out, &encode_descriptor(descriptor));
+    }
+
+    /// Adds a merge.
+    pub(super) fn merge(&mut self, merge: &Merge) {
+        self.out.put_u8(RECORD_MERGE);
+        put_bytes(&mut self.out, &encode_descriptor(&merge.left));
+        put_birth(&mut self.out, &merge.right);
+    }
+
     /// How long the entry is by now.
     pub(super) fn len(&self) -> usize {
         self.out.len()
@@ -267,6 +319,15 @@ fn decode_record(rest: &mut Bytes) -> Result<Record, Malformed> {
             let shard = rest.try_get_u64_le().map_err(|_| Malformed("cut shard"))?;
             Ok(Record::Weaned(ShardId(shard)))
         }
+        RECORD_FREEZE => Ok(Record::Freeze(Freeze {
+            descriptor: decode_descriptor(&get_bytes(rest)?)?,
+            into: get_side(rest)?,
+        })),
+        RECORD_THAW => decode_descriptor(&get_bytes(rest)?).map(Record::Thaw),
+        RECORD_MERGE => Ok(Record::Merge(Merge {
+            left: decode_descriptor(&get_bytes(rest)?)?,
+            right: get_birth(rest)?,
+        })),
         _ => Err(Malformed("unknown kind of record")),
     }
 }
@@ -320,6 +381,35 @@ pub(super) fn encode_birth(birth: &Birth) -> Bytes {
 /// Reads that row.
 pub(super) fn decode_birth(row: &Bytes) -> Result<Birth, Malformed> {
     get_birth(&mut row.clone())
+}
+
+fn put_side(out: &mut BytesMut, side: &LeftSide) {
+    out.put_u64_le(side.shard.0);
+    out.put_u64_le(side.epoch);
+    put_bytes(out, &side.start);
+}
+
+fn get_side(rest: &mut Bytes) -> Result<LeftSide, Malformed> {
+    let mut word = || rest.try_get_u64_le().map_err(|_| Malformed("cut side"));
+    let (shard, epoch) = (ShardId(word()?), word()?);
+    let start = get_bytes(rest)?;
+    Ok(LeftSide {
+        shard,
+        epoch,
+        start,
+    })
+}
+
+/// The bytes of the row that says what a shard is frozen for.
+pub(super) fn encode_side(side: &LeftSide) -> Bytes {
+    let mut out = BytesMut::new();
+    put_side(&mut out, side);
+    out.freeze()
+}
+
+/// Reads that row.
+pub(super) fn decode_side(row: &Bytes) -> Result<LeftSide, Malformed> {
+    get_side(&mut row.clone())
 }
 
 /// The bytes of the row that holds the controller.

@@ -4,6 +4,7 @@ use synod_replication::NodeId;
 use synod_storage::{Entry, Micros, ReadId, ReadResult, ShardId};
 
 use super::entry::Birth;
+use super::merging::LeftSide;
 use crate::shard_map::{Authority, ShardDescriptor};
 use crate::wire::{Outcome, Request};
 
@@ -159,6 +160,25 @@ pub enum Event {
         left: ShardDescriptor,
         /// The new shard: the rest of the range, the same nodes, replica ids of its own.
         right: ShardDescriptor,
+    },
+    /// Freeze a shard, so that it can be merged into its left neighbour: the leader lets attempts under
+    /// way end, and then puts it into the log. Given up like a split;
+    /// [`Participant::frozen`](super::Participant::frozen) tells that it has happened. Ignored if the
+    /// shard is frozen, or keeps rows for one that was split off.
+    Freeze {
+        /// The shard.
+        shard: ShardId,
+        /// The neighbour.
+        into: LeftSide,
+    },
+    /// Take the right neighbour in. Only when every replica of it is frozen for this shard in its
+    /// present epoch, durably, and all have what was applied before.
+    /// [`Effect::Merged`](super::Effect::Merged) tells that it has happened.
+    Merge {
+        /// The shard.
+        left: ShardId,
+        /// The neighbour, a replica of which is here.
+        right: ShardId,
     },
     /// A replica of a shard that was split off is open here, and these are its first rows: if it
     /// leads and has none yet, it puts them into the log. Ignored if it has them.

@@ -71,6 +71,9 @@ impl Leader {
             | TxnRequest::Validate { .. }
             | TxnRequest::Execute { .. }
             | TxnRequest::Prepare { .. } => self.admit(turn, own, asker, Task::Txn(request)),
+            TxnRequest::MergeStatus { right, left } => {
+                self.merge_status(turn, own, asker, right, &left);
+            }
             TxnRequest::Decide {
                 attempt,
                 begun,
@@ -139,10 +142,8 @@ impl Leader {
                     return self.write_once(turn, own, asker, token, writes, replies);
                 }
                 if ran.writes.is_empty() {
-                    let executed = TxnAnswer::Executed {
-                        version: None,
-                        replies,
-                    };
+                    let version = None;
+                    let executed = TxnAnswer::Executed { version, replies };
                     return self.answer(turn, own, asker, Outcome::Txn(executed), needs);
                 }
                 let writes = ran.writes.into_iter().collect();
@@ -173,6 +174,7 @@ impl Leader {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
     }
@@ -533,6 +535,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }
@@ -562,6 +565,9 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
         | TxnRequest::Forget { .. } => {}
+        TxnRequest::MergeStatus { left, .. } => {
+            keys.insert(left.start.clone());
+        }
     }
     keys
 }
@@ -577,6 +583,7 @@ pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
+        | TxnRequest::MergeStatus { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -640,6 +647,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use synod_storage::{ShardId, Version};
 
-use super::entry::{Birth, EntryBuilder, Header, Split};
+use super::entry::{Birth, EntryBuilder, Header};
 use super::event::{Batch, Now, Round};
 use super::latch::{Latches, WorkId};
+use super::merging::Doubt;
 use super::overlay::{Overlay, Pending};
 use super::ranges::Ranges;
 use super::reads::{Held, Reads};
@@ -95,8 +96,10 @@ pub(super) struct Leader {
     birth: Option<Birth>,
     /// Shards that have their first rows, to be noted in the next batch.
     weaned: BTreeSet<ShardId>,
-    /// A split under way.
+    /// A split or a freeze that waits.
     pub(super) splitting: Option<Splitting>,
+    /// What became of the merge that the shard is frozen for, if it is.
+    pub(super) doubt: Doubt,
 }
 
 impl Leader {
@@ -127,6 +130,7 @@ impl Leader {
             birth: None,
             weaned: BTreeSet::new(),
             splitting: None,
+            doubt: Doubt::default(),
         }
     }
 
@@ -150,14 +154,14 @@ impl Leader {
         self.weaned.insert(child);
     }
 
-    /// Puts a split into the log, alone in its entry: what it hands on is the state before it.
-    pub(super) fn propose_split(&mut self, now: Now, split: &Split) {
+    /// Puts a record into the log that is alone in its entry: what it hands on is the state before.
+    pub(super) fn propose_alone(&mut self, now: Now, add: impl FnOnce(&mut EntryBuilder)) {
         self.seal(now);
-        self.open_batch().builder.split(split);
+        add(&mut self.open_batch().builder);
         self.seal(now);
     }
 
-    /// Begins anew on the rows that the shard was born with.
+    /// Goes on with the rows that the shard was born with, or has taken over.
     pub(super) fn reborn(&mut self, own: &Own) {
         self.view = own.transactions.clone();
         self.ceiling = self.ceiling.max(own.ceiling);
@@ -483,6 +487,8 @@ impl Leader {
         applied: &Transactions,
     ) -> Vec<Held> {
         let mut undone = Vec::new();
+        // What waits to be cut was another shard.
+        self.splitting = None;
         self.view = applied.clone();
         self.reads.drain(&mut undone);
         for proposed in &mut self.in_flight {
@@ -547,7 +553,10 @@ impl Leader {
             let (shard, term) = (self.shard, self.term);
             turn.effects.push(Effect::Confirm { shard, term, round });
         }
-        self.recover_stale(turn, own);
+        match own.frozen.is_some() {
+            true => self.tick_frozen(turn, own),
+            false => self.recover_stale(turn, own),
+        }
     }
 
     /// The version that the oldest unfinished scan reads.

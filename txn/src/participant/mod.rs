@@ -49,6 +49,7 @@ mod intent;
 mod latch;
 mod leader;
 mod locks;
+mod merging;
 mod overlay;
 mod ranges;
 mod reads;
@@ -63,7 +64,7 @@ mod work;
 
 use std::collections::BTreeMap;
 
-use synod_storage::{ReadId, ShardId, Version};
+use synod_storage::{Entry, ReadId, ShardId, Version};
 
 use crate::hlc::{self, Hlc};
 use crate::reply::Reply;
@@ -73,6 +74,7 @@ use crate::wire::{Outcome, Request};
 
 pub use effect::{Effect, Extent, Telling};
 pub use event::{Batch, Call, Event, Leadership, Newborn, Now, Refusal, Round, Token};
+pub use merging::LeftSide;
 
 use latch::WorkId;
 use shard::Shard;
@@ -216,11 +218,9 @@ impl Participant {
             Event::Leadership { shard, leadership } => {
                 at(shards, shard, |it| it.leadership(turn, leadership));
             }
-            Event::Committed { shard, entries } => {
-                at(shards, shard, |it| it.committed(turn, &entries));
-            }
+            Event::Committed { shard, entries } => Self::committed(shards, turn, shard, &entries),
             Event::SnapshotInstalled { shard } => {
-                at(shards, shard, |it| it.snapshot_installed(turn));
+                at(shards, shard, |it| it.snapshot_installed(turn))
             }
             Event::ProposalRefused {
                 shard,
@@ -252,11 +252,13 @@ impl Participant {
                 at(shards, descriptor.shard, |it| it.describe(descriptor));
             }
             Event::Authorize { shard, authority } => {
-                at(shards, shard, |it| it.authorize(authority));
+                at(shards, shard, |it| it.authorize(authority))
             }
             Event::Split { left, right } => {
                 at(shards, left.shard, |it| it.split(turn, left, right));
             }
+            Event::Freeze { shard, into } => at(shards, shard, |it| it.freeze(turn, into)),
+            Event::Merge { left, right } => merging::merge(shards, turn, left, right),
             Event::Born { newborn } => {
                 let shard = newborn.descriptor().shard;
                 at(shards, shard, |it| it.born(turn, newborn.birth));
@@ -268,6 +270,17 @@ impl Participant {
                 }
             }
         }
+    }
+
+    fn committed<S: State>(
+        shards: &mut BTreeMap<ShardId, Shard>,
+        turn: &mut Turn<S>,
+        shard: ShardId,
+        entries: &[Entry],
+    ) {
+        let before = turn.effects.len();
+        at(shards, shard, |it| it.committed(turn, entries));
+        merging::check(shards, turn, before);
     }
 
     fn request<S: State>(
@@ -284,7 +297,7 @@ impl Participant {
         turn.hlc.merge(request.hlc);
         match shards.get_mut(&request.shard) {
             Some(shard) => shard.request(turn, token, request),
-            None => turn.respond(token, Outcome::NotLeader { hint: None }),
+            None => turn.respond(token, merging::heir(shards, request.shard)),
         }
     }
 
@@ -353,6 +366,18 @@ impl Participant {
     /// Whether a split waits for attempts to end, or is on its way through the log.
     pub fn is_splitting(&self, shard: ShardId) -> bool {
         self.shards.get(&shard).is_some_and(Shard::is_splitting)
+    }
+
+    /// The left neighbour that a shard on this node is frozen for, by its own applied log.
+    pub fn frozen(&self, shard: ShardId) -> Option<&LeftSide> {
+        self.shards.get(&shard)?.own.frozen.as_ref()
+    }
+
+    /// The shards that were merged into a shard on this node, and the epochs of their ends.
+    pub fn merged(&self, shard: ShardId) -> impl Iterator<Item = (ShardId, u64)> {
+        let shard = self.shards.get(&shard);
+        let merged = shard.into_iter().flat_map(|shard| &shard.own.merged);
+        merged.map(|(shard, epoch)| (*shard, *epoch))
     }
 
     /// Whether this node leads and serves a shard.

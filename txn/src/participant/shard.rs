@@ -1,6 +1,6 @@
 //! One shard's replica on this node: what it knows by its log, and its role.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use synod_storage::{
@@ -11,9 +11,10 @@ use super::entry::{self, Birth};
 use super::event::{Batch, Leadership, Now, Refusal, Round, Token};
 use super::intent;
 use super::leader::{Leader, Proposed};
+use super::merging::LeftSide;
 use super::reads::Held;
 use super::streams::{Admission, Streams};
-use super::transactions::{FLOOR_ROW, TOKEN_FLOOR_ROW, Transactions, attempt_rows};
+use super::transactions::Transactions;
 use super::{Effect, Extent, Turn};
 use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::{Authority, SYSTEM_SHARD, ShardDescriptor, contains_range, keyspace};
@@ -44,6 +45,10 @@ pub(super) struct Own {
     pub(super) authority: Authority,
     /// Shards that were split off and may not have their first rows yet: kept for them.
     pub(super) newborns: BTreeSet<ShardId>,
+    /// The left neighbour that the shard is to become a part of: it serves nothing and takes nothing in.
+    pub(super) frozen: Option<LeftSide>,
+    /// Shards that were merged into this one, or into one that was, and the epochs of their ends.
+    pub(super) merged: BTreeMap<ShardId, u64>,
     /// The transactions.
     pub(super) transactions: Transactions,
 }
@@ -93,6 +98,8 @@ impl Shard {
                 ceiling: Version::ZERO,
                 authority: Authority::default(),
                 newborns: BTreeSet::new(),
+                frozen: None,
+                merged: BTreeMap::new(),
                 transactions: Transactions::default(),
             },
             role: Role::Following { leader: None },
@@ -131,6 +138,7 @@ impl Shard {
             }
         }
         self.load_newborns(turn);
+        self.load_merges(turn);
         turn.hlc.merge(self.own.ceiling);
         if let Err(reason) = self.load_transactions(turn) {
             self.fatal(turn, reason);
@@ -185,21 +193,13 @@ impl Shard {
 
     fn load_transactions<S: State>(&mut self, turn: &mut Turn<S>) -> Result<(), String> {
         let space = Space::Local(self.id);
-        let mut transactions = Transactions::default();
-        if let Lookup::Found { value, .. } = turn.state.get(space, FLOOR_ROW, Version::MAX) {
-            transactions.load_floor(&value)?;
-        }
-        if let Lookup::Found { value, .. } = turn.state.get(space, TOKEN_FLOOR_ROW, Version::MAX) {
-            transactions.load_token_floor(&value)?;
-        }
-        let mut loaded = Ok(());
-        self.for_each_local(turn, space, attempt_rows(), |key, value| {
-            if loaded.is_ok() {
-                loaded = transactions.load(&key, &value);
+        let mut rows = Vec::new();
+        self.for_each_local(turn, space, KeyRange::all(), |key, value| {
+            if !keyspace::is_row(&key) {
+                rows.push((key, value));
             }
         });
-        loaded?;
-        self.own.transactions = transactions;
+        self.own.transactions = Transactions::of_rows(&rows)?;
         Ok(())
     }
 
@@ -220,6 +220,7 @@ impl Shard {
 
     pub(super) fn is_busy(&self) -> bool {
         !self.orphans.is_empty()
+            || self.own.frozen.is_some()
             || match &self.role {
                 Role::Leading(leader) => leader.is_busy(),
                 Role::Following { .. } => false,
@@ -246,7 +247,8 @@ impl Shard {
             let descriptor = self.own.descriptor.clone();
             return self.refuse(turn, token, stream, Outcome::StaleEpoch { descriptor });
         }
-        if leader.is_overloaded(turn.settings) {
+        // Frozen: soon its keys are another shard's, or its own again.
+        if self.own.frozen.is_some() || leader.is_overloaded(turn.settings) {
             return self.refuse(turn, token, stream, Outcome::Overloaded);
         }
         leader.request(turn, &self.own, token, stream, request.body);

@@ -36,17 +36,18 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_storage::{KeyRange, Micros, ShardId, Space, Version};
 
-use super::entry::{self, Birth, Split};
+use super::entry::{self, Birth, Freeze, Split};
 use super::event::{Newborn, Now};
 use super::leader::Leader;
+use super::merging::FROZEN_ROW;
 use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Own, Role, Shard};
 use super::{Effect, Telling, Turn};
 use crate::shard_map::{SYSTEM_SHARD, ShardDescriptor};
 use crate::state::State;
 use synod_testpoint::planted;
 
-/// How long attempts under way may hold up a split.
-const PATIENCE_US: u64 = 5_000_000;
+/// How long attempts under way may hold up a split, or a freeze.
+pub(super) const PATIENCE_US: u64 = 5_000_000;
 
 /// What stands before the number of a shard in the row that keeps its first rows.
 const NEWBORN_PREFIX: &[u8] = b"newborn/";
@@ -67,11 +68,20 @@ pub(super) fn decode_ceiling(row: &[u8]) -> Result<Version, String> {
         .map_err(|_| "the shard's ceiling cannot be read".to_owned())
 }
 
-/// A split that waits for attempts to end.
+/// A split, or the freeze before a merge, that waits for attempts to end.
 #[derive(Debug)]
 pub(super) struct Splitting {
-    split: Split,
-    until: Micros,
+    pub(super) cut: Cut,
+    pub(super) until: Micros,
+}
+
+/// What may not happen in the middle of an attempt.
+#[derive(Debug)]
+pub(super) enum Cut {
+    /// The shard becomes two.
+    Split(Split),
+    /// The shard ends, to become a part of its left neighbour.
+    Freeze(Freeze),
 }
 
 impl Leader {
@@ -82,16 +92,18 @@ impl Leader {
 
     /// Whether a split waits and nothing is left that it would cut.
     pub(super) fn splits_now(&self) -> bool {
-        let over = self.view.prepared().is_empty() && self.view.committed().is_empty();
-        self.splitting.is_some() && (over || planted!(SplitsOverLocks))
+        self.splitting.is_some() && (self.view.is_at_rest() || planted!(SplitsOverLocks))
     }
 
     /// Puts a split into the log when it may be.
     pub(super) fn flush_split(&mut self, now: Now) {
         if self.splits_now()
-            && let Some(Splitting { split, .. }) = self.splitting.take()
+            && let Some(Splitting { cut, .. }) = self.splitting.take()
         {
-            self.propose_split(now, &split);
+            self.propose_alone(now, |builder| match &cut {
+                Cut::Split(split) => builder.split(split),
+                Cut::Freeze(freeze) => builder.freeze(freeze),
+            });
         }
     }
 
@@ -144,7 +156,7 @@ impl Shard {
             && leader.splitting.is_none()
         {
             leader.splitting = Some(Splitting {
-                split: Split { left, right },
+                cut: Cut::Split(Split { left, right }),
                 until: Micros(turn.now.monotonic.0 + PATIENCE_US),
             });
         }
@@ -166,28 +178,32 @@ impl Shard {
     ) -> Result<Newborn, String> {
         self.own.fits(&split.left, &split.right)?;
         let transactions = &self.own.transactions;
-        let over = transactions.prepared().is_empty() && transactions.committed().is_empty();
-        if !over && !planted!(SplitsOverLocks) {
+        if !transactions.is_at_rest() && !planted!(SplitsOverLocks) {
             return Err("a split would cut the locks of an attempt".to_owned());
         }
-        let mut rows = Vec::new();
-        self.for_each_local(
-            turn,
-            Space::Local(self.id),
-            KeyRange::all(),
-            |key, value| {
-                let own = [DESCRIPTOR_ROW, CEILING_ROW, AUTHORITY_ROW].contains(&&key[..]);
-                if !own && !key.starts_with(NEWBORN_PREFIX) && !planted!(SplitForgetsRows) {
-                    rows.push((key, value));
-                }
-            },
-        );
+        let mut rows = self.inheritance(turn);
+        if planted!(SplitForgetsRows) {
+            rows.clear();
+        }
         let ceiling = Bytes::copy_from_slice(&ceiling.0.to_le_bytes());
         rows.push((Bytes::from_static(CEILING_ROW), ceiling));
         let descriptor = split.right.clone();
         Ok(Newborn {
             birth: Birth { descriptor, rows },
         })
+    }
+
+    /// The rows of the shard's own that go with its keys: all but those about this shard alone.
+    pub(super) fn inheritance<S: State>(&self, turn: &mut Turn<S>) -> Vec<(Bytes, Bytes)> {
+        let mut rows = Vec::new();
+        let all = KeyRange::all();
+        self.for_each_local(turn, Space::Local(self.id), all, |key, value| {
+            let alone = [DESCRIPTOR_ROW, CEILING_ROW, AUTHORITY_ROW, FROZEN_ROW];
+            if !alone.contains(&&key[..]) && !key.starts_with(NEWBORN_PREFIX) {
+                rows.push((key, value));
+            }
+        });
+        rows
     }
 
     /// What this replica's shard begins with, if its log does not say so yet.

@@ -232,6 +232,11 @@ impl Transactions {
         &self.committed
     }
 
+    /// Whether no attempt is in the middle of anything here.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.prepared.is_empty() && self.committed.is_empty()
+    }
+
     pub(super) fn finished(&self, attempt: &AttemptId) -> Option<&Finished> {
         self.finished.get(attempt)
     }
@@ -393,6 +398,62 @@ impl Transactions {
             self.finished.insert(attempt, finished);
         }
         Ok(())
+    }
+
+    /// Takes over what another shard, which is at rest, knows of attempts and tokens: its keys are this
+    /// shard's from now on. The floors become the larger of the two.
+    ///
+    /// An attempt that is over there and still prepared here stays prepared: its locks are let go, and
+    /// its writes done, when this shard is told.
+    pub(super) fn absorb(&mut self, other: Transactions) -> Result<Changes, String> {
+        if !other.is_at_rest() {
+            return Err("a merge would take over the locks of an attempt".to_owned());
+        }
+        let mut changes = Changes::default();
+        self.raise_floor(other.floor, &mut changes);
+        self.raise_token_floor(other.token_floor, &mut changes);
+        for (attempt, finished) in other.finished {
+            if finished.begun <= self.floor || self.prepared.contains_key(&attempt) {
+                continue;
+            }
+            match self.finished.insert(attempt, finished) {
+                Some(known) if known.verdict != finished.verdict => {
+                    return Err(format!("{attempt:?} has two verdicts"));
+                }
+                Some(_) | None => {}
+            }
+            let row = Some(encode_finished(finished));
+            changes.rows.push((attempt.row(FINISHED_ROWS), row));
+        }
+        let floor = Some(self.token_floor);
+        for (token, verdict) in other.tokens {
+            if token::issued_at(&token) <= floor {
+                continue;
+            }
+            match self.tokens.get(&token) {
+                Some(known) if *known != verdict => {
+                    return Err("a token has two outcomes".to_owned());
+                }
+                // Both are halves of one shard, and have it from there.
+                Some(_) => {}
+                None => self.record(&token, verdict, &mut changes)?,
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Reads the rows that another shard, or this one, has of its own; others are passed over.
+    pub(super) fn of_rows(rows: &[(Bytes, Bytes)]) -> Result<Transactions, String> {
+        let mut transactions = Transactions::default();
+        for (key, value) in rows {
+            match &key[..] {
+                FLOOR_ROW => transactions.load_floor(value)?,
+                TOKEN_FLOOR_ROW => transactions.load_token_floor(value)?,
+                row if attempt_rows().contains(row) => transactions.load(row, value)?,
+                _ => {}
+            }
+        }
+        Ok(transactions)
     }
 
     /// Takes in one row of the shard's own, after a start or a snapshot.

@@ -3,9 +3,11 @@
 //! The log is a list with a commit index; leadership is what the test says. The store answers late
 //! when the seed says so, so that latches and waiting reads are exercised.
 
+mod attempts;
 mod coordination;
 mod history;
 mod linearizability;
+mod merges;
 mod model;
 mod scenarios;
 mod scripts;
@@ -18,8 +20,8 @@ use std::ops::Bound;
 
 use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
 use crate::{
-    Body, Command, Effect, Event, Leadership, Now, Outcome, Participant, Refusal, Reply, Request,
-    Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
+    Body, Command, Effect, Event, Leadership, LeftSide, Now, Outcome, Participant, Refusal, Reply,
+    Request, Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
 };
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -29,6 +31,7 @@ use synod_storage::{
     Direction, Entry, EntryId, EntryKind, KeyRange, Lookup, Micros, Pressure, ReadId, ReadResult,
     Scan, ScanPage, ScanRequest, ScanRow, ScanWhat, ShardId, Space, Version, Write, WriteOp,
 };
+use synod_testpoint::planted;
 
 /// One row's versions; `None` is a deletion.
 type Versions = BTreeMap<Version, Option<Bytes>>;
@@ -415,6 +418,7 @@ impl World {
                 }
                 Effect::Damaged { .. } | Effect::SystemRows { .. } => {}
                 Effect::Split { newborn, .. } => self.split_off(node, newborn),
+                Effect::Merged { right, .. } => self.merged(node, right),
                 Effect::Call {
                     shard,
                     call,
@@ -457,6 +461,52 @@ impl World {
         };
         self.step(leader, event);
         Some(right)
+    }
+
+    /// The shard behind another one in key order, if there is one.
+    pub fn right_of(&self, left: ShardId) -> Option<ShardId> {
+        let known = self.map.descriptor(left)?;
+        self.map.next_after(known).map(|right| right.shard)
+    }
+
+    /// Asks a shard's leader to freeze it for its left neighbour, as that is known.
+    pub fn freeze(&mut self, left: ShardId, right: ShardId) {
+        let (Some(known), Some(leader)) = (self.map.descriptor(left), self.logs[&right].leader)
+        else {
+            return;
+        };
+        let into = LeftSide {
+            shard: left,
+            epoch: known.epoch,
+            start: Bytes::copy_from_slice(&known.range.start),
+        };
+        let shard = right;
+        self.step(leader, Event::Freeze { shard, into });
+    }
+
+    /// A node applied a merge: the right side's replica ends there.
+    fn merged(&mut self, node: usize, right: ShardId) {
+        self.map.forget(right);
+        self.step(node, Event::Close { shard: right });
+    }
+
+    /// Asks a shard's leader to take its right neighbour in, if that is frozen on all nodes. Whether it
+    /// was asked.
+    pub fn merge(&mut self, left: ShardId, right: ShardId) -> bool {
+        let Some(leader) = self.logs[&left].leader else {
+            return false;
+        };
+        let epoch = self.nodes[leader].participant.descriptor(left);
+        let epoch = epoch.map(|descriptor| descriptor.epoch);
+        let frozen = |node: &Node| {
+            let into = node.participant.frozen(right);
+            into.is_some_and(|into| into.shard == left && Some(into.epoch) == epoch)
+        };
+        let ready = self.nodes.iter().all(frozen) || planted!(MergesOverLaggards);
+        if ready {
+            self.step(leader, Event::Merge { left, right });
+        }
+        ready
     }
 
     /// A node applied a split, or remembers one: the new shard's replica begins there.

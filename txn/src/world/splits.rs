@@ -1,83 +1,19 @@
 //! Splits: scenarios by name.
 
 use bytes::Bytes;
-use synod_replication::NodeId;
-use synod_storage::{ShardId, Version};
+use synod_storage::ShardId;
 
 use super::World;
-use crate::{
-    AttemptId, Body, Command, Intent, Outcome, Reply, Stream, TxnAnswer, TxnId, TxnRequest,
-    Verdict, hlc,
-};
+use super::attempts::{CONFLICT, DONE, attempt, command, prepare, prepared, resolve};
+use crate::{Intent, Outcome, Reply, Stream, TxnAnswer, TxnRequest, Verdict};
 use synod_testpoint::{Bug, plant};
 
 const LEFT: ShardId = ShardId(1);
-
-fn attempt(age_ms: u64) -> AttemptId {
-    let age = hlc::floor_of(super::START_MS + age_ms);
-    let txn = TxnId {
-        age,
-        node: NodeId(1),
-        counter: age_ms,
-    };
-    AttemptId { txn, attempt: 1 }
-}
-
-fn command(line: &[&str]) -> Command {
-    let argv = line.iter();
-    Command::parse(
-        argv.map(|word| Bytes::copy_from_slice(word.as_bytes()))
-            .collect(),
-    )
-    .unwrap()
-}
-
-fn prepare(attempt: AttemptId, lines: &[&[&str]], spans: &[&'static str]) -> TxnRequest {
-    TxnRequest::Prepare {
-        attempt,
-        begun: attempt.txn.age,
-        anchor: Bytes::from_static(b"a"),
-        spans: spans
-            .iter()
-            .map(|span| Bytes::from_static(span.as_bytes()))
-            .collect(),
-        intent: Box::new(Intent {
-            commands: lines.iter().map(|line| command(line)).collect(),
-            ..Intent::default()
-        }),
-    }
-}
-
-fn resolve(attempt: AttemptId, verdict: Verdict) -> TxnRequest {
-    let begun = attempt.txn.age;
-    TxnRequest::Resolve {
-        attempt,
-        begun,
-        verdict,
-    }
-}
-
-/// Asks a shard where it is led; the answer, if there is one by now.
-fn ask(world: &mut World, shard: ShardId, body: impl Into<Body>) -> Option<Outcome> {
-    let leader = world.logs[&shard].leader.unwrap();
-    let token = world.send(leader, shard, body, Stream::NONE);
-    world.settle(leader);
-    world.responses.remove(&token)
-}
-
-fn prepared(outcome: Option<Outcome>) -> Version {
-    match outcome {
-        Some(Outcome::Txn(TxnAnswer::Prepared { version, .. })) => version,
-        other => panic!("not prepared: {other:?}"),
-    }
-}
 
 fn shard_of(world: &World, key: &str) -> Option<ShardId> {
     world.map.locate(key.as_bytes()).map(|it| it.shard)
 }
 
-const CONFLICT: Option<Outcome> = Some(Outcome::Txn(TxnAnswer::Conflict));
-const DONE: Option<Outcome> = Some(Outcome::Txn(TxnAnswer::Done));
 const BOTH: [&[&str]; 2] = [&["SET", "a", "1"], &["SET", "z", "1"]];
 
 #[test]
@@ -133,23 +69,19 @@ fn a_split_waits_for_the_attempt_that_it_would_cut() {
     for verdict in [None, Some(Verdict::Aborted)] {
         let mut world = World::new(3, 1, None);
         let it = attempt(1);
-        let version = prepared(ask(&mut world, LEFT, prepare(it, &BOTH, &[])));
+        let version = prepared(world.ask(LEFT, prepare(it, &BOTH, &[])));
         let verdict = verdict.unwrap_or(Verdict::Committed(version));
         let right = world.split(LEFT, b"m").unwrap();
         world.settle(0);
         assert_eq!(shard_of(&world, "z"), Some(LEFT), "it has to wait");
-        let later = ask(
-            &mut world,
-            LEFT,
-            prepare(attempt(2), &[&["SET", "q", "2"]], &[]),
-        );
+        let later = world.ask(LEFT, prepare(attempt(2), &[&["SET", "q", "2"]], &[]));
         assert_eq!(later, Some(Outcome::Overloaded), "nobody new comes in");
         assert_eq!(
-            ask(&mut world, LEFT, command(&["SET", "q", "3"])),
+            world.ask(LEFT, command(&["SET", "q", "3"])),
             Some(Outcome::Reply(Reply::Ok)),
             "single commands do"
         );
-        assert_eq!(ask(&mut world, LEFT, resolve(it, verdict)), DONE);
+        assert_eq!(world.ask(LEFT, resolve(it, verdict)), DONE);
         world.settle(0);
         assert_eq!(shard_of(&world, "z"), Some(right));
         let expected = match verdict {
@@ -160,13 +92,9 @@ fn a_split_waits_for_the_attempt_that_it_would_cut() {
         assert_eq!(world.run(&["GET", "z"]), expected);
         // Told again, on either side: nothing is locked, and nothing is done twice.
         for shard in [LEFT, right] {
-            assert_eq!(ask(&mut world, shard, resolve(it, verdict)), DONE);
+            assert_eq!(world.ask(shard, resolve(it, verdict)), DONE);
         }
-        prepared(ask(
-            &mut world,
-            right,
-            prepare(attempt(2), &[&["SET", "q", "2"]], &[]),
-        ));
+        prepared(world.ask(right, prepare(attempt(2), &[&["SET", "q", "2"]], &[])));
     }
 }
 
@@ -175,7 +103,7 @@ fn a_split_waits_for_the_attempt_that_it_would_cut() {
 fn a_split_waits_for_a_commit_that_is_not_known_to_all() {
     let mut world = World::new(3, 1, None);
     let it = attempt(1);
-    let version = prepared(ask(&mut world, LEFT, prepare(it, &BOTH, &["a"])));
+    let version = prepared(world.ask(LEFT, prepare(it, &BOTH, &["a"])));
     let (attempt, begun) = (it, it.txn.age);
     let decide = TxnRequest::Decide {
         attempt,
@@ -183,11 +111,11 @@ fn a_split_waits_for_a_commit_that_is_not_known_to_all() {
         version,
     };
     let decided = TxnAnswer::Decided(Verdict::Committed(version));
-    assert_eq!(ask(&mut world, LEFT, decide), Some(Outcome::Txn(decided)));
+    assert_eq!(world.ask(LEFT, decide), Some(Outcome::Txn(decided)));
     let right = world.split(LEFT, b"m").unwrap();
     world.settle(0);
     assert_eq!(shard_of(&world, "z"), Some(LEFT));
-    assert_eq!(ask(&mut world, LEFT, TxnRequest::Forget { attempt }), DONE);
+    assert_eq!(world.ask(LEFT, TxnRequest::Forget { attempt }), DONE);
     world.settle(0);
     assert_eq!(shard_of(&world, "z"), Some(right));
 }
@@ -200,11 +128,11 @@ fn tombstones_are_on_both_sides() {
         plant(bug);
         let mut world = World::new(3, 1, None);
         let it = attempt(1);
-        assert_eq!(ask(&mut world, LEFT, resolve(it, Verdict::Aborted)), DONE);
+        assert_eq!(world.ask(LEFT, resolve(it, Verdict::Aborted)), DONE);
         let right = world.split(LEFT, b"m").unwrap();
         world.settle(0);
         for (shard, key) in [(LEFT, "a"), (right, "z")] {
-            let late = ask(&mut world, shard, prepare(it, &[&["SET", key, "1"]], &[]));
+            let late = world.ask(shard, prepare(it, &[&["SET", key, "1"]], &[]));
             let expected = shard == LEFT || blocked;
             assert_eq!(
                 late == CONFLICT,
@@ -225,7 +153,7 @@ fn the_new_shard_starts_above_what_the_old_one_promised() {
     let read = TxnRequest::Read {
         keys: vec![Bytes::from_static(b"z")],
     };
-    let promised = match ask(&mut world, LEFT, read) {
+    let promised = match world.ask(LEFT, read) {
         Some(Outcome::Txn(TxnAnswer::Values { valid_through, .. })) => valid_through,
         other => panic!("{other:?}"),
     };
@@ -236,8 +164,7 @@ fn the_new_shard_starts_above_what_the_old_one_promised() {
         commands: vec![command(&["SET", "z", "v"])],
         ..Intent::default()
     };
-    match ask(
-        &mut world,
+    match world.ask(
         right,
         TxnRequest::Execute {
             intent: intent.into(),
@@ -258,10 +185,7 @@ fn the_new_shard_starts_above_what_the_old_one_promised() {
 fn the_next_leader_of_a_new_shard_gives_it_its_rows() {
     let mut world = World::new(3, 1, None);
     world.run(&["SET", "z", "v"]);
-    assert_eq!(
-        ask(&mut world, LEFT, resolve(attempt(1), Verdict::Aborted)),
-        DONE
-    );
+    assert_eq!(world.ask(LEFT, resolve(attempt(1), Verdict::Aborted)), DONE);
     world.eager = false;
     let right = world.split(LEFT, b"m").unwrap();
     world.flush(0);
@@ -274,7 +198,7 @@ fn the_next_leader_of_a_new_shard_gives_it_its_rows() {
     world.apply(0, right, usize::MAX);
     world.flush(0);
     world.elect(right, 2, 0);
-    let refused = ask(&mut world, right, command(&["GET", "z"]));
+    let refused = world.ask(right, command(&["GET", "z"]));
     assert!(
         matches!(refused, Some(Outcome::NotLeader { .. })),
         "{refused:?}"
@@ -285,7 +209,7 @@ fn the_next_leader_of_a_new_shard_gives_it_its_rows() {
     assert_eq!(shard_of(&world, "z"), Some(right));
     assert_eq!(world.run(&["GET", "z"]), Reply::bulk("v"));
     let late = prepare(attempt(1), &[&["SET", "z", "1"]], &[]);
-    assert_eq!(ask(&mut world, right, late), CONFLICT);
+    assert_eq!(world.ask(right, late), CONFLICT);
 }
 
 /// The old shard's leader dies with a split that it has proposed: it has not happened.
@@ -309,7 +233,7 @@ fn a_split_that_is_lost_leaves_one_shard() {
 #[test]
 fn a_split_that_waits_too_long_is_given_up() {
     let mut world = World::new(3, 1, None);
-    prepared(ask(&mut world, LEFT, prepare(attempt(1), &BOTH, &[])));
+    prepared(world.ask(LEFT, prepare(attempt(1), &BOTH, &[])));
     world.split(LEFT, b"m");
     world.settle(0);
     assert!(world.nodes[0].participant.is_splitting(LEFT));
@@ -318,9 +242,5 @@ fn a_split_that_waits_too_long_is_given_up() {
         world.step(0, crate::Event::Tick);
     }
     assert!(!world.nodes[0].participant.is_splitting(LEFT));
-    prepared(ask(
-        &mut world,
-        LEFT,
-        prepare(attempt(2), &[&["SET", "q", "2"]], &[]),
-    ));
+    prepared(world.ask(LEFT, prepare(attempt(2), &[&["SET", "q", "2"]], &[])));
 }

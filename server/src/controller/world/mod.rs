@@ -4,6 +4,7 @@
 //! moves leadership when nodes stop, and the controller with that of shard 0; and after every change of a shard it
 //! checks what must always hold ([`invariants`]). The solver is the real one, asked inline.
 
+mod faults;
 mod invariants;
 mod scale;
 mod scenarios;
@@ -18,6 +19,7 @@ use synod_replication::NodeId;
 use synod_storage::{KeyRange, Micros, ReplicaId, ShardId};
 use synod_txn::{Authority, Now, Replica, ReplicaRole, ShardDescriptor};
 
+use self::faults::KillAt;
 use self::invariants::Invariants;
 use super::advance::Step;
 use super::cluster::{Duty, Load, Progress, Report};
@@ -25,6 +27,7 @@ use super::plan::Class;
 use super::records::Policies;
 use super::solver::Solver;
 use super::{Controller, Effect, Event, Refusal, Settings, defaults};
+use crate::directory::Table;
 
 pub(super) const SECOND: u64 = 1_000_000;
 
@@ -92,10 +95,6 @@ enum Thing {
     Tick,
 }
 
-/// When a controller dies: before the n-th effect that it ever had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KillAt(pub(super) u64);
-
 pub(super) struct World {
     pub(super) rng: SmallRng,
     pub(super) now_us: u64,
@@ -107,6 +106,7 @@ pub(super) struct World {
     pub(super) controller: Option<(NodeId, Controller)>,
     invariants: Invariants,
     pub(super) emptied: BTreeSet<NodeId>,
+    pub(super) damaged: BTreeMap<ReplicaId, ShardId>,
     pub(super) copied_bytes: u64,
     pub(super) orders: u64,
     /// Of a thousand orders: how many get lost on their way, or their answers.
@@ -178,6 +178,7 @@ impl World {
             controller: None,
             invariants: Invariants::default(),
             emptied: BTreeSet::new(),
+            damaged: BTreeMap::new(),
             copied_bytes: 0,
             orders: 0,
             loss_permille: 0,
@@ -259,74 +260,6 @@ impl World {
         let delay = self.rng.random_range(1_000..50_000);
         let descriptor = self.shards[&shard].descriptor.clone();
         self.tell(delay, Event::Shard(descriptor));
-    }
-
-    pub(super) fn join(&mut self, id: NodeId, zone: &str) {
-        let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
-        self.nodes.insert(
-            id,
-            SimNode {
-                labels,
-                alive: true,
-            },
-        );
-        self.put(SECOND, Thing::Look);
-    }
-
-    pub(super) fn kill(&mut self, id: NodeId) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.alive = false;
-        }
-        let led: Vec<ShardId> = self
-            .shards
-            .iter()
-            .filter(|(_, shard)| shard.leader == Some(id))
-            .map(|(shard, _)| *shard)
-            .collect();
-        for shard in led {
-            let after = self.rng.random_range(SECOND..2 * SECOND);
-            self.put(after, Thing::Elect(shard));
-            if let Some(shard) = self.shards.get_mut(&shard) {
-                shard.leader = None;
-            }
-        }
-        if self
-            .controller
-            .as_ref()
-            .is_some_and(|(host, _)| *host == id)
-        {
-            self.depose();
-        }
-        self.put(5 * SECOND / 2, Thing::Look);
-    }
-
-    pub(super) fn restart(&mut self, id: NodeId) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.alive = true;
-        }
-        let waiting: Vec<ShardId> = self
-            .shards
-            .iter()
-            .filter(|(_, shard)| shard.leader.is_none())
-            .map(|(shard, _)| *shard)
-            .collect();
-        for shard in waiting {
-            self.put(SECOND, Thing::Elect(shard));
-        }
-        self.put(SECOND, Thing::Look);
-    }
-
-    /// A node leaves for good: it is emptied first.
-    pub(super) fn set_duty(&mut self, id: NodeId, duty: Duty) {
-        self.duties.insert(id, duty);
-        self.invariants.input_changed(self.now_us);
-        self.tell(1_000, Event::Duty(id, duty));
-    }
-
-    pub(super) fn set_policies(&mut self, policies: Policies) {
-        self.policies = policies.clone();
-        self.invariants.input_changed(self.now_us);
-        self.tell(1_000, Event::Policies(policies));
     }
 
     fn is_alive(&self, id: NodeId) -> bool {
@@ -415,6 +348,9 @@ impl World {
             self.tell(0, Event::Duty(id, duty));
         }
         self.tell(0, Event::Policies(self.policies.clone()));
+        for (replica, shard) in self.damaged.clone() {
+            self.tell(0, Event::Damaged(shard, replica));
+        }
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
         for shard in shards {
             let descriptor = self.shards[&shard].descriptor.clone();
@@ -448,6 +384,7 @@ impl World {
                 let done = (shard.load.bytes - lacks.min(shard.load.bytes)) * 1000
                     / shard.load.bytes.max(1);
                 let progress = match lacks {
+                    _ if self.damaged.contains_key(&replica.replica) => Progress::Copying(0),
                     0 => Progress::CaughtUp,
                     _ => Progress::Copying(u16::try_from(done).unwrap_or(1000)),
                 };
@@ -459,6 +396,7 @@ impl World {
             leader,
             term: shard.term,
             load: shard.load,
+            measured: true,
             joint: false,
             progress,
         };
@@ -487,6 +425,10 @@ impl World {
             Thing::Store(life, id, rows) => {
                 if life == self.life {
                     for (key, value) in rows {
+                        if let Some(Table::Damaged(replica)) = Table::of(&key) {
+                            self.damaged.remove(&replica);
+                            self.drive(Event::Replaced(replica));
+                        }
                         match value {
                             Some(value) => self.rows.insert(key, value),
                             None => self.rows.remove(&key),
@@ -557,22 +499,13 @@ impl World {
         controller.step(now, event, &mut effects);
         for effect in effects {
             self.effects_seen += 1;
-            if self.kill_at == Some(KillAt(self.effects_seen)) {
-                // The process dies between two things that it does; another node takes over.
-                let host = self.controller.as_ref().map(|(host, _)| *host);
-                if let Some(host) = host {
-                    self.kill(host);
-                    let term = self.now_us + 8 * SECOND;
-                    self.revive_at(host, term);
-                }
+            let seen = self.effects_seen;
+            if let Some(kill) = self.kill_at.take_if(|kill| kill.effect() == seen) {
+                self.end_controller(kill);
                 return;
             }
             self.carry(effect);
         }
-    }
-
-    fn revive_at(&mut self, id: NodeId, at_us: u64) {
-        self.invariants.revive.push((at_us, id));
     }
 
     fn carry(&mut self, effect: Effect) {
@@ -694,15 +627,6 @@ impl World {
         self.shards.insert(id, after);
         self.tell_shard(id);
         Ok(descriptor)
-    }
-
-    /// An operator, not the controller, gives a shard a copy on a node.
-    pub(super) fn add_by_hand(&mut self, id: ShardId, node: NodeId) {
-        let replica = self.fresh_replica();
-        let shard = self.shards.get_mut(&id).expect("a shard of the world");
-        shard.begin_copy(replica, node);
-        shard.descriptor.epoch += 1;
-        self.tell_shard(id);
     }
 
     /// Lets time pass.

@@ -225,28 +225,99 @@ fn a_zone_is_lost_and_returns() {
     world.assert_whole();
 }
 
-#[test]
-fn a_controller_killed_at_any_step_changes_nothing_of_the_end() {
-    // The number of effects of an undisturbed run.
-    let run = |kill: Option<u64>| {
-        let mut world = cluster(11, 5, 4, 10 * MB);
-        let seen = world.effects_seen;
-        world.kill_at = kill.map(|n| KillAt(seen + n));
-        world.set_duty(node(4), Duty::Draining);
-        world.run(SECOND);
-        world.settle(20 * MINUTE);
-        world.assert_whole();
-        assert!(!world.bytes().contains_key(&node(4)));
-        world.effects_seen - seen
-    };
-    let effects = run(None);
+/// Who votes for which shard.
+fn placement(world: &World) -> BTreeMap<ShardId, BTreeSet<NodeId>> {
+    let shards = world.shards.iter();
+    shards
+        .map(|(id, shard)| (*id, shard.voters().collect()))
+        .collect()
+}
+
+/// A drain, and a controller that ends before its n-th effect: what became of it, and how many effects there were.
+fn drained(kill: Option<KillAt>) -> (BTreeMap<ShardId, BTreeSet<NodeId>>, u64) {
+    let mut world = cluster(11, 5, 4, 10 * MB);
+    let seen = world.effects_seen;
+    world.kill_at = kill.map(|kill| match kill {
+        KillAt::Node(n) => KillAt::Node(seen + n),
+        KillAt::Leadership(n) => KillAt::Leadership(seen + n),
+    });
+    world.set_duty(node(4), Duty::Draining);
+    world.run(SECOND);
+    world.settle(20 * MINUTE);
+    world.assert_whole();
+    assert!(!world.bytes().contains_key(&node(4)));
+    (placement(&world), world.effects_seen - seen)
+}
+
+/// Each step once where many are asked for, else a dozen of them.
+fn steps(effects: u64) -> impl Iterator<Item = u64> {
     let step = match std::env::var("SYNOD_SEEDS") {
         Ok(_) => 1,
         Err(_) => (effects / 12).max(1),
     };
-    for n in (1..=effects).step_by(usize::try_from(step).unwrap()) {
-        run(Some(n));
+    (1..=effects).step_by(usize::try_from(step).unwrap())
+}
+
+#[test]
+fn a_controller_killed_at_any_step_changes_nothing_of_the_end() {
+    let (_, effects) = drained(None);
+    for n in steps(effects) {
+        drained(Some(KillAt::Node(n)));
     }
+}
+
+#[test]
+fn a_successor_at_any_step_ends_in_the_same_target() {
+    let (undisturbed, effects) = drained(None);
+    for n in steps(effects) {
+        let (placement, _) = drained(Some(KillAt::Leadership(n)));
+        assert_eq!(
+            placement, undisturbed,
+            "the controller ended before effect {n}"
+        );
+    }
+}
+
+#[test]
+fn an_irreparable_replica_is_replaced_also_on_the_same_node() {
+    for nodes in [3, 5] {
+        let mut world = cluster(12, nodes, 6, 10 * MB);
+        let mut old = Vec::new();
+        for shard in [ShardId(1), ShardId(2)] {
+            let victim = world.shards[&shard].voters().next().expect("three voters");
+            old.push(world.damage(shard, victim));
+        }
+        world.run(SECOND);
+        world.settle(10 * MINUTE);
+        world.assert_whole();
+        let mut named = world.shards.values().flat_map(|it| &it.descriptor.replicas);
+        assert!(
+            named.all(|it| !old.contains(&it.replica)),
+            "{}",
+            world.describe()
+        );
+        assert!(world.damaged.is_empty(), "what was noted is deleted");
+    }
+}
+
+#[test]
+fn an_irreparable_replica_stays_while_its_removal_would_stop_the_shard() {
+    let mut world = cluster(13, 3, 4, 10 * MB);
+    let voters: Vec<NodeId> = world.shards[&ShardId(1)].voters().collect();
+    world.kill(voters[1]);
+    world.run(4 * SECOND);
+    let old = world.damage(ShardId(1), voters[0]);
+    world.run(MINUTE);
+    let named = |world: &World| {
+        let mut replicas = world.shards[&ShardId(1)].descriptor.replicas.iter();
+        replicas.any(|it| it.replica == old)
+    };
+    assert!(named(&world), "one of the other two is away");
+    world.restart(voters[1]);
+    world.run(SECOND);
+    world.settle(10 * MINUTE);
+    world.assert_whole();
+    assert!(!named(&world), "{}", world.describe());
 }
 
 fn seeds(default: u64) -> u64 {
@@ -272,22 +343,49 @@ fn fifty_nodes_survive_everything() {
     }
 }
 
+fn rolling_restart(world: &mut World, nodes: u32) {
+    for n in 0..nodes {
+        world.kill(node(n));
+        world.run(6 * SECOND);
+        world.restart(node(n));
+        world.run(4 * SECOND);
+    }
+}
+
+/// A zone goes, and comes back after a while.
+fn lose_a_zone(world: &mut World, nodes: u32) {
+    let zone: Vec<NodeId> = (0..nodes)
+        .filter(|n| zone_of(*n) == "b")
+        .map(node)
+        .collect();
+    for node in &zone {
+        world.kill(*node);
+    }
+    let away = world.rng.random_range(2..150);
+    world.run(away * SECOND);
+    for node in zone {
+        world.restart(node);
+    }
+}
+
+/// Replicas stay where they may not stand any more until they are moved.
+fn change_policies(world: &mut World, policies: Policies) {
+    world.invariants.relaxed_zones = true;
+    let version = world.policies.version + 1;
+    world.set_policies(Policies {
+        version,
+        ..policies
+    });
+}
+
 /// Restarts, losses, joins, drains and growth, one after the other; then all is well again.
 fn storm(world: &mut World, nodes: u32, rounds: u32) {
     let mut dead: Vec<NodeId> = Vec::new();
     let mut joined = nodes;
     for _ in 0..rounds {
         let any = node(world.rng.random_range(0..nodes));
-        match world.rng.random_range(0..7) {
-            // A rolling restart.
-            0 => {
-                for n in 0..nodes.min(5) {
-                    world.kill(node(n));
-                    world.run(6 * SECOND);
-                    world.restart(node(n));
-                    world.run(4 * SECOND);
-                }
-            }
+        match world.rng.random_range(0..10) {
+            0 => rolling_restart(world, nodes.min(5)),
             1 if dead.is_empty() => {
                 world.kill(any);
                 dead.push(any);
@@ -307,6 +405,9 @@ fn storm(world: &mut World, nodes: u32, rounds: u32) {
                     world.set_duty(id, Duty::Up);
                 }
             }
+            6 if dead.is_empty() => lose_a_zone(world, joined),
+            7 => change_policies(world, domiciled(&defaults::policies())),
+            8 => change_policies(world, defaults::policies()),
             _ => {
                 for shard in world.shards.values_mut() {
                     shard.load.bytes = shard.load.bytes * 13 / 10;
