@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::VarId;
 use crate::tables::Value;
 
+type Row = Box<[Value]>;
+
 /// A constant query.
 #[derive(Clone, Debug)]
 pub(super) struct ConstantQuery {
@@ -162,11 +164,11 @@ impl Compiler {
     fn change_rows(
         &mut self,
         mirror: usize,
-        rows: Vec<Box<[Value]>>,
+        rows: Vec<Row>,
         stale: &mut Stale,
     ) -> Result<Vec<VarId>> {
         let data = &self.mirrors[mirror].mirror;
-        let mut new: BTreeMap<Box<[Value]>, usize> = BTreeMap::new();
+        let mut new: BTreeMap<Row, usize> = BTreeMap::new();
         for row in rows {
             *new.entry(row).or_default() += 1;
         }
@@ -180,7 +182,7 @@ impl Compiler {
             }
         }
         let fresh = new.into_iter().flat_map(|(row, count)| vec![row; count]);
-        let mut changes: Vec<(Option<u32>, Option<Box<[Value]>>)> = Vec::new();
+        let mut changes: Vec<(Option<u32>, Option<Row>)> = Vec::new();
         let mut unpaired = Vec::new();
         for row in fresh {
             match old.get_mut(&row[0]).and_then(Vec::pop) {
