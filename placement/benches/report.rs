@@ -1,4 +1,5 @@
-//! The report: deltas to decision, node loss to plan, and whole rebalances beside greedy, min-cost flow and OR-tools' CP-SAT.
+//! The report: deltas to decision, node loss to plan, and whole rebalances beside greedy, min-cost flow and OR-tools'
+//! CP-SAT.
 //!
 //! `cargo xtask placement`, or `cargo bench -p synod-placement --bench report [-- FILTER]`. It prints Markdown.
 //!

@@ -1,5 +1,5 @@
-//! A settled cluster whose loads waver by 5% moves nothing, a hundred times: under the default policies, freshly placed,
-//! and after half of the nodes came later and relieved the others.
+//! A settled cluster whose loads waver by 5% moves nothing, a hundred times: under the default policies, freshly
+//! placed, and after half of the nodes came later and relieved the others.
 
 use std::fmt::Write as _;
 

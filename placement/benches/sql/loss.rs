@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use synod_placement::solve::Config;
-use synod_placement::{Change, Datum, PlanStatus, Problem, Status, Target, plan};
+use synod_placement::{Answer, Change, Datum, PlanStatus, Problem, Status, Target, plan};
 
 use super::{cpu_ms, insert};
 
@@ -141,25 +141,7 @@ impl Loss {
             answer.status,
             broken.len()
         );
-        let moved = answer.assignments.iter().filter(|a| a.current != a.value);
-        let targets: Vec<Target> = moved
-            .map(|a| {
-                let number = |name: &str| {
-                    a.key
-                        .get(name)
-                        .map(|k| Datum::Integer(k.as_i64().unwrap_or(0)))
-                };
-                Target {
-                    table: a.table.clone(),
-                    key: [number("shard_id"), number("slot")]
-                        .into_iter()
-                        .flatten()
-                        .collect(),
-                    column: a.column.clone(),
-                    value: text(a.value.as_str().unwrap_or_default()),
-                }
-            })
-            .collect();
+        let targets = targets_of(&answer);
         let ordered = self
             .problem
             .order(&targets, &plan::Config::default())
@@ -186,4 +168,23 @@ impl Loss {
         self.status(n, "up");
         took
     }
+}
+
+/// What was decided and is not so yet.
+fn targets_of(answer: &Answer) -> Vec<Target> {
+    let moved = answer.assignments.iter().filter(|a| a.current != a.value);
+    moved
+        .map(|a| {
+            let number = |name: &str| Some(Datum::Integer(a.key.get(name)?.as_i64()?));
+            Target {
+                table: a.table.clone(),
+                key: [number("shard_id"), number("slot")]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+                column: a.column.clone(),
+                value: text(a.value.as_str().unwrap_or_default()),
+            }
+        })
+        .collect()
 }

@@ -475,19 +475,14 @@ impl Compiler {
                     self.condition_node(*a, place)?.expr(),
                     self.condition_node(*b, place)?.expr(),
                 ];
-                let node = if op == Infix::And {
-                    G::And(both)
-                } else {
-                    G::Or(both)
-                };
-                Ok(Cell::truth(self.emit(node, place)?))
+                let junction = if op == Infix::And { G::And } else { G::Or };
+                Ok(Cell::truth(self.emit(junction(both), place)?))
             }
             (Operator::Infix(op), [a, b]) => self.infix_node(op, *a, *b, place),
             (Operator::Choose, [c, a, b]) => {
                 let cond = self.condition_node(*c, place)?.expr();
                 let (a_null, b_null) = (is_null(a), is_null(b));
-                self.rely_on_no_zero(*a);
-                self.rely_on_no_zero(*b);
+                [*a, *b].iter().for_each(|&cell| self.rely_on_no_zero(cell));
                 let (mut a, mut b) = (self.term(*a, place)?, self.term(*b, place)?);
                 if a_null {
                     a.den = b.den;
@@ -641,10 +636,8 @@ impl Compiler {
         match op {
             Infix::Add | Infix::Subtract => {
                 let (a, b) = self.aligned(a, b, place)?;
-                let node = match op {
-                    Infix::Add => G::Add(a.node.expr(), b.node.expr()),
-                    _ => G::Sub(a.node.expr(), b.node.expr()),
-                };
+                let sum = if op == Infix::Add { G::Add } else { G::Sub };
+                let node = sum(a.node.expr(), b.node.expr());
                 Ok(result(self.emit(node, place)?, a.den))
             }
             Infix::Multiply => {

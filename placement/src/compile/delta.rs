@@ -16,9 +16,7 @@ use super::constants::Stale;
 use super::group::{Argument, Grouping};
 use super::join::Part;
 use super::joined::Handle;
-use super::maps::DomainRef;
 use super::reads::Reads;
-use super::regroup::Rename;
 use super::resolved::{Block, RelationId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::VarId;
@@ -70,7 +68,7 @@ pub(crate) struct Applied {
 }
 
 /// How a changed row reaches a block.
-enum Reach {
+pub(super) enum Reach {
     /// Not at all.
     No,
     /// As a row of these sources.
@@ -85,17 +83,6 @@ pub(super) enum Of {
     Policy(usize),
     View(usize),
 }
-
-/// A row before and after a change, and the columns in which they differ.
-struct RowChange {
-    table: usize,
-    columns: BTreeSet<usize>,
-    old: Option<Box<[Value]>>,
-    new: Option<Box<[Value]>>,
-}
-
-/// Rows of sources whose joined rows are to be made again; `None` is the changed row itself.
-type Plan = Vec<(Of, usize, Option<u32>)>;
 
 pub(super) fn rebuild<T>() -> Result<T> {
     Err(Error::bare(ErrorKind::Limit, REBUILD))
@@ -355,270 +342,6 @@ impl Compiler {
         Ok(())
     }
 
-    /// Changes the row in a slot of a mirror, or adds one.
-    pub(super) fn change_row_at(
-        &mut self,
-        table: usize,
-        slot: Option<u32>,
-        new: Option<Box<[Value]>>,
-        stale: &mut Stale,
-    ) -> Result<Vec<VarId>> {
-        let entry = &self.mirrors[table];
-        let old: Option<Box<[Value]>> = slot.and_then(|s| entry.mirror.row(s)).map(Box::from);
-        if old == new {
-            return Ok(Vec::new());
-        }
-        // Only the decision itself changed: nothing is re-derived.
-        if let (Some(old), Some(new), Some(slot)) = (&old, &new, slot)
-            && (0..old.len()).all(|c| old[c] == new[c] || entry.decision_of(c).is_some())
-        {
-            self.mirrors[table].mirror.replace(slot, new.clone());
-            return self.redecide(table, slot, false);
-        }
-        let emptied = new.is_none() && entry.mirror.occupied().nth(1).is_none();
-        if emptied || entry.mirror.occupied().next().is_none() {
-            return rebuild();
-        }
-        // A column that gets a first text, or a first number, changes its type.
-        if let Some(new) = &new {
-            let mut kinds = entry.kinds.clone();
-            for (kind, value) in kinds.iter_mut().zip(new.iter()) {
-                kind.note(*value);
-            }
-            let same =
-                |(a, b): (&super::Kinds, &super::Kinds)| a.text == b.text && a.number == b.number;
-            if !kinds.iter().zip(&entry.kinds).all(same) {
-                return rebuild();
-            }
-        }
-        let columns: BTreeSet<usize> = match (&old, &new) {
-            (Some(old), Some(new)) => (0..old.len()).filter(|&c| old[c] != new[c]).collect(),
-            _ => (0..entry.mirror.schema.columns.len()).collect(),
-        };
-        let change = RowChange {
-            table,
-            columns,
-            old,
-            new,
-        };
-        let (plan, renaming) = self.plan_of(&change, slot)?;
-        for &(of, source, row) in &plan {
-            if let Some(row) = row.or(slot) {
-                self.take_away(of, source, row)?;
-            }
-        }
-        let looked_up = self.mirrors[table].decisions.is_empty() && self.is_looked_up(table);
-        let RowChange {
-            columns, old, new, ..
-        } = change;
-        let mut touched = Vec::new();
-        let slot = match (slot, new) {
-            (None, None) => return Ok(touched),
-            (Some(slot), None) => {
-                self.remove_row(table, slot)?;
-                slot
-            }
-            (Some(slot), Some(row)) => {
-                self.mirrors[table].mirror.replace(slot, row);
-                touched.extend(self.redecide(table, slot, true)?);
-                slot
-            }
-            (None, Some(row)) => {
-                let slot = self.mirrors[table].mirror.insert(row);
-                for decision in 0..self.mirrors[table].decisions.len() {
-                    self.add_variable(table, decision, slot)?;
-                    let vars = &self.mirrors[table].decisions[decision].vars;
-                    touched.extend(vars[slot as usize]);
-                }
-                slot
-            }
-        };
-        if looked_up {
-            touched.extend(self.change_value(table, slot, &columns, old.is_some(), stale)?);
-            stale.mirrors.entry(table).or_default().extend(&columns);
-        }
-        for (mut rename, source) in renaming {
-            let Some(tuple) = self.tuple_of(rename.of, rename.component, source, slot)? else {
-                return rebuild();
-            };
-            rename.new = tuple;
-            stale.renames.push(rename);
-        }
-        for &(of, source, row) in &plan {
-            self.bring(of, source, row.unwrap_or(slot))?;
-        }
-        Ok(touched)
-    }
-
-    /// Which rows of which blocks come of a row that is about to change (`None`: the row itself), and which groups
-    /// only change their names.
-    fn plan_of(
-        &mut self,
-        change: &RowChange,
-        slot: Option<u32>,
-    ) -> Result<(Plan, Vec<(Rename, usize)>)> {
-        let RowChange {
-            table,
-            columns,
-            old,
-            new,
-        } = change;
-        let updated = old.is_some() && new.is_some();
-        let mut plan = Plan::new();
-        let mut renaming = Vec::new();
-        for of in self.all_of() {
-            let block = self.block_of(of);
-            let reads = self.reads_of(of);
-            let bindings = self.bindings(block.id);
-            let mut rows = Vec::new();
-            for source in 0..block.sources.len() {
-                let same = block.sources[source].relation == RelationId::Mirror(*table);
-                if !same || (updated && !reads[source].any(columns)) {
-                    continue;
-                }
-                let rowed = bindings.rows >> source & 1 == 1;
-                let looked_up = bindings.lookups >> source & 1 == 1;
-                if rowed && looked_up {
-                    return rebuild();
-                }
-                let named = updated && reads[source].other.is_disjoint(columns);
-                if let (true, Some(slot)) = (named && block.grouped, slot)
-                    && let Some(component) = self.own_component(of, source)
-                    && let Some(tuple) = self.tuple_of(of, component, source, slot)?
-                {
-                    let rename = Rename {
-                        of,
-                        component,
-                        old: tuple.clone(),
-                        new: tuple,
-                        rowed,
-                    };
-                    renaming.push((rename, source));
-                    continue;
-                }
-                if !looked_up {
-                    rows.push(source);
-                }
-            }
-            match self.reach(of, &block, rows, old.is_some()) {
-                Reach::No => {}
-                Reach::Rebuild => return rebuild(),
-                // The changed row itself: its slot is not known yet where it is new.
-                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, None))),
-            }
-            for link in &block.links {
-                if link.relation != RelationId::Mirror(*table) {
-                    continue;
-                }
-                let Some((inner, source, outer)) = link.by else {
-                    return rebuild();
-                };
-                let RelationId::Mirror(other) = block.sources[source].relation else {
-                    return rebuild();
-                };
-                let mut rows = BTreeSet::new();
-                for row in [old, new].into_iter().flatten() {
-                    rows.extend(self.mirrors[other].mirror.find(&[outer], &[row[inner]]));
-                }
-                plan.extend(rows.into_iter().map(|row| (of, source, Some(row))));
-            }
-        }
-        Ok((plan, renaming))
-    }
-
-    /// A row that is a value of domains came, went or changed.
-    fn change_value(
-        &mut self,
-        table: usize,
-        slot: u32,
-        columns: &BTreeSet<usize>,
-        existed: bool,
-        stale: &mut Stale,
-    ) -> Result<Vec<VarId>> {
-        let exists = self.mirrors[table].mirror.row(slot).is_some();
-        let mut touched = Vec::new();
-        for number in 0..self.domains.len() {
-            if self.domains[number].mirror != table {
-                continue;
-            }
-            let domain = DomainRef(u32::try_from(number).unwrap_or(u32::MAX));
-            if !(existed && exists) {
-                let slots = self.mirrors[table].mirror.slots();
-                self.grow_maps(domain, slots as usize);
-                let of = self.domains[number].graph;
-                self.model.grow_domain(of, slots);
-                match exists {
-                    true => self.model.restore_value(of, slot),
-                    false => self.model.retire_value(of, slot),
-                }
-                stale.values.insert((domain, slot));
-            }
-            for deciding in 0..self.mirrors.len() {
-                for decision in 0..self.mirrors[deciding].decisions.len() {
-                    let of = &self.mirrors[deciding].decisions[decision];
-                    if of.domain != domain {
-                        continue;
-                    }
-                    let (keys, constants): (Vec<usize>, Vec<usize>) = (
-                        of.columns.iter().map(|c| c.domain_column).collect(),
-                        of.constants.iter().map(|(_, c)| *c).collect(),
-                    );
-                    let row = self.mirrors[table].mirror.row(slot);
-                    let unnamed = row.is_some_and(|row| keys.iter().any(|&c| row[c].is_null()));
-                    // What a row may choose, or what its value is called, is known row by row.
-                    if unnamed
-                        || constants.iter().any(|c| columns.contains(c))
-                        || (existed && exists && keys.iter().any(|c| columns.contains(c)))
-                        || !self.mirrors[table].mirror.is_unique(&keys)
-                    {
-                        return rebuild();
-                    }
-                    touched.extend(self.reconsider(deciding, decision, slot, existed)?);
-                }
-            }
-        }
-        Ok(touched)
-    }
-
-    /// The decisions of a table that stand at a value which changed; those that name one which came.
-    fn reconsider(
-        &mut self,
-        table: usize,
-        decision: usize,
-        value: u32,
-        existed: bool,
-    ) -> Result<Vec<VarId>> {
-        let entry = &self.mirrors[table];
-        let of = &entry.decisions[decision];
-        let slots = |of: &super::DecisionOf| -> Vec<u32> {
-            let vars = of.vars.iter().enumerate();
-            let at = vars
-                .filter(|(_, var)| var.is_some_and(|var| self.model.current(var) == Some(value)));
-            at.map(|(slot, _)| u32::try_from(slot).unwrap_or(u32::MAX))
-                .collect()
-        };
-        let slots = match existed {
-            true => slots(of),
-            // Rows may have named it before it was there.
-            false => (0..u32::try_from(of.vars.len()).unwrap_or(u32::MAX))
-                .filter(|&slot| {
-                    let var = of.vars[slot as usize];
-                    var.is_some_and(|var| self.model.current(var).is_none())
-                })
-                .collect(),
-        };
-        let mut touched = Vec::new();
-        for slot in slots {
-            let changed = self.redecide(table, slot, false)?;
-            if existed {
-                let vars = &self.mirrors[table].decisions[decision].vars;
-                touched.extend(vars[slot as usize]);
-            }
-            touched.extend(changed);
-        }
-        Ok(touched)
-    }
-
     /// All blocks that rows belong to: views first, as policies read them.
     pub(super) fn all_of(&self) -> Vec<Of> {
         let policies = (0..self.policies.len()).map(Of::Policy);
@@ -657,7 +380,7 @@ impl Compiler {
     }
 
     /// How a changed row that is a row of `sources` of a block can be followed there.
-    fn reach(&self, of: Of, block: &Block, sources: Vec<usize>, existed: bool) -> Reach {
+    pub(super) fn reach(&self, of: Of, block: &Block, sources: Vec<usize>, existed: bool) -> Reach {
         if sources.is_empty() {
             return Reach::No;
         }
@@ -691,7 +414,7 @@ impl Compiler {
     }
 
     /// Removes what a row of a source brought.
-    fn take_away(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
+    pub(super) fn take_away(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
         let handles = match self.grouping_of(of) {
             Some(grouping) => grouping.joined.take(source, row),
             None => match of {
@@ -716,7 +439,7 @@ impl Compiler {
     }
 
     /// Adds what a row of a source brings.
-    fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
+    pub(super) fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
         let block = self.block_of(of);
         let RelationId::Mirror(mirror) = block.sources[source].relation else {
             return rebuild();
@@ -826,7 +549,12 @@ impl Compiler {
     }
 
     /// Reads the present values of a row's decisions again, and their choices if the row itself changed.
-    fn redecide(&mut self, table: usize, slot: u32, row_changed: bool) -> Result<Vec<VarId>> {
+    pub(super) fn redecide(
+        &mut self,
+        table: usize,
+        slot: u32,
+        row_changed: bool,
+    ) -> Result<Vec<VarId>> {
         let mut touched = Vec::new();
         for decision in 0..self.mirrors[table].decisions.len() {
             let (allowed, current) = self.choices(table, decision, slot)?;
@@ -847,7 +575,7 @@ impl Compiler {
         Ok(touched)
     }
 
-    fn remove_row(&mut self, table: usize, slot: u32) -> Result<()> {
+    pub(super) fn remove_row(&mut self, table: usize, slot: u32) -> Result<()> {
         for decision in 0..self.mirrors[table].decisions.len() {
             let vars = &mut self.mirrors[table].decisions[decision].vars;
             if let Some(var) = vars.get_mut(slot as usize).and_then(Option::take)

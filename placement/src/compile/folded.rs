@@ -93,10 +93,7 @@ impl Compiler {
                 never_null: one_group && shape.certain > 0,
             };
             cells.push(match aggregate.function {
-                Aggregate::CountRows => count(match grouping.cell_of[index] {
-                    Some(ones) => fold(self, Fold::Count(ones))?,
-                    None => fold(self, Fold::CountRows)?,
-                }),
+                Aggregate::CountRows => count(fold(self, grouping.rows_of(index))?),
                 Aggregate::Count => count(fold(self, Fold::Count(cell))?),
                 Aggregate::CountDistinct => count(fold(self, Fold::CountDistinct(cell))?),
                 Aggregate::Sum => Cell::Node(value(fold(self, Fold::Sum(cell))?)),

@@ -13,8 +13,8 @@ use super::folded::{Group, KeyConstant};
 use super::join::{Bound, Frame, Match, Part};
 use super::joined::{Handle, Joined};
 use super::maps::{Operand, Recipe, denominator, integer};
-use super::resolve::constant;
-use super::resolved::{Block, Expr, Node, Operator, RelationId, Type};
+use super::present::arguments_of;
+use super::resolved::{Block, Expr, Node, Operator, RelationId};
 use crate::dialect::ast::{Aggregate, Infix, When};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph;
@@ -730,36 +730,6 @@ impl Compiler {
     }
 }
 
-/// The distinct arguments of a block's aggregates, and which of them each aggregate has.
-fn arguments_of(block: &Block) -> Result<(Vec<Argument>, Vec<Option<u8>>)> {
-    let mut arguments: Vec<Argument> = Vec::new();
-    let mut cell_of = Vec::new();
-    let mixed = block.aggregates.iter().any(|a| a.when == When::Present);
-    for aggregate in &block.aggregates {
-        let one = || constant(aggregate.place, Type::Number, Value::Integer(1));
-        let argument = match &aggregate.argument {
-            Some(argument) => argument.clone(),
-            // Where rows of both assignments share a bucket, each kind is counted by a cell of its own.
-            None if mixed => one(),
-            None => {
-                cell_of.push(None);
-                continue;
-            }
-        };
-        let same = |a: &Argument| a.when == aggregate.when && a.expr.same(&argument);
-        let position = arguments.iter().position(same).unwrap_or_else(|| {
-            arguments.push(Argument {
-                expr: argument,
-                when: aggregate.when,
-            });
-            arguments.len() - 1
-        });
-        let limit = |_| Error::at(ErrorKind::Limit, aggregate.place, "too many aggregates");
-        cell_of.push(Some(u8::try_from(position).map_err(limit)?));
-    }
-    Ok((arguments, cell_of))
-}
-
 impl Grouping {
     /// The part of a tuple of unkeyed components.
     pub(super) fn part_of(&mut self, tuple: Box<[u32]>) -> u32 {
@@ -783,6 +753,11 @@ impl Grouping {
             .iter()
             .any(|c| c.certain > 0 && c.certain < self.rows);
         block.keys.is_empty() && (average || mixed)
+    }
+
+    /// What counts rows for an aggregate: those of its own assignment, where a bag has both.
+    pub(super) fn rows_of(&self, aggregate: usize) -> graph::Fold {
+        self.cell_of[aggregate].map_or(graph::Fold::CountRows, graph::Fold::Count)
     }
 
     /// The number of parts so far.

@@ -31,6 +31,7 @@ mod regroup;
 mod remap;
 mod resolve;
 mod resolved;
+mod rows;
 mod warnings;
 
 use std::cell::RefCell;

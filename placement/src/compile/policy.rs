@@ -51,6 +51,24 @@ pub(crate) struct PolicyOf {
     pub joined: Joined,
 }
 
+impl PolicyOf {
+    fn new(name: String, (block, goal): (&Rc<Block>, &Rc<Expr>), kind: Kind) -> PolicyOf {
+        PolicyOf {
+            name,
+            block: Rc::clone(block),
+            goal: Rc::clone(goal),
+            reads: Rc::new(reads_of(block, Some(goal))),
+            kind,
+            rows: Vec::new(),
+            grouping: None,
+            template: None,
+            roots: Vec::new(),
+            free_rows: Vec::new(),
+            joined: Joined::new(block.sources.len()),
+        }
+    }
+}
+
 /// Hard, or soft in a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -140,19 +158,9 @@ impl Compiler {
             self.model
                 .set_deferrable(u32::try_from(policy).unwrap_or(u32::MAX));
         }
-        self.policies.push(PolicyOf {
-            name: constraint.name.clone(),
-            block: Rc::clone(&block),
-            goal: Rc::clone(&goal),
-            reads: Rc::new(reads_of(&block, Some(&goal))),
-            kind,
-            rows: Vec::new(),
-            grouping: None,
-            template: None,
-            roots: Vec::new(),
-            free_rows: Vec::new(),
-            joined: Joined::new(block.sources.len()),
-        });
+        let name = constraint.name.clone();
+        self.policies
+            .push(PolicyOf::new(name, (&block, &goal), kind));
         if block.grouped {
             self.compile_groups(policy, &block, &goal)
         } else {

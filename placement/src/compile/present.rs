@@ -9,10 +9,13 @@
 
 use super::Compiler;
 use super::cells::Cell;
-use super::group::{Grouping, PreparedRow};
+use super::group::{Argument, Grouping, PreparedRow};
+use super::resolve::constant;
+use super::resolved::{Block, Type};
 use crate::dialect::ast::When;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph;
+use crate::tables::Value;
 
 impl Compiler {
     /// The variable that follows a decision's present value.
@@ -70,4 +73,34 @@ impl Compiler {
         };
         Ok((row, Some(twin)))
     }
+}
+
+/// The distinct arguments of a block's aggregates, and which of them each aggregate has.
+pub(super) fn arguments_of(block: &Block) -> Result<(Vec<Argument>, Vec<Option<u8>>)> {
+    let mut arguments: Vec<Argument> = Vec::new();
+    let mut cell_of = Vec::new();
+    let mixed = block.aggregates.iter().any(|a| a.when == When::Present);
+    for aggregate in &block.aggregates {
+        let one = || constant(aggregate.place, Type::Number, Value::Integer(1));
+        let argument = match &aggregate.argument {
+            Some(argument) => argument.clone(),
+            // Where rows of both assignments share a bucket, each kind is counted by a cell of its own.
+            None if mixed => one(),
+            None => {
+                cell_of.push(None);
+                continue;
+            }
+        };
+        let same = |a: &Argument| a.when == aggregate.when && a.expr.same(&argument);
+        let position = arguments.iter().position(same).unwrap_or_else(|| {
+            arguments.push(Argument {
+                expr: argument,
+                when: aggregate.when,
+            });
+            arguments.len() - 1
+        });
+        let limit = |_| Error::at(ErrorKind::Limit, aggregate.place, "too many aggregates");
+        cell_of.push(Some(u8::try_from(position).map_err(limit)?));
+    }
+    Ok((arguments, cell_of))
 }

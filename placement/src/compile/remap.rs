@@ -3,8 +3,9 @@
 //! Maps stand in an order in which operands come first, so one pass settles them, but for the numbers of groups: those
 //! follow from other columns, and others follow from them. So there are two passes, with the groups in between.
 //!
-//! What was compiled relied on some properties of a column as a whole: whether it has a NULL, a 0 as a divisor, text, decimals, and
-//! over which denominator its numbers are whole. A change that breaks one of them compiles the problem again.
+//! What was compiled relied on some properties of a column as a whole: whether it has a NULL, a 0 as a divisor, text,
+//! decimals, and over which denominator its numbers are whole. A change that breaks one of them compiles the problem
+//! again.
 
 use std::collections::BTreeSet;
 
@@ -99,13 +100,6 @@ impl Compiler {
         let entry = self.maps.entry(map);
         let first = pass == Pass::BeforeGroups;
         let mut values = BTreeSet::new();
-        let operands = |list: &[Operand], values: &mut BTreeSet<u32>| {
-            for operand in list {
-                if let Operand::Map(of) = operand {
-                    values.extend(&changed[of.0 as usize]);
-                }
-            }
-        };
         match &entry.recipe {
             Recipe::Slot => {}
             Recipe::Column {
@@ -132,7 +126,7 @@ impl Compiler {
                 {
                     return Affected::All;
                 }
-                operands(keys, &mut values);
+                add_changed(keys, changed, &mut values);
             }
             Recipe::Apply(op, list) => {
                 if let (Operator::InSet(set), true) = (op, first)
@@ -140,7 +134,7 @@ impl Compiler {
                 {
                     return Affected::All;
                 }
-                operands(list, &mut values);
+                add_changed(list, changed, &mut values);
             }
             Recipe::Tuple {
                 block,
@@ -154,7 +148,7 @@ impl Compiler {
                 if groups.contains(&(*block, *component)) {
                     return Affected::All;
                 }
-                operands(cells, &mut values);
+                add_changed(cells, changed, &mut values);
             }
         }
         let fresh = stale.values.iter().filter(|(d, _)| *d == entry.domain);
@@ -244,5 +238,14 @@ impl Compiler {
                 .map_err(|e| crate::problem::model_error(&e))?;
         }
         Ok(())
+    }
+}
+
+/// Adds the values at which an operand changed.
+fn add_changed(operands: &[Operand], changed: &[BTreeSet<u32>], values: &mut BTreeSet<u32>) {
+    for operand in operands {
+        if let Operand::Map(of) = operand {
+            values.extend(&changed[of.0 as usize]);
+        }
     }
 }

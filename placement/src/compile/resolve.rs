@@ -367,6 +367,16 @@ impl Compiler {
         }
     }
 
+    fn resolve_condition(
+        &mut self,
+        expr: &ast::Expr,
+        scopes: &mut Vec<Scope>,
+        inner: &mut Vec<Link>,
+    ) -> Result<Expr> {
+        let resolved = self.resolve(expr, scopes, inner)?;
+        self.condition(resolved)
+    }
+
     fn in_scope(&self, name: &str, scopes: &[Scope]) -> bool {
         scopes.last().is_some_and(|scope| {
             scope.sources.iter().any(|s| {
@@ -518,8 +528,7 @@ impl Compiler {
                 Ok(apply(place, Type::Number, Operator::Negate, vec![a]))
             }
             ast::Node::Prefix(Prefix::Not, a) => {
-                let a = self.resolve(a, scopes, inner)?;
-                let a = self.condition(a)?;
+                let a = self.resolve_condition(a, scopes, inner)?;
                 Ok(apply(place, Type::Truth, Operator::Not, vec![a]))
             }
             ast::Node::Infix(op, a, b) => self.resolve_infix(place, *op, a, b, scopes, inner),
@@ -528,8 +537,7 @@ impl Compiler {
                 Ok(apply(place, Type::Truth, Operator::IsNull, vec![a]))
             }
             ast::Node::IsTrue(a) => {
-                let a = self.resolve(a, scopes, inner)?;
-                let a = self.condition(a)?;
+                let a = self.resolve_condition(a, scopes, inner)?;
                 Ok(apply(place, Type::Truth, Operator::IsTrue, vec![a]))
             }
             ast::Node::Same(a, b) => {

@@ -61,8 +61,7 @@ impl Search<'_> {
                 chosen.push((var, value));
             }
         }
-        let all = values.len() <= VALUES;
-        let tries = if all { values.len() } else { VALUES };
+        let (all, tries) = (values.len() <= VALUES, values.len().min(VALUES));
         for index in 0..tries {
             if best.as_ref().is_some_and(|best| best.hinge == 0) {
                 break;
