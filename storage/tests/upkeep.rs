@@ -55,6 +55,38 @@ fn deletes_go_when_nothing_is_left_to_hide() {
 }
 
 #[test]
+fn what_was_deleted_within_reach_of_readers_gives_its_space_back_later() {
+    let mut rig = Rig::sim(4);
+    for key in 0..200 {
+        rig.write(vec![put(format!("key-{key:04}"), vec![1; 400])])
+            .unwrap();
+    }
+    rig.store.checkpoint();
+    rig.pass(100).unwrap();
+    let before = rig.version;
+    for key in 0..200 {
+        rig.write(vec![delete(format!("key-{key:04}"))]).unwrap();
+    }
+    // The deletes are checkpointed while a reader may still ask for what they hide.
+    rig.store
+        .set_threshold(SHARD, KeyRange::all(), Version(before));
+    rig.store.checkpoint();
+    rig.pass(100).unwrap();
+    let read = rig.get_at(Space::User, b"key-0007", Version(before));
+    assert!(matches!(read, ReadResult::Found { .. }), "{read:?}");
+    let threshold = Version(rig.version);
+    rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+    for _ in 0..50 {
+        rig.pass(20).unwrap();
+    }
+    let stats = rig.store.stats();
+    assert!(stats.value_bytes < 30_000, "{stats:?}");
+    rig.check();
+    rig.power_loss(Survival::Nothing, Rot::Gone);
+    rig.check();
+}
+
+#[test]
 fn history_is_kept_above_the_threshold_and_goes_below_it() {
     let mut rig = Rig::sim(3);
     let mut versions = Vec::new();

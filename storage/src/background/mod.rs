@@ -5,6 +5,7 @@
 //! which files get into the manifest is the order of their numbers.
 
 mod checkpoint;
+mod collecting;
 mod indexing;
 mod merging;
 pub(crate) mod rebuild;
@@ -15,6 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 pub(crate) use checkpoint::{Checkpoint, Repaired};
+pub(crate) use collecting::{Collect, Superseded};
 pub(crate) use indexing::{FinishedFile, Indexing, Stamp};
 pub(crate) use reclaim::{Depth, Reclaim};
 pub(crate) use upkeep::{Count, Drop, Forget, Scrub, Space, Stop, Trim};
@@ -41,6 +43,8 @@ pub(crate) struct Desk {
     pub live: LiveMap,
     /// Whether `live` has been counted to its end since the start.
     pub live_complete: bool,
+    /// Keys to be looked at again when their older versions are out of reach.
+    pub superseded: Superseded,
 }
 
 /// Why a piece of work was given up.
@@ -106,6 +110,7 @@ pub(crate) enum Task {
     Abort(Box<Import>),
     Drop(Drop),
     Forget(Forget),
+    Collect(Collect),
     Reclaim(Reclaim),
     Count(Count),
     Scrub(Scrub),
@@ -141,6 +146,7 @@ impl BackgroundWork {
             }
             Task::Drop(drop) => drop.step(desk),
             Task::Forget(forget) => forget.step(desk),
+            Task::Collect(collect) => collect.step(desk),
             Task::Reclaim(reclaim) => reclaim.step(desk),
             Task::Count(count) => count.step(desk),
             Task::Scrub(scrub) => scrub.step(desk),

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Replica, Store};
-use crate::background::{Desk, rebuild};
+use crate::background::{Desk, Superseded, rebuild};
 use crate::cache::ValueCache;
 use crate::disk::OpenMode;
 use crate::index::IndexKey;
@@ -111,6 +111,7 @@ impl Store {
             files: files.clone(),
             live: LiveMap::default(),
             live_complete: false,
+            superseded: Superseded::default(),
         };
         // sled may panic on what it finds: then it is damaged, and is rebuilt.
         let opened = catch_unwind(AssertUnwindSafe(|| {
