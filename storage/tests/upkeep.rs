@@ -87,6 +87,29 @@ fn what_was_deleted_within_reach_of_readers_gives_its_space_back_later() {
 }
 
 #[test]
+fn a_delete_stays_while_a_reader_may_ask_for_what_it_hides() {
+    let mut rig = Rig::sim(5);
+    let key = |n: u32| format!("key-{n:04}");
+    let mut written = Vec::new();
+    for n in 0..200 {
+        rig.write(vec![put(key(n), vec![1; 50])]).unwrap();
+        written.push(rig.version);
+        rig.write(vec![delete(key(n))]).unwrap();
+    }
+    rig.store.checkpoint();
+    for _ in 0..50 {
+        rig.pass(20).unwrap();
+    }
+    rig.check();
+    for (n, version) in (0..).zip(&written) {
+        let read = rig.get_at(Space::User, key(n).as_bytes(), Version(*version));
+        assert!(matches!(read, ReadResult::Found { .. }), "{n}: {read:?}");
+    }
+    rig.power_loss(Survival::Nothing, Rot::Gone);
+    rig.check();
+}
+
+#[test]
 fn history_is_kept_above_the_threshold_and_goes_below_it() {
     let mut rig = Rig::sim(3);
     let mut versions = Vec::new();
