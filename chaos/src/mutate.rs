@@ -111,7 +111,10 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         | Bug::SplitsOverLocks
         | Bug::MergeForgetsRows
         | Bug::MergesOverLaggards
-        | Bug::ThawsTooEarly => (
+        | Bug::ThawsTooEarly
+        | Bug::ClosesOverPrepared
+        | Bug::ServesUnclosed
+        | Bug::ReadsBelowKept => (
             &transactions,
             &[Split, Move, Transfer, KillOne, IsolateLeader, Pause],
         ),

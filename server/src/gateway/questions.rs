@@ -272,6 +272,7 @@ fn is_repeatable(body: &Body) -> bool {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => true,
             // The second prepare would be refused, and the attempt aborted for nothing.

@@ -94,11 +94,11 @@ pub(super) fn check_history(
         let Some(ended_at) = txns[*before].ended_at else {
             continue;
         };
-        if txns[*before].state == State::Unknown {
+        if txns[*before].state == State::Unknown || txns[*before].past {
             continue;
         }
         for after in &takes_part {
-            if ended_at < txns[*after].asked_at {
+            if ended_at < txns[*after].asked_at && !txns[*after].past {
                 edge(*before, *after);
             }
         }
