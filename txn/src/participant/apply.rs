@@ -342,6 +342,10 @@ impl Shard {
         turn.effects.push(Effect::Described {
             descriptor: descriptor.clone(),
         });
+        if new_epoch {
+            let descriptor = descriptor.clone();
+            self.end_snapshots(turn, &Outcome::StaleEpoch { descriptor });
+        }
         if new_epoch && let Role::Leading(leader) = &mut self.role {
             let undone = leader.epoch_changed(turn, &self.own.transactions);
             leader.reborn(&self.own);

@@ -380,13 +380,14 @@ impl Shard {
     pub(super) fn close<S: State>(&mut self, turn: &mut Turn<S>) {
         self.step_down(turn, None);
         self.give_up_orphans(turn, |_| true);
-        self.end_snapshots(turn);
+        self.end_snapshots(turn, &Outcome::NotLeader { hint: None });
     }
 
     /// The state jumped: batches that were under way may be part of it or not.
     pub(super) fn snapshot_installed<S: State>(&mut self, turn: &mut Turn<S>) {
         self.step_down(turn, None);
         self.give_up_orphans(turn, |_| true);
+        self.end_snapshots(turn, &Outcome::Overloaded);
         self.load(turn);
     }
 

@@ -230,10 +230,10 @@ impl Shard {
         }
     }
 
-    /// The replica ends.
-    pub(super) fn end_snapshots<S>(&mut self, turn: &mut Turn<S>) {
+    /// The replica ends, or the shard has other keys from now on, of which it cannot say what is kept.
+    pub(super) fn end_snapshots<S>(&mut self, turn: &mut Turn<S>, outcome: &Outcome) {
         for snapshot in std::mem::take(&mut self.snapshots).into_values() {
-            turn.respond(snapshot.token, Outcome::NotLeader { hint: None });
+            turn.respond(snapshot.token, outcome.clone());
         }
     }
 

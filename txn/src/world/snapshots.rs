@@ -233,6 +233,32 @@ fn deadlines_are_judged_by_the_version_and_not_by_the_clock() {
     }
 }
 
+/// A walk that waits for its version to be closed while the shard is split must not pass for one of the
+/// whole range afterwards.
+#[test]
+fn a_read_that_waits_over_a_split_is_told_of_it() {
+    let mut world = World::new(3, 1, None);
+    world.run(&["SET", "z", "v"]);
+    let it = attempt(1);
+    prepared(world.ask(LEFT, prepare(it, &[&["SET", "a", "v"]], &[])));
+    world.advance(10);
+    let at = now(&world);
+    let read = SnapshotRead::Walk(super::attempts::command(&["RANGE", "", "zz"]));
+    let token = world.send(0, LEFT, TxnRequest::Snapshot { at, read }, Stream::NONE);
+    assert!(world.split(LEFT, b"m").is_some());
+    world.ask(LEFT, resolve(it, Verdict::Aborted));
+    world.settle(0);
+    let answer = world.responses.remove(&token);
+    match answer {
+        Some(Outcome::StaleEpoch { .. }) => {}
+        Some(Outcome::Txn(TxnAnswer::Walked { reply, .. })) => {
+            let whole = vec![Reply::bulk("z"), Reply::bulk("v")];
+            assert_eq!(reply, Reply::Array(whole), "read before the split");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Both sides of a split, and what a merge makes of them, can be read at what was closed before.
 #[test]
 fn what_is_closed_survives_splits_and_merges() {
