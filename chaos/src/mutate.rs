@@ -65,6 +65,15 @@ fn ground(bug: Bug) -> Menu {
     }
 }
 
+/// Workloads of transactions.
+const TRANSACTIONS: [Workload; 5] = [
+    Workload::ListAppend,
+    Workload::Bank,
+    Workload::WriteSkew,
+    Workload::LongFork,
+    Workload::Causal,
+];
+
 /// The workloads that would show a bug, and the faults that would bring it out.
 fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
     use Fault::{
@@ -72,13 +81,6 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         KillMajority, KillOne, Loss, Move, OneWay, Pause, PowerAll, PowerOne, Split, Transfer,
     };
     let singles = [Workload::Register, Workload::Append, Workload::Counter];
-    let transactions = [
-        Workload::ListAppend,
-        Workload::Bank,
-        Workload::WriteSkew,
-        Workload::LongFork,
-        Workload::Causal,
-    ];
     let (workloads, faults): (&[Workload], &[Fault]) = match bug {
         Bug::SkipsSync | Bug::AcknowledgesBeforeSync => (&singles, &[PowerAll, DiskSlow]),
         Bug::SkipsValueSync => (&singles, &[PowerAll, PowerOne]),
@@ -115,7 +117,7 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         | Bug::ClosesOverPrepared
         | Bug::ServesUnclosed
         | Bug::ReadsBelowKept => (
-            &transactions,
+            &TRANSACTIONS,
             &[Split, Move, Transfer, KillOne, IsolateLeader, Pause],
         ),
         Bug::ReadsAreNotLocked
@@ -133,7 +135,7 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         | Bug::TokensAreForgotten
         | Bug::AbsenceIsAnAnswer
         | Bug::RetriesUnknown => (
-            &transactions,
+            &TRANSACTIONS,
             &[KillOne, IsolateLeader, FlipFlop, Pause, Delay, Loss],
         ),
     };

@@ -251,14 +251,8 @@ impl Coordinator {
             Event::Commit { ticket } => {
                 if let Some(session) = self.sessions.remove(&ticket)
                     && !session.is_over()
+                    && let Some((txn, run)) = commit(&mut turn, ticket, session)
                 {
-                    if session.is_of_the_past() {
-                        let ended = Ended::Replies(Vec::new());
-                        return turn.effects.push(Effect::Ended { ticket, ended });
-                    }
-                    let txn = turn.new_txn();
-                    let mut run = Run::of_session(txn, ticket, session, now.monotonic);
-                    run.begin(&mut turn);
                     self.keep(txn, run);
                 }
             }
@@ -333,6 +327,19 @@ impl Coordinator {
     pub fn active(&self) -> usize {
         self.runs.len() + self.sessions.len()
     }
+}
+
+/// Commits an interactive transaction; of one of the past there is nothing to commit.
+fn commit(turn: &mut Turn, ticket: Ticket, session: Session) -> Option<(TxnId, Run)> {
+    if session.is_of_the_past() {
+        let ended = Ended::Replies(Vec::new());
+        turn.effects.push(Effect::Ended { ticket, ended });
+        return None;
+    }
+    let txn = turn.new_txn();
+    let mut run = Run::of_session(txn, ticket, session, turn.monotonic());
+    run.begin(turn);
+    Some((txn, run))
 }
 
 /// Begins an interactive transaction; one of the past is answered with its version.
