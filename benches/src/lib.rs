@@ -9,3 +9,4 @@ pub mod load;
 pub mod status;
 pub mod syncs;
 pub mod systems;
+pub mod transfers;

@@ -61,6 +61,24 @@ pub struct Figures {
     pub errors: u64,
 }
 
+impl Figures {
+    /// The figures of commands that took these times, in microseconds.
+    pub fn of(mut times: Vec<u32>, elapsed: Duration, errors: u64) -> Figures {
+        times.sort_unstable();
+        let at = |share: f64| {
+            let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
+            u64::from(times.get(place).copied().unwrap_or(0))
+        };
+        Figures {
+            per_s: times.len() as f64 / elapsed.as_secs_f64(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            max_us: at(1.0),
+            errors,
+        }
+    }
+}
+
 enum Client {
     Resp(Box<Connection>),
     Etcd(Etcd),
@@ -195,18 +213,7 @@ async fn drive(load: &Load) -> Result<Figures, Failure> {
         client.await?;
     }
     let elapsed = started.elapsed();
-    let (mut times, errors) =
+    let (times, errors) =
         std::mem::take(&mut *times.lock().unwrap_or_else(PoisonError::into_inner));
-    times.sort_unstable();
-    let at = |share: f64| {
-        let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
-        u64::from(times.get(place).copied().unwrap_or(0))
-    };
-    Ok(Figures {
-        per_s: times.len() as f64 / elapsed.as_secs_f64(),
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-        max_us: at(1.0),
-        errors,
-    })
+    Ok(Figures::of(times, elapsed, errors))
 }

@@ -9,6 +9,7 @@ use clap::Parser;
 use synod_benches::etcd::Failure;
 use synod_benches::load::{self, Figures, Load, Protocol, Verb};
 use synod_benches::systems::System;
+use synod_benches::transfers::{self, Draw, Kind, Transfers};
 use synod_benches::{status, syncs};
 
 /// Measures SET and GET of Synod (3 nodes), etcd (3 nodes) and Redis (1 node, appendfsync always).
@@ -41,6 +42,9 @@ struct Arguments {
     /// not at all
     #[arg(long, default_value_t = 5)]
     trace_seconds: u64,
+    /// Measure transactions on Synod instead: a SET, three SETs of one shard, transfers over two shards
+    #[arg(long)]
+    transactions: bool,
     /// Print each measurement as a JSON line, too
     #[arg(long)]
     json: bool,
@@ -58,7 +62,10 @@ fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
     let dir = arguments.dir.join(std::process::id().to_string());
     std::fs::create_dir_all(&dir)?;
-    let outcome = run(&arguments, &dir);
+    let outcome = match arguments.transactions {
+        true => transactions(&arguments, &dir),
+        false => run(&arguments, &dir),
+    };
     std::fs::remove_dir_all(&dir)?;
     outcome
 }
@@ -101,6 +108,82 @@ fn run(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
     }
     print!("{}", sync_table(&traced)?);
     Ok(())
+}
+
+/// Measures transactions: latencies on one connection, then throughput, then under contention.
+fn transactions(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
+    let system = System::synod(&arguments.synod, dir)?;
+    println!(
+        "| transaction | accounts | connections | per second | p50 ms | p99 ms | max ms | lost |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let measurements = [
+        ("SET", Kind::Set, Draw::Uniform, 10_000, 1),
+        (
+            "MULTI of 3 SETs, one shard",
+            Kind::OneShard,
+            Draw::Uniform,
+            10_000,
+            1,
+        ),
+        (
+            "transfer, two shards",
+            Kind::Transfer,
+            Draw::Uniform,
+            10_000,
+            1,
+        ),
+        ("SET", Kind::Set, Draw::Uniform, 10_000, 64),
+        (
+            "MULTI of 3 SETs, one shard",
+            Kind::OneShard,
+            Draw::Uniform,
+            10_000,
+            64,
+        ),
+        (
+            "transfer, two shards",
+            Kind::Transfer,
+            Draw::Uniform,
+            10_000,
+            64,
+        ),
+        (
+            "transfer, zipfian 0.99",
+            Kind::Transfer,
+            Draw::Zipfian,
+            1_000,
+            64,
+        ),
+    ];
+    for (name, kind, draw, accounts, connections) in measurements {
+        eprintln!("{name} on {connections} connections");
+        let figures = transfers::run(&Transfers {
+            addresses: system.addresses.clone(),
+            kind,
+            draw,
+            accounts,
+            connections,
+            duration: Duration::from_secs(arguments.seconds),
+        })?;
+        println!(
+            "| {name} | {accounts} | {connections} | {:.0} | {:.2} | {:.2} | {:.1} | {} |",
+            figures.per_s,
+            milliseconds(figures.p50_us),
+            milliseconds(figures.p99_us),
+            milliseconds(figures.max_us),
+            figures.errors
+        );
+        if arguments.json {
+            eprintln!("{}", serde_json::to_string(&figures)?);
+        }
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+fn milliseconds(us: u64) -> f64 {
+    us as f64 / 1000.0
 }
 
 fn load_on(arguments: &Arguments, system: &System, keys: u64) -> Load {
@@ -206,7 +289,6 @@ fn row(
     debt: Option<u64>,
     json: bool,
 ) -> Result<(), Failure> {
-    let ms = |us: u64| us as f64 / 1000.0;
     let verb = match load.verb {
         Verb::Set => "SET",
         Verb::Get => "GET",
@@ -221,9 +303,9 @@ fn row(
         load.keys,
         load.connections,
         figures.per_s,
-        ms(figures.p50_us),
-        ms(figures.p99_us),
-        ms(figures.max_us)
+        milliseconds(figures.p50_us),
+        milliseconds(figures.p99_us),
+        milliseconds(figures.max_us)
     );
     if json {
         eprintln!("{}", serde_json::to_string(figures)?);

@@ -333,7 +333,7 @@ fn assemble(
 }
 
 /// Says how a slow opening goes on, at every tenth of the way.
-fn report_progress() -> impl FnMut(OpenProgress) {
+fn report_progress() -> impl FnMut(OpenProgress) + Send {
     let mut said = BTreeMap::new();
     move |progress| {
         let (what, done, total) = match progress {
