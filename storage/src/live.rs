@@ -60,6 +60,23 @@ impl LiveMap {
         }
     }
 
+    /// Takes in the live records that were counted apart from these; no record is in both.
+    pub fn absorb(&mut self, other: Self) {
+        for (number, theirs) in other.files {
+            let ours = self.files.entry(number).or_default();
+            if ours.bits.len() < theirs.bits.len() {
+                ours.bits.resize(theirs.bits.len(), 0);
+            }
+            for (ours, theirs) in ours.bits.iter_mut().zip(&theirs.bits) {
+                assert_eq!(*ours & theirs, 0, "a record was counted twice");
+                *ours |= theirs;
+            }
+            ours.records += theirs.records;
+            ours.deletes += theirs.deletes;
+            ours.bytes += theirs.bytes;
+        }
+    }
+
     pub fn is_live(&self, file: FileNumber, ordinal: u32) -> bool {
         self.files
             .get(&file)

@@ -25,8 +25,11 @@ pub struct Options {
     pub seal_after_ms: u64,
     /// A value file is closed at this size.
     pub value_file_bytes: u64,
-    /// A value file is rewritten when less than this share of it is live, in percent.
+    /// Value files are rewritten when less than this share of all of them is live, in percent: those of
+    /// which less is.
     pub reclaim_below_percent: u8,
+    /// So much dead data is left alone, unless space is short.
+    pub reclaim_dead_bytes: u64,
     /// One step of background work writes about this much.
     pub chunk_bytes: usize,
     /// Below this much free space, writes are refused.
@@ -53,6 +56,7 @@ impl Default for Options {
             seal_after_ms: 50,
             value_file_bytes: 32 << 20,
             reclaim_below_percent: 50,
+            reclaim_dead_bytes: 128 << 20,
             chunk_bytes: 256 << 10,
             disk_low_bytes: 256 << 20,
             disk_reserve_bytes: 64 << 20,
@@ -78,6 +82,7 @@ impl Options {
             seal_after_ms: 50,
             value_file_bytes: 16 << 10,
             reclaim_below_percent: 50,
+            reclaim_dead_bytes: 16 << 10,
             chunk_bytes: 4 << 10,
             disk_low_bytes: 256 << 10,
             disk_reserve_bytes: 128 << 10,

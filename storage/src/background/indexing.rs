@@ -32,13 +32,17 @@ pub(crate) struct Stamp {
 }
 
 const STAMP_KEY: &[u8] = b"stamp";
+/// Raised when the form of the index's entries changes: an index of another format is rebuilt.
+const FORMAT: u32 = 2;
+const STAMP_BYTES: usize = 40;
 
 impl Stamp {
     pub fn write(&self, index: &dyn Index) -> Result<(), IndexError> {
-        let mut value = Vec::with_capacity(36);
+        let mut value = Vec::with_capacity(STAMP_BYTES);
         value.extend(self.store.to_le_bytes());
         value.extend(self.generation.to_le_bytes());
         value.extend(self.complete_to.0.to_le_bytes());
+        value.extend(FORMAT.to_le_bytes());
         value.extend(crc32fast::hash(&value).to_le_bytes());
         index.insert(Tree::Stamp, STAMP_KEY, &value)
     }
@@ -47,7 +51,7 @@ impl Stamp {
         let Some(value) = index.get(Tree::Stamp, STAMP_KEY)? else {
             return Ok(None);
         };
-        let Ok(value) = <[u8; 36]>::try_from(value.as_slice()) else {
+        let Ok(value) = <[u8; STAMP_BYTES]>::try_from(value.as_slice()) else {
             return Ok(None);
         };
         let word = |at: usize| {
@@ -55,7 +59,8 @@ impl Stamp {
             word.copy_from_slice(&value[at..at + 8]);
             u64::from_le_bytes(word)
         };
-        if value[32..] != crc32fast::hash(&value[..32]).to_le_bytes() {
+        let (body, crc) = value.split_at(STAMP_BYTES - 4);
+        if crc != crc32fast::hash(body).to_le_bytes() || body[32..] != FORMAT.to_le_bytes() {
             return Ok(None);
         }
         Ok(Some(Self {

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod indexing;
+mod merging;
 pub(crate) mod rebuild;
 mod reclaim;
 mod upkeep;

@@ -5,27 +5,24 @@
 //! it is moved aside and rebuilt from the footers of the value files: sorted, merged over all files, so
 //! that each key is inserted once.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::indexing::pointer_to;
+use super::merging::{Before, merge_files};
 use super::{Desk, FinishedFile, Indexing, Stamp, Trouble};
 use crate::index::{IndexError, IndexKey, Pointer, Tree, pointer};
 use crate::manifest::{Edit, IndexState, ManifestError};
 use crate::threshold::Thresholds;
-use crate::value::{FooterEntry, read_footer, read_record, value_path};
+use crate::value::{read_footer, read_record, value_path};
 use crate::{
     Direction, FileNumber, JobStep, KeyRange, OpenError, OpenProgress, OpenReport, ShardId, Version,
 };
 
 /// Records whose footers are in memory together.
 const RECORDS_PER_MERGE: u64 = 1_500_000;
-/// Records merged between two words on how far it is.
-const RECORDS_PER_PROGRESS: u64 = 4096;
 /// Keys that are forgotten at a step.
 const KEYS_PER_STEP: usize = 256;
 
@@ -198,7 +195,7 @@ pub(crate) fn rebuild_index(
     boot: u128,
     why: &str,
     report: &mut OpenReport,
-    progress: &mut dyn FnMut(OpenProgress),
+    progress: &mut (dyn FnMut(OpenProgress) + Send),
 ) -> Result<(), OpenError> {
     let damaged = |what: String| OpenError::Damaged {
         file: "the index".to_owned(),
@@ -221,7 +218,7 @@ pub(crate) fn rebuild_index(
     let total_records = files.iter().map(|(_, records)| u64::from(*records)).sum();
     let mut done_records = 0;
     let mut rest = files.as_slice();
-    let mut first = true;
+    let mut before = Before::Nothing;
     while !rest.is_empty() {
         let mut records = 0;
         let some = rest.iter().take_while(|(_, more)| {
@@ -241,9 +238,9 @@ pub(crate) fn rebuild_index(
                 total_records,
             });
         };
-        merge_group(desk, &group, first, &mut merged)
+        merge_files(desk, &group, before, &mut merged)
             .map_err(|error| damaged(error.to_string()))?;
-        first = false;
+        before = Before::OtherFiles;
         rest = &rest[some..];
     }
     let state = &desk.manifest.state;
@@ -269,68 +266,6 @@ pub(crate) fn rebuild_index(
         vec![Edit::Index(index), Edit::DropsIndexed(next_file)],
     )?;
     desk.live_complete = true;
-    Ok(())
-}
-
-/// Merges the records of some files, key by key, and inserts each key once.
-fn merge_group(
-    desk: &mut Desk,
-    files: &[FinishedFile],
-    index_is_empty: bool,
-    merged: &mut dyn FnMut(u64),
-) -> Result<(), IndexError> {
-    let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
-    let key_at = |file: usize, record: usize| {
-        files[file]
-            .footer
-            .get(record)
-            .map(|entry| Reverse((entry.key.as_slice(), file, record)))
-    };
-    let mut heap: BinaryHeap<Reverse<(&[u8], usize, usize)>> = (0..files.len())
-        .filter_map(|file| key_at(file, 0))
-        .collect();
-    let mut list: Vec<Pointer> = Vec::new();
-    let mut displaced = Vec::new();
-    let mut records = 0;
-    let mut next = heap.pop();
-    while let Some(Reverse((key, file, record))) = next {
-        let entry: &FooterEntry = &files[file].footer[record];
-        let number = files[file].number;
-        if !desk.manifest.state.is_dropped(number, key) {
-            let pointer = pointer_to(number, record, entry);
-            pointer::merge_lists(&mut list, &[pointer], &mut displaced);
-        }
-        records += 1;
-        if records == RECORDS_PER_PROGRESS {
-            merged(std::mem::take(&mut records));
-        }
-        heap.extend(key_at(file, record + 1));
-        next = heap.pop();
-        let same = next
-            .as_ref()
-            .is_some_and(|Reverse((next_key, _, _))| *next_key == key);
-        if same || list.is_empty() {
-            continue;
-        }
-        let threshold = thresholds.of(key);
-        let pointers = std::mem::take(&mut list);
-        if index_is_empty {
-            for pointer in
-                pointer::put_fresh(&*desk.index, key, pointers, threshold, &mut displaced)?
-            {
-                desk.live.set(&pointer);
-            }
-        } else {
-            for pointer in &pointers {
-                desk.live.set(pointer);
-            }
-            pointer::merge(&*desk.index, key, &pointers, threshold, &mut displaced)?;
-        }
-        for pointer in displaced.drain(..) {
-            desk.live.clear(&pointer);
-        }
-    }
-    merged(records);
     Ok(())
 }
 

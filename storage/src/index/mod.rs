@@ -84,8 +84,18 @@ pub(crate) fn no_index() -> std::sync::Arc<dyn Index> {
     memory::empty()
 }
 
+/// Work on an index that touches no key that another piece does.
+pub type Piece<'a> = Box<dyn FnOnce() + Send + 'a>;
+
 /// Opens a node's index, and throws it away.
 pub trait IndexFactory: Debug + Send {
+    /// Carries out all pieces: one after the other, or where the index is faster for it, at once.
+    fn run_all(&self, pieces: Vec<Piece<'_>>) {
+        for piece in pieces {
+            piece();
+        }
+    }
+
     /// Opens what is there, or an empty index.
     ///
     /// # Errors

@@ -112,7 +112,8 @@ pub(crate) struct Pointer {
     pub is_delete: bool,
 }
 
-const POINTER_BYTES: usize = 29;
+/// Bytes of a pointer, about: for making room ahead.
+const POINTER_BYTES: usize = 24;
 /// Pointers in a key's own entry; older ones go to the history tree.
 const INLINE_MAX: usize = 4;
 
@@ -124,14 +125,41 @@ pub(crate) struct Pointers {
     pub has_history: bool,
 }
 
+/// Seven bits a byte, the lowest first; the top bit says that there are more.
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let part = u64::from(byte & 0x7f);
+        if part << shift >> shift != part {
+            return None;
+        }
+        value |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 impl Pointer {
+    /// An entry of one version is short enough to lie inside of sled's nodes (22 bytes): what is
+    /// longer costs an allocation and two atomic counts at each change of its page.
     fn encode_into(&self, out: &mut Vec<u8>) {
         out.extend(self.version.0.to_le_bytes());
-        out.extend(self.file.0.to_le_bytes());
-        out.extend(self.ordinal.to_le_bytes());
-        out.extend(self.offset.to_le_bytes());
-        out.extend(self.bytes.to_le_bytes());
-        out.push(u8::from(self.is_delete));
+        put_varint(out, self.file.0);
+        put_varint(out, self.ordinal.into());
+        put_varint(out, self.offset.into());
+        put_varint(out, u64::from(self.bytes) << 1 | u64::from(self.is_delete));
     }
 
     /// A value of the history tree.
@@ -139,19 +167,24 @@ impl Pointer {
         Self::decode(bytes).ok_or_else(|| broken("a pointer of the history"))
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        Self::take(&mut bytes).filter(|_| bytes.is_empty())
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first_chunk::<8>()?;
-        let (file, rest) = rest.split_first_chunk::<8>()?;
-        let (ordinal, rest) = rest.split_first_chunk::<4>()?;
-        let (offset, rest) = rest.split_first_chunk::<4>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
+        *bytes = rest;
+        let file = take_varint(bytes)?;
+        let ordinal = take_varint(bytes)?;
+        let offset = take_varint(bytes)?;
+        let length = take_varint(bytes)?;
         Some(Self {
             version: Version(u64::from_le_bytes(*version)),
-            file: FileNumber(u64::from_le_bytes(*file)),
-            ordinal: u32::from_le_bytes(*ordinal),
-            offset: u32::from_le_bytes(*offset),
-            bytes: u32::from_le_bytes(*length),
-            is_delete: *rest.first()? != 0,
+            file: FileNumber(file),
+            ordinal: ordinal.try_into().ok()?,
+            offset: offset.try_into().ok()?,
+            bytes: (length >> 1).try_into().ok()?,
+            is_delete: length & 1 != 0,
         })
     }
 }
@@ -170,18 +203,15 @@ fn history_key(key: &[u8], version: Version) -> Vec<u8> {
 
 impl Pointers {
     pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
-        let (flags, rest) = bytes
+        let (flags, mut rest) = bytes
             .split_first()
             .ok_or_else(|| broken("an empty entry"))?;
-        if rest.len() % POINTER_BYTES != 0 {
-            return Err(broken("an entry"));
+        let mut list = Vec::with_capacity(1);
+        while !rest.is_empty() {
+            list.push(Pointer::take(&mut rest).ok_or_else(|| broken("an entry"))?);
         }
-        let list: Option<Vec<Pointer>> = rest
-            .chunks_exact(POINTER_BYTES)
-            .map(Pointer::decode)
-            .collect();
         Ok(Self {
-            list: list.ok_or_else(|| broken("a pointer"))?,
+            list,
             has_history: *flags != 0,
         })
     }
@@ -418,4 +448,50 @@ pub(crate) fn forget_before(
     }
     displaced.extend(gone);
     store(index, key, &old, entry.has_history, &new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer(version: u64, file: u64, ordinal: u32, offset: u32, bytes: u32) -> Pointer {
+        Pointer {
+            version: Version(version),
+            file: FileNumber(file),
+            ordinal,
+            offset,
+            bytes,
+            is_delete: version % 2 == 1,
+        }
+    }
+
+    fn encoded(pointer: &Pointer) -> Vec<u8> {
+        let mut out = Vec::new();
+        pointer.encode_into(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_pointer_of_any_size_comes_back_and_a_cut_one_does_not() {
+        for value in [0, 1, 0x7f, 0x80, 0x3fff, 0x4000, u32::MAX - 1, u32::MAX] {
+            let wide = u64::from(value) << 32 | u64::from(value);
+            let pointer = pointer(wide, wide, value, value, value);
+            let bytes = encoded(&pointer);
+            assert_eq!(Pointer::decode(&bytes), Some(pointer));
+            for length in 0..bytes.len() {
+                assert_eq!(Pointer::decode(&bytes[..length]), None);
+            }
+            let longer = [bytes.as_slice(), &[0]].concat();
+            assert_eq!(Pointer::decode(&longer), None);
+        }
+        assert_eq!(Pointer::decode(&[0xff; 40]), None, "numbers without an end");
+    }
+
+    #[test]
+    fn the_entry_of_an_ordinary_key_fits_into_a_node_of_sled() {
+        // A million files in, at the end of a full one.
+        let pointer = pointer(u64::MAX, 1 << 20, 1 << 15, 32 << 20, 1 << 12);
+        let entry = 1 + encoded(&pointer).len();
+        assert!(entry <= 22, "{entry} bytes");
+    }
 }

@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Index, IndexError, IndexFactory, Tree, Visit};
+use super::{Index, IndexError, IndexFactory, Piece, Tree, Visit};
 use crate::Direction;
 
 /// Opens sled in a directory of its own.
@@ -65,6 +65,24 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, IndexEr
 }
 
 impl IndexFactory for SledIndexFactory {
+    /// On a thread for each core: sled takes inserts from several, and most of what one costs is its
+    /// own work. More threads than cores only made garbage that the others have to free.
+    fn run_all(&self, pieces: Vec<Piece<'_>>) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.min(pieces.len());
+        let pieces = Mutex::new(pieces.into_iter());
+        let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(piece) = next() {
+                        piece();
+                    }
+                });
+            }
+        });
+    }
+
     fn open(&mut self) -> Result<Arc<dyn Index>, IndexError> {
         let config = sled::Config::new()
             .path(&self.path)

@@ -11,6 +11,7 @@ mod damage;
 mod logging;
 mod opening;
 mod reading;
+mod reclaiming;
 mod scheduling;
 mod transfers;
 mod trimming;

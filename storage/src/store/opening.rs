@@ -49,7 +49,7 @@ impl Store {
     /// See [`OpenError`]. Nothing that was durable is lost by trying.
     pub fn open(
         config: OpenConfig,
-        progress: &mut dyn FnMut(OpenProgress),
+        progress: &mut (dyn FnMut(OpenProgress) + Send),
     ) -> Result<Opened, OpenError> {
         let OpenConfig {
             disk,

@@ -4,20 +4,21 @@
 //! what somebody waits for (snapshots), what keeps the disk in order (reclaim), and when nothing else is
 //! to be done, the scrubber. With the disk full, only what needs no space runs.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Store;
+use super::reclaiming::Reclaims;
 use super::transfers::{Export, ImportSlot};
 use crate::background::{
-    BackgroundWork, Checkpoint, Count, Depth, Desk, Drop, Forget, Reclaim, Scrub, Space, Stop,
-    Task, Trouble, rebuild::Forgetting,
+    BackgroundWork, Checkpoint, Count, Desk, Drop, Forget, Scrub, Space, Stop, Task, Trouble,
+    rebuild::Forgetting,
 };
 use crate::index::{IndexKey, no_index};
 use crate::log::segment::{Fill, spare_path};
 use crate::manifest::ReplicaState;
 use crate::memtable::Memtable;
-use crate::{BatchSeq, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId, TransferId};
+use crate::{BatchSeq, EntryId, Event, Fatal, KeyRange, Micros, ShardId, TransferId};
 
 /// A memtable that takes no more rows, and what it brings the replicas to: captured together.
 #[derive(Debug)]
@@ -26,16 +27,6 @@ pub(super) struct Frozen {
     pub replicas: Vec<(ShardId, ReplicaState)>,
     /// The last durable batch at that moment.
     pub durable: BatchSeq,
-}
-
-/// A round of deep reclaims: see [`Reclaim`].
-#[derive(Clone, Copy, Debug, Default)]
-struct DeepRound {
-    /// Files up to this one are still to be done, those with the oldest records first; none under way
-    /// if zero.
-    until: FileNumber,
-    /// Deletes that the last round could not drop.
-    left_deletes: u64,
 }
 
 /// A clean stop, step by step.
@@ -62,11 +53,7 @@ pub(super) struct Schedule {
     forget: Option<Forget>,
     forget_due: bool,
     count: Option<Count>,
-    reclaim_due: bool,
-    unreclaimable: BTreeSet<FileNumber>,
-    /// Files that are damaged where no row is: to be reclaimed however dense they are.
-    bad_footers: BTreeSet<FileNumber>,
-    deep: DeepRound,
+    pub reclaims: Reclaims,
     scrub: Scrub,
     scrub_at: Micros,
     space_at: Micros,
@@ -121,7 +108,7 @@ impl Store {
         self.schedule.available_bytes = self.disk.available_bytes().unwrap_or(u64::MAX);
         self.schedule.count = (!desk.live_complete).then(Count::new);
         self.schedule.forget_due = Forgetting::is_needed(&desk);
-        self.schedule.reclaim_due = true;
+        self.schedule.reclaims.due = true;
         self.schedule.trim_due = true;
         self.note_figures(&desk);
         self.desk = Some(desk);
@@ -312,69 +299,6 @@ impl Store {
         })
     }
 
-    /// Files that are worth rewriting.
-    fn next_reclaim(&mut self) -> Option<Reclaim> {
-        let desk = self.desk.as_ref()?;
-        if !self.schedule.reclaim_due || !desk.live_complete {
-            return None;
-        }
-        let files = &desk.manifest.state.files;
-        let mut sparse: Vec<(u64, FileNumber, u64)> = Vec::new();
-        let (mut records, mut deletes) = (0, 0);
-        for (number, file) in files {
-            records += u64::from(desk.live.records(*number));
-            deletes += u64::from(desk.live.deletes(*number));
-            let live = desk.live.bytes(*number);
-            // Of its records only: a small file is mostly footer, and would never be dense.
-            let percent = match self.schedule.bad_footers.contains(number) {
-                true => 0,
-                false => live * 100 / file.record_bytes.max(1),
-            };
-            if percent < u64::from(self.options.reclaim_below_percent)
-                && !self.schedule.unreclaimable.contains(number)
-            {
-                sparse.push((percent, *number, live));
-            }
-        }
-        sparse.sort_unstable();
-        let mut live_bytes = 0;
-        let sources = sparse.iter().take_while(|(_, _, live)| {
-            let fits = live_bytes == 0 || live_bytes + live <= self.options.value_file_bytes;
-            live_bytes += live;
-            fits
-        });
-        let sources: Vec<FileNumber> = sources.map(|(_, number, _)| *number).take(8).collect();
-        if !sources.is_empty() {
-            return Some(Reclaim::new(sources, Depth::Plain));
-        }
-        // Deletes that have nothing left to hide.
-        let deep = &mut self.schedule.deep;
-        if deep.until == FileNumber(0) {
-            let enough = deletes * 5 > records && deletes > 64 + deep.left_deletes * 3 / 2;
-            if !enough {
-                self.schedule.reclaim_due = false;
-                return None;
-            }
-            deep.until = FileNumber(desk.manifest.state.next_file.0 - 1);
-        }
-        let until = deep.until;
-        let unreclaimable = &self.schedule.unreclaimable;
-        let left = files
-            .iter()
-            .filter(|(number, _)| **number <= until && !unreclaimable.contains(number));
-        let oldest = left.min_by_key(|(number, file)| (file.oldest, **number));
-        match oldest.map(|(number, _)| *number) {
-            Some(number) => Some(Reclaim::new(vec![number], Depth::Deep)),
-            None => {
-                *deep = DeepRound {
-                    until: FileNumber(0),
-                    left_deletes: deletes,
-                };
-                None
-            }
-        }
-    }
-
     fn next_scrub(&mut self) -> Option<Scrub> {
         let every = self.options.scrub_every_ms;
         if every == 0 || self.now < self.schedule.scrub_at {
@@ -432,12 +356,12 @@ impl Store {
                 });
             }
             Task::Forget(forget) if forget.finished => {
-                self.schedule.reclaim_due = true;
+                self.schedule.reclaims.due = true;
                 self.schedule.forget_due |= self.desk.as_ref().is_some_and(Forgetting::is_needed);
             }
             Task::Forget(forget) => self.schedule.forget = Some(forget),
             Task::Reclaim(reclaim) => self.reclaim_done(&reclaim),
-            Task::Count(count) if count.finished => self.schedule.reclaim_due = true,
+            Task::Count(count) if count.finished => self.schedule.reclaims.due = true,
             Task::Count(count) => self.schedule.count = Some(count),
             Task::Scrub(scrub) => self.scrub_done(scrub),
             Task::Stop(_) => {
@@ -488,27 +412,12 @@ impl Store {
         self.schedule
             .discards
             .extend(self.frozen.take().map(|frozen| frozen.memtable));
-        self.schedule.reclaim_due = true;
+        self.schedule.reclaims.due = true;
         self.schedule.trim_due = true;
-        self.schedule.unreclaimable.clear();
+        self.schedule.reclaims.impossible.clear();
         self.rows_moved();
         self.stats.checkpoints += 1;
         self.event(Event::Checkpointed);
-    }
-
-    fn reclaim_done(&mut self, reclaim: &Reclaim) {
-        if let Some((number, key, pointer)) = &reclaim.damaged {
-            self.schedule.unreclaimable.insert(*number);
-            self.report_damage(key, pointer);
-        } else if let Some(number) = reclaim.unlisted {
-            self.schedule.unreclaimable.insert(number);
-        } else {
-            self.stats.reclaims += 1;
-            let files = self.desk.as_ref().map(|desk| &desk.manifest.state.files);
-            self.schedule
-                .bad_footers
-                .retain(|number| files.is_some_and(|files| files.contains_key(number)));
-        }
     }
 
     fn scrub_done(&mut self, mut scrub: Scrub) {
@@ -516,8 +425,8 @@ impl Store {
             self.report_damage(&key, &pointer);
         }
         for number in std::mem::take(&mut scrub.bad_footers) {
-            self.schedule.bad_footers.insert(number);
-            self.schedule.reclaim_due = true;
+            self.schedule.reclaims.bad_footers.insert(number);
+            self.schedule.reclaims.due = true;
         }
         self.stats.scrub_rounds = scrub.rounds;
         self.schedule.scrub = scrub;

@@ -12,6 +12,10 @@ use crate::index::Pointer;
 use crate::manifest::FileState;
 use crate::{FileNumber, Version, codec};
 
+/// A file is synced this often while it is written: the log's own syncs would have to wait behind one
+/// sync of it all.
+const SYNC_EVERY_BYTES: u64 = 4 << 20;
+
 /// A value file in the making. Records come in the order of their index keys; of one key the newest
 /// first.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct ValueWriter {
     buffer: Vec<u8>,
     /// Bytes that left the buffer.
     written: u64,
+    /// Of these, bytes that are durable already.
+    synced: u64,
     footer: Vec<FooterEntry>,
     deletes: u32,
     oldest: FileNumber,
@@ -48,6 +54,7 @@ impl ValueWriter {
             store,
             buffer,
             written: 0,
+            synced: 0,
             footer: Vec::new(),
             deletes: 0,
             oldest: number,
@@ -154,6 +161,10 @@ impl ValueWriter {
         self.file.write_at(&self.buffer, self.written)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        if self.written - self.synced >= SYNC_EVERY_BYTES {
+            self.file.sync_data()?;
+            self.synced = self.written;
+        }
         Ok(())
     }
 

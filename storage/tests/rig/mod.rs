@@ -246,6 +246,31 @@ impl Rig {
         outcome
     }
 
+    /// Overwrites few keys many times, with the threshold close behind.
+    pub fn churn(&mut self, seed: u64, rounds: usize) {
+        let mut rng = rng(seed);
+        for _ in 0..rounds {
+            let key = format!("key-{:03}", rng.random_range(0..50));
+            let value: Vec<u8> = (0..rng.random_range(100..900))
+                .map(|_| rng.random())
+                .collect();
+            self.write(vec![put(key, value)]).unwrap();
+            let threshold = Version(self.version);
+            self.store.set_threshold(SHARD, KeyRange::all(), threshold);
+        }
+    }
+
+    /// Lets time pass until there is such an event, and takes it.
+    pub fn wait_for(&mut self, what: impl Fn(&Event) -> bool) -> Event {
+        for _ in 0..300 {
+            if let Some(at) = self.events.iter().position(&what) {
+                return self.events.remove(at);
+            }
+            self.pass(10).unwrap();
+        }
+        panic!("the event never comes");
+    }
+
     /// Lets time pass.
     pub fn pass(&mut self, ms: u64) -> Result<(), Fatal> {
         for _ in 0..ms.div_ceil(10) {

@@ -1,0 +1,212 @@
+//! Replicas that come and go: snapshots from one store to another, and drops.
+
+mod rig;
+
+use rig::{REPLICA, Rig, SHARD, delete, put, put_local};
+use synod_storage::disk::{Fault, Survival};
+use synod_storage::index::Rot;
+use synod_storage::{Event, KeyRange, LogBatch, ReplicaId, ShardId, Space, TransferId};
+
+fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, range: KeyRange) {
+    let export = from.store.export(shard, range);
+    let ready =
+        from.wait_for(|e| matches!(e, Event::ExportReady { transfer, .. } if *transfer == export));
+    let Event::ExportReady { header, .. } = ready else {
+        unreachable!("just matched")
+    };
+    // What is written from now on is not part of the snapshot.
+    from.write_to(shard, vec![put("later", "x")]).unwrap();
+    from.churn(77, 100);
+    let import = to.store.import(shard, replica, header.clone());
+    receive(from, to, export, import);
+    to.wait_for(|event| matches!(event, Event::Installed { .. }));
+    let mut batch = LogBatch::new();
+    batch.snapshot_marker(shard, replica, header.applied, header.conf);
+    to.store.submit(batch);
+    to.run().unwrap();
+    from.store.end_export(export);
+}
+
+fn receive(from: &mut Rig, to: &mut Rig, export: TransferId, import: TransferId) {
+    loop {
+        let ready = to.wait_for(|e| matches!(e, Event::ImportReady { .. }));
+        let Event::ImportReady { next_chunk, .. } = ready else {
+            unreachable!("just matched")
+        };
+        from.store.export_chunk(export, next_chunk);
+        let sent = from.wait_for(|event| matches!(event, Event::ExportChunk { .. }));
+        let Event::ExportChunk { chunk, .. } = sent else {
+            unreachable!("just matched")
+        };
+        // A chunk that was damaged on its way is asked for again.
+        let mut damaged = chunk.clone();
+        damaged.checksum ^= 1;
+        to.store.import_chunk(import, damaged);
+        to.wait_for(
+            |e| matches!(e, Event::ImportReady { next_chunk, .. } if *next_chunk == chunk.number),
+        );
+        let last = chunk.last;
+        to.store.import_chunk(import, chunk);
+        if last {
+            return;
+        }
+    }
+}
+
+fn fill(rig: &mut Rig) {
+    for n in 0..400u32 {
+        rig.write(vec![put(format!("a-{n:04}"), vec![3; 3_000])])
+            .unwrap();
+    }
+    rig.write(vec![
+        put_local(SHARD.0, "lock", "held"),
+        put("a-0001", "new"),
+        delete("a-0002"),
+    ])
+    .unwrap();
+}
+
+#[test]
+fn a_snapshot_is_exactly_the_state_of_its_entry() {
+    let mut from = Rig::sim(20);
+    fill(&mut from);
+    let model = from.model.clone();
+    let applied = from.store.applied(SHARD).unwrap();
+    let mut to = Rig::sim(21);
+    // The receiver has an old state, and rows of another shard that must stay.
+    to.write(vec![
+        put("a-9999", "old"),
+        put_local(SHARD.0, "gone", "old"),
+        put("z", "other"),
+    ])
+    .unwrap();
+    to.store.checkpoint();
+    to.run().unwrap();
+    to.write(vec![put("a-8888", "old")]).unwrap();
+    transfer(&mut from, &mut to, SHARD, REPLICA, KeyRange::new("a", "m"));
+    assert_eq!(to.store.applied(SHARD), Some(applied));
+    to.model = model;
+    to.model
+        .insert((Space::User, b"z".to_vec()), Some(b"other".to_vec()));
+    to.model.insert((Space::User, b"a-9999".to_vec()), None);
+    to.model.insert((Space::User, b"a-8888".to_vec()), None);
+    to.model
+        .insert((Space::Local(SHARD), b"gone".to_vec()), None);
+    to.check();
+    to.kill();
+    to.check();
+    assert_eq!(to.store.applied(SHARD), Some(applied));
+    to.power_loss(Survival::Nothing, Rot::Gone);
+    to.check();
+    to.write(vec![put("a-1", "goes on")]).unwrap();
+    to.check();
+}
+
+#[test]
+fn crash_between_each_two_steps_of_a_snapshot_switch() {
+    let mut from = Rig::sim(22);
+    for n in 0..40u32 {
+        from.write(vec![put(format!("a-{n:04}"), vec![3; 300])])
+            .unwrap();
+    }
+    let new = from.model.clone();
+    let export = from.store.export(SHARD, KeyRange::all());
+    let ready = from.wait_for(|e| matches!(e, Event::ExportReady { .. }));
+    let Event::ExportReady { header, .. } = ready else {
+        unreachable!("just matched")
+    };
+    from.store.export_chunk(export, 0);
+    let sent = from.wait_for(|event| matches!(event, Event::ExportChunk { .. }));
+    let Event::ExportChunk { chunk, .. } = sent else {
+        unreachable!("just matched")
+    };
+    assert!(chunk.last);
+    for step in 0.. {
+        let mut to = Rig::sim(step);
+        for n in 0..30u32 {
+            to.write(vec![
+                put(format!("a-{:04}", n * 2), "old"),
+                put(format!("b-{n}"), "old"),
+            ])
+            .unwrap();
+            if n == 15 {
+                to.store.checkpoint();
+            }
+        }
+        let import = to.store.import(SHARD, REPLICA, header.clone());
+        to.disk().inject(Fault::CrashAfter(step));
+        to.store.import_chunk(import, chunk.clone());
+        let mut crashed = to.run().is_err();
+        if !crashed {
+            let mut batch = LogBatch::new();
+            batch.snapshot_marker(SHARD, REPLICA, header.applied, header.conf.clone());
+            to.store.submit(batch);
+            crashed = to.run().is_err();
+        }
+        to.cut_power(Survival::Random, Rot::Gone);
+        to.disk().heal();
+        to.reopen().unwrap();
+        // Either the old state, whole, or the new one, whole.
+        let applied = to.store.applied(SHARD).unwrap();
+        if applied == header.applied {
+            let mut model = new.clone();
+            for key in to.model.keys() {
+                model.entry(key.clone()).or_insert(None);
+            }
+            to.model = model;
+        }
+        to.check();
+        if !crashed {
+            assert_eq!(applied, header.applied);
+            assert!(step > 8);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_dropped_replica_is_gone_for_good_and_a_new_one_starts_empty() {
+    for step in 0..60 {
+        let mut rig = Rig::sim(30 + step);
+        let other = ShardId(2);
+        rig.create(other, ReplicaId(22)).unwrap();
+        for n in 0..60u32 {
+            rig.write_to(other, vec![put(format!("m-{n:03}"), vec![1; 200])])
+                .unwrap();
+            rig.write(vec![put(format!("a-{n:03}"), vec![2; 100])])
+                .unwrap();
+        }
+        rig.write_to(other, vec![put_local(2, "row", "x")]).unwrap();
+        rig.disk().inject(Fault::CrashAfter(step));
+        rig.store
+            .drop_replica(other, ReplicaId(22), Some(KeyRange::new("m", "n")));
+        let dropped = rig.run().is_ok()
+            && rig
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::Dropped { .. }));
+        rig.cut_power(Survival::Random, Rot::Old);
+        rig.disk().heal();
+        rig.reopen().unwrap();
+        let still_there = rig.store.replica(other).is_some();
+        assert!(
+            !(dropped && still_there),
+            "step {step}: a drop that was announced must hold"
+        );
+        if !still_there {
+            assert!(rig.store.is_dropped(ReplicaId(22)));
+            let gone: Vec<_> = rig.model.keys().cloned().collect();
+            for (space, key) in gone {
+                if key.starts_with(b"m-") || space == Space::Local(other) {
+                    rig.model.insert((space, key), None);
+                }
+            }
+            rig.check();
+            rig.create(other, ReplicaId(23)).unwrap();
+            rig.write_to(other, vec![put("m-001", "again")]).unwrap();
+            rig.pass(50).unwrap();
+            rig.power_loss(Survival::Nothing, Rot::Gone);
+        }
+        rig.check();
+    }
+}
