@@ -16,6 +16,7 @@ pub enum Request {
 }
 
 /// Runs in the simulator.
+#[derive(Clone)]
 #[cfg_attr(not(madsim), allow(dead_code))] // a build without the simulator only names the right one
 pub struct Simulate {
     /// What is drawn from.
@@ -28,6 +29,8 @@ pub struct Simulate {
     pub time: Option<Duration>,
     /// Where failures are written.
     pub report: PathBuf,
+    /// Whether runs that fail nothing are written, too.
+    pub keep: bool,
     /// A plan to replay instead of seeds.
     pub plan: Option<PathBuf>,
     /// Whether each seed runs twice, to compare the traces.
@@ -59,13 +62,14 @@ cargo xtask chaos [OPTION…]: breaks a simulated cluster of production nodes, a
   --seeds N               seeds from 0 on, or from --seed on (200)
   --minutes M             seeds until this time is over
   --report DIR            where failures are written (target/chaos)
+  --keep                  writes the runs that fail nothing there, too
   --plan FILE             replays a plan.json of a report
   --twice                 runs each seed twice and compares the traces
   --jobs N                worlds at a time (1)
   --real                  real processes on loopback; faults: kill-*, pause. Nothing is replayed
   --mutations             plants known bugs, and says how many seeds each takes to be caught
                           (--seeds: at most, 500)
-  --bugs NAME,…           of these bugs
+  --bugs NAME,…           of these bugs; without --mutations: the first of them is planted in the runs
 
 workloads: {}
 faults: {}
@@ -84,14 +88,16 @@ fn wrap(names: &[&str]) -> String {
 pub fn parse(arguments: &[String]) -> Result<Request, String> {
     let mut request = Simulate {
         menu: Menu {
-            workloads: Workload::served(),
+            workloads: Workload::ALL.to_vec(),
             faults: Fault::ALL.to_vec(),
             nodes: None,
+            ..Menu::default()
         },
         seed: None,
         seeds: None,
         time: None,
         report: PathBuf::from("target/chaos"),
+        keep: false,
         plan: None,
         twice: false,
         real: false,
@@ -105,6 +111,7 @@ pub fn parse(arguments: &[String]) -> Result<Request, String> {
         match option.as_str() {
             "--help" | "-h" | "help" => return Ok(Request::Help),
             "--twice" => request.twice = true,
+            "--keep" => request.keep = true,
             "--real" => request.real = true,
             "--mutations" => request.mutations = true,
             known if KNOWN.contains(&known) => {
@@ -174,7 +181,7 @@ fn number(option: &str, value: &str, min: u64, max: u64) -> Result<u64, String> 
 
 fn workloads(names: &str) -> Result<Vec<Workload>, String> {
     match names {
-        "all" => Ok(Workload::served()),
+        "all" => Ok(Workload::ALL.to_vec()),
         names => pick("workload", names, Workload::ALL, |workload| workload.name()),
     }
 }

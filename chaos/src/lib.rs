@@ -9,6 +9,8 @@
 //! `cargo xtask chaos` runs it; `chaos/FORMAT.md` describes histories as files.
 
 pub mod check;
+#[cfg(madsim)]
+mod ending;
 pub mod fault;
 pub mod history;
 #[cfg(madsim)]

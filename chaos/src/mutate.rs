@@ -4,6 +4,7 @@
 //! ground where it is looked for: the workloads and faults that can show it. What no run of the ground
 //! can show is told as such, never left out.
 
+use synod::config::Reads;
 use synod_testpoint::{Bug, plant};
 
 use crate::fault::Fault;
@@ -50,88 +51,100 @@ pub fn hunt(bug: Bug, seeds_max: u64) -> Hunt {
 }
 
 /// Where a bug is looked for.
-fn ground(bug: Bug) -> Menu {
-    let nodes = if bug == Bug::OverwritesNeighbours {
-        5
-    } else {
-        3
-    };
+pub fn ground(bug: Bug) -> Menu {
     let (workloads, faults) = place(bug);
     Menu {
         workloads,
         faults,
-        // A snapshot can only meet a neighbour where shards move to fewer nodes than there are.
-        nodes: Some(nodes),
+        // Learners, and replicas that move, need nodes that have none.
+        nodes: Some(match bug {
+            Bug::OverwritesNeighbours | Bug::CountsLearners | Bug::LeavesCommitBehind => 5,
+            _ => 3,
+        }),
+        reads: match bug {
+            Bug::JoinsEarlierRound => Some(Reads::Quorum),
+            Bug::LeaseFromReceipt
+            | Bug::KeepsLeaseInTransfer
+            | Bug::ForgetsPromises
+            | Bug::VotesByTicks
+            | Bug::ServesBeforeOwnTerm
+            | Bug::CountsLearners
+            | Bug::NoSecondLook => Some(Reads::Lease),
+            _ => None,
+        },
+        // What a deposed leader says shows to those who ask just it.
+        watched: Some(true),
+        // What sleeps shows when somebody is missed.
+        bereaved: match bug {
+            Bug::SleepsThroughVotes | Bug::IgnoresSilence => Some(true),
+            _ => Some(false),
+        },
     }
 }
 
 /// The workloads that would show a bug, and the faults that would bring it out.
 fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
-    use Fault::{
-        ClockDrift, ClockJump, Delay, DiskSlow, FlipFlop, Halves, Isolate, IsolateLeader, KillAll,
-        KillMajority, KillOne, Loss, Move, OneWay, Pause, PowerAll, PowerOne, Split, Transfer,
-    };
-    let singles = [Workload::Register, Workload::Append, Workload::Counter];
-    let transactions = [
-        Workload::ListAppend,
-        Workload::Bank,
-        Workload::WriteSkew,
-        Workload::LongFork,
-        Workload::Causal,
-    ];
+    use Fault::*;
+    use Workload::{Append, Bank, Causal, Counter, ListAppend, LongFork, Register, WriteSkew};
+    let (singles, register) = ([Register, Append, Counter], [Register]);
+    let transactions = [ListAppend, Bank, WriteSkew, LongFork, Causal];
     let (workloads, faults): (&[Workload], &[Fault]) = match bug {
         Bug::SkipsSync | Bug::AcknowledgesBeforeSync => (&singles, &[PowerAll, DiskSlow]),
         Bug::SkipsValueSync => (&singles, &[PowerAll, PowerOne]),
-        Bug::ForgetsVotes | Bug::LeavesCommitBehind => {
-            (&singles, &[KillOne, KillAll, PowerAll, Isolate, Delay])
+        Bug::ForgetsVotes => (&singles, &[ElectionStorm]),
+        Bug::LeavesCommitBehind => (&singles, &[Move, PowerAll, Halves, Learner]),
+        Bug::NoSecondLook | Bug::ConfirmsAnyone | Bug::JoinsEarlierRound => {
+            (&register, &[FreezeLeader])
         }
-        Bug::NoSecondLook => (&singles, &[Pause]),
-        Bug::LeaseFromReceipt | Bug::ForgetsPromises | Bug::VotesByTicks => (
+        Bug::LeaseFromReceipt => (&register, &[SlowAnswers]),
+        Bug::ForgetsPromises => (&register, &[RestartVoters]),
+        Bug::VotesByTicks => (&register, &[FreezeLeader, SlowAnswers, ClockDrift, Pause]),
+        Bug::KeepsLeaseInTransfer => (&register, &[DeafTransfer]),
+        Bug::ServesBeforeOwnTerm => (&register, &[SlowSuccession]),
+        Bug::CountsLearners => (&register, &[LeftWithLearners]),
+        Bug::SleepsThroughVotes | Bug::IgnoresSilence => (&register, &[]),
+        Bug::AppliesOldTerms => (
             &singles,
-            &[Pause, IsolateLeader, OneWay, Delay, KillOne, ClockDrift],
-        ),
-        Bug::KeepsLeaseInTransfer => (&singles, &[Transfer, IsolateLeader, Delay]),
-        Bug::ServesBeforeOwnTerm
-        | Bug::JoinsEarlierRound
-        | Bug::ConfirmsAnyone
-        | Bug::SleepsThroughVotes
-        | Bug::IgnoresSilence
-        | Bug::CountsLearners
-        | Bug::AppliesOldTerms => (
-            &singles,
-            &[IsolateLeader, Halves, OneWay, FlipFlop, KillMajority, Pause],
+            &[ElectionStorm, SlowSuccession, FlipFlop, IsolateLeader],
         ),
         Bug::SendsLostWritesAgain | Bug::LostIsFailed => {
-            (&singles, &[KillOne, KillAll, Isolate, FlipFlop])
+            (&[Append, Counter], &[KillLeader, KillOne])
         }
-        Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, IsolateLeader, KillOne]),
-        Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, KillMajority, Delay]),
-        Bug::OverwritesNeighbours
-        | Bug::SplitForgetsRows
-        | Bug::SplitsOverLocks
-        | Bug::MergeForgetsRows
-        | Bug::MergesOverLaggards
-        | Bug::ThawsTooEarly => (
-            &transactions,
-            &[Split, Move, Transfer, KillOne, IsolateLeader, Pause],
+        Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, Transfer, KillLeader]),
+        Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, SlowSuccession, SlowAnswers]),
+        Bug::OverwritesNeighbours => (&transactions, &[Split, Move, Merge, KillLeader]),
+        Bug::SplitForgetsRows | Bug::SplitsOverLocks => (
+            &[ListAppend, Bank],
+            &[Split, Delay, KillLeader, FreezeLeader],
         ),
+        Bug::MergeForgetsRows | Bug::MergesOverLaggards | Bug::ThawsTooEarly => (
+            &[ListAppend, Bank],
+            &[Merge, Split, Delay, KillLeader, FreezeLeader],
+        ),
+        // No workload reads snapshots: caught in the world of transactions only.
+        Bug::ClosesOverPrepared | Bug::ServesUnclosed | Bug::ReadsBelowKept => (&transactions, &[]),
         Bug::ReadsAreNotLocked
         | Bug::FastPathPassesReadLocks
         | Bug::ReadsUnderLocks
         | Bug::ValidationIgnoresLocks
         | Bug::ValidationIgnoresVersions
-        | Bug::CommitsAtFirstPrepare
-        | Bug::DecidesTooEarly
-        | Bug::NoTombstones
-        | Bug::ReleasesByClock
-        | Bug::TellsBeforeApply
         | Bug::RangesAreNotChecked
-        | Bug::ForgottenIsAborted
-        | Bug::TokensAreForgotten
-        | Bug::AbsenceIsAnAnswer
-        | Bug::RetriesUnknown => (
-            &transactions,
-            &[KillOne, IsolateLeader, FlipFlop, Pause, Delay, Loss],
+        | Bug::CommitsAtFirstPrepare => (&transactions, &[Delay, Transfer]),
+        Bug::DecidesTooEarly | Bug::NoTombstones | Bug::ReleasesByClock => (
+            &[ListAppend, Bank],
+            &[FreezeLeader, KillLeader, Delay, SlowAnswers],
+        ),
+        Bug::TellsBeforeApply | Bug::RetriesUnknown => (
+            &[ListAppend, Bank],
+            &[KillLeader, IsolateLeader, FreezeLeader, SlowSuccession],
+        ),
+        Bug::ForgottenIsAborted => (
+            &[ListAppend, Bank],
+            &[ClockJump, FreezeLeader, KillLeader, Delay],
+        ),
+        Bug::TokensAreForgotten | Bug::AbsenceIsAnAnswer => (
+            &[Workload::Tokens],
+            &[KillLeader, FreezeLeader, IsolateLeader, Delay],
         ),
     };
     (workloads.to_vec(), faults.to_vec())

@@ -211,8 +211,12 @@ async fn live(
         .map_err(Failure::Stuck)?;
     let begin_us = recorder.now_us();
     let until_us = begin_us + plan.safety_ms * 1000;
-    let working: Vec<_> = (0..plan.clients)
-        .map(|client| tokio::task::spawn_local(workload.work(clients.session(client), until_us)))
+    let working: Vec<_> = (0u32..)
+        .zip(&plan.clients)
+        .map(|(client, habit)| {
+            let session = clients.session(client, *habit);
+            tokio::task::spawn_local(workload.work(session, until_us))
+        })
         .collect();
     strike(plan, cluster, recorder, timeline, begin_us).await?;
     cluster.heal().map_err(lost)?;

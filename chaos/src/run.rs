@@ -1,15 +1,16 @@
 //! One run of a plan: clients work while faults strike; everything heals; the world must serve
 //! again; then the checker and the invariants judge.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use madsim::runtime::Runtime;
 
+use crate::ending;
 use crate::fault::Strikes;
-use crate::history::{Operation, Outcome, Step};
+use crate::history::{Operation, Outcome};
 use crate::plan::Plan;
 use crate::report::{Failure, RunReport};
 use crate::timeline::Timeline;
@@ -32,19 +33,26 @@ struct Traces {
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// A world runs in this thread: a panic is its failure, and not the harness's own.
+    static RUNS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs a plan in a world of its own.
 pub fn run(plan: &Plan) -> RunReport {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !RUNS.get() {
+                return usual(panic);
+            }
             PANIC.with_borrow_mut(|last| {
                 last.get_or_insert_with(|| panic.to_string());
             });
         }));
     });
     PANIC.set(None);
+    RUNS.set(true);
     let traces: RefCell<Option<Traces>> = RefCell::new(None);
     let mut simulated = Duration::ZERO;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -57,6 +65,7 @@ pub fn run(plan: &Plan) -> RunReport {
         simulated = judged.1;
         judged.0
     }));
+    RUNS.set(false);
     let failure = match outcome {
         Ok(judged) => judged.err(),
         Err(_) => {
@@ -76,7 +85,7 @@ pub fn run(plan: &Plan) -> RunReport {
 }
 
 async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failure> {
-    let mut world = World::new(plan.seed, plan.nodes);
+    let mut world = World::with_reads(plan.seed, plan.nodes, plan.reads);
     let recorder = Arc::new(Recorder::new(world_us, world.trace.clone()));
     traces.replace(Some(Traces {
         recorder: recorder.clone(),
@@ -94,9 +103,10 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
     let mut observer = joined(begun).await?.map_err(Failure::Stuck)?;
     let begin_us = world_us();
     let until_us = begin_us + plan.safety_ms * 1000;
-    let working: Vec<_> = (0..plan.clients)
-        .map(|client| {
-            let session = clients.session(client);
+    let working: Vec<_> = (0u32..)
+        .zip(&plan.clients)
+        .map(|(client, habit)| {
+            let session = clients.session(client, *habit);
             world.spawn(move || workload.work(session, until_us))
         })
         .collect();
@@ -112,23 +122,26 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
     });
     let ended = joined(ended).await?;
     sound(&world)?;
-    let mut observer = ended.map_err(Failure::Stuck)?;
+    let observer = ended.map_err(Failure::Stuck)?;
     let history = recorder.history();
     workload.check(&history).map_err(Failure::Anomaly)?;
-    let alive = world.spawn(move || async move { probe(&mut observer).await });
+    let alive = world.spawn(move || async move { ending::probe(observer).await });
     let alive = joined(alive).await?;
     sound(&world)?;
-    alive.map_err(Failure::Stuck)?;
+    let observer = alive.map_err(Failure::Stuck)?;
+    if let Some(lost) = plan.bereaved_of.filter(|_| ending::can_lose_one(plan)) {
+        ending::bereave(&mut world, observer, usize::from(lost)).await?;
+    }
     is_telling(&history)
 }
 
-async fn joined<T>(task: madsim::task::JoinHandle<T>) -> Result<T, Failure> {
+pub(crate) async fn joined<T>(task: madsim::task::JoinHandle<T>) -> Result<T, Failure> {
     task.await
         .map_err(|error| Failure::Panicked(error.to_string()))
 }
 
 /// Neither an invariant was broken, nor did a node stop without excuse.
-fn sound(world: &World) -> Result<(), Failure> {
+pub(crate) fn sound(world: &World) -> Result<(), Failure> {
     if let Some(violation) = world.invariants.violation() {
         return Err(Failure::Invariant(violation));
     }
@@ -136,16 +149,6 @@ fn sound(world: &World) -> Result<(), Failure> {
         failures if failures.is_empty() => Ok(()),
         failures => Err(Failure::Stopped(failures.join("; "))),
     }
-}
-
-/// Every shard takes a write: the healed world serves.
-async fn probe(observer: &mut crate::workload::Session) -> Result<(), String> {
-    for place in crate::workload::PLACES {
-        let key = format!("{place}alive");
-        let what = format!("a write of {key}");
-        observer.insist(&what, Step::write(key, "alive")).await?;
-    }
-    Ok(())
 }
 
 /// A run in which next to nothing was answered shows nothing.

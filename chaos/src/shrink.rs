@@ -39,9 +39,9 @@ pub fn shrink(
         }
         chunk /= 2;
     }
-    while search.best.0.clients > 1 {
+    while search.best.0.clients.len() > 1 {
         let mut smaller = search.best.0.clone();
-        smaller.clients -= 1;
+        smaller.clients.pop();
         if !search.try_plan(smaller) {
             break;
         }

@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use synod_chaos::fault::Fault;
-use synod_chaos::mutate::{Hunt, hunt};
+use synod_chaos::mutate::{Hunt, ground, hunt};
 use synod_chaos::plan::Plan;
 use synod_chaos::report::{Failure, RunReport, write_files};
 use synod_chaos::run::run as run_plan;
 use synod_chaos::shrink::shrink;
-use synod_testpoint::{Bug, Point, take_reached};
+use synod_testpoint::{Bug, Point, plant, take_reached};
 
 use crate::cli::Simulate;
 
@@ -36,12 +36,22 @@ struct Total {
 
 /// Carries out what was asked for.
 pub fn run(request: &Simulate) -> Result<(), String> {
+    let bugs = named(&request.bugs)?;
+    if request.mutations {
+        return mutations(request.seeds.unwrap_or(500), &bugs);
+    }
+    let planted = bugs.first().copied().filter(|_| !request.bugs.is_empty());
     if let Some(path) = &request.plan {
+        plant(planted);
         return replay(path, request);
     }
-    if request.mutations {
-        return mutations(request.seeds.unwrap_or(500), &request.bugs);
+    let mut request = request.clone();
+    if let Some(bug) = planted
+        && request.choice.is_empty()
+    {
+        request.menu = ground(bug);
     }
+    let request = &request;
     let first_seed = request.seed.unwrap_or(0);
     let started = Instant::now();
     let total = Mutex::new(Total::default());
@@ -49,6 +59,7 @@ pub fn run(request: &Simulate) -> Result<(), String> {
     std::thread::scope(|scope| {
         for _ in 0..request.jobs {
             scope.spawn(|| {
+                plant(planted);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     let done = request
@@ -131,6 +142,8 @@ fn one(request: &Simulate, seed: u64, started: Instant, total: &Mutex<Total>) {
     if report.failure.is_some() {
         let line = format!("cargo xtask chaos{} --seed {seed}", request.choice);
         tell(request, &plan, report, &line);
+    } else if request.keep {
+        write(&request.report.join(format!("seed-{seed}")), &plan, &report);
     }
 }
 
@@ -146,7 +159,7 @@ fn tell(request: &Simulate, plan: &Plan, report: RunReport, line: &str) {
         println!(
             "  {} strikes, {} clients, {} nodes, {} ms",
             smaller.strikes.len(),
-            smaller.clients,
+            smaller.clients.len(),
             smaller.nodes,
             smaller.safety_ms
         );
@@ -162,31 +175,34 @@ fn tell(request: &Simulate, plan: &Plan, report: RunReport, line: &str) {
     );
 }
 
-/// Plants the bugs of these names, or all, one after another, and prints the table.
-fn mutations(seeds_max: u64, names: &[String]) -> Result<(), String> {
-    let named = |bug: &Bug| format!("{bug:?}");
+/// The bugs of these names, or all.
+fn named(names: &[String]) -> Result<Vec<Bug>, String> {
+    let name = |bug: &Bug| format!("{bug:?}");
     if let Some(unknown) = names
         .iter()
-        .find(|name| !Bug::ALL.iter().any(|b| named(b) == **name))
+        .find(|wanted| !Bug::ALL.iter().any(|bug| name(bug) == **wanted))
     {
-        let known: Vec<String> = Bug::ALL.iter().map(named).collect();
+        let known: Vec<String> = Bug::ALL.iter().map(name).collect();
         return Err(format!(
             "there is no bug {unknown}; there are: {}",
             known.join(", ")
         ));
     }
+    let wanted = |bug: &&Bug| names.is_empty() || names.contains(&name(bug));
+    Ok(Bug::ALL.iter().filter(wanted).copied().collect())
+}
+
+/// Plants bugs, one after another, and prints the table.
+fn mutations(seeds_max: u64, bugs: &[Bug]) -> Result<(), String> {
     let mut missed = Vec::new();
     println!("| bug | seeds | caught by |\n|---|---|---|");
-    for bug in Bug::ALL
-        .iter()
-        .filter(|bug| names.is_empty() || names.contains(&named(bug)))
-    {
+    for bug in bugs {
         let Hunt { bug, seeds, by } = hunt(*bug, seeds_max);
         match seeds {
             Some(seeds) => println!("| {bug:?}: {} | {seeds} | {by} |", bug.what()),
             None => {
                 println!("| {bug:?}: {} | not within {seeds_max} | |", bug.what());
-                missed.push(named(&bug));
+                missed.push(format!("{bug:?}"));
             }
         }
     }

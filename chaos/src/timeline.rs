@@ -1,5 +1,6 @@
 //! What happened to a world besides its operations: strikes, leaders, processes that stopped.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Something that happened.
@@ -44,6 +45,20 @@ pub enum What {
     },
     /// Everything works again.
     Healed,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Struck { strike, what } => write!(f, "strike {strike}: {what}"),
+            What::Undone { strike } => write!(f, "strike {strike} is over"),
+            What::Leads { node, shard, term } => {
+                write!(f, "node {node} leads shard {shard} in term {term}")
+            }
+            What::Stopped { node, why } => write!(f, "node {node} stopped by itself: {why}"),
+            What::Healed => write!(f, "everything works again"),
+        }
+    }
 }
 
 /// The events of a world, in order. Clones share them.

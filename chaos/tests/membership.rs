@@ -157,7 +157,8 @@ fn strike(world: &mut World, number: usize) {
             let lossy = Link {
                 loss,
                 duplicate: 0.1,
-                delay_max_us: 50_000,
+                jitter_us: 50_000,
+                ..Link::CLEAN
             };
             others
                 .iter()

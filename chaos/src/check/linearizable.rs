@@ -411,6 +411,34 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_insert_may_have_found_that_a_value_expired() {
+        let mut fleeting = write("a", 0, 1);
+        fleeting.steps = vec![Step::Write {
+            key: "k".to_owned(),
+            value: "a".to_owned(),
+            ttl_ms: Some(5),
+        }];
+        let insert = Step::Insert {
+            key: "k".to_owned(),
+            value: "b".to_owned(),
+            found: None,
+        };
+        let unknown = operation(insert, 2, None);
+        assert!(is_clean(&[
+            fleeting.clone(),
+            unknown.clone(),
+            read(Some("b"), 3, 4)
+        ]));
+        assert!(is_clean(&[
+            fleeting,
+            unknown.clone(),
+            read(Some("a"), 3, 4)
+        ]));
+        let stays = write("a", 0, 1);
+        assert!(!is_clean(&[stays, unknown, read(Some("b"), 3, 4)]));
+    }
+
+    #[test]
     fn a_swap_is_one_operation() {
         let swap = |before: Option<&str>, after: &str, start_us| {
             let mut swap = write(after, start_us, start_us + 10);

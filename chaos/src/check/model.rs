@@ -32,8 +32,12 @@ impl State {
                 self.fleeting = ttl_ms.is_some();
             }
             Step::Insert { value, found, .. } => {
-                if let Some(found) = found {
-                    self.shows(found)?;
+                match found {
+                    Some(found) => self.shows(found)?,
+                    // Not answered: it may be left out, so here it did insert. What was fleeting
+                    // had gone.
+                    None if self.fleeting => *self = State::default(),
+                    None => {}
                 }
                 if self.value.is_none() {
                     self.value = Some(value.clone());

@@ -50,6 +50,11 @@ fn check_list(
             let what = format!("{token} took effect on {key}, and was never said to");
             return Err(Anomaly::new("G1a", what, witness()));
         }
+        if attempts.iter().any(|o| gives_up(o)) {
+            let what =
+                format!("{token} took effect on {key}, and was said to be given up for good");
+            return Err(Anomaly::new("token given up", what, witness()));
+        }
     }
     for (token, attempts) in sent {
         let appends = |operation: &Operation| {
@@ -67,6 +72,12 @@ fn check_list(
         }
     }
     Ok(())
+}
+
+/// Whether the client was told that the token, not only this attempt, will never be committed.
+fn gives_up(operation: &Operation) -> bool {
+    let error = operation.error.as_deref().unwrap_or_default();
+    operation.outcome == Outcome::Failed && error.starts_with("ABORTED")
 }
 
 #[cfg(test)]

@@ -3,12 +3,19 @@
 //! A *strike* is one fault at one moment, for some time, with a number that its details (victims,
 //! rates, amounts) are drawn from. So a plan stays the same when other strikes are taken out of it,
 //! and a failing run can be shrunk.
+//!
+//! Some faults are *compound*: two or three things that go wrong one after the other, to the same
+//! victim. What a promise protects from is often such a sequence ("the leader is stopped, the others
+//! elect another one, it goes on and does not know"), and single faults hit upon it too rarely.
 
+#[cfg(madsim)]
+mod compound;
 #[cfg(madsim)]
 mod order;
 #[cfg(madsim)]
 mod strike;
 
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 #[cfg(madsim)]
@@ -72,6 +79,30 @@ pub enum Fault {
     Move,
     /// A shard splits at a key of the workload.
     Split,
+    /// A shard is merged with the next one in key order.
+    Merge,
+    /// A shard gets learners, on nodes that have no replica of it.
+    Learner,
+    /// The leader of a shard dies.
+    KillLeader,
+    /// The nodes are started again, one after another.
+    RollingRestart,
+    /// A machine loses its disk, and comes back as a new node.
+    Replace,
+    /// A shard's leader is stopped and cut off; it goes on, still cut off; then it is joined again.
+    FreezeLeader,
+    /// A leader hands over, and is long the last one to hear of it.
+    DeafTransfer,
+    /// The answers to a leader are slow; then nobody hears it any more.
+    SlowAnswers,
+    /// One follower loses the leader; then all lose it, and the others are started again.
+    RestartVoters,
+    /// All disks are slow when a leader is lost.
+    SlowSuccession,
+    /// Messages take very long, and nodes are started again before they arrive.
+    ElectionStorm,
+    /// A shard gets learners; then its leader is left with nobody else.
+    LeftWithLearners,
 }
 
 impl Fault {
@@ -104,6 +135,18 @@ impl Fault {
         Fault::Transfer,
         Fault::Move,
         Fault::Split,
+        Fault::Merge,
+        Fault::Learner,
+        Fault::KillLeader,
+        Fault::RollingRestart,
+        Fault::Replace,
+        Fault::FreezeLeader,
+        Fault::DeafTransfer,
+        Fault::SlowAnswers,
+        Fault::RestartVoters,
+        Fault::SlowSuccession,
+        Fault::ElectionStorm,
+        Fault::LeftWithLearners,
     ];
 
     /// Its name on the command line.
@@ -136,6 +179,18 @@ impl Fault {
             Fault::Transfer => "transfer",
             Fault::Move => "move",
             Fault::Split => "split",
+            Fault::Merge => "merge",
+            Fault::Learner => "learner",
+            Fault::KillLeader => "kill-leader",
+            Fault::RollingRestart => "rolling-restart",
+            Fault::Replace => "replace",
+            Fault::FreezeLeader => "freeze-leader",
+            Fault::DeafTransfer => "deaf-transfer",
+            Fault::SlowAnswers => "slow-answers",
+            Fault::RestartVoters => "restart-voters",
+            Fault::SlowSuccession => "slow-succession",
+            Fault::ElectionStorm => "election-storm",
+            Fault::LeftWithLearners => "left-with-learners",
         }
     }
 }
@@ -143,12 +198,66 @@ impl Fault {
 impl Fault {
     /// Whether it is an order to the cluster, not a misfortune.
     pub fn is_order(self) -> bool {
-        matches!(self, Fault::Transfer | Fault::Move | Fault::Split)
+        matches!(
+            self,
+            Fault::Transfer | Fault::Move | Fault::Split | Fault::Merge | Fault::Learner
+        )
     }
 
-    /// Whether it comes and goes while it lasts.
-    pub fn beats(self) -> bool {
-        matches!(self, Fault::FlipFlop | Fault::ClockStrobe)
+    /// Whether it is a sequence of faults.
+    pub fn is_compound(self) -> bool {
+        matches!(
+            self,
+            Fault::RollingRestart
+                | Fault::FreezeLeader
+                | Fault::DeafTransfer
+                | Fault::SlowAnswers
+                | Fault::RestartVoters
+                | Fault::SlowSuccession
+                | Fault::ElectionStorm
+                | Fault::LeftWithLearners
+        )
+    }
+
+    /// How often it does something again while it lasts, if it does.
+    pub fn beat_ms(self) -> Option<u64> {
+        match self {
+            Fault::FlipFlop | Fault::ClockStrobe => Some(150),
+            Fault::ElectionStorm => Some(250),
+            Fault::RollingRestart => Some(700),
+            _ => None,
+        }
+    }
+
+    /// When a compound fault takes its turn for the worse, in parts of a hundred of its time.
+    pub fn turn_percent(self) -> Option<u64> {
+        match self {
+            Fault::FreezeLeader | Fault::RestartVoters => Some(65),
+            Fault::SlowAnswers => Some(40),
+            Fault::SlowSuccession => Some(30),
+            Fault::LeftWithLearners => Some(60),
+            _ => None,
+        }
+    }
+
+    /// How long it lasts. Most faults are over before the membership removes anybody: a node that was
+    /// removed while it lived stays away for a minute, and shows little in that time.
+    pub fn lasts_ms(self, rng: &mut impl Rng) -> u64 {
+        match self {
+            Fault::FreezeLeader => rng.random_range(1_600..3_600),
+            Fault::DeafTransfer => rng.random_range(500..2_500),
+            Fault::SlowAnswers => rng.random_range(2_000..3_600),
+            Fault::RestartVoters => rng.random_range(1_800..3_200),
+            Fault::SlowSuccession | Fault::ElectionStorm | Fault::RollingRestart => {
+                rng.random_range(2_500..5_000)
+            }
+            Fault::LeftWithLearners => rng.random_range(3_000..5_000),
+            Fault::KillOne | Fault::KillLeader | Fault::KillMinority if rng.random_bool(0.4) => {
+                rng.random_range(1..150)
+            }
+            _ if rng.random_bool(0.75) => rng.random_range(100..1_500),
+            _ => rng.random_range(1_500..5_000),
+        }
     }
 }
 

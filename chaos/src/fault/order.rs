@@ -1,4 +1,4 @@
-//! Orders to the cluster in the midst of faults: leaders are transferred, replicas move, shards split.
+//! Orders to the cluster in the midst of faults: leaders are transferred, replicas move, shards split and merge.
 //!
 //! They are given as an operator would give them, through any node. Whether one is carried out does
 //! not matter here: it may be refused, or lost half done. What it must not do is to break a promise.
@@ -8,13 +8,16 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use synod::status::Report;
+use synod::status::{Report, ShardReport};
 use synod_client::{Client, Command, Options};
 
 use super::Fault;
 use crate::workload::PLACES;
 
-/// Gives one order, with details drawn from `draw`.
+/// Orders that are given at once, at most.
+const ORDERS_MAX: usize = 8;
+
+/// Gives the orders of a fault, with details drawn from `draw`.
 pub(super) async fn give(mut addresses: Vec<String>, fault: Fault, draw: u64) {
     let mut rng = SmallRng::seed_from_u64(draw);
     let first = rng.random_range(0..addresses.len());
@@ -33,36 +36,75 @@ pub(super) async fn give(mut addresses: Vec<String>, fault: Fault, draw: u64) {
     let report: Option<Report> = answer
         .as_bytes()
         .and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let Some(command) = report.and_then(|report| order(&report, fault, &mut rng)) else {
-        return;
-    };
-    let answer = client.call_once(&command).await;
-    tracing::info!(?command, ?answer, "an order");
+    let orders = report.map_or(Vec::new(), |report| orders(&report, fault, &mut rng));
+    // At once: none of them waits for the one before.
+    let answers = client.pipeline(&orders).await;
+    tracing::info!(?orders, ?answers, "orders");
 }
 
-/// An order that the cluster, as it is reported, can carry out.
-fn order(report: &Report, fault: Fault, rng: &mut SmallRng) -> Option<Command> {
-    let shard = report.shards.choose(rng)?;
-    let id = shard.id.to_string();
-    let order = |verb: &str| Command::new("SYNOD").arg("SHARD").arg(verb);
-    let from = shard.replicas.choose(rng)?;
-    match fault {
+/// Orders that the cluster, as it is reported, can carry out.
+fn orders(report: &Report, fault: Fault, rng: &mut SmallRng) -> Vec<Command> {
+    let Some(shard) = report.shards.choose(rng) else {
+        return Vec::new();
+    };
+    let verb = |verb: &str| Command::new("SYNOD").arg("SHARD").arg(verb);
+    let mut orders = match fault {
         Fault::Split => {
-            let place = PLACES.choose(rng)?;
+            let place = PLACES[rng.random_range(0..PLACES.len())];
             // Inside of a shard, and among the keys of workloads.
             let at = format!("{place}{}", char::from(rng.random_range(b'a'..=b'z')));
-            Some(order("SPLIT").arg(at))
+            vec![verb("SPLIT").arg(at)]
         }
         Fault::Move => {
-            let away = |id: &str| shard.replicas.iter().all(|replica| replica.node != id);
-            let members = report.view.members.iter();
-            let free: Vec<&str> = members
-                .map(|member| member.id.as_str())
-                .filter(|id| away(id))
-                .collect();
-            let to = free.choose(rng)?;
-            Some(order("MOVE").arg(id).arg(&from.node).arg(to))
+            let (free, from) = (free(report, shard), shard.replicas.choose(rng));
+            let id = shard.id.to_string();
+            let there = free.choose(rng).zip(from);
+            let order = there.map(|(to, from)| verb("MOVE").arg(id).arg(&from.node).arg(to));
+            order.into_iter().collect()
         }
-        _ => Some(order("TRANSFER").arg(id).arg(&from.node)),
-    }
+        Fault::Merge => vec![verb("MERGE").arg(shard.id.to_string())],
+        Fault::Learner | Fault::LeftWithLearners => {
+            // Of all shards: whichever leader is lost has them.
+            let shards = report.shards.iter();
+            let pairs =
+                shards.flat_map(|shard| free(report, shard).into_iter().map(move |to| (shard, to)));
+            pairs
+                .map(|(shard, to)| verb("ADD").arg(shard.id.to_string()).arg(to))
+                .collect()
+        }
+        Fault::DeafTransfer => {
+            let led = report
+                .shards
+                .iter()
+                .filter(|shard| shard.leader.as_ref() == Some(&report.node.id));
+            let mut transfer = |shard: &ShardReport| {
+                let others: Vec<&str> = shard
+                    .replicas
+                    .iter()
+                    .filter(|replica| replica.node != report.node.id && replica.role == "voter")
+                    .map(|replica| replica.node.as_str())
+                    .collect();
+                let to = others.choose(rng)?;
+                Some(verb("TRANSFER").arg(shard.id.to_string()).arg(to))
+            };
+            led.filter_map(&mut transfer).collect()
+        }
+        _ => {
+            let to = shard.replicas.choose(rng);
+            let id = shard.id.to_string();
+            to.map(|to| verb("TRANSFER").arg(id).arg(&to.node))
+                .into_iter()
+                .collect()
+        }
+    };
+    orders.truncate(ORDERS_MAX);
+    orders
+}
+
+/// The members that have no replica of a shard.
+fn free<'a>(report: &'a Report, shard: &ShardReport) -> Vec<&'a str> {
+    let members = report.view.members.iter().map(|member| member.id.as_str());
+    members
+        .filter(|id| shard.replicas.iter().all(|replica| replica.node != **id))
+        .collect()
 }

@@ -8,12 +8,10 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use synod_storage::disk::Fault as DiskFault;
 
-use super::{Fault, Strike, order};
+use super::{Fault, Strike, compound, order};
 use crate::timeline::What;
 use crate::world::{End, Link, World, world_us};
 
-/// How often a fault that repeats itself does so.
-const BEAT_MS: u64 = 150;
 /// How far a strobing clock jumps.
 const STROBE_MS: i64 = 30_000;
 
@@ -23,14 +21,17 @@ pub struct Strikes {
     moments: BTreeMap<(u64, usize), Moment>,
     strikes: Vec<Strike>,
     victims: BTreeMap<usize, Vec<usize>>,
-    /// The one machine whose log may rot: damage on two could be a majority's.
-    rotten: usize,
+    /// The one machine whose log may rot, or whose disk may be lost: damage on two could be a majority's.
+    unlucky: usize,
+    /// Its disk has been lost: once is as often as a shard of three survives without repair.
+    replaced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     Begin,
-    Beat { odd: bool },
+    Beat(u64),
+    Turn,
     End,
 }
 
@@ -41,11 +42,14 @@ impl Strikes {
         for (i, strike) in strikes.iter().enumerate() {
             let end_ms = strike.at_ms + strike.for_ms.max(1);
             moments.insert((strike.at_ms, i), Moment::Begin);
-            if strike.fault.beats() {
-                for beat in 1..strike.for_ms.div_ceil(BEAT_MS) {
-                    let at_ms = strike.at_ms + beat * BEAT_MS;
-                    moments.insert((at_ms, i), Moment::Beat { odd: beat % 2 == 1 });
+            if let Some(beat_ms) = strike.fault.beat_ms() {
+                for beat in 1..strike.for_ms.div_ceil(beat_ms) {
+                    moments.insert((strike.at_ms + beat * beat_ms, i), Moment::Beat(beat));
                 }
+            }
+            if let Some(percent) = strike.fault.turn_percent() {
+                let at_ms = strike.at_ms + strike.for_ms * percent / 100;
+                moments.insert((at_ms, i), Moment::Turn);
             }
             moments.insert((end_ms, i), Moment::End);
         }
@@ -53,7 +57,8 @@ impl Strikes {
             moments,
             strikes: strikes.to_vec(),
             victims: BTreeMap::new(),
-            rotten: (seed % nodes as u64) as usize,
+            unlucky: (seed % nodes as u64) as usize,
+            replaced: false,
         }
     }
 
@@ -76,7 +81,15 @@ impl Strikes {
                         .timeline
                         .add(world_us(), What::Struck { strike: i, what });
                 }
-                Moment::Beat { odd } => self.beat(world, i, &strike, odd),
+                Moment::Beat(beat) => self.beat(world, i, &strike, beat),
+                Moment::Turn => {
+                    let victims = self.victims.get(&i).map_or(&[][..], Vec::as_slice);
+                    compound::turn(world, i, &strike, victims);
+                    let what = format!("{}: its turn", strike.fault.name());
+                    world
+                        .timeline
+                        .add(world_us(), What::Struck { strike: i, what });
+                }
                 Moment::End => {
                     self.end(world, i, &strike);
                     world.timeline.add(world_us(), What::Undone { strike: i });
@@ -90,7 +103,7 @@ impl Strikes {
 
 impl Strikes {
     /// Lets a fault begin: its victims, and what it does in words.
-    fn begin(&self, world: &mut World, i: usize, strike: &Strike) -> (Vec<usize>, String) {
+    fn begin(&mut self, world: &mut World, i: usize, strike: &Strike) -> (Vec<usize>, String) {
         let mut rng = SmallRng::seed_from_u64(strike.draw);
         let nodes = world.nodes();
         let mut victims: Vec<usize> = (0..nodes).collect();
@@ -112,11 +125,30 @@ impl Strikes {
             | Fault::Loss
             | Fault::Delay
             | Fault::Duplicate
+            | Fault::RollingRestart
+            | Fault::ElectionStorm
+            | Fault::LeftWithLearners
             | Fault::Transfer
             | Fault::Move
-            | Fault::Split => {}
-            Fault::IsolateLeader => victims = vec![world.leader().unwrap_or(victims[0])],
-            Fault::LogRot => victims = vec![self.rotten],
+            | Fault::Split
+            | Fault::Merge
+            | Fault::Learner => {}
+            Fault::IsolateLeader | Fault::KillLeader => {
+                victims = vec![world.leader_of_some(strike.draw).unwrap_or(victims[0])];
+            }
+            Fault::FreezeLeader
+            | Fault::DeafTransfer
+            | Fault::SlowAnswers
+            | Fault::RestartVoters
+            | Fault::SlowSuccession => victims = compound::victims(world, strike.draw, victims),
+            Fault::LogRot => victims = vec![self.unlucky],
+            Fault::Replace if self.replaced => {
+                return (Vec::new(), "replace, again: no".to_owned());
+            }
+            Fault::Replace => {
+                victims = vec![self.unlucky];
+                self.replaced = true;
+            }
             Fault::KillOne
             | Fault::PowerOne
             | Fault::Pause
@@ -130,7 +162,10 @@ impl Strikes {
             | Fault::DiskFull
             | Fault::DiskSlow => victims.truncate(1),
         }
-        let detail = inflict(world, i, fault, &victims, &mut rng);
+        let detail = match fault.is_compound() {
+            true => compound::begin(world, i, strike, &victims, &mut rng),
+            false => inflict(world, i, fault, &victims, &mut rng),
+        };
         let what = match victims.len() < nodes {
             true => format!("{} {victims:?}{detail}", fault.name()),
             false => format!("{}{detail}", fault.name()),
@@ -138,15 +173,18 @@ impl Strikes {
         (victims, what)
     }
 
-    fn beat(&self, world: &World, i: usize, strike: &Strike, odd: bool) {
-        let Some(victim) = self.victims.get(&i).and_then(|victims| victims.first()) else {
+    fn beat(&self, world: &mut World, i: usize, strike: &Strike, beat: u64) {
+        let victims = self.victims.get(&i).map_or(&[][..], Vec::as_slice);
+        let Some(victim) = victims.first() else {
             return;
         };
-        match (strike.fault == Fault::ClockStrobe, odd) {
-            (true, true) => world.set_clock(*victim, None, Some(0)),
-            (true, false) => world.set_clock(*victim, None, Some(STROBE_MS)),
-            (false, true) => world.links.undo(i),
-            (false, false) => isolate(world, i, *victim),
+        let odd = beat % 2 == 1;
+        match (strike.fault, odd) {
+            (Fault::ClockStrobe, true) => world.set_clock(*victim, None, Some(0)),
+            (Fault::ClockStrobe, false) => world.set_clock(*victim, None, Some(STROBE_MS)),
+            (Fault::FlipFlop, true) => world.links.undo(i),
+            (Fault::FlipFlop, false) => isolate(world, i, *victim),
+            _ => compound::beat(world, strike, victims, beat),
         }
     }
 
@@ -155,6 +193,7 @@ impl Strikes {
         let victims = self.victims.get(&i).map_or(&[][..], Vec::as_slice);
         match strike.fault {
             Fault::KillOne
+            | Fault::KillLeader
             | Fault::KillMinority
             | Fault::KillMajority
             | Fault::KillAll
@@ -171,11 +210,25 @@ impl Strikes {
             | Fault::FlipFlop
             | Fault::Loss
             | Fault::Delay
-            | Fault::Duplicate => world.links.undo(i),
+            | Fault::Duplicate
+            | Fault::DeafTransfer
+            | Fault::SlowAnswers
+            | Fault::RestartVoters
+            | Fault::ElectionStorm
+            | Fault::LeftWithLearners => world.links.undo(i),
+            Fault::FreezeLeader => {
+                world.resume(victims[0]);
+                world.links.undo(i);
+            }
+            Fault::SlowSuccession => {
+                world.links.undo(i);
+                victims.iter().for_each(|node| world.slow_disk(*node, 0));
+            }
             // Wall clocks stay wrong, as they do.
             Fault::ClockJump | Fault::ClockStrobe => {}
             // What was ordered stays.
-            Fault::Transfer | Fault::Move | Fault::Split => {}
+            Fault::Transfer | Fault::Move | Fault::Split | Fault::Merge | Fault::Learner => {}
+            Fault::RollingRestart | Fault::Replace => {}
             Fault::ClockDrift => victims
                 .iter()
                 .for_each(|node| world.set_clock(*node, Some(0), None)),
@@ -199,7 +252,11 @@ fn inflict(
 ) -> String {
     let first = victims[0];
     match fault {
-        Fault::KillOne | Fault::KillMinority | Fault::KillMajority | Fault::KillAll => {
+        Fault::KillOne
+        | Fault::KillLeader
+        | Fault::KillMinority
+        | Fault::KillMajority
+        | Fault::KillAll => {
             victims.iter().for_each(|node| world.stop(*node, End::Kill));
         }
         Fault::PowerOne | Fault::PowerAll => {
@@ -224,7 +281,9 @@ fn inflict(
         Fault::SyncError | Fault::DiskFull | Fault::DiskSlow | Fault::LogRot => {
             return break_disk(world, fault, first, rng);
         }
-        Fault::Transfer | Fault::Move | Fault::Split => {}
+        Fault::Replace => world.replace(first),
+        // Orders and compound faults begin in places of their own.
+        _ => {}
     }
     String::new()
 }
@@ -263,7 +322,7 @@ fn spoil(world: &World, i: usize, fault: Fault, rng: &mut SmallRng) -> String {
     let mut link = Link::CLEAN;
     match fault {
         Fault::Loss => link.loss = rng.random_range(0.01..0.4),
-        Fault::Delay => link.delay_max_us = rng.random_range(1_000..400_000),
+        Fault::Delay => link.jitter_us = rng.random_range(1_000..400_000),
         _ => link.duplicate = rng.random_range(0.1..1.0),
     }
     for from in 0..world.nodes() {
@@ -323,12 +382,12 @@ fn break_disk(world: &mut World, fault: Fault, victim: usize, rng: &mut SmallRng
     }
 }
 
-fn cut(world: &World, i: usize, from: usize, to: usize) {
+pub(super) fn cut(world: &World, i: usize, from: usize, to: usize) {
     let (from, to) = (world.peer_address(from), world.peer_address(to));
     world.links.set(i, from, to, Link::CUT);
 }
 
-fn part(world: &World, i: usize, one: &[usize], other: &[usize]) {
+pub(super) fn part(world: &World, i: usize, one: &[usize], other: &[usize]) {
     for a in one {
         for b in other {
             cut(world, i, *a, *b);
@@ -337,7 +396,7 @@ fn part(world: &World, i: usize, one: &[usize], other: &[usize]) {
     }
 }
 
-fn isolate(world: &World, i: usize, victim: usize) {
+pub(super) fn isolate(world: &World, i: usize, victim: usize) {
     let others: Vec<usize> = (0..world.nodes())
         .filter(|other| *other != victim)
         .collect();

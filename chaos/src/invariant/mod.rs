@@ -7,6 +7,7 @@
 mod committed;
 mod one_leader;
 mod queues;
+mod steady;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use synod::node::{Observation, Observer};
 use self::committed::Committed;
 use self::one_leader::OneLeader;
 use self::queues::Queues;
+use self::steady::Steady;
 use crate::timeline::{Timeline, What};
 use crate::world::world_us;
 
@@ -31,6 +33,7 @@ struct State {
     one_leader: OneLeader,
     committed: Committed,
     queues: Queues,
+    steady: Steady,
     /// Who was seen to lead each shard last.
     leaders: BTreeMap<u64, usize>,
     violation: Option<String>,
@@ -78,6 +81,14 @@ impl Invariants {
         let busiest = shards.into_iter().max_by_key(|(_, shards)| *shards);
         busiest.map(|(node, _)| node)
     }
+
+    /// The node that was seen to lead one of the shards; which of them follows from `draw`.
+    pub fn leader_of_some(&self, draw: u64) -> Option<usize> {
+        let state = self.lock();
+        let shards = u64::try_from(state.leaders.len()).unwrap_or(u64::MAX);
+        let chosen = usize::try_from(draw.checked_rem(shards)?).ok()?;
+        state.leaders.values().nth(chosen).copied()
+    }
 }
 
 impl Observer for Process {
@@ -96,8 +107,10 @@ impl Observer for Process {
                         term: *term,
                     };
                     self.invariants.timeline.add(world_us(), what);
+                    state.steady.changed(shard.0, world_us())
+                } else {
+                    verdict.map(drop)
                 }
-                verdict.map(drop)
             }
             Observation::Committed(shard, entries) => {
                 state.committed.committed(node, shard.0, entries)

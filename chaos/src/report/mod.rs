@@ -84,7 +84,7 @@ impl RunReport {
 }
 
 /// Writes all that helps to understand a failure into a folder: `history.jsonl`, `history.edn`,
-/// `witness.jsonl` (the shortest history that shows the anomaly), `timeline.html`, `plan.json` (to
+/// `witness.jsonl` (the shortest history that shows the anomaly), `timeline.html`, `timeline.txt`, `plan.json` (to
 /// replay it), `failure.txt`.
 pub fn write_files(folder: &Path, plan: &Plan, report: &RunReport) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
@@ -98,6 +98,15 @@ pub fn write_files(folder: &Path, plan: &Plan, report: &RunReport) -> io::Result
     };
     write_json_lines(witness, &mut create("witness.jsonl")?)?;
     create("timeline.html")?.write_all(picture(plan, report).as_bytes())?;
+    let mut lines = create("timeline.txt")?;
+    for event in &report.events {
+        writeln!(
+            lines,
+            "{:10.3} ms  {}",
+            event.at_us as f64 / 1000.0,
+            event.what
+        )?;
+    }
     create("plan.json")?.write_all(&serde_json::to_vec_pretty(plan)?)?;
     if let Some(failure) = &report.failure {
         writeln!(create("failure.txt")?, "{plan}\n{failure}")?;

@@ -25,14 +25,17 @@ pub(super) async fn open(observer: &mut Session) -> Result<(), String> {
 
 /// A transfer that looks before it takes, or a read of all accounts in one of three ways.
 pub(super) async fn turn(session: &mut Session) -> bool {
-    match session.rng.random_range(0..10) {
+    if !session.reads(0.3) {
+        return transfer(session).await;
+    }
+    match session.rng.random_range(0..3) {
         0 => session.read_many(&accounts()).await,
         1 => {
             session
                 .multi(accounts().into_iter().map(Step::read).collect())
                 .await
         }
-        2 => {
+        _ => {
             session
                 .interactive(None, async |open| {
                     for account in accounts() {
@@ -42,7 +45,6 @@ pub(super) async fn turn(session: &mut Session) -> bool {
                 })
                 .await
         }
-        _ => transfer(session).await,
     }
 }
 

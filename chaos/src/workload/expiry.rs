@@ -10,10 +10,12 @@ const KEYS: usize = 14;
 
 pub(super) async fn turn(session: &mut Session) -> bool {
     let key = key("expiry", session.rng.random_range(0..KEYS));
+    if session.reads(0.7) {
+        return session.single(Step::read(key)).await;
+    }
     let value = session.unique();
-    match session.rng.random_range(0..10) {
-        0..7 => session.single(Step::read(key)).await,
-        7 | 8 => {
+    match session.rng.random_range(0..3) {
+        0 | 1 => {
             let ttl_ms = session.rng.random_range(1..1500);
             let write = Step::Write {
                 key,

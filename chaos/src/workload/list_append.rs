@@ -23,7 +23,7 @@ fn list(session: &mut Session) -> String {
 /// One append or one read.
 pub(super) async fn single(session: &mut Session) -> bool {
     let key = list(session);
-    match session.rng.random_bool(0.5) {
+    match session.reads(0.5) {
         true => session.single(Step::read(key)).await,
         false => {
             let element = session.unique();
@@ -52,9 +52,10 @@ pub(super) async fn transaction(session: &mut Session) -> bool {
 }
 
 fn step(session: &mut Session) -> Step {
-    match session.rng.random_range(0..10) {
-        0..4 => Step::read(list(session)),
-        4 => {
+    let reads = session.reads(0.5);
+    match (reads, session.rng.random_range(0..5)) {
+        (true, 0..4) => Step::read(list(session)),
+        (true, _) => {
             let generation = session.now_us() / GENERATION_US;
             let from = session.rng.random_range(0..PLACES.len());
             let to = session.rng.random_range(from..PLACES.len());
@@ -63,7 +64,7 @@ fn step(session: &mut Session) -> Step {
                 format!("{}list{generation}.", PLACES[to]),
             )
         }
-        _ => {
+        (false, _) => {
             let element = session.unique();
             Step::append(list(session), element)
         }

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Verdict};
 use crate::history::{OBSERVER, Operation};
+use crate::plan::Habit;
 
 pub use self::recorder::Recorder;
 pub use self::session::Session;
@@ -100,13 +101,6 @@ impl Workload {
             Workload::Internal => "internal",
             Workload::Tokens => "tokens",
         }
-    }
-
-    /// Those that the store serves today: it has no tokens yet.
-    pub fn served() -> Vec<Workload> {
-        let all = Workload::ALL.iter().copied();
-        all.filter(|workload| *workload != Workload::Tokens)
-            .collect()
     }
 
     /// Whether its values are lists of elements.
@@ -221,14 +215,14 @@ pub struct Clients {
 
 impl Clients {
     /// The session of a client, by its number.
-    pub fn session(&self, client: u32) -> Session {
+    pub fn session(&self, client: u32, habit: Habit) -> Session {
         let seed = self.seed.wrapping_mul(1000).wrapping_add(u64::from(client));
-        Session::new(client, seed, &self.addresses, self.recorder.clone())
+        Session::new(client, habit, seed, &self.addresses, self.recorder.clone())
     }
 
     /// The session of who sets up and looks at the end.
     pub fn observer(&self) -> Session {
-        self.session(OBSERVER)
+        self.session(OBSERVER, Habit::USUAL)
     }
 }
 

@@ -9,9 +9,11 @@ const KEYS: usize = 7;
 
 pub(super) async fn turn(session: &mut Session) -> bool {
     let key = key("register", session.rng.random_range(0..KEYS));
+    if session.reads(0.45) {
+        return session.single(Step::read(key)).await;
+    }
     let value = session.unique();
-    match session.rng.random_range(0..20) {
-        0..9 => session.single(Step::read(key)).await,
+    match session.rng.random_range(9..20) {
         9..15 => session.single(Step::write(key, value)).await,
         15..17 => session.swap(key, value).await,
         17 => session.single(Step::Delete { key }).await,

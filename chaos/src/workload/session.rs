@@ -7,15 +7,19 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_client::transaction::{self, Settings, Transaction};
-use synod_client::{Client, Command, Error, Options, Outcome as ClientOutcome, Value};
+use synod_client::{Client, Command, Connection, Error, Options, Outcome as ClientOutcome, Value};
 
 use super::{PATIENCE, Recorder};
 use crate::history::{How, Operation, Outcome, Step};
+use crate::plan::Habit;
 
 /// A client of a world.
 pub struct Session {
     client: Client,
     id: u32,
+    habit: Habit,
+    addresses: Vec<String>,
+    options: Options,
     recorder: Arc<Recorder>,
     /// What it does is drawn from here.
     pub rng: SmallRng,
@@ -30,19 +34,31 @@ pub struct Open<'a> {
 
 impl Session {
     /// A client that starts at the node of its number.
-    pub fn new(id: u32, seed: u64, addresses: &[String], recorder: Arc<Recorder>) -> Self {
+    pub fn new(
+        id: u32,
+        habit: Habit,
+        seed: u64,
+        addresses: &[String],
+        recorder: Arc<Recorder>,
+    ) -> Self {
         let mut addresses = addresses.to_vec();
         let first = id as usize % addresses.len();
         addresses.rotate_left(first);
+        if habit.pinned {
+            addresses.truncate(1);
+        }
         let options = Options {
             connect_timeout: Duration::from_millis(500),
-            call_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_millis(habit.patience_ms),
             retry_for: Duration::ZERO,
             ..Options::default()
         };
         Self {
-            client: Client::new(addresses, options),
+            client: Client::new(addresses.clone(), options.clone()),
             id,
+            habit,
+            addresses,
+            options,
             recorder,
             rng: SmallRng::seed_from_u64(seed),
             next: 0,
@@ -59,6 +75,11 @@ impl Session {
         self.id
     }
 
+    /// Whether it reads this time: always if it only reads, else with this probability.
+    pub fn reads(&mut self, probability: f64) -> bool {
+        self.rng.random_bool(probability) || self.habit.reads_only
+    }
+
     /// A word that no other operation of the history writes.
     pub fn unique(&mut self) -> String {
         self.next += 1;
@@ -68,7 +89,7 @@ impl Session {
     /// A pause between two operations; a longer one after a failure.
     pub async fn rest(&mut self, answered: bool) {
         let pause_us = match answered {
-            true => self.rng.random_range(0..20_000),
+            true => self.rng.random_range(0..=self.habit.rest_max_ms * 1000),
             false => 50_000,
         };
         tokio::time::sleep(Duration::from_micros(pause_us)).await;
@@ -179,6 +200,13 @@ impl Session {
         Ok(())
     }
 
+    /// A connection of its own to one of the nodes, another one for each `turn`: what is said on it is
+    /// lost with it, and never said again by another one.
+    pub async fn connect(&self, turn: usize) -> Result<Connection, Error> {
+        let address = &self.addresses[turn % self.addresses.len()];
+        Connection::open(address, &self.options).await
+    }
+
     async fn command(&mut self, command: Command, steps: Vec<Step>) -> Result<(), String> {
         let start_us = self.now_us();
         let answer = self.client.call_once(&command).await;
@@ -191,7 +219,7 @@ impl Session {
     }
 
     /// Records an operation; on an error, with the steps as they were asked. The error in words.
-    fn take_down(
+    pub(super) fn take_down(
         &mut self,
         how: How,
         start_us: u64,
@@ -256,7 +284,7 @@ impl Open<'_> {
 }
 
 /// The command for a step.
-fn command(step: &Step) -> Command {
+pub(super) fn command(step: &Step) -> Command {
     match step {
         Step::Read { key, .. } => Command::read("GET").arg(key),
         Step::Write { key, value, ttl_ms } => {

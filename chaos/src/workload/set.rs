@@ -12,7 +12,7 @@ fn members(place: &str) -> Step {
 
 pub(super) async fn turn(session: &mut Session) -> bool {
     let place = PLACES[session.rng.random_range(0..PLACES.len())];
-    if session.rng.random_bool(0.3) {
+    if session.reads(0.3) {
         return session.single(members(place)).await;
     }
     let key = format!("{place}set{}", session.unique());

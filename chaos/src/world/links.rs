@@ -22,8 +22,10 @@ pub struct Link {
     pub loss: f64,
     /// The share that arrives twice.
     pub duplicate: f64,
-    /// Delays are drawn up to this, each frame's by itself: later ones overtake earlier ones.
-    pub delay_max_us: u64,
+    /// What every frame is delayed by.
+    pub delay_us: u64,
+    /// What is drawn on top of it, for each frame by itself: later ones overtake earlier ones.
+    pub jitter_us: u64,
 }
 
 impl Link {
@@ -31,7 +33,8 @@ impl Link {
     pub const CLEAN: Link = Link {
         loss: 0.0,
         duplicate: 0.0,
-        delay_max_us: 0,
+        delay_us: 0,
+        jitter_us: 0,
     };
     /// A link that lets nothing through.
     pub const CUT: Link = Link {
@@ -44,10 +47,16 @@ impl Link {
         Link {
             loss: 1.0 - (1.0 - self.loss) * (1.0 - other.loss),
             duplicate: self.duplicate.max(other.duplicate),
-            delay_max_us: self.delay_max_us + other.delay_max_us,
+            delay_us: self.delay_us + other.delay_us,
+            jitter_us: self.jitter_us + other.jitter_us,
         }
     }
 }
+
+/// The shortest time that the simulator's timers take.
+const TIMER_MIN_US: u64 = 1_000;
+/// Timers this far apart end one after the other.
+const ORDER_US: u64 = 20;
 
 /// One direction between two nodes.
 type Direction = (SocketAddr, SocketAddr);
@@ -60,6 +69,8 @@ pub struct Links {
 
 struct State {
     rng: SmallRng,
+    /// When the last delayed frame of a stream arrives.
+    arrivals: BTreeMap<Direction, u64>,
     layers: BTreeMap<usize, BTreeMap<Direction, Link>>,
 }
 
@@ -68,6 +79,7 @@ impl Links {
     pub fn new(seed: u64, trace: Trace) -> Self {
         let state = State {
             rng: SmallRng::seed_from_u64(seed),
+            arrivals: BTreeMap::new(),
             layers: BTreeMap::new(),
         };
         Self {
@@ -99,26 +111,43 @@ impl Links {
 impl LinkFaults for Links {
     fn fate(&self, from: SocketAddr, to: SocketAddr, class: Class, bytes: usize) -> Fate {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { rng, layers } = &mut *state;
-        let link = layers
+        let link = state
+            .layers
             .values()
             .filter_map(|layer| layer.get(&(from, to)))
             .fold(Link::CLEAN, |link, layer| layer.behind(link));
-        let lost = link.loss > 0.0 && rng.random_bool(link.loss.min(1.0));
-        // Forwarded requests travel a stream: TCP repeats nothing and keeps their order.
-        let (copies, delay_max_us) = match class {
-            _ if lost => (0, 0),
-            Class::Forward => (1, 0),
-            Class::Control | Class::Bulk => (
-                1 + usize::from(rng.random_bool(link.duplicate)),
-                link.delay_max_us,
-            ),
+        let lost = link.loss > 0.0 && state.rng.random_bool(link.loss.min(1.0));
+        let deliveries: Vec<Duration> = match class {
+            _ if lost => Vec::new(),
+            // Forwarded requests travel a stream: TCP repeats nothing and keeps their order.
+            Class::Forward => vec![state.in_order((from, to), link)],
+            Class::Control | Class::Bulk => {
+                let copies = 1 + usize::from(state.rng.random_bool(link.duplicate));
+                (0..copies).map(|_| state.delay(link)).collect()
+            }
         };
-        let deliveries: Vec<Duration> = (0..copies)
-            .map(|_| Duration::from_micros(rng.random_range(0..=delay_max_us)))
-            .collect();
         let frame = (world_us(), from, to, class as u8, bytes);
         self.trace.add(&(frame, &deliveries));
         Fate { deliveries }
+    }
+}
+
+impl State {
+    fn delay(&mut self, link: Link) -> Duration {
+        Duration::from_micros(link.delay_us + self.rng.random_range(0..=link.jitter_us))
+    }
+
+    /// A delay by which a frame does not overtake those that were sent before it.
+    fn in_order(&mut self, direction: Direction, link: Link) -> Duration {
+        let now_us = world_us();
+        let delay_us = u64::try_from(self.delay(link).as_micros()).unwrap_or(u64::MAX);
+        let last_us = self.arrivals.get(&direction).copied().unwrap_or(0);
+        if delay_us == 0 && last_us < now_us {
+            return Duration::ZERO;
+        }
+        // A timer of the world takes a millisecond at least.
+        let at_us = (now_us + delay_us.max(TIMER_MIN_US)).max(last_us + ORDER_US);
+        self.arrivals.insert(direction, at_us);
+        Duration::from_micros(at_us - now_us)
     }
 }

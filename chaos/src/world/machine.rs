@@ -10,7 +10,7 @@ use madsim::task::NodeId;
 use rand::Rng;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use synod::config::{Layers, Settings};
+use synod::config::{Layers, Reads, Settings};
 use synod::edge::Shutdown;
 use synod::node::{DiskWork, Entropy, Environment, NodeError, serve};
 use synod_storage::disk::{Disk, SimDisk, Survival};
@@ -54,6 +54,7 @@ impl Machine {
     pub(super) fn new(
         i: u16,
         nodes: u16,
+        reads: Reads,
         mut rng: SmallRng,
         links: Arc<Links>,
         seen: (Invariants, Timeline),
@@ -78,7 +79,7 @@ impl Machine {
             .ip(ip(i))
             .init(move || {
                 let (state, links) = (of_process.clone(), links.clone());
-                process(i, join.clone(), state, links, seen.clone())
+                process((i, reads), join.clone(), state, links, seen.clone())
             })
             .build();
         Self {
@@ -105,6 +106,7 @@ impl Machine {
         Handle::current().kill(self.node.id());
         self.up = false;
         let mut state = self.lock();
+        state.clock.release();
         state.disk = match end {
             End::Kill => state.disk.kill(),
             End::PowerLoss => {
@@ -165,14 +167,14 @@ impl Machine {
 
 /// One life of a node's process.
 async fn process(
-    i: u16,
+    (i, reads): (u16, Reads),
     join: Vec<SocketAddr>,
     state: Arc<Mutex<State>>,
     links: Arc<Links>,
     (invariants, timeline): (Invariants, Timeline),
 ) {
     let environment = environment(&state, links, invariants.of_process(usize::from(i)));
-    let settings = settings(i);
+    let settings = settings(i, reads);
     // Bound anew each time: the world never stops a node cleanly.
     let outcome = serve(environment, settings, join, Shutdown::default()).await;
     let Err(error) = outcome else {
@@ -195,6 +197,7 @@ async fn process(
             | NodeError::Open(_)
             | NodeError::Identity(_)
             | NodeError::Membership(_)
+            | NodeError::Unsaved
             | NodeError::Unwritable(_)
     );
     if !(by_disk && state.excused) {
@@ -248,9 +251,10 @@ fn environment(
     }
 }
 
-fn settings(i: u16) -> Settings {
+fn settings(i: u16, reads: Reads) -> Settings {
     let mut settings =
         Settings::from_layers(&Layers::default()).expect("the default settings are valid");
+    settings.cluster.reads = reads;
     settings.process.client = SocketAddr::new(ip(i), CLIENT_PORT);
     settings.process.peer = SocketAddr::new(ip(i), PEER_PORT);
     settings.process.peer_advertise = settings.process.peer;

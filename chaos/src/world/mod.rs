@@ -14,6 +14,7 @@ use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use synod::config::Reads;
 use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
 
@@ -53,8 +54,13 @@ pub struct World {
 }
 
 impl World {
-    /// `nodes` machines, started.
+    /// `nodes` machines, started, with the settings that clusters have by themselves.
     pub fn new(seed: u64, nodes: u16) -> Self {
+        Self::with_reads(seed, nodes, Reads::Lease)
+    }
+
+    /// `nodes` machines, started, which prove by these means that reads are current.
+    pub fn with_reads(seed: u64, nodes: u16, reads: Reads) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let (trace, timeline) = (Trace::default(), Timeline::default());
         let invariants = Invariants::new(timeline.clone());
@@ -63,7 +69,7 @@ impl World {
             .map(|i| {
                 let rng = SmallRng::seed_from_u64(rng.random());
                 let seen = (invariants.clone(), timeline.clone());
-                Machine::new(i, nodes, rng, links.clone(), seen)
+                Machine::new(i, nodes, reads, rng, links.clone(), seen)
             })
             .collect();
         let clients = Handle::current()
@@ -126,6 +132,20 @@ impl World {
         }
     }
 
+    /// Ends a node's process and starts it again, at once.
+    pub fn restart(&mut self, i: usize) {
+        self.stop(i, End::Kill);
+        self.start(i);
+    }
+
+    /// A machine gets an empty disk in the place of its own, and its process starts as a new node.
+    pub fn replace(&mut self, i: usize) {
+        self.stop(i, End::Kill);
+        let disk = SimDisk::new(self.rng.random());
+        self.machines[i].lock().disk = disk;
+        self.start(i);
+    }
+
     /// Stops the clock of a process, but not that of the world.
     pub fn pause(&self, i: usize) {
         Handle::current().pause(self.machines[i].id());
@@ -134,6 +154,12 @@ impl World {
     /// Lets a paused process go on.
     pub fn resume(&self, i: usize) {
         Handle::current().resume(self.machines[i].id());
+    }
+
+    /// The reading of the clock that the process will take next shows this moment, as if it had been
+    /// stopped just after it took it.
+    pub fn hold_clock(&self, i: usize) {
+        self.machines[i].lock().clock.hold();
     }
 
     /// A machine's disk, to look at and to damage.
@@ -181,6 +207,7 @@ impl World {
     pub fn heal(&mut self) {
         self.links.heal();
         for i in 0..self.machines.len() {
+            self.machines[i].lock().clock.release();
             self.resume(i);
             self.mend_disk(i);
             self.set_clock(i, Some(0), None);
@@ -202,6 +229,11 @@ impl World {
     /// The node that leads most shards, as far as anybody saw.
     pub fn leader(&self) -> Option<usize> {
         self.invariants.busiest_leader()
+    }
+
+    /// The node that leads one of the shards, as far as anybody saw; which of them follows from `draw`.
+    pub fn leader_of_some(&self, draw: u64) -> Option<usize> {
+        self.invariants.leader_of_some(draw)
     }
 
     /// The address of a node, as links know it.

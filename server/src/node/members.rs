@@ -146,7 +146,7 @@ impl Node {
                 error!("membership: {}", describe(&alarm));
                 self.membership.note_alarm(alarm);
             }
-            Effect::Halt(halt) => return Err(NodeError::Broken(explain(halt))),
+            Effect::Halt(halt) => return Err(stopped_by(halt)),
         }
         Ok(())
     }
@@ -353,11 +353,9 @@ pub(super) fn describe(alarm: &Alarm) -> String {
     }
 }
 
-fn explain(halt: Halt) -> String {
-    match halt {
-        Halt::PersistFailed => "the membership's state cannot be written, so what the disk holds \
-            is unknown; the next start finds out"
-            .to_owned(),
+fn stopped_by(halt: Halt) -> NodeError {
+    let reason = match halt {
+        Halt::PersistFailed => return NodeError::Unsaved,
         Halt::Superseded => "a newer boot of this directory is a member: the directory was copied \
             or rolled back; start the copy with an empty directory instead"
             .to_owned(),
@@ -374,5 +372,6 @@ fn explain(halt: Halt) -> String {
         Halt::NotApplicable => {
             "the directory holds a cluster's state of which this node is no part".to_owned()
         }
-    }
+    };
+    NodeError::Broken(reason)
 }

@@ -184,6 +184,12 @@ pub enum NodeError {
     /// The disk failed; what it holds is unknown until the next start has looked.
     #[error("the disk failed, the node stops so that nothing is lost: {0}")]
     Disk(#[from] Fatal),
+    /// A write of the membership's state failed.
+    #[error(
+        "the membership's state cannot be written, so what the disk holds is unknown: the node \
+         stops, and its next start finds out"
+    )]
+    Unsaved,
     /// A promise was about to be broken.
     #[error("the node stops rather than go on wrongly: {0}")]
     Broken(String),

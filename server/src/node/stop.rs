@@ -1,6 +1,6 @@
 //! A clean stop: leaderships are handed over, then the store seals its log and stamps its index.
 
-use synod_replication::Role;
+use synod_replication::{NodeId, Role};
 use synod_storage::ShardId;
 use synod_txn::Now;
 
@@ -35,6 +35,9 @@ impl Node {
 
     /// Asks for another leader for each shard that this node leads, and that has one to offer. Whether
     /// there was any.
+    ///
+    /// Members of the membership are asked. A node that is none would hand leadership on in its turn,
+    /// perhaps to this node; only one that is about to stop has no choice.
     pub(super) fn hand_over(&mut self, now: Now) -> bool {
         let led: Vec<ShardId> = self
             .replication
@@ -50,11 +53,20 @@ impl Node {
             let Some(configuration) = self.replication.configuration(shard) else {
                 continue;
             };
-            let heir = configuration.voters.iter().copied().find(|replica| {
-                configuration
-                    .nodes
-                    .get(replica)
-                    .is_some_and(|node| self.peers.get(node).is_some_and(|peer| peer.connected))
+            let reached = |is_wanted: &dyn Fn(NodeId) -> bool| {
+                configuration.voters.iter().copied().find(|replica| {
+                    configuration.nodes.get(replica).is_some_and(|node| {
+                        self.peers.get(node).is_some_and(|peer| peer.connected) && is_wanted(*node)
+                    })
+                })
+            };
+            let view = self.membership.view();
+            let is_member = |node: NodeId| {
+                view.is_some_and(|view| view.member(synod_membership::id::NodeId(node.0)).is_some())
+            };
+            let heir = reached(&is_member).or_else(|| match self.stop {
+                Stop::No => None,
+                Stop::HandingOver { .. } | Stop::Sealing | Stop::Done => reached(&|_| true),
             });
             if let Some(heir) = heir {
                 handing = true;

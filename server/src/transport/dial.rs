@@ -32,6 +32,8 @@ struct Queue {
     /// The connection is lost and the node has not heard of it yet: what it sends in ignorance is
     /// refused, so that "lost" covers exactly what was taken before.
     lost: bool,
+    /// How often it was.
+    losses: u64,
     closed: bool,
 }
 
@@ -79,6 +81,15 @@ impl Dialer {
         })?;
         self.mailbox.filled.notify_one();
         Ok(())
+    }
+
+    /// The connection that a frame would be queued for now: what is sent later, and was meant for it,
+    /// must not get on the next one.
+    pub(super) fn connection(&self) -> Result<u64, NotSent> {
+        self.mailbox.with(|queue| match queue.lost {
+            true => Err(NotSent::Lost),
+            false => Ok(queue.losses),
+        })
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
@@ -159,6 +170,7 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
             queue.frames.clear();
             queue.bytes = 0;
             queue.lost = true;
+            queue.losses += 1;
         });
         let lost = Inbound::Lost {
             destination: to,

@@ -194,10 +194,20 @@ impl Transport {
                 continue;
             }
             let (this, copy) = (self.clone(), frame.clone());
+            let connection = self.with_dialer(to, class, Dialer::connection)?;
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
-                // A late copy that no longer fits is one more lost message.
-                let _ = this.enqueue(to, class, copy);
+                // What was on its way when a stream broke does not arrive by the next one.
+                let stands = match class {
+                    Class::Forward => {
+                        this.with_dialer(to, class, Dialer::connection) == Ok(connection)
+                    }
+                    Class::Control | Class::Bulk => true,
+                };
+                if stands {
+                    // A late copy that no longer fits is one more lost message.
+                    let _ = this.enqueue(to, class, copy);
+                }
             });
         }
         Ok(())
@@ -228,12 +238,18 @@ impl Transport {
     }
 
     fn enqueue(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
+        let bytes_max = self.limits.queue_bytes_max;
+        self.with_dialer(to, class, |dialer| dialer.enqueue(frame, bytes_max))
+    }
+
+    /// Does something with the dialler of a destination, which begins to dial if it is new.
+    fn with_dialer<T>(&self, to: Destination, class: Class, f: impl FnOnce(&Dialer) -> T) -> T {
         let mut shared = self.lock();
         let dialer = shared
             .dialers
             .entry((to, class))
             .or_insert_with(|| Dialer::start(self.clone(), to, class));
-        dialer.enqueue(frame, self.limits.queue_bytes_max)
+        f(dialer)
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
