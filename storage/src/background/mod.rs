@@ -22,7 +22,7 @@ pub(crate) use reclaim::{Depth, Reclaim};
 pub(crate) use upkeep::{Count, Drop, Forget, Scrub, Space, Stop, Trim};
 
 use crate::disk::Disk;
-use crate::index::{Index, IndexError, IndexFactory};
+use crate::index::{Index, IndexError, IndexFactory, no_index};
 use crate::live::LiveMap;
 use crate::log::segment::Fill;
 use crate::manifest::{Edit, IndexState, Manifest, ManifestError};
@@ -82,6 +82,27 @@ pub(crate) fn disk_trouble(what: &str) -> impl FnOnce(io::Error) -> Trouble + us
 }
 
 impl Desk {
+    /// A desk whose index is not open yet.
+    pub fn new(
+        disk: &Arc<dyn Disk>,
+        options: &Arc<Options>,
+        factory: Box<dyn IndexFactory>,
+        manifest: Manifest,
+        files: FileTable,
+    ) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            options: Arc::clone(options),
+            index: no_index(),
+            factory,
+            manifest,
+            files,
+            live: LiveMap::default(),
+            live_complete: false,
+            superseded: Superseded::default(),
+        }
+    }
+
     /// Makes sure that the next start rebuilds the index.
     pub fn distrust_index(&mut self) {
         let state = IndexState {

@@ -6,8 +6,9 @@
 //!
 //! A *deep* reclaim also drops deletes. A delete may go only when the index has no older version of its
 //! key, which a reader may still ask for, and when no other file can hold an older record of it, or a
-//! rebuild of the index would bring that one back; what each file says of its oldest record decides it. To make that line rise, a deep reclaim asks the index of each record whether it is
-//! the newest of its key: then it cannot be what any delete hides, and counts as new.
+//! rebuild of the index would bring that one back; what each file says of its oldest record decides it.
+//! To make that line rise, a deep reclaim asks the index of each record whether it is the newest of its
+//! key: then it cannot be what any delete hides, and counts as new.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

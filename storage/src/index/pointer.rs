@@ -115,7 +115,7 @@ pub(crate) struct Pointer {
 /// Bytes of a pointer, about: for making room ahead.
 const POINTER_BYTES: usize = 24;
 /// Pointers in a key's own entry; older ones go to the history tree.
-const INLINE_MAX: usize = 4;
+const INLINE_MAX: usize = 12;
 
 /// The entry of a key, newest version first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
