@@ -140,8 +140,8 @@ impl Controller {
         self.ordered.insert(id, ordered);
     }
 
-    /// Remembers what a step takes away, before it is ordered: its plan may be replaced before it arrives, and the answer
-    /// be lost, but the step must not be undone for that.
+    /// Remembers what a step takes away, before it is ordered: its plan may be replaced before it arrives, and the
+    /// answer be lost, but the step must not be undone for that.
     fn note_leaving(&mut self, now: Now, id: ShardId, step: &Step, effects: &mut Vec<Effect>) {
         let Some(shard) = self.cluster.shards.get(&id) else {
             return;
