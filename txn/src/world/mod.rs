@@ -4,6 +4,7 @@
 //! when the seed says so, so that latches and waiting reads are exercised.
 
 mod attempts;
+mod clocks;
 mod coordination;
 mod history;
 mod linearizability;
