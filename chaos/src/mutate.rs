@@ -121,6 +121,8 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
             &[ListAppend, Bank],
             &[Merge, Split, Delay, KillLeader, FreezeLeader],
         ),
+        // No workload reads snapshots: caught in the world of transactions only.
+        Bug::ClosesOverPrepared | Bug::ServesUnclosed | Bug::ReadsBelowKept => (&transactions, &[]),
         Bug::ReadsAreNotLocked
         | Bug::FastPathPassesReadLocks
         | Bug::ReadsUnderLocks

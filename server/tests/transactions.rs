@@ -182,6 +182,69 @@ async fn an_interactive_transaction_is_isolated_and_sees_no_phantom() {
     one.call_once(&Command::new("ROLLBACK")).await.unwrap();
 }
 
+/// The words of a line, as one command on one connection.
+async fn say(client: &mut Client, line: &str) -> Result<Value, Error> {
+    let words: Vec<_> = line.split(' ').map(|word| word.to_owned().into()).collect();
+    client.call_once(&Command::of_words(&words).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_snapshot_is_one_state_of_all_shards_on_any_node_until_it_is_too_old() {
+    let cluster = Cluster::start_with(3, &["--retention-ms", "2000"]);
+    let mut writer = client(cluster.clients());
+    let keys = ["0a", "Ma", "za"];
+    for key in keys {
+        writer.set(key, "old").await.unwrap();
+    }
+    let mut one = client(vec![cluster.client(0)]);
+    // Whatever its own clock says, it has seen the newest write.
+    one.get("0a").await.unwrap();
+    let at = say(&mut one, "BEGIN READONLY SNAPSHOT").await.unwrap();
+    let at = at.into_integer().unwrap();
+    for key in keys {
+        writer.set(key, "new").await.unwrap();
+    }
+    let olds = |values: Vec<Option<_>>| values.iter().all(|it| it.as_deref() == Some(&b"old"[..]));
+    assert!(olds(one.mget(keys).await.unwrap()), "as it was at {at}");
+    let range = say(&mut one, "RANGE 0 zz").await.unwrap();
+    assert!(!format!("{range:?}").contains("new"), "{range:?}");
+    let refused = say(&mut one, "SET 0a mine").await;
+    assert!(refused.unwrap_err().to_string().contains("read-only"));
+    say(&mut one, "COMMIT").await.unwrap();
+    // The same version again, through every node.
+    for node in 0..3 {
+        let mut other = client(vec![cluster.client(node)]);
+        say(&mut other, &format!("BEGIN SNAPSHOT AT {at}"))
+            .await
+            .unwrap();
+        assert!(olds(other.mget(keys).await.unwrap()), "node {node}");
+        say(&mut other, "COMMIT").await.unwrap();
+        assert_eq!(other.get("0a").await.unwrap().as_deref(), Some(&b"new"[..]));
+    }
+    let future = say(&mut one, &format!("BEGIN SNAPSHOT AT {}", i64::MAX)).await;
+    assert!(future.unwrap_err().to_string().contains("in the future"));
+    say(&mut one, "ROLLBACK").await.unwrap();
+    // Until it is too old: then it says so, and the version is never served in part.
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        writer.set("0a", "newer").await.unwrap();
+        say(&mut one, &format!("BEGIN SNAPSHOT AT {at}"))
+            .await
+            .unwrap();
+        match say(&mut one, "GET 0a").await {
+            Ok(found) => assert_eq!(found.as_bytes(), Some(&b"old"[..])),
+            Err(Error::Server(error)) => {
+                assert_eq!(error.code, "EXPIRED", "{error:?}");
+                break;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        say(&mut one, "COMMIT").await.unwrap();
+        assert!(Instant::now() < patience, "it is kept for ever");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_issued_used_once_and_answered_for_by_any_node() {
     let cluster = Cluster::start(3);

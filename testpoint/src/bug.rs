@@ -109,6 +109,12 @@ bugs! {
     MergesOverLaggards,
     /// A frozen shard is told that it was not merged while it still may be.
     ThawsTooEarly,
+    /// A version is closed although an attempt is prepared below it.
+    ClosesOverPrepared,
+    /// A replica serves a read of the past at a version that is not closed there.
+    ServesUnclosed,
+    /// A read of the past below what is kept is answered from what is left.
+    ReadsBelowKept,
 }
 
 thread_local! {

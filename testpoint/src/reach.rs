@@ -47,6 +47,8 @@ points! {
     OldEpochDropped,
     /// A value was found past its deadline, and deleted.
     ExpiredDeleted,
+    /// A replica served a read at a version that was closed there.
+    SnapshotRead,
     /// A shard was split.
     ShardSplit,
     /// A shard was merged into its left neighbour.

@@ -95,6 +95,15 @@ pub struct KeyWrite {
     pub value: Option<Value>,
 }
 
+/// What is read of the past.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum SnapshotRead {
+    /// The values of keys. Answered by `Values`.
+    Keys(Vec<Key>),
+    /// `RANGE`, `KEYS` or `DBSIZE`. Answered by `Walked`.
+    Walk(Command),
+}
+
 /// A part of a transaction, for one shard.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub enum TxnRequest {
@@ -168,6 +177,13 @@ pub enum TxnRequest {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// What was there at a version. Any replica answers at which it is closed.
+    Snapshot {
+        /// The version.
+        at: Version,
+        /// What to read.
+        read: SnapshotRead,
+    },
     /// From a frozen shard, to whichever has the first key of its left neighbour: was it merged? If it
     /// was not yet, it will not be.
     MergeStatus {
@@ -230,6 +246,11 @@ pub enum TxnAnswer {
     /// To a transaction with a token: what became of it before. This attempt has had no effect. To
     /// `TokenStatus`: what became of it, for ever.
     Recorded(Verdict),
+    /// To `Snapshot`: the version is too old.
+    Collected {
+        /// What was replaced at or below this may be gone.
+        kept: Version,
+    },
     /// To `MergeStatus`: its keys are another shard's.
     Merged,
     /// To `MergeStatus`: its keys are its own, and this freeze has come to nothing.
@@ -301,6 +322,10 @@ impl TxnRequest {
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Forget { .. } => 64,
+            TxnRequest::Snapshot { read, .. } => match read {
+                SnapshotRead::Keys(keys) => keys.iter().map(|key| key.len() + 32).sum(),
+                SnapshotRead::Walk(command) => command.size_bytes(),
+            },
             TxnRequest::MergeStatus { left, .. } => left.start.len() + 32,
         }
     }

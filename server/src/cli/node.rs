@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use synod_client::Command;
 
-use super::{Failure, address::Server, report};
+use super::{Failure, address::Server, report, sql};
 use crate::status::render_members;
 
 /// Between two looks at a node that leaves.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// And at one that is emptied.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// `synod node`.
 #[derive(Debug, clap::Subcommand)]
@@ -18,12 +21,12 @@ pub enum Node {
     List(List),
     /// Let the node at --addr leave the cluster for good; ends when a view without it is certified
     Leave(Leave),
-    /// Move everything away from a node; new replicas go elsewhere
-    Drain(Meant),
+    /// Move everything away from a node; ends when nothing lives there
+    Drain(Emptied),
     /// Let a node that was drained carry replicas again
     Undrain(Meant),
-    /// Move everything away from a node for good; then let it leave
-    Decommission(Meant),
+    /// Move everything away from a node for good; ends when nothing lives there and it may leave
+    Decommission(Emptied),
 }
 
 /// What a node is meant to do.
@@ -33,6 +36,16 @@ pub struct Meant {
     server: Server,
     /// Its id, or the first digits of it
     node: String,
+}
+
+/// A node that is to be emptied.
+#[derive(Debug, clap::Args)]
+pub struct Emptied {
+    #[command(flatten)]
+    meant: Meant,
+    /// Do not wait until it is empty
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// `synod node list`.
@@ -60,21 +73,51 @@ impl Node {
         match self {
             Node::List(list) => list.run(),
             Node::Leave(leave) => leave.run(),
-            Node::Drain(meant) => meant.run("DRAIN"),
+            Node::Drain(emptied) => emptied.run("DRAIN"),
             Node::Undrain(meant) => meant.run("UNDRAIN"),
-            Node::Decommission(meant) => meant.run("DECOMMISSION"),
+            Node::Decommission(emptied) => emptied.run("DECOMMISSION"),
         }
     }
 }
 
 impl Meant {
-    fn run(self, word: &str) -> Result<ExitCode, Failure> {
+    fn run(&self, word: &str) -> Result<ExitCode, Failure> {
         let mut client = self.server.client();
         let command = Command::new("SYNOD").arg(word).arg(self.node.as_str());
         let done = super::runtime()?.block_on(client.call_once(&command));
         let done = done.map_err(|error| Failure::client(&client, error))?;
         println!("{}", super::answer::text(&done, super::answer::Form::Plain));
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Emptied {
+    fn run(self, word: &str) -> Result<ExitCode, Failure> {
+        let Meant { server, node } = &self.meant;
+        let done = self.meant.run(word)?;
+        if self.no_wait {
+            return Ok(done);
+        }
+        super::runtime()?.block_on(async {
+            let mut before = None;
+            loop {
+                // The controller itself may be on the node, and change with that.
+                if let Ok(left) = sql::replicas_on(server, node).await {
+                    if before != Some(left) {
+                        println!("{left} replicas left");
+                    }
+                    if left == 0 {
+                        break;
+                    }
+                    before = Some(left);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            println!(
+                "nothing lives on it any more: it may be stopped, or leave (`synod node leave`)"
+            );
+            Ok(ExitCode::SUCCESS)
+        })
     }
 }
 

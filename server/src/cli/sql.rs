@@ -62,6 +62,20 @@ async fn tables(server: &Server) -> Result<Tables, Failure> {
     read(&asked(&mut client, "TABLES").await?, "the answer")
 }
 
+/// The replicas on the node whose id begins with these digits.
+pub(super) async fn replicas_on(server: &Server, node: &str) -> Result<usize, Failure> {
+    let tables = tables(server).await?;
+    let Some(replicas) = tables.get("replicas") else {
+        return Ok(0);
+    };
+    let at = replicas.columns.iter().position(|it| it == "current_node");
+    let there = replicas.rows.iter().filter(|row| {
+        let here = at.and_then(|at| row.get(at)).and_then(Value::as_str);
+        here.is_some_and(|here| here.starts_with(node))
+    });
+    Ok(there.count())
+}
+
 fn query(tables: &Tables, sql: &str) -> rusqlite::Result<Vec<Map<String, Value>>> {
     let connection = Connection::open_in_memory()?;
     for (name, table) in tables {

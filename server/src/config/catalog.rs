@@ -209,6 +209,12 @@ pub const CATALOG: &[Setting] = &[
         Some("30000"),
         "Cluster: how long a node may be away before its replicas are replaced",
     ),
+    one(
+        "retention_ms",
+        "MS",
+        Some("5000"),
+        "Cluster: how far back snapshots can read",
+    ),
 ];
 
 /// Variables with our prefix that are not a node's settings: those of the commands themselves.

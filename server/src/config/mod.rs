@@ -102,6 +102,8 @@ pub struct ClusterSettings {
     pub split_rate_per_s: u32,
     /// How long a node may be away before its replicas are replaced.
     pub replace_after_ms: u32,
+    /// For how long the past can be read: superseded versions are kept at least so long.
+    pub retention_ms: u32,
 }
 
 /// What each node may have its own of.
@@ -201,7 +203,7 @@ impl Settings {
 }
 
 /// The names of the cluster settings, in the order of the catalog.
-const CLUSTER_NAMES: [&str; 10] = [
+const CLUSTER_NAMES: [&str; 11] = [
     "shards",
     "replicas",
     "reads",
@@ -212,11 +214,12 @@ const CLUSTER_NAMES: [&str; 10] = [
     "split_size_mb",
     "split_rate_per_s",
     "replace_after_ms",
+    "retention_ms",
 ];
 
 impl ClusterSettings {
     /// Each setting's name and value.
-    fn texts(&self) -> [(&'static str, String); 10] {
+    fn texts(&self) -> [(&'static str, String); 11] {
         let ClusterSettings {
             shards,
             replicas,
@@ -228,6 +231,7 @@ impl ClusterSettings {
             split_size_mb,
             split_rate_per_s,
             replace_after_ms,
+            retention_ms,
         } = self;
         [
             ("shards", shards.to_string()),
@@ -240,6 +244,7 @@ impl ClusterSettings {
             ("split_size_mb", split_size_mb.to_string()),
             ("split_rate_per_s", split_rate_per_s.to_string()),
             ("replace_after_ms", replace_after_ms.to_string()),
+            ("retention_ms", retention_ms.to_string()),
         ]
     }
 
@@ -262,6 +267,9 @@ impl ClusterSettings {
                 .get(),
             replace_after_ms: layers
                 .read::<Bounded<1_000, 86_400_000>>("replace_after_ms")?
+                .get(),
+            retention_ms: layers
+                .read::<Bounded<100, 86_400_000>>("retention_ms")?
                 .get(),
         })
     }

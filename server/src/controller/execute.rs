@@ -118,12 +118,14 @@ impl Controller {
         let Some(shard) = self.cluster.shards.get(&id) else {
             return;
         };
+        let epoch = shard.descriptor.epoch;
+        self.note_leaving(now, id, &step, effects);
         let order = self.next_order;
         self.next_order += 1;
         effects.push(Effect::Order {
             id: order,
             shard: id,
-            epoch: shard.descriptor.epoch,
+            epoch,
             authority: Authority {
                 term: self.term,
                 plan: self.head.plan,
@@ -136,6 +138,49 @@ impl Controller {
             step,
         };
         self.ordered.insert(id, ordered);
+    }
+
+    /// Remembers what a step takes away, before it is ordered: its plan may be replaced before it arrives, and the
+    /// answer be lost, but the step must not be undone for that.
+    fn note_leaving(&mut self, now: Now, id: ShardId, step: &Step, effects: &mut Vec<Effect>) {
+        let Some(shard) = self.cluster.shards.get(&id) else {
+            return;
+        };
+        let record = (now.wall_ms, self.inputs());
+        let moved = match step {
+            Step::Add(_) => return,
+            Step::Transfer(_) => {
+                let Some((leader, _)) = shard.leader else {
+                    return;
+                };
+                let moved = self.moved.entry(id).or_default();
+                moved.leader_from.insert(leader, record);
+                moved
+            }
+            Step::Replace { remove, .. } => {
+                let voters: Vec<NodeId> = shard.voters().collect();
+                let nodes = remove.iter().filter_map(|it| shard.on_node_of(*it));
+                let leaving: Vec<NodeId> = nodes.filter(|node| voters.contains(node)).collect();
+                if leaving.is_empty() {
+                    return;
+                }
+                let moved = self.moved.entry(id).or_default();
+                for node in leaving {
+                    moved.from.insert(node, record);
+                }
+                moved
+            }
+        };
+        let row = (
+            records::shard_key(records::MOVED, id),
+            records::stored(moved),
+        );
+        let write = self.next_write;
+        self.next_write += 1;
+        effects.push(Effect::Write {
+            id: write,
+            rows: vec![row],
+        });
     }
 
     /// Copies that no plan wants are removed: they were begun by a plan that has been replaced. Those that this
@@ -276,6 +321,7 @@ impl Controller {
         let Some(end) = target.end() else {
             return;
         };
+        let inputs = self.inputs();
         let stays = |node: &NodeId| end.seats.iter().any(|seat| seat.node == Some(*node));
         let moved = self.moved.entry(id).or_default();
         let old = |&(at, _): &(u64, _)| at + self.settings.no_undo_ms > now.wall_ms;
@@ -284,12 +330,12 @@ impl Controller {
             .retain(|node, record| old(record) && !stays(node));
         moved.leader_from.retain(|_, record| old(record));
         for &node in target.from.iter().filter(|node| !stays(node)) {
-            moved.from.insert(node, (now.wall_ms, target.inputs));
+            moved.from.insert(node, (now.wall_ms, inputs));
         }
         if let Some(node) = target.led_by
             && end.leader.is_some_and(|leader| leader != node)
         {
-            moved.leader_from.insert(node, (now.wall_ms, target.inputs));
+            moved.leader_from.insert(node, (now.wall_ms, inputs));
         }
     }
 

@@ -236,7 +236,8 @@ impl Controller {
         self.dirty.extend(self.cluster.shards.keys());
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&self.settings.replicas.to_le_bytes());
-        for (id, node) in &self.cluster.nodes {
+        // Who is no member is told by the view; to forget one after a while changes nothing.
+        for (id, node) in self.cluster.nodes.iter().filter(|(_, node)| node.member) {
             hasher.update(&id.0.to_le_bytes());
             hasher.update(node.status().text().as_bytes());
         }

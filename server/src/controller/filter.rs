@@ -155,6 +155,16 @@ impl Filter {
         class: Class,
         changes: &[(Option<u32>, NodeId)],
     ) -> Option<&'static str> {
+        // Also for one that is under way: what it has left by now, it has left.
+        if class == Class::Balance {
+            let back = |(slot, to): &(Option<u32>, NodeId)| match slot {
+                Some(_) => standing.moved_from.contains(to),
+                None => standing.led_from.contains(to),
+            };
+            if changes.iter().any(back) {
+                return Some("it was moved away from there within ten minutes");
+            }
+        }
         if standing.under_way && class > Class::Critical {
             // What was begun is finished, unless it has to be decided again.
             return None;
@@ -174,15 +184,6 @@ impl Filter {
                     return Some("its node may come back");
                 }
                 Some(Grace::Critical | Grace::Over) | None => {}
-            }
-        }
-        if class == Class::Balance {
-            let back = |(slot, to): &(Option<u32>, NodeId)| match slot {
-                Some(_) => standing.moved_from.contains(to),
-                None => standing.led_from.contains(to),
-            };
-            if changes.iter().any(back) {
-                return Some("it was moved away from there within ten minutes");
             }
         }
         None

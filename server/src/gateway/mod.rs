@@ -113,6 +113,7 @@ impl Default for Settings {
 /// The gateway of one node.
 #[derive(Debug)]
 pub struct Gateway {
+    node: NodeId,
     settings: Settings,
     map: ShardMap,
     leaders: BTreeMap<ShardId, NodeId>,
@@ -202,6 +203,7 @@ impl Gateway {
         settings: Settings,
     ) -> Self {
         Self {
+            node,
             coordinator: Coordinator::new(settings.transactions.clone(), node, boot_counter),
             tickets: BTreeMap::new(),
             next_ticket: 0,
@@ -452,6 +454,13 @@ impl Gateway {
             let at = turn as usize % replicas.len().max(1);
             replicas.get(at).map(|replica| replica.node)
         })
+    }
+
+    /// This node, if it has a replica of a shard.
+    fn has_replica(&self, shard: ShardId) -> Option<NodeId> {
+        let replicas = &self.map.descriptor(shard)?.replicas;
+        let mut nodes = replicas.iter().map(|replica| replica.node);
+        nodes.find(|node| *node == self.node)
     }
 
     fn next_request(&mut self) -> u64 {

@@ -102,8 +102,13 @@ impl Gateway {
         };
         let turn = question.attempts;
         question.attempts += 1;
-        let routed =
-            place.and_then(|(shard, epoch)| Some((shard, epoch, self.route(shard, turn)?)));
+        let past = is_of_the_past(&question.body);
+        let routed = place.and_then(|(shard, epoch)| {
+            // Any replica may know the past; the one of this node is the nearest.
+            let near = self.has_replica(shard).filter(|_| past && turn == 0);
+            let node = near.or_else(|| self.route(shard, turn))?;
+            Some((shard, epoch, node))
+        });
         let Some((shard, epoch, node)) = routed else {
             return self.rest_question(now, number);
         };
@@ -160,11 +165,16 @@ impl Gateway {
         let follows = question.attempts < 3;
         match outcome {
             Outcome::Reply(_) | Outcome::Txn(_) => {
-                self.leaders.insert(shard, from);
+                if !is_of_the_past(&question.body) {
+                    self.leaders.insert(shard, from);
+                }
                 self.end_question(now, number, outcome, effects);
             }
             Outcome::NotLeader { hint } => {
-                self.learn_hint(shard, from, hint);
+                // Who has not the past at hand may still lead, or know nothing of who does.
+                if hint.is_some() || !is_of_the_past(&question.body) {
+                    self.learn_hint(shard, from, hint);
+                }
                 match hint.is_some_and(|leader| leader != from) && follows {
                     true => self.send_question(now, number, effects),
                     false => self.rest_question(now, number),
@@ -260,6 +270,11 @@ impl Gateway {
     }
 }
 
+/// Whether any replica of a shard may answer.
+fn is_of_the_past(body: &Body) -> bool {
+    matches!(body, Body::Txn(TxnRequest::Snapshot { .. }))
+}
+
 /// Whether asking twice is the same as asking once.
 fn is_repeatable(body: &Body) -> bool {
     match body {
@@ -272,6 +287,7 @@ fn is_repeatable(body: &Body) -> bool {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => true,
             // The second prepare would be refused, and the attempt aborted for nothing.

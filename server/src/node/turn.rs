@@ -204,6 +204,13 @@ fn replication_config(
     }
 }
 
+fn participant_settings(settings: &Settings) -> ParticipantSettings {
+    ParticipantSettings {
+        retention_ms: u64::from(settings.cluster.retention_ms),
+        ..ParticipantSettings::default()
+    }
+}
+
 /// When the cluster's settings let a shard be split.
 fn bounds_of(settings: &Settings) -> Bounds {
     Bounds {
@@ -267,7 +274,7 @@ impl Node {
             clock,
             store,
             replication,
-            participant: Participant::new(ParticipantSettings::default()),
+            participant: Participant::new(participant_settings(settings)),
             gateway,
             transport,
             peers,

@@ -433,7 +433,7 @@ pub enum Access {
 pub enum ReadMode {
     /// The newest committed state: strictly serializable.
     Latest,
-    /// A closed timestamp of the store's choice: serializable, not ordered in real time.
+    /// The state at the moment of its beginning: serializable, not ordered in real time.
     Snapshot,
     /// The state at this version.
     SnapshotAt(u64),

@@ -237,7 +237,7 @@ impl Run {
         };
         let commands = script.commands.iter().enumerate();
         let walks = commands.filter(|(_, command)| is_walk(command));
-        match Reading::ask(turn, self.owner(), keys, walks, written) {
+        match Reading::ask(turn, self.owner(), keys, walks, written, None) {
             None => self.again(turn),
             Some(reading) => self.phase = Phase::Gathering { reading },
         }

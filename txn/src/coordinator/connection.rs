@@ -229,14 +229,20 @@ impl Connection {
         if !matches!(self.state, State::Plain) {
             return error("a transaction is under way already");
         }
-        if begin.reads != ReadMode::Latest {
-            return error("SNAPSHOT is not supported yet");
+        if begin.reads != ReadMode::Latest && begin.token.is_some() {
+            return error("a snapshot changes nothing, and takes no TOKEN");
         }
+        let latest = begin.reads == ReadMode::Latest;
         *self = Connection {
             state: State::Interactive { ticket },
             ..Connection::default()
         };
-        Next::Abandon(Event::Begin { ticket, begin }, Reply::Ok)
+        let event = Event::Begin { ticket, begin };
+        match latest {
+            true => Next::Abandon(event, Reply::Ok),
+            // The coordinator says which version it is.
+            false => Next::Coordinate(event),
+        }
     }
 
     /// `TXN`: between transactions only.

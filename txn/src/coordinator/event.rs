@@ -41,7 +41,8 @@ pub enum Event {
         /// The keys.
         keys: Vec<Key>,
     },
-    /// An interactive transaction begins.
+    /// An interactive transaction begins. One of the past is answered with its version, or ends with
+    /// `Failed`.
     Begin {
         /// The gateway's name for it.
         ticket: Ticket,

@@ -42,6 +42,7 @@ use std::collections::BTreeMap;
 use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId, Version};
 
+use crate::command::{Begin, ReadMode};
 use crate::hlc::Hlc;
 use crate::participant::Now;
 use crate::reply::Reply;
@@ -229,8 +230,9 @@ impl Coordinator {
                 self.keep(txn, run);
             }
             Event::Begin { ticket, begin } => {
-                self.sessions
-                    .insert(ticket, Session::new(begin, now.monotonic));
+                if let Some(session) = begin_session(&mut turn, ticket, begin) {
+                    self.sessions.insert(ticket, session);
+                }
             }
             Event::Watch { ticket, keys } => {
                 let session = self
@@ -249,10 +251,8 @@ impl Coordinator {
             Event::Commit { ticket } => {
                 if let Some(session) = self.sessions.remove(&ticket)
                     && !session.is_over()
+                    && let Some((txn, run)) = commit(&mut turn, ticket, session)
                 {
-                    let txn = turn.new_txn();
-                    let mut run = Run::of_session(txn, ticket, session, now.monotonic);
-                    run.begin(&mut turn);
                     self.keep(txn, run);
                 }
             }
@@ -327,6 +327,41 @@ impl Coordinator {
     pub fn active(&self) -> usize {
         self.runs.len() + self.sessions.len()
     }
+}
+
+/// Commits an interactive transaction; of one of the past there is nothing to commit.
+fn commit(turn: &mut Turn, ticket: Ticket, session: Session) -> Option<(TxnId, Run)> {
+    if session.is_of_the_past() {
+        let ended = Ended::Replies(Vec::new());
+        turn.effects.push(Effect::Ended { ticket, ended });
+        return None;
+    }
+    let txn = turn.new_txn();
+    let mut run = Run::of_session(txn, ticket, session, turn.monotonic());
+    run.begin(turn);
+    Some((txn, run))
+}
+
+/// Begins an interactive transaction; one of the past is answered with its version.
+fn begin_session(turn: &mut Turn, ticket: Ticket, begin: Begin) -> Option<Session> {
+    // Nothing that a client of this gateway has seen is newer.
+    let newest = turn.hlc.read(turn.now.wall_ms);
+    let at = match begin.reads {
+        ReadMode::Latest => None,
+        ReadMode::Snapshot => Some(newest),
+        ReadMode::SnapshotAt(version) => Some(Version(version)),
+    };
+    if let Some(at) = at {
+        if at > newest {
+            let message = "the version lies in the future; nothing was begun";
+            let ended = Ended::Failed(Reply::err(message));
+            turn.effects.push(Effect::Ended { ticket, ended });
+            return None;
+        }
+        let reply = Reply::Integer(i64::try_from(at.0).unwrap_or(i64::MAX));
+        turn.effects.push(Effect::Reply { ticket, reply });
+    }
+    Some(Session::new(begin, at, turn.monotonic()))
 }
 
 /// The name of an attempt.

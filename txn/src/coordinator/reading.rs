@@ -14,7 +14,7 @@ use super::{Owner, Turn};
 use crate::command::{Command, Key};
 use crate::reply::Reply;
 use crate::shard_map::ShardMap;
-use crate::transaction::{KeyRead, RangeRead, ReadValue, TxnAnswer, TxnRequest};
+use crate::transaction::{KeyRead, RangeRead, ReadValue, SnapshotRead, TxnAnswer, TxnRequest};
 use crate::wire::Outcome;
 
 /// What was found in a range.
@@ -107,17 +107,25 @@ fn question(command: &Command, written: usize) -> Command {
 
 impl Reading {
     /// Asks for the values of `keys`, and walks through ranges: commands with their places.
-    /// `written` bounds how many keys the transaction has written. `None` if a shard is not known.
+    /// `written` bounds how many keys the transaction has written. Everything is read as it was at the
+    /// version `at`, or as it is now. `None` if a shard is not known.
     pub(super) fn ask<'a>(
         turn: &mut Turn,
         owner: Owner,
         keys: Vec<Key>,
         walks: impl IntoIterator<Item = (usize, &'a Command)>,
         written: usize,
+        at: Option<Version>,
     ) -> Option<Reading> {
         let mut waiting = BTreeMap::new();
         for keys in by_shard(turn.map, keys, |key| key)?.into_values() {
-            let request = TxnRequest::Read { keys: keys.clone() };
+            let request = match at {
+                None => TxnRequest::Read { keys: keys.clone() },
+                Some(at) => {
+                    let read = SnapshotRead::Keys(keys.clone());
+                    TxnRequest::Snapshot { at, read }
+                }
+            };
             let call = turn.call(owner, &keys[0], request)?;
             waiting.insert(call, Asked::Keys(keys));
         }
@@ -128,7 +136,13 @@ impl Reading {
             let count = split.parts.len();
             for (part, piece) in split.parts.into_iter().enumerate() {
                 let command = piece.command;
-                let request = TxnRequest::Walk { command };
+                let request = match at {
+                    None => TxnRequest::Walk { command },
+                    Some(at) => {
+                        let read = SnapshotRead::Walk(command);
+                        TxnRequest::Snapshot { at, read }
+                    }
+                };
                 let call = turn.call_shard(owner, (piece.shard, piece.epoch), request);
                 waiting.insert(call, Asked::Part { walk, part });
             }

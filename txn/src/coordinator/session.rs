@@ -1,4 +1,7 @@
 //! An interactive transaction: reads as they are needed, writes kept until the end.
+//!
+//! One of the past reads everything at one version, of any replica of each shard. It locks nothing, is in
+//! nobody's way, and has nothing to validate; a version that is not kept any more ends it.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +12,7 @@ use super::reading::{Read, Reading, Taken, Walked, is_walk, validate};
 use super::view::{Effects, View};
 use super::{Owner, Turn};
 use crate::command::{Access, Begin, Class, Command, Key, ReadMode};
+use crate::hlc;
 use crate::participant::Now;
 use crate::reply::{ErrorCode, Reply};
 use crate::transaction::TxnAnswer;
@@ -51,6 +55,8 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Session {
     begin: Begin,
+    /// The version that everything is read at; none: as it is now.
+    at: Option<Version>,
     view: View,
     /// Everything that was read holds up to this version at least.
     valid_through: Version,
@@ -62,9 +68,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(begin: Begin, now: Micros) -> Session {
+    pub(super) fn new(begin: Begin, at: Option<Version>, now: Micros) -> Session {
         Session {
             begin,
+            at,
             view: View::default(),
             valid_through: Version::MAX,
             newest: Version::ZERO,
@@ -81,7 +88,7 @@ impl Session {
             reads: ReadMode::Latest,
             token: None,
         };
-        Session::new(begin, now.monotonic)
+        Session::new(begin, None, now.monotonic)
     }
 
     /// What it has read, and wants to write.
@@ -134,8 +141,8 @@ impl Session {
     fn read(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>, command: Option<Command>) {
         let walk = command.iter().filter(|command| is_walk(command));
         let walk = walk.map(|command| (0, command));
-        let written = self.view.written();
-        match Reading::ask(turn, Owner::Session(ticket), keys, walk, written) {
+        let (owner, written) = (Owner::Session(ticket), self.view.written());
+        match Reading::ask(turn, owner, keys, walk, written, self.at) {
             Some(reading) => {
                 let asked = turn.monotonic();
                 let waiting = Waiting {
@@ -161,7 +168,8 @@ impl Session {
     ) {
         self.phase = Phase::Idle;
         self.touched = turn.monotonic();
-        let reply = self.view.carry_out(command, walked, turn.now.wall_ms);
+        let now_ms = self.at.map_or(turn.now.wall_ms, hlc::wall_ms_of);
+        let reply = self.view.carry_out(command, walked, now_ms);
         if let Some(message) = self.is_too_large(turn, 0, 0) {
             // The walk has brought, or wiped, more than could be known before.
             return self.fail(turn, ticket, ErrorCode::TooLarge, message);
@@ -185,6 +193,14 @@ impl Session {
                 asked,
             } => match reading.answered(call, outcome) {
                 Taken::Complete => self.has_read(turn, ticket, waiting, reading.finish()),
+                // The map is better now, and the past is the same.
+                Taken::Lost(Outcome::StaleEpoch { .. })
+                    if self.at.is_some() && waiting.command.is_some() =>
+                {
+                    if let Some(command) = waiting.command {
+                        self.execute(turn, ticket, command);
+                    }
+                }
                 Taken::Lost(outcome) => self.lost(turn, ticket, outcome),
                 Taken::NotAsked | Taken::More => {
                     self.phase = Phase::Reading {
@@ -277,6 +293,15 @@ impl Session {
                 turn.effects.push(Effect::Ended { ticket, ended });
                 self.phase = Phase::Over;
             }
+            Outcome::Txn(TxnAnswer::Collected { kept }) => {
+                let message = format!(
+                    "versions below {kept} are not kept any more (retention_ms); nothing was done, \
+                     begin a newer snapshot"
+                );
+                let ended = Ended::Failed(Reply::error(ErrorCode::Expired, message));
+                turn.effects.push(Effect::Ended { ticket, ended });
+                self.phase = Phase::Over;
+            }
             Outcome::Txn(_) => {
                 let message = "something that was read has changed; run the transaction again";
                 self.fail(turn, ticket, ErrorCode::Conflict, message);
@@ -303,6 +328,11 @@ impl Session {
         let ended = Ended::Failed(Reply::error(code, message));
         turn.effects.push(Effect::Ended { ticket, ended });
         self.phase = Phase::Over;
+    }
+
+    /// Whether it reads the past: then there is nothing to commit.
+    pub(super) fn is_of_the_past(&self) -> bool {
+        self.at.is_some()
     }
 
     /// Whether it is over, and to be forgotten.

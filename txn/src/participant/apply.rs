@@ -13,6 +13,7 @@ use super::event::{Batch, Newborn};
 use super::leader::{Proposed, release};
 use super::merging::{FROZEN_ROW, end_of};
 use super::shard::{AUTHORITY_ROW, CEILING_ROW, DESCRIPTOR_ROW, Role, Shard};
+use super::snapshots::{CLOSED_ROW, Closed};
 use super::splitting::{decode_ceiling, newborn_row};
 use super::transactions::Changes;
 use super::{Effect, Extent, Telling, Turn};
@@ -47,11 +48,14 @@ struct Done {
     described: Option<ShardDescriptor>,
     newborn: Option<Newborn>,
     merged: Option<ShardDescriptor>,
+    /// What is closed, and whether something was written there in spite of it.
+    closed: Closed,
+    broken: bool,
     born: bool,
 }
 
 impl Done {
-    fn new(shard: ShardId, entry: &Entry, ceiling: Version) -> Done {
+    fn new(shard: ShardId, entry: &Entry, ceiling: Version, closed: Closed) -> Done {
         Done {
             shard,
             index: Version(entry.id.index),
@@ -62,6 +66,8 @@ impl Done {
             described: None,
             newborn: None,
             merged: None,
+            closed,
+            broken: false,
             born: false,
         }
     }
@@ -80,6 +86,7 @@ impl Done {
     fn user(&mut self, key: &Bytes, value: Option<Bytes>, version: Version) {
         self.greatest = self.greatest.max(version);
         let (space, key) = keyspace::row(self.shard, key);
+        self.broken |= space == Space::User && version <= self.closed.at;
         let version = match space {
             Space::User => version,
             Space::Local(_) => self.index,
@@ -191,13 +198,32 @@ impl Shard {
         records: Vec<Record>,
     ) -> Result<Option<ShardDescriptor>, String> {
         let id = self.id;
-        let mut done = Done::new(id, entry, self.own.ceiling.max(header.ceiling));
+        let ceiling = self.own.ceiling.max(header.ceiling);
+        let mut done = Done::new(id, entry, ceiling, self.own.closed);
         for record in records {
             self.take(turn, &mut done, record)?;
         }
         let Done {
-            ceiling, greatest, ..
+            ceiling,
+            greatest,
+            closed,
+            ..
         } = done;
+        if done.broken {
+            return Err(format!(
+                "a write at or below {}, which is closed",
+                closed.at
+            ));
+        }
+        if closed.at > ceiling {
+            return Err(format!(
+                "{} is closed above the ceiling {ceiling}",
+                closed.at
+            ));
+        }
+        if closed != self.own.closed {
+            done.local(Bytes::from_static(CLOSED_ROW), Some(closed.encode()));
+        }
         if greatest > ceiling {
             return Err(format!("version {greatest} is above the ceiling {ceiling}"));
         }
@@ -211,6 +237,10 @@ impl Shard {
         }
         self.own.ceiling = ceiling;
         turn.hlc.merge(greatest);
+        if closed != self.own.closed {
+            self.own.closed = closed;
+            self.closed(turn);
+        }
         if let Some(right) = done.merged {
             // Above whatever the right side's leaders have promised.
             turn.hlc.merge(ceiling);
@@ -260,6 +290,12 @@ impl Shard {
                 done.describe(split.left);
                 done.newborn = Some(newborn);
             }
+            Record::Closed(closed) => {
+                if closed.at < done.closed.at || closed.kept < done.closed.kept {
+                    return Err("what is closed does not open again".to_owned());
+                }
+                done.closed = closed;
+            }
             // A later leader's: what the first one wrote stands.
             Record::Birth(_) if self.own.described => {}
             Record::Birth(birth) => done.birth(birth)?,
@@ -281,7 +317,8 @@ impl Shard {
             }
             Record::Merge(merge) => {
                 reached!(ShardMerged);
-                let (changes, ceiling) = self.merge_applied(&merge)?;
+                let (changes, ceiling, closed) = self.merge_applied(&merge)?;
+                done.closed = done.closed.of_both(closed);
                 done.step(changes);
                 done.ceiling = done.ceiling.max(ceiling);
                 done.describe(merge.left);
@@ -305,6 +342,10 @@ impl Shard {
         turn.effects.push(Effect::Described {
             descriptor: descriptor.clone(),
         });
+        if new_epoch {
+            let descriptor = descriptor.clone();
+            self.end_snapshots(turn, &Outcome::StaleEpoch { descriptor });
+        }
         if new_epoch && let Role::Leading(leader) = &mut self.role {
             let undone = leader.epoch_changed(turn, &self.own.transactions);
             leader.reborn(&self.own);

@@ -12,6 +12,7 @@
 //!          | 8 · descriptor · side                            a freeze before a merge: alone in its entry
 //!          | 9 · descriptor                                   the end of one, without a merge: alone
 //!          | 10 · descriptor · right, as in 6                 a merge: alone in its entry
+//!          | 11 · at:u64 · kept:u64                           a version that is closed
 //! side    := shard:u64 · epoch:u64 · key
 //! write   := 0 · key                                          delete
 //!          | 1 · key · value                                  put
@@ -28,6 +29,7 @@ use synod_storage::{ShardId, Version};
 
 use super::event::Batch;
 use super::merging::LeftSide;
+use super::snapshots::Closed;
 use super::transactions::{self, TxnRecord};
 use crate::shard_map::{Authority, ShardDescriptor};
 use crate::value::Value;
@@ -43,6 +45,7 @@ const RECORD_WEANED: u8 = 7;
 const RECORD_FREEZE: u8 = 8;
 const RECORD_THAW: u8 = 9;
 const RECORD_MERGE: u8 = 10;
+const RECORD_CLOSED: u8 = 11;
 const WRITE_DELETE: u8 = 0;
 const WRITE_PUT: u8 = 1;
 
@@ -88,6 +91,8 @@ pub(super) enum Record {
     Thaw(ShardDescriptor),
     /// The right neighbour, which is frozen, becomes a part of the shard.
     Merge(Merge),
+    /// Nothing will be written at or below a version any more.
+    Closed(Closed),
 }
 
 /// What a shard becomes that is to be merged into its left neighbour.
@@ -230,6 +235,12 @@ impl EntryBuilder {
         put_birth(&mut self.out, &merge.right);
     }
 
+    /// Adds that a version is closed.
+    pub(super) fn closed(&mut self, closed: Closed) {
+        self.out.put_u8(RECORD_CLOSED);
+        self.out.put_slice(&closed.encode());
+    }
+
     /// How long the entry is by now.
     pub(super) fn len(&self) -> usize {
         self.out.len()
@@ -328,6 +339,9 @@ fn decode_record(rest: &mut Bytes) -> Result<Record, Malformed> {
             left: decode_descriptor(&get_bytes(rest)?)?,
             right: get_birth(rest)?,
         })),
+        RECORD_CLOSED if rest.len() >= 16 => Closed::decode(&rest.split_to(16))
+            .map(Record::Closed)
+            .ok_or(Malformed("bad closed version")),
         _ => Err(Malformed("unknown kind of record")),
     }
 }

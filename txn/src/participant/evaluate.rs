@@ -45,6 +45,9 @@ impl Shard {
         id: ReadId,
         result: ReadResult,
     ) {
+        let Some(result) = self.snapshot_read(turn, work, id, result) else {
+            return;
+        };
         if let Role::Leading(leader) = &mut self.role {
             leader.store_read(turn, &self.own, work, id, result);
             leader.run_released(turn, &self.own);
@@ -634,6 +637,7 @@ impl Leader {
             }
             self.writer_gone(turn, own, attempt, verdict);
         }
+        self.close(turn, own);
     }
 }
 

@@ -19,7 +19,8 @@ use crate::execute;
 use crate::reply::Reply;
 use crate::state::State;
 use crate::transaction::{
-    AttemptId, Intent, KeyRead, RangeRead, ReadValue, TxnAnswer, TxnId, TxnRequest, Verdict,
+    AttemptId, Intent, KeyRead, RangeRead, ReadValue, SnapshotRead, TxnAnswer, TxnId, TxnRequest,
+    Verdict,
 };
 use crate::value::Value;
 use crate::wire::Outcome;
@@ -71,6 +72,7 @@ impl Leader {
             | TxnRequest::Validate { .. }
             | TxnRequest::Execute { .. }
             | TxnRequest::Prepare { .. } => self.admit(turn, own, asker, Task::Txn(request)),
+            TxnRequest::Snapshot { .. } => unreachable!("the shard reads the past, not its leader"),
             TxnRequest::MergeStatus { right, left } => {
                 self.merge_status(turn, own, asker, right, &left);
             }
@@ -174,6 +176,7 @@ impl Leader {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
@@ -535,6 +538,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}
@@ -568,6 +572,10 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
         TxnRequest::MergeStatus { left, .. } => {
             keys.insert(left.start.clone());
         }
+        TxnRequest::Snapshot { read, .. } => match read {
+            SnapshotRead::Keys(read) => keys.extend(read.iter().cloned()),
+            SnapshotRead::Walk(_) => {}
+        },
     }
     keys
 }
@@ -583,6 +591,7 @@ pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
+        | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
         | TxnRequest::Forget { .. } => &[],
     }
@@ -647,6 +656,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. },
         ) => {}

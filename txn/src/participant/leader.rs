@@ -15,6 +15,7 @@ use super::reads::{Held, Reads};
 use super::recovery::Recovery;
 use super::scan::Places;
 use super::shard::Own;
+use super::snapshots::{Closed, Closing};
 use super::splitting::Splitting;
 use super::transactions::{Transactions, TxnRecord};
 use super::work::{Asker, Stage, Work};
@@ -100,6 +101,7 @@ pub(super) struct Leader {
     pub(super) splitting: Option<Splitting>,
     /// What became of the merge that the shard is frozen for, if it is.
     pub(super) doubt: Doubt,
+    pub(super) closing: Closing,
 }
 
 impl Leader {
@@ -131,6 +133,7 @@ impl Leader {
             weaned: BTreeSet::new(),
             splitting: None,
             doubt: Doubt::default(),
+            closing: Closing::default(),
         }
     }
 
@@ -279,6 +282,20 @@ impl Leader {
         self.account(turn);
     }
 
+    /// Whether something is on its way into the next entry.
+    pub(super) fn has_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Puts into the open batch that a version is closed.
+    pub(super) fn propose_closed<S: State>(&mut self, turn: &mut Turn<S>, closed: Closed) {
+        let open = self.open_batch();
+        open.builder.closed(closed);
+        // The ceiling of the entry is no lower.
+        open.last_version = open.last_version.max(closed.at);
+        self.account(turn);
+    }
+
     /// Makes sure that a version may be promised: the batch that has to be applied before it is.
     pub(super) fn promise<S: State>(
         &mut self,
@@ -422,6 +439,7 @@ impl Leader {
             undone.extend(open.proposed.held);
         }
         self.last_batch = Batch(batch.0 - 1);
+        self.closing.proposed = Version::ZERO;
         self.overlay = Overlay::default();
         self.view = applied.clone();
         for proposed in &self.in_flight {
@@ -441,7 +459,9 @@ impl Leader {
 
     /// Ends every command that waits, unevaluated.
     fn drain_works<S: State>(&mut self, turn: &mut Turn<S>, undone: &mut Vec<Held>) {
-        for work in std::mem::take(&mut self.works).into_values() {
+        let works = std::mem::take(&mut self.works);
+        turn.reads.retain(|_, (_, work)| !works.contains_key(work));
+        for work in works.into_values() {
             match work.asker {
                 Asker::Request { token, stream } | Asker::Known { token, stream, .. } => {
                     undone.push(Held {
@@ -457,8 +477,6 @@ impl Leader {
         self.ranges.clear();
         self.parked.clear();
         self.released.clear();
-        let shard = self.shard;
-        turn.reads.retain(|_, (of, _)| *of != shard);
     }
 
     /// Ends the leadership: what certainly has not happened, and the batches of which the log will
@@ -489,6 +507,7 @@ impl Leader {
         let mut undone = Vec::new();
         // What waits to be cut was another shard.
         self.splitting = None;
+        self.closing.proposed = Version::ZERO;
         self.view = applied.clone();
         self.reads.drain(&mut undone);
         for proposed in &mut self.in_flight {

@@ -44,6 +44,7 @@ use super::entry::{self, Birth, Freeze, Merge};
 use super::event::{Batch, Call};
 use super::leader::Leader;
 use super::shard::{CEILING_ROW, Own, Role, Shard};
+use super::snapshots::{CLOSED_ROW, Closed};
 use super::splitting::{Cut, PATIENCE_US, Splitting, decode_ceiling};
 use super::transactions::{Changes, Transactions};
 use super::work::Asker;
@@ -250,8 +251,11 @@ impl Shard {
         Ok(())
     }
 
-    /// A merge is being applied: the rows that change, and the right side's ceiling.
-    pub(super) fn merge_applied(&mut self, merge: &Merge) -> Result<(Changes, Version), String> {
+    /// A merge is being applied: the rows that change, and the right side's ceiling and closed version.
+    pub(super) fn merge_applied(
+        &mut self,
+        merge: &Merge,
+    ) -> Result<(Changes, Version, Closed), String> {
         self.own.joins(merge)?;
         let Birth { descriptor, rows } = &merge.right;
         let theirs = match planted!(MergeForgetsRows) {
@@ -259,10 +263,15 @@ impl Shard {
             false => Transactions::of_rows(rows)?,
         };
         let mut ceiling = Version::ZERO;
+        let mut closed = Closed::default();
         let mut merged = vec![(descriptor.shard, end_of(descriptor))];
         for (key, value) in rows {
             if key == CEILING_ROW && !planted!(MergeForgetsRows) {
                 ceiling = decode_ceiling(value)?;
+            }
+            if key == CLOSED_ROW {
+                let of_row = Closed::decode(value);
+                closed = of_row.ok_or("what the right side has closed cannot be read")?;
             }
             if key.starts_with(MERGED_PREFIX) {
                 let of_row = decode_merged(key, value);
@@ -275,7 +284,7 @@ impl Shard {
             let value = Bytes::copy_from_slice(&epoch.to_le_bytes());
             changes.rows.push((merged_row(shard), Some(value)));
         }
-        Ok((changes, ceiling))
+        Ok((changes, ceiling, closed))
     }
 
     /// Finds what is remembered of merges.

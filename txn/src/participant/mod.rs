@@ -56,6 +56,7 @@ mod reads;
 mod recovery;
 mod scan;
 mod shard;
+mod snapshots;
 mod splitting;
 mod streams;
 mod tokens;

@@ -32,13 +32,13 @@ use crate::value::Value;
 use crate::wire::{Outcome, Stream};
 
 /// Rows of one page of a walk.
-const PAGE_ROWS_MAX: usize = 1024;
+pub(super) const PAGE_ROWS_MAX: usize = 1024;
 
 /// Bytes of one page of a walk.
-const PAGE_BYTES_MAX: usize = 1 << 20;
+pub(super) const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of keys and values that one answer may have.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Expired keys that one walk deletes; those beyond it are left for a later one.
 const EXPIRED_MAX: usize = 16_384;
@@ -545,7 +545,7 @@ fn is_full(command: &Command, scan: &ScanState) -> bool {
     }
 }
 
-fn direction_of(command: &Command) -> Direction {
+pub(super) fn direction_of(command: &Command) -> Direction {
     match command {
         Command::Range(range) => match range.order {
             Order::Forward => Direction::Forward,

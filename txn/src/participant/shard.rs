@@ -10,15 +10,18 @@ use synod_storage::{
 use super::entry::{self, Birth};
 use super::event::{Batch, Leadership, Now, Refusal, Round, Token};
 use super::intent;
+use super::latch::WorkId;
 use super::leader::{Leader, Proposed};
 use super::merging::LeftSide;
 use super::reads::Held;
+use super::snapshots::{CLOSED_ROW, Closed, Snapshot};
 use super::streams::{Admission, Streams};
 use super::transactions::Transactions;
 use super::{Effect, Extent, Turn};
 use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::{Authority, SYSTEM_SHARD, ShardDescriptor, contains_range, keyspace};
 use crate::state::State;
+use crate::transaction::TxnRequest;
 use crate::value::Value;
 use crate::wire::{Body, Outcome, Request, Stream};
 
@@ -49,6 +52,8 @@ pub(super) struct Own {
     pub(super) frozen: Option<LeftSide>,
     /// Shards that were merged into this one, or into one that was, and the epochs of their ends.
     pub(super) merged: BTreeMap<ShardId, u64>,
+    /// Which of its versions it can be read at.
+    pub(super) closed: Closed,
     /// The transactions.
     pub(super) transactions: Transactions,
 }
@@ -86,6 +91,8 @@ pub(super) struct Shard {
     pub(super) streams: Streams,
     /// The first rows of a shard that was split off, on a replica that has not seen them in its log.
     pub(super) birth: Option<Birth>,
+    /// Reads of the past that are under way.
+    pub(super) snapshots: BTreeMap<WorkId, Snapshot>,
 }
 
 impl Shard {
@@ -100,12 +107,14 @@ impl Shard {
                 newborns: BTreeSet::new(),
                 frozen: None,
                 merged: BTreeMap::new(),
+                closed: Closed::default(),
                 transactions: Transactions::default(),
             },
             role: Role::Following { leader: None },
             orphans: VecDeque::new(),
             streams: Streams::default(),
             birth: None,
+            snapshots: BTreeMap::new(),
         };
         shard.load(turn);
         shard
@@ -135,6 +144,12 @@ impl Shard {
             match entry::decode_authority(&value) {
                 Some(authority) => self.own.authority = authority,
                 None => self.fatal(turn, "the shard's controller cannot be read".into()),
+            }
+        }
+        if let Lookup::Found { value, .. } = turn.state.get(space, CLOSED_ROW, Version::MAX) {
+            match Closed::decode(&value) {
+                Some(closed) => self.own.closed = closed,
+                None => self.fatal(turn, "what the shard has closed cannot be read".into()),
             }
         }
         self.load_newborns(turn);
@@ -235,6 +250,13 @@ impl Shard {
             Admission::Broken => return turn.respond(token, Outcome::StreamBroken),
             Admission::Full => return turn.respond(token, Outcome::Overloaded),
         }
+        let fits = request.epoch == self.own.descriptor.epoch && self.own.covers(&request.body);
+        if let Body::Txn(TxnRequest::Snapshot { at, read }) = request.body {
+            return match fits {
+                true => self.snapshot(turn, token, at, read),
+                false => turn.respond(token, self.not_here(request.epoch)),
+            };
+        }
         let Role::Leading(leader) = &mut self.role else {
             let hint = self.hint();
             return self.refuse(turn, token, stream, Outcome::NotLeader { hint });
@@ -243,7 +265,7 @@ impl Shard {
             let hint = None;
             return self.refuse(turn, token, stream, Outcome::NotLeader { hint });
         }
-        if request.epoch != self.own.descriptor.epoch || !self.own.covers(&request.body) {
+        if !fits {
             let descriptor = self.own.descriptor.clone();
             return self.refuse(turn, token, stream, Outcome::StaleEpoch { descriptor });
         }
@@ -253,6 +275,16 @@ impl Shard {
         }
         leader.request(turn, &self.own, token, stream, request.body);
         leader.run_released(turn, &self.own);
+    }
+
+    /// What is said to a read that was routed by another epoch: who is behind asks the leader.
+    fn not_here(&self, epoch: u64) -> Outcome {
+        match epoch > self.own.descriptor.epoch {
+            true => Outcome::NotLeader { hint: self.hint() },
+            false => Outcome::StaleEpoch {
+                descriptor: self.own.descriptor.clone(),
+            },
+        }
     }
 
     pub(super) fn hint(&self) -> Option<synod_replication::NodeId> {
@@ -317,6 +349,7 @@ impl Shard {
             return;
         };
         let term = leader.term();
+        self.pass_on_snapshots(turn);
         let (undone, batches) = leader.step_down(turn);
         self.refuse_all(turn, undone, &Outcome::NotLeader { hint });
         if !batches.is_empty() {
@@ -347,12 +380,14 @@ impl Shard {
     pub(super) fn close<S: State>(&mut self, turn: &mut Turn<S>) {
         self.step_down(turn, None);
         self.give_up_orphans(turn, |_| true);
+        self.end_snapshots(turn, &Outcome::NotLeader { hint: None });
     }
 
     /// The state jumped: batches that were under way may be part of it or not.
     pub(super) fn snapshot_installed<S: State>(&mut self, turn: &mut Turn<S>) {
         self.step_down(turn, None);
         self.give_up_orphans(turn, |_| true);
+        self.end_snapshots(turn, &Outcome::Overloaded);
         self.load(turn);
     }
 
@@ -428,8 +463,7 @@ impl Shard {
 
     /// Lets storage drop superseded versions that nobody reads.
     fn collect<S: State>(&self, turn: &mut Turn<S>) {
-        let kept_from_ms = turn.now.wall_ms.saturating_sub(turn.settings.retention_ms);
-        let mut threshold = crate::hlc::floor_of(kept_from_ms);
+        let mut threshold = self.own.closed.kept;
         if let Role::Leading(leader) = &self.role
             && let Some(oldest) = leader.oldest_scan()
         {

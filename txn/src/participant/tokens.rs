@@ -122,6 +122,7 @@ pub(super) fn token_of(request: &TxnRequest) -> Option<&Bytes> {
         | TxnRequest::Decide { .. }
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
+        | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
         | TxnRequest::Forget { .. } => None,
     }

@@ -94,11 +94,11 @@ pub(super) fn check_history(
         let Some(ended_at) = txns[*before].ended_at else {
             continue;
         };
-        if txns[*before].state == State::Unknown {
+        if txns[*before].state == State::Unknown || txns[*before].past {
             continue;
         }
         for after in &takes_part {
-            if ended_at < txns[*after].asked_at {
+            if ended_at < txns[*after].asked_at && !txns[*after].past {
                 edge(*before, *after);
             }
         }
@@ -121,15 +121,37 @@ pub(super) fn check_history(
             return Ok(takes_part.len());
         }
         if free.is_empty() {
-            let cycle: Vec<String> = left
-                .iter()
-                .take(8)
-                .map(|txn| format!("{txn}: {:?}", txns[*txn]))
-                .collect();
-            return Err(format!("a cycle among {}", cycle.join("\n")));
+            return Err(format!(
+                "a cycle: {}",
+                cycle_of(&left, &edges, txns).join("\n")
+            ));
         }
         free.iter().for_each(|txn| {
             left.remove(txn);
         });
     }
+}
+
+/// One cycle among transactions each of which has another one of them before it, in words.
+fn cycle_of(
+    left: &BTreeSet<usize>,
+    edges: &BTreeMap<usize, BTreeSet<usize>>,
+    txns: &[Txn],
+) -> Vec<String> {
+    let before = |txn: usize| {
+        let comes_before = |from: &&usize| edges.get(from).is_some_and(|to| to.contains(&txn));
+        left.iter().find(comes_before).copied()
+    };
+    let mut path: Vec<usize> = left.iter().take(1).copied().collect();
+    while let Some(txn) = path.last().and_then(|last| before(*last)) {
+        if let Some(place) = path.iter().position(|known| *known == txn) {
+            path.drain(..place);
+            break;
+        }
+        path.push(txn);
+    }
+    let words = path.iter().rev();
+    words
+        .map(|txn| format!("{txn}: {:?}", txns[*txn]))
+        .collect()
 }

@@ -4,6 +4,7 @@
 //! when the seed says so, so that latches and waiting reads are exercised.
 
 mod attempts;
+mod clocks;
 mod coordination;
 mod history;
 mod linearizability;
@@ -11,6 +12,7 @@ mod merges;
 mod model;
 mod scenarios;
 mod scripts;
+mod snapshots;
 mod splits;
 mod tokens;
 mod transactions;
@@ -216,7 +218,16 @@ impl State for MemoryState {
         }
     }
 
-    fn set_threshold(&mut self, _: ShardId, _: KeyRange, _: Version) {}
+    fn set_threshold(&mut self, _: ShardId, range: KeyRange, threshold: Version) {
+        let in_range = |space: &Space, key: &Bytes| *space == Space::User && range.contains(key);
+        for ((space, key), versions) in &mut self.rows {
+            if in_range(space, key) {
+                let newest = versions.range(..=threshold).next_back();
+                let newest = newest.map_or(Version::ZERO, |(version, _)| *version);
+                versions.retain(|version, _| *version >= newest);
+            }
+        }
+    }
 
     fn pressure(&self) -> Pressure {
         match self.disk_full {

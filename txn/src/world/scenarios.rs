@@ -5,9 +5,10 @@ use synod_replication::NodeId;
 use synod_storage::{KeyRange, ShardId, Version};
 
 use super::World;
+use super::attempts::{CONFLICT, DONE, command, resolve};
 use crate::{
-    AttemptId, Command, Event, Intent, Outcome, RangeRead, Reply, Stream, TxnAnswer, TxnId,
-    TxnRequest, Verdict, hlc,
+    AttemptId, Event, Intent, Outcome, RangeRead, Reply, Stream, TxnAnswer, TxnId, TxnRequest,
+    Verdict, hlc,
 };
 use synod_testpoint::{Bug, plant};
 
@@ -25,14 +26,6 @@ fn attempt(age_ms: u64, attempt: u32) -> AttemptId {
     }
 }
 
-fn command(line: &[&str]) -> Command {
-    let argv = line
-        .iter()
-        .map(|word| Bytes::copy_from_slice(word.as_bytes()))
-        .collect();
-    Command::parse(argv).unwrap()
-}
-
 fn prepare(attempt: AttemptId, lines: &[&[&str]]) -> TxnRequest {
     TxnRequest::Prepare {
         attempt,
@@ -43,14 +36,6 @@ fn prepare(attempt: AttemptId, lines: &[&[&str]]) -> TxnRequest {
             commands: lines.iter().map(|line| command(line)).collect(),
             ..Intent::default()
         }),
-    }
-}
-
-fn resolve(attempt: AttemptId, verdict: Verdict) -> TxnRequest {
-    TxnRequest::Resolve {
-        attempt,
-        begun: attempt.txn.age,
-        verdict,
     }
 }
 
@@ -69,9 +54,6 @@ fn answered(world: &mut World, token: u64) -> Option<Outcome> {
 fn is_prepared(outcome: &Option<Outcome>) -> bool {
     matches!(outcome, Some(Outcome::Txn(TxnAnswer::Prepared { .. })))
 }
-
-const CONFLICT: Option<Outcome> = Some(Outcome::Txn(TxnAnswer::Conflict));
-const DONE: Option<Outcome> = Some(Outcome::Txn(TxnAnswer::Done));
 
 #[test]
 fn a_fast_path_write_waits_for_a_prepared_read_lock() {
@@ -92,6 +74,7 @@ fn a_fast_path_write_waits_for_a_prepared_read_lock() {
     }
 }
 
+/// Scenario 6.
 #[test]
 fn a_fast_path_write_waits_for_a_prepared_range_read_lock() {
     let mut world = World::new(3, 1, None);
@@ -129,6 +112,7 @@ fn a_fast_path_write_waits_for_a_prepared_range_read_lock() {
     assert_eq!(answered(&mut world, token), Some(Outcome::Reply(Reply::Ok)));
 }
 
+/// Scenario 1: what is prepared below a read may commit below it, too.
 #[test]
 fn a_read_does_not_return_the_value_under_a_lock() {
     let mut world = World::new(3, 1, None);
@@ -176,6 +160,7 @@ fn the_younger_gives_way_and_the_older_waits() {
     assert!(is_prepared(&answered(&mut world, token)));
 }
 
+/// Scenario 11.
 #[test]
 fn the_second_attempt_waits_for_the_locks_of_the_first() {
     let mut world = World::new(3, 1, None);
@@ -211,6 +196,7 @@ fn a_late_prepare_meets_the_tombstone_of_its_recovery() {
     assert_eq!(ask(&mut world, decide).1, aborted);
 }
 
+/// Scenario 8: the tombstone is collected by then.
 #[test]
 fn a_coordinator_that_sleeps_past_the_floor_cannot_commit() {
     let mut world = World::new(3, 1, None);
@@ -259,6 +245,7 @@ fn a_commit_that_was_forgotten_is_unknown_to_its_coordinator_and_never_aborted()
     }
 }
 
+/// Scenario 9.
 #[test]
 fn a_doubled_prepare_does_not_lock_again_after_the_end() {
     let mut world = World::new(3, 1, None);
@@ -310,6 +297,7 @@ fn locks_and_tombstones_survive_a_change_of_leader() {
     );
 }
 
+/// Scenario 21: expiry between prepare and decision.
 #[test]
 fn an_expired_key_under_a_read_lock_is_not_deleted_before_the_lock_is_gone() {
     let mut world = World::new(3, 1, None);
@@ -329,6 +317,7 @@ fn an_expired_key_under_a_read_lock_is_not_deleted_before_the_lock_is_gone() {
     );
 }
 
+/// Scenario 21: expiry over a change of leader.
 #[test]
 fn expiry_is_the_same_before_and_after_a_change_of_leader() {
     let mut world = World::new(3, 1, None);

@@ -77,6 +77,8 @@ pub(in super::super) struct Txn {
     pub(in super::super) asked_at: u64,
     pub(in super::super) ended_at: Option<u64>,
     pub(in super::super) state: State,
+    /// Whether it read the past: it has no place in real time.
+    pub(in super::super) past: bool,
 }
 
 /// What a client is doing.
@@ -178,6 +180,7 @@ impl Run {
             asked_at,
             ended_at,
             state: State::Running,
+            past: false,
         });
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
@@ -194,12 +197,7 @@ impl Run {
                 self.coordinate(coordinator, coordinator::Event::Run { ticket, script });
             }
             5..8 => {
-                let access = Access::ReadWrite;
-                let begin = Begin {
-                    access,
-                    reads: ReadMode::Latest,
-                    token: None,
-                };
+                let begin = self.random_begin(txn);
                 self.tickets.insert(ticket, (client, coordinator));
                 self.clients[client] = Client::Session {
                     txn,
@@ -208,8 +206,11 @@ impl Run {
                     done: 0,
                     committing: false,
                 };
+                let past = begin.reads != ReadMode::Latest;
                 self.coordinate(coordinator, coordinator::Event::Begin { ticket, begin });
-                self.next_of_session(client);
+                if !past {
+                    self.next_of_session(client);
+                }
             }
             _ => {
                 self.txns[txn].ops.truncate(1);
@@ -231,6 +232,22 @@ impl Run {
                 self.waiting
                     .insert(token, (Waiting::Client(client), leader));
             }
+        }
+    }
+
+    /// How an interactive transaction begins: some read the past, and only read.
+    fn random_begin(&mut self, txn: usize) -> Begin {
+        let it = &mut self.txns[txn];
+        let reads_only = it.ops.iter().all(|op| !matches!(op, Op::Append { .. }));
+        it.past = reads_only && self.rng.random_ratio(1, 2);
+        let (access, reads) = match it.past {
+            true => (Access::ReadOnly, ReadMode::Snapshot),
+            false => (Access::ReadWrite, ReadMode::Latest),
+        };
+        Begin {
+            access,
+            reads,
+            token: None,
         }
     }
 
@@ -267,8 +284,11 @@ impl Run {
         let Client::Session { txn, done, .. } = &mut self.clients[client] else {
             return;
         };
-        self.txns[*txn].ops[*done].answered(&reply);
-        *done += 1;
+        // A snapshot's beginning is answered with its version.
+        if !(self.txns[*txn].past && matches!(reply, Reply::Integer(_))) {
+            self.txns[*txn].ops[*done].answered(&reply);
+            *done += 1;
+        }
         self.next_of_session(client);
     }
 
