@@ -114,7 +114,7 @@ fn sequences_of_faults_break_no_promise() {
         Fault::ElectionStorm,
         Fault::LeftWithLearners,
     ];
-    hold(900..912, Workload::ALL, &faults);
+    hold(900..908, Workload::ALL, &faults);
 }
 
 #[test]
