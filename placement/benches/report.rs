@@ -1,4 +1,5 @@
-//! The report: deltas to decision, and whole rebalances beside greedy, min-cost flow and OR-tools' CP-SAT.
+//! The report: deltas to decision, node loss to plan, and whole rebalances beside greedy, min-cost flow and OR-tools'
+//! CP-SAT.
 //!
 //! `cargo xtask placement`, or `cargo bench -p synod-placement --bench report [-- FILTER]`. It prints Markdown.
 //!
@@ -12,6 +13,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use sql::deltas::{Cluster, Took};
+use sql::loss::{Loss, Took as LossTook};
 use sql::rebalance::Start;
 use sql::{cpu_ms, rebalance};
 use synod_placement::solve::{Config, Solver};
@@ -25,6 +27,7 @@ fn main() {
             .is_none_or(|filter| name.contains(filter.as_str()))
     };
     deltas(&wanted);
+    losses(&wanted);
     rebalances(&wanted);
 }
 
@@ -64,6 +67,52 @@ fn deltas(wanted: &dyn Fn(&str) -> bool) {
             at(|t| t.wall, 0.99),
             at(|t| t.deltas, 0.99),
             first.cpu,
+            cluster.load,
+        );
+    }
+    println!();
+}
+
+fn losses(wanted: &dyn Fn(&str) -> bool) {
+    let sizes = [(1_000, 10_000, 100), (10_000, 100_000, 20)];
+    let name = |nodes: u64, shards: u64| format!("loss {nodes} nodes, {shards} shards");
+    if !sizes
+        .iter()
+        .any(|&(nodes, shards, _)| wanted(&name(nodes, shards)))
+    {
+        return;
+    }
+    println!(
+        "A node goes down: from its row to an ordered plan, default policies, cpu milliseconds:\n"
+    );
+    println!(
+        "| cluster | losses | moves | p50 | p99 | deltas p99 | solve p99 | plan p99 | load and compile |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for (nodes, shards, losses) in sizes {
+        let name = name(nodes, shards);
+        if !wanted(&name) {
+            continue;
+        }
+        let mut cluster = Loss::new(nodes, shards);
+        let took: Vec<LossTook> = (0..losses)
+            .map(|n| cluster.lose(n * (nodes / losses)))
+            .collect();
+        let at = |of: fn(&LossTook) -> f64, part: f64| {
+            let mut all: Vec<f64> = took.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            all[((all.len() - 1) as f64 * part) as usize]
+        };
+        let moves: usize = took.iter().map(|t| t.moves).sum();
+        let whole = |t: &LossTook| t.deltas + t.solve + t.plan;
+        println!(
+            "| {name} | {losses} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} |",
+            moves as f64 / losses as f64,
+            at(whole, 0.5),
+            at(whole, 0.99),
+            at(|t| t.deltas, 0.99),
+            at(|t| t.solve, 0.99),
+            at(|t| t.plan, 0.99),
             cluster.load,
         );
     }

@@ -8,4 +8,4 @@ MINIMIZE (r.controllable__node <> r.current_node) * (s.bytes + 1) TIER 3;
 CREATE CONSTRAINT leader_stickiness AS
 SELECT * FROM leaders l
 WHERE l.current_leader IS NOT NULL
-MINIMIZE l.controllable__leader <> l.current_leader TIER 3;
+MINIMIZE l.controllable__leader <> l.current_leader TIER 5;

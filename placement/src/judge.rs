@@ -84,16 +84,17 @@ impl Problem {
         choices: &[Option<usize>],
     ) -> Result<Judgement> {
         let model = &mut self.compiler.model;
+        model.refresh().map_err(|e| model_error(&e))?;
         let before: Vec<Option<u32>> = decisions.iter().map(|d| model.current(d.var)).collect();
         for (decision, choice) in decisions.iter().zip(choices) {
             let value = choice.and_then(|c| decision.values.get(c).copied());
-            model.set_current(decision.var, value);
+            model.suppose(decision.var, value);
         }
         let judged = model.refresh().map_err(|e| model_error(&e));
         let judgement = self.judgement();
         let model = &mut self.compiler.model;
         for (decision, value) in decisions.iter().zip(before) {
-            model.set_current(decision.var, value);
+            model.suppose(decision.var, value);
         }
         model.refresh().map_err(|e| model_error(&e))?;
         judged.map(|()| judgement)

@@ -4,6 +4,9 @@
 //! Ours come from the seed, and are set again after every call into raft-rs, so that one seed gives
 //! one history. And raft-rs counts ticks, which come late and in bursts on a busy machine: whether a
 //! voter may vote or campaign is decided by [`Guard`], on the monotonic clock.
+//!
+//! Lots are drawn where nobody knows more. When the connection to the leader's node breaks, its process is
+//! most likely gone: then the voters take turns, right behind the end of their promises.
 
 use synod_storage::{Micros, ReplicaId, ShardId};
 

@@ -397,6 +397,25 @@ impl Group {
         }
     }
 
+    /// The connection to its leader's node broke, most likely because the process is gone. The voters
+    /// that are left run for election as soon as their promises have ended, one after the other, so that
+    /// they do not split the votes. A leader that is alive is heard again before that.
+    pub(crate) fn expect_election(&mut self) {
+        let leader = self.leader();
+        let left = self.configuration.voters.iter().filter(|it| **it != leader);
+        let left: Vec<ReplicaId> = left.copied().collect();
+        let Some(place) = left.iter().position(|it| *it == self.replica) else {
+            return;
+        };
+        // Another one first in each shard: they share the work.
+        let turn = (place as u64 + self.shard.0) % left.len() as u64;
+        let least = self.raft.raft.election_timeout();
+        // Behind the first ticks are the last heartbeats, which reach no two voters at one moment.
+        let ticks = least + least / 8 + usize::try_from(turn).unwrap_or(0) * (least / 5);
+        self.timeout_ticks = ticks.min(2 * least - 1);
+        self.settle();
+    }
+
     /// Stops following anybody, so that votes are not refused on a leader's behalf.
     pub(crate) fn forget_leader(&mut self) {
         if !self.is_leader() && !self.installing {

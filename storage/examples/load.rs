@@ -1,4 +1,5 @@
-//! Loads a store on real files and measures it: `load DIR [PUTS] [KEYS]`, 1 KiB incompressible values.
+//! Loads a store on real files and measures it: `load DIR [PUTS] [KEYS] [KEPT]`, 1 KiB incompressible
+//! values; versions are kept for KEPT puts.
 //!
 //! Prints CPU per put by thread, checkpoint debt, bytes written, memory, the times of a restart, of a
 //! restart with the index rebuilt, and of point reads. Run it in release.
@@ -111,9 +112,9 @@ impl Loop {
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let dir = args.next().expect("load DIR [PUTS] [KEYS]");
-    let puts: u64 = args.next().and_then(|n| n.parse().ok()).unwrap_or(1 << 20);
-    let keys: u64 = args.next().and_then(|n| n.parse().ok()).unwrap_or(1 << 20);
+    let dir = args.next().expect("load DIR [PUTS] [KEYS] [KEPT]");
+    let mut number = |or: u64| args.next().and_then(|n| n.parse().ok()).unwrap_or(or);
+    let (puts, keys, kept) = (number(1 << 20), number(1 << 20), number(1_000));
     let mut out = std::io::stdout();
     let mut rng = SmallRng::seed_from_u64(1);
 
@@ -185,7 +186,7 @@ fn main() {
         node.store.set_threshold(
             SHARD,
             KeyRange::all(),
-            Version(version.saturating_sub(1_000)),
+            Version(version.saturating_sub(kept)),
         );
         while let Pressure::Slow { delay_us } = node.store.pressure() {
             let wait = Duration::from_micros(u64::from(delay_us));

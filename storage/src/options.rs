@@ -30,6 +30,9 @@ pub struct Options {
     pub reclaim_below_percent: u8,
     /// So much dead data is left alone, unless space is short.
     pub reclaim_dead_bytes: u64,
+    /// After so long without a checkpoint, keys are looked at again whose older versions may be out of
+    /// reach by now.
+    pub collect_after_ms: u64,
     /// One step of background work writes about this much.
     pub chunk_bytes: usize,
     /// Below this much free space, writes are refused.
@@ -57,6 +60,7 @@ impl Default for Options {
             value_file_bytes: 32 << 20,
             reclaim_below_percent: 50,
             reclaim_dead_bytes: 128 << 20,
+            collect_after_ms: 5_000,
             chunk_bytes: 256 << 10,
             disk_low_bytes: 256 << 20,
             disk_reserve_bytes: 64 << 20,
@@ -83,6 +87,7 @@ impl Options {
             value_file_bytes: 16 << 10,
             reclaim_below_percent: 50,
             reclaim_dead_bytes: 16 << 10,
+            collect_after_ms: 200,
             chunk_bytes: 4 << 10,
             disk_low_bytes: 256 << 10,
             disk_reserve_bytes: 128 << 10,

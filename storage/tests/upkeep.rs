@@ -55,6 +55,61 @@ fn deletes_go_when_nothing_is_left_to_hide() {
 }
 
 #[test]
+fn what_was_deleted_within_reach_of_readers_gives_its_space_back_later() {
+    let mut rig = Rig::sim(4);
+    for key in 0..200 {
+        rig.write(vec![put(format!("key-{key:04}"), vec![1; 400])])
+            .unwrap();
+    }
+    rig.store.checkpoint();
+    rig.pass(100).unwrap();
+    let before = rig.version;
+    for key in 0..200 {
+        rig.write(vec![delete(format!("key-{key:04}"))]).unwrap();
+    }
+    // The deletes are checkpointed while a reader may still ask for what they hide.
+    rig.store
+        .set_threshold(SHARD, KeyRange::all(), Version(before));
+    rig.store.checkpoint();
+    rig.pass(100).unwrap();
+    let read = rig.get_at(Space::User, b"key-0007", Version(before));
+    assert!(matches!(read, ReadResult::Found { .. }), "{read:?}");
+    let threshold = Version(rig.version);
+    rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+    for _ in 0..50 {
+        rig.pass(20).unwrap();
+    }
+    let stats = rig.store.stats();
+    assert!(stats.value_bytes < 30_000, "{stats:?}");
+    rig.check();
+    rig.power_loss(Survival::Nothing, Rot::Gone);
+    rig.check();
+}
+
+#[test]
+fn a_delete_stays_while_a_reader_may_ask_for_what_it_hides() {
+    let mut rig = Rig::sim(5);
+    let key = |n: u32| format!("key-{n:04}");
+    let mut written = Vec::new();
+    for n in 0..200 {
+        rig.write(vec![put(key(n), vec![1; 50])]).unwrap();
+        written.push(rig.version);
+        rig.write(vec![delete(key(n))]).unwrap();
+    }
+    rig.store.checkpoint();
+    for _ in 0..50 {
+        rig.pass(20).unwrap();
+    }
+    rig.check();
+    for (n, version) in (0..).zip(&written) {
+        let read = rig.get_at(Space::User, key(n).as_bytes(), Version(*version));
+        assert!(matches!(read, ReadResult::Found { .. }), "{n}: {read:?}");
+    }
+    rig.power_loss(Survival::Nothing, Rot::Gone);
+    rig.check();
+}
+
+#[test]
 fn history_is_kept_above_the_threshold_and_goes_below_it() {
     let mut rig = Rig::sim(3);
     let mut versions = Vec::new();

@@ -1,6 +1,7 @@
 //! Instances as SQL text, for what is measured through the general compiler.
 
 pub mod deltas;
+pub mod loss;
 pub mod rebalance;
 
 use std::fmt::Write as _;

@@ -11,7 +11,7 @@ use super::resolved::Operator;
 use crate::dialect::ast::Infix;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::{self, CmpOp, Template};
-use crate::tables::Value;
+use crate::tables::{MILLION, Value};
 
 /// A node of the current target: an expression of the graph, or of the template being built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Compiler {
     }
 
     /// One entry of a map that no operator makes.
-    fn map_value(&self, domain: DomainRef, recipe: &Recipe, value: usize) -> Value {
+    pub(super) fn map_value(&self, domain: DomainRef, recipe: &Recipe, value: usize) -> Value {
         let own = &self.mirrors[self.domains[domain.0 as usize].mirror].mirror;
         let slot = u32::try_from(value).unwrap_or(u32::MAX);
         if own.row(slot).is_none() {
@@ -258,17 +258,35 @@ impl Compiler {
                 Ok(Term {
                     node,
                     den,
-                    real: entry.values.iter().any(|v| matches!(v, Value::Decimal(_))),
-                    text: entry.values.iter().any(|v| matches!(v, Value::Text(_))),
+                    real: entry.has_decimal,
+                    text: entry.has_text,
                     nonzero: !entry.has_zero,
                     never_null: !entry.has_null && !self.variables[var.index()].nullable,
                 })
             }
             Cell::Node(term) => Ok(term),
-            Cell::Ratio { .. } => unsupported(
-                place,
-                "AVG over a number of rows that depends on decisions, other than in a comparison",
-            ),
+            // A comparison of AVG is exact; as a number it has the six places that decimals have, the rest cut off.
+            Cell::Ratio { sum, count } => {
+                let den = sum.den.checked_mul(MILLION).ok_or_else(|| {
+                    Error::at(
+                        ErrorKind::Arithmetic,
+                        place,
+                        "AVG of these decimals overflows",
+                    )
+                })?;
+                let million = self.const_node(Some(MILLION), place)?;
+                let scaled = graph::Expr::Mul(sum.node.expr(), million.expr());
+                let scaled = self.emit(scaled, place)?;
+                let node = self.emit(graph::Expr::Div(scaled.expr(), count.expr()), place)?;
+                Ok(Term {
+                    node,
+                    den,
+                    real: true,
+                    text: false,
+                    nonzero: false,
+                    never_null: false,
+                })
+            }
         }
     }
 
@@ -286,6 +304,9 @@ impl Compiler {
             }
         }
         if constants.len() == args.len() {
+            if let Operator::InSet(set) = op {
+                self.baked_sets.insert(set);
+            }
             return self.fold(op, &constants, place).map(Cell::Const);
         }
         if let Some(cell) = self.shortcut(op, args) {
@@ -454,17 +475,14 @@ impl Compiler {
                     self.condition_node(*a, place)?.expr(),
                     self.condition_node(*b, place)?.expr(),
                 ];
-                let node = if op == Infix::And {
-                    G::And(both)
-                } else {
-                    G::Or(both)
-                };
-                Ok(Cell::truth(self.emit(node, place)?))
+                let junction = if op == Infix::And { G::And } else { G::Or };
+                Ok(Cell::truth(self.emit(junction(both), place)?))
             }
             (Operator::Infix(op), [a, b]) => self.infix_node(op, *a, *b, place),
             (Operator::Choose, [c, a, b]) => {
                 let cond = self.condition_node(*c, place)?.expr();
                 let (a_null, b_null) = (is_null(a), is_null(b));
+                [*a, *b].iter().for_each(|&cell| self.rely_on_no_zero(cell));
                 let (mut a, mut b) = (self.term(*a, place)?, self.term(*b, place)?);
                 if a_null {
                     a.den = b.den;
@@ -508,6 +526,7 @@ impl Compiler {
     }
 
     fn in_set_node(&mut self, set: u32, a: Cell, place: Place) -> Result<Cell> {
+        self.baked_sets.insert(set);
         let Set { values, has_null } = self.sets[set as usize].clone();
         if values.is_empty() && !has_null {
             return Ok(Cell::FALSE);
@@ -617,10 +636,8 @@ impl Compiler {
         match op {
             Infix::Add | Infix::Subtract => {
                 let (a, b) = self.aligned(a, b, place)?;
-                let node = match op {
-                    Infix::Add => G::Add(a.node.expr(), b.node.expr()),
-                    _ => G::Sub(a.node.expr(), b.node.expr()),
-                };
+                let sum = if op == Infix::Add { G::Add } else { G::Sub };
+                let node = sum(a.node.expr(), b.node.expr());
                 Ok(result(self.emit(node, place)?, a.den))
             }
             Infix::Multiply => {
@@ -659,6 +676,7 @@ impl Compiler {
                 if !b.nonzero || matches!(b_cell, Cell::Const(Value::Integer(0))) {
                     return Err(zero());
                 }
+                self.rely_on_no_zero(b_cell);
                 let node = match op {
                     Infix::Divide => G::Div(a.node.expr(), b.node.expr()),
                     _ => G::Rem(a.node.expr(), b.node.expr()),
@@ -666,6 +684,14 @@ impl Compiler {
                 Ok(result(self.emit(node, place)?, 1))
             }
             _ => unsupported(place, op.sql()),
+        }
+    }
+
+    /// Notes that what is compiled is sound only while a column has no 0.
+    fn rely_on_no_zero(&mut self, cell: Cell) {
+        if let Cell::Map { map, .. } = cell {
+            let entry = &mut self.maps.entries[map.0 as usize];
+            entry.divides |= !entry.has_zero;
         }
     }
 

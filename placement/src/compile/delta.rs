@@ -12,10 +12,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Compiler;
-use super::group::Grouping;
+use super::constants::Stale;
+use super::group::{Argument, Grouping};
 use super::join::Part;
 use super::joined::Handle;
-use super::maps::Recipe;
+use super::reads::Reads;
 use super::resolved::{Block, RelationId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::VarId;
@@ -67,7 +68,7 @@ pub(crate) struct Applied {
 }
 
 /// How a changed row reaches a block.
-enum Reach {
+pub(super) enum Reach {
     /// Not at all.
     No,
     /// As a row of these sources.
@@ -76,13 +77,14 @@ enum Reach {
     Rebuild,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Of {
+/// Whose block it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
     Policy(usize),
     View(usize),
 }
 
-fn rebuild<T>() -> Result<T> {
+pub(super) fn rebuild<T>() -> Result<T> {
     Err(Error::bare(ErrorKind::Limit, REBUILD))
 }
 
@@ -91,13 +93,22 @@ impl Compiler {
     pub(crate) fn apply_changes(&mut self, changes: &[Change]) -> Result<Applied> {
         let mut applied = Applied::default();
         let mut again = false;
+        let mut stale = Stale::default();
         for change in changes {
-            match self.change(change, again) {
+            match self.change(change, again, &mut stale) {
                 Ok(touched) => applied.touched.extend(touched),
                 Err(e) if e.message == REBUILD => again = true,
                 Err(e) => return Err(e),
             }
             // Soft cells that wait must be there when a later change of the list takes them away.
+            again |= !again && self.add_softs().is_err();
+        }
+        if !again {
+            match self.settle(&mut stale) {
+                Ok(touched) => applied.touched.extend(touched),
+                Err(e) if e.message == REBUILD => again = true,
+                Err(e) => return Err(e),
+            }
             again |= !again && self.add_softs().is_err();
         }
         if again {
@@ -205,11 +216,14 @@ impl Compiler {
     }
 
     /// Writes the change into SQLite, and into everything that follows from it unless all is compiled again anyway.
-    fn change(&mut self, change: &Change, again: bool) -> Result<Vec<VarId>> {
+    fn change(&mut self, change: &Change, again: bool, stale: &mut Stale) -> Result<Vec<VarId>> {
         let (Change::Upsert { table: name, .. } | Change::Delete { table: name, .. }) = change;
-        let Some(&RelationId::Mirror(table)) = self.by_name.get(&name.to_ascii_lowercase()) else {
-            // No policy reads it, or it is a view.
-            return self.change_unread(change).and_then(|()| rebuild());
+        let name = name.to_ascii_lowercase();
+        let Some(&RelationId::Mirror(table)) = self.by_name.get(&name) else {
+            // At most constant queries read it.
+            self.change_unread(change)?;
+            stale.tables.insert(name);
+            return Ok(Vec::new());
         };
         let schema = Rc::clone(&self.mirrors[table].mirror.schema);
         if schema.primary_key.is_empty() {
@@ -265,7 +279,12 @@ impl Compiler {
         if again {
             return rebuild();
         }
-        self.change_row(table, &key, row)
+        let data = &self.mirrors[table].mirror;
+        let slot = data.find(&schema.primary_key, &key).first().copied();
+        if slot.and_then(|slot| data.row(slot)) != row.as_deref() {
+            stale.tables.insert(name);
+        }
+        self.change_row_at(table, slot, row, stale)
     }
 
     fn change_unread(&mut self, change: &Change) -> Result<()> {
@@ -323,150 +342,45 @@ impl Compiler {
         Ok(())
     }
 
-    fn change_row(
-        &mut self,
-        table: usize,
-        key: &[Value],
-        new: Option<Box<[Value]>>,
-    ) -> Result<Vec<VarId>> {
-        let entry = &self.mirrors[table];
-        let schema = Rc::clone(&entry.mirror.schema);
-        let slot = entry.mirror.find(&schema.primary_key, key).first().copied();
-        let old: Option<Box<[Value]>> = slot.and_then(|s| entry.mirror.row(s)).map(Box::from);
-        if old == new {
-            return Ok(Vec::new());
-        }
-        // Only the decision itself changed: nothing is re-derived.
-        if let (Some(old), Some(new), Some(slot)) = (&old, &new, slot)
-            && (0..old.len()).all(|c| old[c] == new[c] || entry.decision_of(c).is_some())
-        {
-            self.mirrors[table].mirror.replace(slot, new.clone());
-            return self.redecide(table, slot, false);
-        }
-        if self.reads_as_constant(table) {
-            return rebuild();
-        }
-        let emptied = new.is_none() && entry.mirror.occupied().nth(1).is_none();
-        if emptied || entry.mirror.occupied().next().is_none() {
-            return rebuild();
-        }
-        // A column that gets a first text, or a first number, changes its type.
-        if let Some(new) = &new {
-            let mut kinds = entry.kinds.clone();
-            for (kind, value) in kinds.iter_mut().zip(new.iter()) {
-                kind.note(*value);
-            }
-            let same =
-                |(a, b): (&super::Kinds, &super::Kinds)| a.text == b.text && a.number == b.number;
-            if !kinds.iter().zip(&entry.kinds).all(same) {
-                return rebuild();
-            }
-        }
+    /// All blocks that rows belong to: views first, as policies read them.
+    pub(super) fn all_of(&self) -> Vec<Of> {
         let policies = (0..self.policies.len()).map(Of::Policy);
-        let all: Vec<Of> = (0..self.views.len())
+        (0..self.views.len())
             .map(Of::View)
             .chain(policies)
-            .collect();
-        let mut plan: Vec<(Of, usize, Option<u32>)> = Vec::new();
-        for of in all {
-            let block = self.block_of(of);
-            match self.reach(of, &block, table, old.is_some()) {
-                Reach::No => {}
-                Reach::Rebuild => return rebuild(),
-                // The changed row itself: its slot is not known yet where it is new.
-                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, None))),
-            }
-            for link in &block.links {
-                if link.relation != RelationId::Mirror(table) {
-                    continue;
-                }
-                let Some((inner, source, outer)) = link.by else {
-                    return rebuild();
-                };
-                let RelationId::Mirror(other) = block.sources[source].relation else {
-                    return rebuild();
-                };
-                let mut rows = BTreeSet::new();
-                for row in [&old, &new].into_iter().flatten() {
-                    rows.extend(self.mirrors[other].mirror.find(&[outer], &[row[inner]]));
-                }
-                plan.extend(rows.into_iter().map(|row| (of, source, Some(row))));
-            }
-        }
-        if let Some(slot) = slot {
-            for &(of, source, row) in &plan {
-                self.take_away(of, source, row.unwrap_or(slot))?;
-            }
-        } else {
-            for &(of, source, row) in &plan {
-                if let Some(row) = row {
-                    self.take_away(of, source, row)?;
-                }
-            }
-        }
-        let mut touched = Vec::new();
-        let slot = match (slot, new) {
-            (None, None) => return Ok(touched),
-            (Some(slot), None) => {
-                self.remove_row(table, slot)?;
-                for &(of, source, row) in &plan {
-                    if let Some(row) = row {
-                        self.bring(of, source, row)?;
-                    }
-                }
-                return Ok(touched);
-            }
-            (Some(slot), Some(row)) => {
-                self.mirrors[table].mirror.replace(slot, row);
-                touched.extend(self.redecide(table, slot, true)?);
-                slot
-            }
-            (None, Some(row)) => {
-                let slot = self.mirrors[table].mirror.insert(row);
-                for decision in 0..self.mirrors[table].decisions.len() {
-                    self.add_variable(table, decision, slot)?;
-                    let vars = &self.mirrors[table].decisions[decision].vars;
-                    touched.extend(vars[slot as usize]);
-                }
-                slot
-            }
-        };
-        for &(of, source, row) in &plan {
-            self.bring(of, source, row.unwrap_or(slot))?;
-        }
-        Ok(touched)
+            .collect()
     }
 
-    fn block_of(&self, of: Of) -> Rc<Block> {
+    pub(super) fn reads_of(&self, of: Of) -> Rc<Vec<Reads>> {
+        match of {
+            Of::Policy(policy) => Rc::clone(&self.policies[policy].reads),
+            Of::View(view) => Rc::clone(&self.views[view].reads),
+        }
+    }
+
+    pub(super) fn grouping_of_ref(&self, of: Of) -> Option<&Grouping> {
+        match of {
+            Of::Policy(policy) => self.policies[policy].grouping.as_ref(),
+            Of::View(view) => self.views[view].grouping.as_ref(),
+        }
+    }
+
+    pub(super) fn block_of(&self, of: Of) -> Rc<Block> {
         match of {
             Of::Policy(policy) => Rc::clone(&self.policies[policy].block),
             Of::View(view) => Rc::clone(&self.views[view].block),
         }
     }
 
-    fn grouping_of(&mut self, of: Of) -> &mut Option<Grouping> {
+    pub(super) fn grouping_of(&mut self, of: Of) -> &mut Option<Grouping> {
         match of {
             Of::Policy(policy) => &mut self.policies[policy].grouping,
             Of::View(view) => &mut self.views[view].grouping,
         }
     }
 
-    /// Whether some constant query reads a table, or a domain is made of it.
-    fn reads_as_constant(&self, table: usize) -> bool {
-        let name = self.mirrors[table].mirror.schema.name.to_ascii_lowercase();
-        self.constant_readers.contains(&name)
-            || self.domains.iter().any(|d| d.mirror == table)
-            || self
-                .maps
-                .entries
-                .iter()
-                .any(|e| matches!(e.recipe, Recipe::Find { mirror, .. } if mirror == table))
-    }
-
-    fn reach(&self, of: Of, block: &Block, table: usize, existed: bool) -> Reach {
-        let sources: Vec<usize> = (0..block.sources.len())
-            .filter(|&s| block.sources[s].relation == RelationId::Mirror(table))
-            .collect();
+    /// How a changed row that is a row of `sources` of a block can be followed there.
+    pub(super) fn reach(&self, of: Of, block: &Block, sources: Vec<usize>, existed: bool) -> Reach {
         if sources.is_empty() {
             return Reach::No;
         }
@@ -500,7 +414,7 @@ impl Compiler {
     }
 
     /// Removes what a row of a source brought.
-    fn take_away(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
+    pub(super) fn take_away(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
         let handles = match self.grouping_of(of) {
             Some(grouping) => grouping.joined.take(source, row),
             None => match of {
@@ -525,7 +439,7 @@ impl Compiler {
     }
 
     /// Adds what a row of a source brings.
-    fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
+    pub(super) fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
         let block = self.block_of(of);
         let RelationId::Mirror(mirror) = block.sources[source].relation else {
             return rebuild();
@@ -571,18 +485,11 @@ impl Compiler {
         grouping: &mut Grouping,
         found: &[super::join::Match],
     ) -> Result<()> {
-        let arguments = std::mem::take(&mut grouping.arguments);
-        let borrowed: Vec<&super::resolved::Expr> = arguments.iter().collect();
-        let places: Vec<_> = arguments.iter().map(|a| a.place).collect();
-        let mut result = Ok(());
+        let arguments = grouping.arguments.clone();
         for m in found {
-            result = self.bring_match(of, block, grouping, m, &borrowed, &places);
-            if result.is_err() {
-                break;
-            }
+            self.bring_match(of, block, grouping, m, &arguments)?;
         }
-        grouping.arguments = arguments;
-        result
+        Ok(())
     }
 
     fn bring_match(
@@ -591,17 +498,13 @@ impl Compiler {
         block: &Block,
         grouping: &mut Grouping,
         found: &super::join::Match,
-        arguments: &[&super::resolved::Expr],
-        places: &[crate::error::Place],
+        arguments: &[Argument],
     ) -> Result<()> {
         self.introduce_tuples(block, grouping, found)?;
         let parts = grouping.part_count();
         let components = grouping.components.clone();
         let row = self.prepare_row(block, None, found, &components, arguments)?;
-        let rows = found.rows();
-        if let Some(id) = self.add_bag_row(grouping, row, places, block.place)? {
-            grouping.joined.add(&rows, Handle::Bag(id));
-        }
+        self.add_joined_row(grouping, row, block.place)?;
         for part in parts..grouping.part_count() {
             let known = match of {
                 Of::Policy(policy) => self.introduce_part(policy, grouping, part)?,
@@ -646,7 +549,12 @@ impl Compiler {
     }
 
     /// Reads the present values of a row's decisions again, and their choices if the row itself changed.
-    fn redecide(&mut self, table: usize, slot: u32, row_changed: bool) -> Result<Vec<VarId>> {
+    pub(super) fn redecide(
+        &mut self,
+        table: usize,
+        slot: u32,
+        row_changed: bool,
+    ) -> Result<Vec<VarId>> {
         let mut touched = Vec::new();
         for decision in 0..self.mirrors[table].decisions.len() {
             let (allowed, current) = self.choices(table, decision, slot)?;
@@ -667,7 +575,7 @@ impl Compiler {
         Ok(touched)
     }
 
-    fn remove_row(&mut self, table: usize, slot: u32) -> Result<()> {
+    pub(super) fn remove_row(&mut self, table: usize, slot: u32) -> Result<()> {
         for decision in 0..self.mirrors[table].decisions.len() {
             let vars = &mut self.mirrors[table].decisions[decision].vars;
             if let Some(var) = vars.get_mut(slot as usize).and_then(Option::take)

@@ -93,7 +93,7 @@ impl Compiler {
                 never_null: one_group && shape.certain > 0,
             };
             cells.push(match aggregate.function {
-                Aggregate::CountRows => count(fold(self, Fold::CountRows)?),
+                Aggregate::CountRows => count(fold(self, grouping.rows_of(index))?),
                 Aggregate::Count => count(fold(self, Fold::Count(cell))?),
                 Aggregate::CountDistinct => count(fold(self, Fold::CountDistinct(cell))?),
                 Aggregate::Sum => Cell::Node(value(fold(self, Fold::Sum(cell))?)),
@@ -242,6 +242,7 @@ impl Compiler {
             None => Cell::TRUE,
         };
         if optional {
+            // A decision that may be NULL has no rows of the present (see `present`), so all rows count.
             let (part, key) = group;
             let agg = graph::Agg {
                 bag: grouping.bag,
@@ -386,6 +387,44 @@ impl Compiler {
             .filter(|c| c.keyed == keyed)
             .map(|c| integer(values[c.key], c.den, place))
             .collect()
+    }
+
+    /// Whether the constants of a half are whole over the denominators that the template was made with.
+    pub(super) fn is_whole(
+        &self,
+        grouping: &Grouping,
+        constants: &[KeyConstant],
+        (part, key): (u32, u32),
+        keyed: bool,
+    ) -> bool {
+        let (values, _) = self.group_values(grouping, part, key);
+        constants
+            .iter()
+            .filter(|c| c.keyed == keyed)
+            .all(|c| c.den % denominator(&[values[c.key]]) == 0)
+    }
+
+    /// How many keys (or parts) there are, and which number of a component each of them stands for.
+    pub(super) fn digits<'a>(
+        &self,
+        grouping: &'a Grouping,
+        component: usize,
+    ) -> (u32, impl Fn(u32) -> u32 + use<'a>) {
+        let keyed = grouping.components[component].keyed;
+        let before = grouping.components[..component].iter();
+        let position = before.filter(|c| c.keyed == keyed).count();
+        let sizes = self.sizes(grouping, true);
+        let count = match keyed {
+            true => self.key_count(grouping),
+            false => grouping.part_count(),
+        };
+        let below = sizes.iter().skip(position + 1).product::<u64>().max(1);
+        let size = sizes.get(position).copied().unwrap_or(1).max(1);
+        let digit = move |n: u32| match keyed {
+            true => u32::try_from(u64::from(n) / below % size).unwrap_or(u32::MAX),
+            false => grouping.parts[n as usize][position],
+        };
+        (count, digit)
     }
 
     /// The number of keys (of the keyed components together).

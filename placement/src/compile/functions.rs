@@ -54,8 +54,7 @@ impl Compiler {
     pub(super) fn resolve_aggregate(
         &mut self,
         place: Place,
-        function: Aggregate,
-        argument: Option<&ast::Expr>,
+        (function, argument, when): (Aggregate, Option<&ast::Expr>, ast::When),
         scopes: &mut Vec<Scope>,
         inner: &mut Vec<Link>,
     ) -> Result<Expr> {
@@ -84,6 +83,7 @@ impl Compiler {
             place,
             function,
             argument,
+            when,
         });
         let node = Node::Aggregate(folded.aggregates.len() - 1);
         Ok(Expr {

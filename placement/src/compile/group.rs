@@ -13,8 +13,9 @@ use super::folded::{Group, KeyConstant};
 use super::join::{Bound, Frame, Match, Part};
 use super::joined::{Handle, Joined};
 use super::maps::{Operand, Recipe, denominator, integer};
+use super::present::arguments_of;
 use super::resolved::{Block, Expr, Node, Operator, RelationId};
-use crate::dialect::ast::{Aggregate, Infix};
+use crate::dialect::ast::{Aggregate, Infix, When};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph;
 use crate::tables::Value;
@@ -36,6 +37,21 @@ impl Dictionary {
         self.numbers.get(tuple).copied()
     }
 
+    /// Whether a number names no group any more.
+    pub(super) fn is_unused(&self, number: usize) -> bool {
+        self.number(&self.tuples[number]).map(|n| n as usize) != Some(number)
+    }
+
+    /// Notes that a tuple has a number.
+    pub(super) fn note(&mut self, tuple: Box<[Value]>, number: u32) {
+        self.numbers.insert(tuple, number);
+    }
+
+    /// Takes a tuple's number away.
+    pub(super) fn forget(&mut self, tuple: &[Value]) {
+        self.numbers.remove(tuple);
+    }
+
     pub(crate) fn add(&mut self, tuple: Box<[Value]>) -> u32 {
         if let Some(number) = self.number(&tuple) {
             return number;
@@ -53,7 +69,7 @@ pub(crate) struct Component {
     pub sources: u64,
     pub keys: Vec<usize>,
     /// The keys are decision columns themselves: the tuples are those of the whole domain.
-    decision: Option<(usize, usize, usize)>,
+    pub(super) decision: Option<(usize, usize, usize)>,
     /// Whether some row's tuple depends on a decision.
     pub keyed: bool,
 }
@@ -75,7 +91,7 @@ pub(crate) struct Grouping {
     /// The bag cell of each aggregate's argument.
     pub(super) cell_of: Vec<Option<u8>>,
     /// The distinct arguments of the aggregates.
-    pub arguments: Vec<Expr>,
+    pub arguments: Vec<Argument>,
     /// What the template of the policy reads of parts and keys; `None` if groups have their own expressions.
     pub constants: Option<Vec<KeyConstant>>,
     /// Which joined row became which row of the bag.
@@ -92,12 +108,19 @@ pub(super) struct CellShape {
     pub certain: u32,
 }
 
+/// An argument of aggregates, and of which assignment they speak.
+#[derive(Clone, Debug)]
+pub(crate) struct Argument {
+    pub expr: Expr,
+    pub when: When,
+}
+
 pub(super) struct PreparedRow {
     /// The rows joined, by source.
-    bound: Box<[u32]>,
-    condition: Option<NodeRef>,
-    tuples: Vec<Cell>,
-    arguments: Vec<Cell>,
+    pub(super) bound: Box<[u32]>,
+    pub(super) condition: Option<NodeRef>,
+    pub(super) tuples: Vec<Cell>,
+    pub(super) arguments: Vec<Cell>,
 }
 
 fn lcm(a: i64, b: i64, place: Place) -> Result<i64> {
@@ -242,7 +265,7 @@ impl Compiler {
     }
 
     /// The distinct tuples of a component; `false` if it has no rows at all.
-    fn fill_dictionary(
+    pub(super) fn fill_dictionary(
         &mut self,
         block: &Block,
         number: usize,
@@ -388,23 +411,7 @@ impl Compiler {
                 }
             }
         }
-        let mut cell_of = Vec::new();
-        let mut arguments: Vec<&Expr> = Vec::new();
-        for aggregate in &block.aggregates {
-            cell_of.push(match &aggregate.argument {
-                None => None,
-                Some(argument) => {
-                    let known = arguments.iter().position(|a| a.same(argument));
-                    let position = known.unwrap_or_else(|| {
-                        arguments.push(argument);
-                        arguments.len() - 1
-                    });
-                    Some(u8::try_from(position).map_err(|_| {
-                        Error::at(ErrorKind::Limit, aggregate.place, "too many aggregates")
-                    })?)
-                }
-            });
-        }
+        let (arguments, cell_of) = arguments_of(block)?;
         let mut rows = Vec::new();
         for found in self.matches(block, parent, Part::Whole)? {
             rows.push(self.prepare_row(block, parent, &found, &components, &arguments)?);
@@ -423,12 +430,14 @@ impl Compiler {
                 component.keyed |= !matches!(cell, Cell::Const(_));
             }
             for (index, cell) in row.arguments.iter().enumerate() {
-                let shape = self.shape(*cell, arguments[index].place)?;
+                let Argument { expr, when } = &arguments[index];
+                let shape = self.shape(*cell, expr.place)?;
                 let cell = &mut cells[index];
                 cell.text |= shape.text;
-                cell.den = lcm(cell.den, shape.den, arguments[index].place)?;
+                cell.den = lcm(cell.den, shape.den, expr.place)?;
                 cell.real |= shape.real;
-                cell.certain += u32::from(row.condition.is_none() && shape.never_null);
+                let certain = row.condition.is_none() && shape.never_null;
+                cell.certain += u32::from(certain && *when == When::Decided);
             }
         }
         let width = u8::try_from(arguments.len())
@@ -465,15 +474,28 @@ impl Compiler {
             grouping.part_of(Box::new([]));
         }
         self.check_key_space(&grouping, block.place)?;
-        let places: Vec<Place> = arguments.iter().map(|a| a.place).collect();
+        grouping.arguments = arguments;
         for row in rows {
-            let bound = row.bound.clone();
-            if let Some(id) = self.add_bag_row(&mut grouping, row, &places, block.place)? {
+            self.add_joined_row(&mut grouping, row, block.place)?;
+        }
+        Ok(Some(grouping))
+    }
+
+    /// Adds what a joined row brings to the bag, and records it.
+    pub(super) fn add_joined_row(
+        &mut self,
+        grouping: &mut Grouping,
+        row: PreparedRow,
+        place: Place,
+    ) -> Result<()> {
+        let bound = row.bound.clone();
+        let (row, present) = self.split(grouping, row, place)?;
+        for row in std::iter::once(row).chain(present) {
+            if let Some(id) = self.add_bag_row(grouping, row, place)? {
                 grouping.joined.add(&bound, Handle::Bag(id));
             }
         }
-        grouping.arguments = arguments.into_iter().cloned().collect();
-        Ok(Some(grouping))
+        Ok(())
     }
 
     fn check_key_space(&self, grouping: &Grouping, place: Place) -> Result<()> {
@@ -506,7 +528,7 @@ impl Compiler {
         parent: Option<&Frame<'_>>,
         found: &Match,
         components: &[Component],
-        arguments: &[&Expr],
+        arguments: &[Argument],
     ) -> Result<PreparedRow> {
         let frame = Frame {
             parent,
@@ -524,7 +546,7 @@ impl Compiler {
         }
         let mut values = Vec::with_capacity(arguments.len());
         for argument in arguments {
-            values.push(self.eval(argument, &frame)?);
+            values.push(self.eval(&argument.expr, &frame)?);
         }
         let bound = found.rows();
         Ok(PreparedRow {
@@ -606,8 +628,8 @@ impl Compiler {
                 Ok(Term {
                     node: NodeRef(0),
                     den,
-                    real: entry.values.iter().any(|v| matches!(v, Value::Decimal(_))),
-                    text: self.maps.is_text(map),
+                    real: entry.has_decimal,
+                    text: entry.has_text,
                     nonzero: false,
                     never_null: !entry.has_null && !self.variables[var.index()].nullable,
                 })
@@ -620,9 +642,9 @@ impl Compiler {
         &mut self,
         grouping: &mut Grouping,
         row: PreparedRow,
-        places: &[Place],
         place: Place,
     ) -> Result<Option<graph::RowId>> {
+        let places: Vec<Place> = grouping.arguments.iter().map(|a| a.expr.place).collect();
         let mut unkeyed = Vec::new();
         let mut key = Cell::Const(Value::Integer(0));
         for (number, component) in grouping.components.iter().enumerate() {
@@ -731,6 +753,11 @@ impl Grouping {
             .iter()
             .any(|c| c.certain > 0 && c.certain < self.rows);
         block.keys.is_empty() && (average || mixed)
+    }
+
+    /// What counts rows for an aggregate: those of its own assignment, where a bag has both.
+    pub(super) fn rows_of(&self, aggregate: usize) -> graph::Fold {
+        self.cell_of[aggregate].map_or(graph::Fold::CountRows, graph::Fold::Count)
     }
 
     /// The number of parts so far.

@@ -87,6 +87,16 @@ pub(super) enum Part {
     Delta { source: usize, row: u32 },
 }
 
+impl Part {
+    /// The row that a source is bound to.
+    fn fixed(self, source: usize) -> Option<u32> {
+        match self {
+            Part::Delta { source: own, row } if own == source => Some(row),
+            Part::Delta { .. } | Part::Whole | Part::Constants { .. } => None,
+        }
+    }
+}
+
 struct Joining<'a> {
     block: &'a Block,
     parent: Option<&'a Frame<'a>>,
@@ -314,10 +324,7 @@ impl Compiler {
         if constants.iter().any(|(_, value, _)| value.is_null()) {
             return Ok(());
         }
-        let fixed = match joining.part {
-            Part::Delta { source: s, row } if s == source => Some(row),
-            _ => None,
-        };
+        let fixed = joining.part.fixed(source);
         if let RelationId::Mirror(mirror) = relation
             && self.mirrors[mirror].decisions.is_empty()
             && fixed.is_none()
@@ -326,6 +333,7 @@ impl Compiler {
         {
             let mut done = done | consumed;
             bound[source] = binding;
+            self.note_binding(block.id, |bindings| bindings.lookups |= 1 << source);
             let kept = conditions.len();
             conditions.extend(exists);
             if self.filter(joining, bound, mask_after, &mut done, conditions)? {
@@ -335,6 +343,8 @@ impl Compiler {
             bound[source] = Bound::Unbound;
             return Ok(());
         }
+        let rowed = u64::from(!constants_only) << source;
+        self.note_binding(block.id, |bindings| bindings.rows |= rowed);
         let (rows, consumed) = match fixed {
             Some(row) => (vec![row], 0),
             None => self.candidates(relation, &constants),

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::cells::{Cell, Target};
+use super::constants::ConstantResult;
 use super::fold::Set;
 use super::maps::Maps;
+use super::reads::reads_of;
 use super::resolve::Wanted;
 use super::resolved::RelationId;
 use super::{Compiler, Kinds, MirrorOf, ViewOf};
@@ -95,7 +97,9 @@ impl Compiler {
             softs: Vec::new(),
             warnings: Vec::new(),
             tier_dens: BTreeMap::new(),
-            constant_readers: BTreeSet::new(),
+            constants: Vec::new(),
+            baked_sets: BTreeSet::new(),
+            bindings: Vec::new(),
         }
     }
 
@@ -213,8 +217,8 @@ impl Compiler {
             if self.constant_views.get(&key).copied().unwrap_or(false) {
                 let schema = Schema::of_view(&self.tables, &view.name, view.place)?;
                 let sql = format!("SELECT * FROM {}", quoted(&view.name));
-                self.note_readers(&view.query.relations);
-                let id = self.constant_relation(schema, sql, view.query_place)?;
+                let from = (sql, view.query_place, view.query.relations.as_slice());
+                let id = self.constant_relation(schema, from)?;
                 self.by_name.insert(key, id);
                 return Ok(id);
             }
@@ -249,15 +253,21 @@ impl Compiler {
     fn constant_relation(
         &mut self,
         schema: Schema,
-        sql: String,
-        place: Place,
+        (sql, place, relations): (String, Place, &[String]),
     ) -> Result<RelationId> {
         let rows = self.tables.rows(&sql, Some(place), &mut self.symbols)?;
-        Ok(RelationId::Mirror(self.add_mirror(schema, rows)))
+        let mirror = self.add_mirror(schema, rows);
+        self.remember(sql, place, relations, ConstantResult::Mirror(mirror));
+        Ok(RelationId::Mirror(mirror))
     }
 
     pub(super) fn add_mirror(&mut self, schema: Schema, rows: Vec<Box<[Value]>>) -> usize {
-        let mut kinds = vec![Kinds::default(); schema.columns.len()];
+        // SQLite lets a column hold values of another type than it declares; both count.
+        let declared = |column: &Column| Kinds {
+            text: column.affinity == Affinity::Text,
+            number: matches!(column.affinity, Affinity::Integer | Affinity::Real),
+        };
+        let mut kinds: Vec<Kinds> = schema.columns.iter().map(declared).collect();
         for row in &rows {
             for (kind, value) in kinds.iter_mut().zip(row.iter()) {
                 kind.note(*value);
@@ -311,6 +321,7 @@ impl Compiler {
             }
         }
         self.views.push(ViewOf {
+            reads: Rc::new(reads_of(&block, None)),
             block,
             grouping,
             rows,
@@ -336,7 +347,7 @@ impl Compiler {
                 primary_key: Vec::new(),
                 foreign_keys: Vec::new(),
             };
-            return self.constant_relation(schema, sql, query.place);
+            return self.constant_relation(schema, (sql, query.place, &query.relations));
         }
         self.open_view(query, None)
     }
@@ -375,28 +386,12 @@ impl Compiler {
             }
         }
         match self.tables.columns_of(&query.sql, query.place) {
-            Ok(_) => {
-                self.note_readers(&query.relations);
-                Ok(Some(query.sql.clone()))
-            }
+            Ok(_) => Ok(Some(query.sql.clone())),
             // It may read the rows around it; if not, resolving it names what is missing.
             Err(e) if e.kind == ErrorKind::Name && query.select.is_ok() => Ok(None),
             Err(mut e) => {
                 e.place = Some(query.place);
                 Err(e)
-            }
-        }
-    }
-
-    /// Notes the base tables that a constant query reads, through views too.
-    fn note_readers(&mut self, relations: &[String]) {
-        for relation in relations {
-            if !self.constant_readers.insert(relation.clone()) {
-                continue;
-            }
-            if let Some(view) = self.view_statements.get(relation) {
-                let inner = view.query.relations.clone();
-                self.note_readers(&inner);
             }
         }
     }
@@ -411,7 +406,10 @@ impl Compiler {
         }
         let value = rows.first().map_or(Value::Null, |row| row[0]);
         self.scalars.push(value);
-        Ok(self.scalars.len() - 1)
+        let number = self.scalars.len() - 1;
+        let result = ConstantResult::Scalar(number);
+        self.remember(sql, query.place, &query.relations, result);
+        Ok(number)
     }
 
     /// The set of a constant IN (SELECT …).
@@ -423,34 +421,22 @@ impl Compiler {
         let Some(sql) = self.constant_sql(query, false)? else {
             return Ok(None);
         };
-        let rows = self
-            .tables
-            .rows(&sql, Some(query.place), &mut self.symbols)?;
-        let mut set = Set::default();
-        for row in rows {
-            let [value] = *row else {
-                return error(
-                    ErrorKind::Syntax,
-                    query.place,
-                    "IN needs a query of one column",
-                );
-            };
-            let text = matches!(value, Value::Text(_));
-            let numeric_needle = needle.ty != super::resolved::Type::Text;
-            if !value.is_null() && needle.ty != super::resolved::Type::Any && text == numeric_needle
-            {
-                return error(
-                    ErrorKind::Type,
-                    query.place,
-                    "IN compares text with a number",
-                );
-            }
-            match value {
-                Value::Null => set.has_null = true,
-                value => set.values.push(value.key()),
-            }
+        if let Some(known) = self.known_set(&sql, query.place) {
+            return Ok(Some(known));
         }
-        Ok(Some(self.intern_set(set)))
+        let set = self.run_set(&sql, query.place)?;
+        let numeric_needle = needle.ty != super::resolved::Type::Text;
+        let mistyped = |value: &Value| matches!(value, Value::Text(_)) == numeric_needle;
+        if needle.ty != super::resolved::Type::Any && set.values.iter().any(mistyped) {
+            let message = "IN compares text with a number";
+            return error(ErrorKind::Type, query.place, message);
+        }
+        // A set of its own, whatever others hold: it changes with the tables.
+        let number = u32::try_from(self.sets.len()).unwrap_or(u32::MAX);
+        self.sets.push(set);
+        let result = ConstantResult::Set(number);
+        self.remember(sql, query.place, &query.relations, result);
+        Ok(Some(number))
     }
 
     /// The number of a constant set.

@@ -65,6 +65,10 @@ pub(crate) struct Entry {
     pub values: Vec<Value>,
     pub has_null: bool,
     pub has_zero: bool,
+    /// Whether something divides by it, because it has no 0.
+    pub divides: bool,
+    pub has_text: bool,
+    pub has_decimal: bool,
     pub place: Place,
     /// The graph's twin and the denominator of its integers, once needed.
     pub twin: Option<(graph::MapId, i64)>,
@@ -118,6 +122,8 @@ impl Maps {
         let has_zero = values
             .iter()
             .any(|v| matches!(v, Value::Integer(0) | Value::Decimal(0)));
+        let has_text = values.iter().any(|v| matches!(v, Value::Text(_)));
+        let has_decimal = values.iter().any(|v| matches!(v, Value::Decimal(_)));
         self.by_recipe.insert((domain, recipe.clone()), map);
         self.entries.push(Entry {
             domain,
@@ -125,6 +131,9 @@ impl Maps {
             values,
             has_null,
             has_zero,
+            divides: false,
+            has_text,
+            has_decimal,
             place,
             twin: None,
         });
@@ -165,10 +174,7 @@ impl Maps {
 
     /// Whether all entries of a map are text or NULL (`Some(true)`), numbers or NULL (`Some(false)`).
     pub(crate) fn is_text(&self, map: MapRef) -> bool {
-        self.entry(map)
-            .values
-            .iter()
-            .any(|v| matches!(v, Value::Text(_)))
+        self.entry(map).has_text
     }
 }
 

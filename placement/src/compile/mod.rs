@@ -12,6 +12,7 @@
 //! What is built never depends on what is placed now, nor on other policies: presolve is the solvers' business.
 
 mod cells;
+mod constants;
 mod decisions;
 mod delta;
 mod eval;
@@ -24,8 +25,13 @@ mod joined;
 mod load;
 mod maps;
 mod policy;
+mod present;
+mod reads;
+mod regroup;
+mod remap;
 mod resolve;
 mod resolved;
+mod rows;
 mod warnings;
 
 use std::cell::RefCell;
@@ -131,6 +137,8 @@ struct ViewOf {
     block: Rc<Block>,
     /// The bag behind it, if it is grouped.
     grouping: Option<group::Grouping>,
+    /// What it reads of each source.
+    reads: Rc<Vec<reads::Reads>>,
     rows: Rc<Vec<ConditionalRow>>,
     /// Rows by the constant in a column; `None` where some row's cell is no constant.
     indexes: RefCell<BTreeMap<usize, Option<ViewIndex>>>,
@@ -183,8 +191,12 @@ pub(crate) struct Compiler {
     set_numbers: BTreeMap<Set, u32>,
     /// Values of constant scalar subqueries.
     scalars: Vec<Value>,
-    /// Base tables that constant queries read, in lower case.
-    constant_readers: BTreeSet<String>,
+    /// What SQLite has evaluated, to be evaluated again when its tables change.
+    constants: Vec<constants::ConstantQuery>,
+    /// Sets of constant queries that something other than a column over a domain was made of.
+    baked_sets: BTreeSet<u32>,
+    /// By block.
+    bindings: Vec<reads::Bindings>,
     tuples: HashMap<(usize, usize), Dictionary>,
     subqueries: HashMap<usize, Rc<Vec<ConditionalRow>>>,
     shared_bags: HashMap<usize, (graph::BagId, u32)>,

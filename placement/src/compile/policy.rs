@@ -3,14 +3,17 @@
 //! A constraint over groups becomes one template for all groups of its bag when no group without rows can
 //! violate it (or add to its sum), so that empty groups cost nothing; otherwise every group gets an expression.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target, Term};
+use super::delta::rebuild;
 use super::folded::{Group, KeyConstant};
 use super::group::Grouping;
 use super::join::{Frame, Match, Part};
 use super::joined::{Handle, Joined};
+use super::reads::{Reads, reads_of};
 use super::resolve::Wanted;
 use super::resolved::{Block, Expr, Operator, RelationId};
 use crate::dialect::ast::{self, Deferral, Goal, Infix, Sense};
@@ -33,6 +36,8 @@ pub(crate) struct PolicyOf {
     pub name: String,
     pub block: Rc<Block>,
     pub goal: Rc<Expr>,
+    /// What it reads of each source.
+    pub reads: Rc<Vec<Reads>>,
     pub kind: Kind,
     pub rows: Vec<RowIdentity>,
     pub grouping: Option<Grouping>,
@@ -44,6 +49,24 @@ pub(crate) struct PolicyOf {
     pub free_rows: Vec<u32>,
     /// Which joined row became which row of the policy, where it has no groups.
     pub joined: Joined,
+}
+
+impl PolicyOf {
+    fn new(name: String, (block, goal): (&Rc<Block>, &Rc<Expr>), kind: Kind) -> PolicyOf {
+        PolicyOf {
+            name,
+            block: Rc::clone(block),
+            goal: Rc::clone(goal),
+            reads: Rc::new(reads_of(block, Some(goal))),
+            kind,
+            rows: Vec::new(),
+            grouping: None,
+            template: None,
+            roots: Vec::new(),
+            free_rows: Vec::new(),
+            joined: Joined::new(block.sources.len()),
+        }
+    }
 }
 
 /// Hard, or soft in a tier.
@@ -135,18 +158,9 @@ impl Compiler {
             self.model
                 .set_deferrable(u32::try_from(policy).unwrap_or(u32::MAX));
         }
-        self.policies.push(PolicyOf {
-            name: constraint.name.clone(),
-            block: Rc::clone(&block),
-            goal: Rc::clone(&goal),
-            kind,
-            rows: Vec::new(),
-            grouping: None,
-            template: None,
-            roots: Vec::new(),
-            free_rows: Vec::new(),
-            joined: Joined::new(block.sources.len()),
-        });
+        let name = constraint.name.clone();
+        self.policies
+            .push(PolicyOf::new(name, (&block, &goal), kind));
         if block.grouped {
             self.compile_groups(policy, &block, &goal)
         } else {
@@ -463,6 +477,71 @@ impl Compiler {
             .set_part(grouping.bag, part, &row)
             .map_err(|e| model_error(place, &e))?;
         Ok(true)
+    }
+
+    /// Tells the graph the constants of groups whose component `component` has new names under these numbers; the
+    /// problem must be compiled again if such a group, empty, would not satisfy the template.
+    pub(super) fn introduce_names(
+        &mut self,
+        policy: usize,
+        grouping: &Grouping,
+        component: usize,
+        numbers: &BTreeSet<u32>,
+    ) -> Result<()> {
+        let (Some(template), Some(constants)) =
+            (self.policies[policy].template.clone(), &grouping.constants)
+        else {
+            return rebuild();
+        };
+        let keyed = grouping.components[component].keyed;
+        let half = if keyed { Half::Key } else { Half::Part };
+        if !reads(&template, half) {
+            return Ok(());
+        }
+        let place = self.policies[policy].goal.place;
+        let halves = |this: &Compiler, keyed: bool| -> Result<BTreeSet<Vec<Option<i64>>>> {
+            let wanted = if keyed { Half::Key } else { Half::Part };
+            if !reads(&template, wanted) {
+                return Ok(BTreeSet::from([vec![]]));
+            }
+            let count = match keyed {
+                true => this.key_count(grouping),
+                false => grouping.part_count(),
+            };
+            (0..count)
+                .map(|n| {
+                    let (part, key) = if keyed { (0, n) } else { (n, 0) };
+                    this.half_constants(grouping, constants, part, key, keyed, place)
+                })
+                .collect()
+        };
+        let others = halves(self, !keyed)?;
+        let kind = self.policies[policy].kind;
+        let (count, digit) = self.digits(grouping, component);
+        for n in (0..count).filter(|&n| numbers.contains(&digit(n))) {
+            let (part, key) = if keyed { (0, n) } else { (n, 0) };
+            if !self.is_whole(grouping, constants, (part, key), keyed) {
+                return rebuild();
+            }
+            let own = self.half_constants(grouping, constants, part, key, keyed, place)?;
+            for other in &others {
+                let (part, key) = if keyed { (other, &own) } else { (&own, other) };
+                let idle = match (empty_value(&template, part, key), kind) {
+                    (Ok(value), Kind::Hard) => value != Some(0),
+                    (Ok(value), Kind::Soft { .. }) => matches!(value, None | Some(0)),
+                    (Err(()), _) => false,
+                };
+                if !idle {
+                    return rebuild();
+                }
+            }
+            let told = match keyed {
+                true => self.model.set_key(grouping.bag, n, &own),
+                false => self.model.set_part(grouping.bag, n, &own),
+            };
+            told.map_err(|e| model_error(place, &e))?;
+        }
+        Ok(())
     }
 
     fn template(

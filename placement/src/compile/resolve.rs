@@ -5,11 +5,11 @@
 
 use std::rc::Rc;
 
-use super::Compiler;
 use super::resolved::{AggregateOf, Block, Expr, Link, Node, Operator, RelationId, SourceOf, Type};
+use super::{Compiler, Kinds};
 use crate::dialect::ast::{self, Infix, Literal, Prefix};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::tables::{Affinity, Value};
+use crate::tables::Value;
 
 /// The most sources of one block.
 const SOURCES_MAX: usize = 32;
@@ -72,7 +72,7 @@ fn any_node(expr: &ast::Expr, is: &impl Fn(&ast::Node) -> bool) -> bool {
     let any = |e: &ast::Expr| any_node(e, is);
     match &expr.node {
         Node::Literal(_) | Node::Column { .. } | Node::Exists(_) | Node::Scalar(_) => false,
-        Node::Aggregate(_, argument) => argument.as_deref().is_some_and(any),
+        Node::Aggregate(_, argument, _) => argument.as_deref().is_some_and(any),
         Node::Prefix(_, a) | Node::IsNull(a) | Node::IsTrue(a) | Node::InQuery(a, _) => any(a),
         Node::Infix(_, a, b) | Node::Same(a, b) => any(a) || any(b),
         Node::InList(a, list) => any(a) || list.iter().any(any),
@@ -367,6 +367,16 @@ impl Compiler {
         }
     }
 
+    fn resolve_condition(
+        &mut self,
+        expr: &ast::Expr,
+        scopes: &mut Vec<Scope>,
+        inner: &mut Vec<Link>,
+    ) -> Result<Expr> {
+        let resolved = self.resolve(expr, scopes, inner)?;
+        self.condition(resolved)
+    }
+
     fn in_scope(&self, name: &str, scopes: &[Scope]) -> bool {
         scopes.last().is_some_and(|scope| {
             scope.sources.iter().any(|s| {
@@ -457,15 +467,7 @@ impl Compiler {
             return Ok((ty, true));
         }
         let data = &entry.mirror;
-        let (mut text, mut number) = (false, false);
-        match data.schema.columns[column].affinity {
-            Affinity::Text => text = true,
-            Affinity::Integer | Affinity::Real => number = true,
-            Affinity::Any => {}
-        }
-        // SQLite lets a column hold values of another type than it declares.
-        text |= entry.kinds[column].text;
-        number |= entry.kinds[column].number;
+        let Kinds { text, number } = entry.kinds[column];
         match (text, number) {
             (true, true) => {
                 let name = &data.schema.columns[column].name;
@@ -526,8 +528,7 @@ impl Compiler {
                 Ok(apply(place, Type::Number, Operator::Negate, vec![a]))
             }
             ast::Node::Prefix(Prefix::Not, a) => {
-                let a = self.resolve(a, scopes, inner)?;
-                let a = self.condition(a)?;
+                let a = self.resolve_condition(a, scopes, inner)?;
                 Ok(apply(place, Type::Truth, Operator::Not, vec![a]))
             }
             ast::Node::Infix(op, a, b) => self.resolve_infix(place, *op, a, b, scopes, inner),
@@ -536,8 +537,7 @@ impl Compiler {
                 Ok(apply(place, Type::Truth, Operator::IsNull, vec![a]))
             }
             ast::Node::IsTrue(a) => {
-                let a = self.resolve(a, scopes, inner)?;
-                let a = self.condition(a)?;
+                let a = self.resolve_condition(a, scopes, inner)?;
                 Ok(apply(place, Type::Truth, Operator::IsTrue, vec![a]))
             }
             ast::Node::Same(a, b) => {
@@ -640,8 +640,9 @@ impl Compiler {
                 }
                 Ok(result)
             }
-            ast::Node::Aggregate(function, argument) => {
-                self.resolve_aggregate(place, *function, argument.as_deref(), scopes, inner)
+            ast::Node::Aggregate(function, argument, when) => {
+                let of = (*function, argument.as_deref(), *when);
+                self.resolve_aggregate(place, of, scopes, inner)
             }
             ast::Node::Call(name, args) => self.resolve_call(place, name, args, scopes, inner),
         }

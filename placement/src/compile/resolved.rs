@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::dialect::ast::{Aggregate, Infix};
+use crate::dialect::ast::{Aggregate, Infix, When};
 use crate::error::Place;
 use crate::tables::Value;
 
@@ -104,6 +104,7 @@ pub(crate) struct AggregateOf {
     pub place: Place,
     pub function: Aggregate,
     pub argument: Option<Expr>,
+    pub when: When,
 }
 
 /// A resolved select block.

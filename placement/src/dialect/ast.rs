@@ -85,6 +85,15 @@ pub enum Aggregate {
     AllDifferent,
 }
 
+/// Of which assignment an aggregate speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The one that is decided.
+    Decided,
+    /// What stands now: `present(sum(x))`. Decisions do not change it.
+    Present,
+}
+
 /// An expression and where it stands.
 #[derive(Clone, Debug)]
 pub struct Expr {
@@ -127,7 +136,7 @@ pub enum Node {
     /// `CASE WHEN c THEN v … ELSE e END`; a CASE with an operand is rewritten to equalities.
     Case(Vec<(Expr, Expr)>, Option<Box<Expr>>),
     /// An aggregate over the group.
-    Aggregate(Aggregate, Option<Box<Expr>>),
+    Aggregate(Aggregate, Option<Box<Expr>>, When),
     /// Any other function, by its name in lower case. On constants it is SQLite's.
     Call(String, Vec<Expr>),
 }

@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use sqlparser::tokenizer::Span;
 
 use super::ast::{
-    Aggregate, Expr, From, Infix, Item, Literal, Node, Prefix, Query, Relation, Select,
+    Aggregate, Expr, From, Infix, Item, Literal, Node, Prefix, Query, Relation, Select, When,
 };
 use super::script::{DECISION_PREFIX, absolute};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -505,6 +505,19 @@ impl Lowering {
         }
     }
 
+    /// `present(aggregate)`.
+    fn present(&self, argument: Option<Node>, span: Span) -> Result<Node> {
+        match argument {
+            Some(Node::Aggregate(aggregate, argument, When::Decided)) => {
+                Ok(Node::Aggregate(aggregate, argument, When::Present))
+            }
+            _ => {
+                let message = "present() takes one aggregate, as in present(sum(x))";
+                Err(Error::at(ErrorKind::Syntax, self.place(span), message))
+            }
+        }
+    }
+
     fn function(&self, function: &Function, span: Span) -> Result<Node> {
         let name = function.name.to_string().to_ascii_lowercase();
         if function.over.is_some() {
@@ -531,12 +544,16 @@ impl Lowering {
             }
         }
         let one = args.len() == 1 && !star;
+        if name == "present" {
+            let argument = args.pop().filter(|_| one && !distinct);
+            return self.present(argument.map(|arg| arg.node), span);
+        }
         let aggregate = match name.as_str() {
             "count" if star && args.is_empty() && !distinct => {
-                return Ok(Node::Aggregate(Aggregate::CountRows, None));
+                return Ok(Node::Aggregate(Aggregate::CountRows, None, When::Decided));
             }
             "count" if args.is_empty() && !star => {
-                return Ok(Node::Aggregate(Aggregate::CountRows, None));
+                return Ok(Node::Aggregate(Aggregate::CountRows, None, When::Decided));
             }
             "count" if distinct => Some(Aggregate::CountDistinct),
             "count" => Some(Aggregate::Count),
@@ -547,15 +564,7 @@ impl Lowering {
             // With two or more arguments these are SQLite's scalar functions.
             "min" if args.len() <= 1 => Some(Aggregate::Min),
             "max" if args.len() <= 1 => Some(Aggregate::Max),
-            "total"
-            | "group_concat"
-            | "string_agg"
-            | "any"
-            | "all"
-            | "increasing"
-            | "capacity_constraint"
-            | "json_group_array"
-            | "row_number" => {
+            name if REFUSED.contains(&name) => {
                 return self.unsupported(span, format!("the function {name}()"));
             }
             _ => None,
@@ -565,7 +574,8 @@ impl Lowering {
                 if distinct && aggregate != Aggregate::CountDistinct {
                     return self.unsupported(span, format!("DISTINCT in {name}(); only in COUNT"));
                 }
-                Ok(Node::Aggregate(aggregate, args.pop().map(Box::new)))
+                let argument = args.pop().map(Box::new);
+                Ok(Node::Aggregate(aggregate, argument, When::Decided))
             }
             Some(_) => {
                 let message = format!("{name}() takes one argument");
@@ -579,6 +589,19 @@ impl Lowering {
         }
     }
 }
+
+/// Functions that are refused by name: aggregates of others, and DCM's that are written otherwise here.
+const REFUSED: [&str; 9] = [
+    "total",
+    "group_concat",
+    "string_agg",
+    "any",
+    "all",
+    "increasing",
+    "capacity_constraint",
+    "json_group_array",
+    "row_number",
+];
 
 fn last_name(name: &ObjectName) -> String {
     match name.0.last() {

@@ -90,6 +90,10 @@ pub(crate) struct Vars {
     pub current: Vec<u32>,
     pub block: Vec<u32>,
     pub alive: Vec<bool>,
+    /// For a shadow the variable whose present value it has, else [`UNSET`].
+    pub shadow_of: Vec<u32>,
+    /// The shadow of a variable, or [`UNSET`].
+    pub shadow: Vec<u32>,
 }
 
 /// Everything that does not change while the search runs.
@@ -292,6 +296,8 @@ impl Model {
         vars.current.push(spec.current.unwrap_or(UNSET));
         vars.block.push(spec.block);
         vars.alive.push(true);
+        vars.shadow_of.push(UNSET);
+        vars.shadow.push(UNSET);
         let block = spec.block as usize;
         if self.graph.blocks.len() <= block {
             self.graph.blocks.resize(block + 1, Vec::new());
@@ -304,16 +310,49 @@ impl Model {
         id
     }
 
+    /// A variable that always has the present value of another one, and that nobody decides: what stands now, for
+    /// policies that compare it with what is decided.
+    pub fn shadow(&mut self, var: VarId) -> VarId {
+        let vars = &mut self.graph.vars;
+        let v = var.index();
+        if vars.shadow[v] != UNSET {
+            return VarId(vars.shadow[v]);
+        }
+        let id = vars.domain.len() as u32;
+        vars.domain.push(vars.domain[v]);
+        vars.allowed.push(vars.allowed[v]);
+        vars.nullable.push(vars.nullable[v]);
+        vars.current.push(vars.current[v]);
+        vars.block.push(vars.block[v]);
+        vars.alive.push(true);
+        vars.shadow_of.push(var.0);
+        vars.shadow.push(UNSET);
+        vars.shadow[v] = id;
+        let current = vars.current[v];
+        self.graph.nodes.add_var();
+        self.graph.bags.add_var();
+        self.state.add_var(current);
+        self.graph.version += 1;
+        VarId(id)
+    }
+
     /// Removes a decision that nothing uses any more.
     pub fn remove_var(&mut self, var: VarId) -> Result<(), ModelError> {
-        if self.graph.nodes.var_in_use(var) {
-            // What has lost its last use since the last refresh is no use.
-            self.graph.nodes.collect();
-        }
-        if self.graph.nodes.var_in_use(var) || self.graph.bags.var_in_use(var) {
-            return Err(ModelError::InUse(var.0));
-        }
         let v = var.index();
+        let shadow = self.graph.vars.shadow[v];
+        for used in [var.0, shadow].into_iter().filter(|&used| used != UNSET) {
+            let used = VarId(used);
+            if self.graph.nodes.var_in_use(used) {
+                // What has lost its last use since the last refresh is no use.
+                self.graph.nodes.collect();
+            }
+            if self.graph.nodes.var_in_use(used) || self.graph.bags.var_in_use(used) {
+                return Err(ModelError::InUse(used.0));
+            }
+        }
+        if shadow != UNSET {
+            self.graph.vars.alive[shadow as usize] = false;
+        }
         self.graph.vars.alive[v] = false;
         let block = self.graph.vars.block[v] as usize;
         self.graph.blocks[block].retain(|&other| other != var);
@@ -336,6 +375,17 @@ impl Model {
         let current = current.unwrap_or(UNSET);
         self.graph.vars.current[var.index()] = current;
         self.state.assign(&self.graph, var, current);
+        let shadow = self.graph.vars.shadow[var.index()];
+        if shadow != UNSET {
+            self.graph.vars.current[shadow as usize] = current;
+            self.state.assign(&self.graph, VarId(shadow), current);
+        }
+    }
+
+    /// Supposes that a variable had a value, for the expressions that are read next; its present value stays what it
+    /// is, and whoever supposes takes it back.
+    pub(crate) fn suppose(&mut self, var: VarId, value: Option<u32>) {
+        self.state.assign(&self.graph, var, value.unwrap_or(UNSET));
     }
 
     /// The present value of a variable.
@@ -388,9 +438,9 @@ impl Model {
 
     /// Live variables, in the order of their creation.
     pub fn vars(&self) -> impl Iterator<Item = VarId> + '_ {
-        let alive = &self.graph.vars.alive;
-        (0..alive.len())
-            .filter(|&v| alive[v])
+        let vars = &self.graph.vars;
+        (0..vars.alive.len())
+            .filter(|&v| vars.alive[v] && vars.shadow_of[v] == UNSET)
             .map(|v| VarId(v as u32))
     }
 }

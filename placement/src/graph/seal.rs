@@ -490,6 +490,23 @@ impl State {
             None => 0..entry.parts.len(),
         };
         let mut found = Vec::new();
+        if let Layout::Dense { stride } = entry.layout {
+            let state = &self.bags[bag as usize];
+            let keys = match key {
+                Some(key) => key..(key + 1).min(stride),
+                None => 0..stride,
+            };
+            for part in parts {
+                for key in keys.clone() {
+                    let slot = part * stride as usize + key as usize;
+                    let rows = state.numbers.get(slot * state.width as usize);
+                    if rows.is_some_and(|&rows| rows != 0) {
+                        found.push((part as u32, key));
+                    }
+                }
+            }
+            return found;
+        }
         for part in parts {
             let from = found.len();
             for &row in &entry.parts[part] {

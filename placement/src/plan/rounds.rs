@@ -131,12 +131,14 @@ fn park(
         }
         let from = model.current(var);
         let domain = model.domain_of(var).index() as u32;
-        let Some(waiters) = waiting.get(&(domain, from)) else {
-            continue;
-        };
-        let waiters: Vec<VarId> = waiters
-            .iter()
+        // Members of its block wait as well: for its zone, where they do not wait for its node.
+        let block = model.block_of(var).iter().copied();
+        let waiters: Vec<VarId> = waiting
+            .get(&(domain, from))
+            .into_iter()
+            .flatten()
             .copied()
+            .chain(block.filter(|member| remaining.contains_key(member)))
             .filter(|waiter| !served.contains(waiter))
             .collect();
         let values = model.permitted_values(var);

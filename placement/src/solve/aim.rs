@@ -50,7 +50,9 @@ impl Search<'_> {
         let mut targets = vec![Targets::default(); tiers];
         for &root in self.soft {
             let data = &graph.roots.root[root as usize];
-            if let RootKind::Soft { tier, .. } = data.kind {
+            // A declared tier has a constant root of its own, which is nothing to aim at.
+            let constant = graph.nodes.get(data.expr.0).op == Op::Const;
+            if let (RootKind::Soft { tier, .. }, false) = (data.kind, constant) {
                 let targets = &mut targets[graph.roots.tier_index(tier)];
                 targets.roots.push(root);
                 targets.guided = targets.guided || has_extremum(graph, data.expr.index() as u32);

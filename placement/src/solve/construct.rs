@@ -6,13 +6,16 @@
 use super::aim::Targets;
 use super::candidates::Candidates;
 use super::search::Search;
-use crate::graph::internal::{Graph, Totals};
+use crate::graph::internal::{Dependent, Graph, Totals};
 use crate::graph::{Cell, VarId};
 
 /// Candidates tried for each decision before the others are asked too.
 const SAMPLE: usize = 8;
 /// The same where a maximum says which candidates have room.
 const SAMPLE_COLD: usize = 4;
+
+/// Expressions looked through for a broken row over a decision; more are not about that decision alone.
+const OWN_NODES_MAX: usize = 64;
 
 /// Order of placement: how much of everything a decision carries, relative to its like.
 pub(crate) fn demands(graph: &Graph, vars: &[VarId]) -> Vec<f64> {
@@ -102,6 +105,17 @@ impl Search<'_> {
             self.force(&[(var, chosen)]);
             return;
         }
+        // A leader whose replica has gone breaks a row already: no worse is not good enough then, and what its block
+        // stands on is the first thing to try.
+        let own = self.breaks_own(var);
+        let goal = self.base.hinge - i64::from(own);
+        if own {
+            for value in self.block_values(var) {
+                if self.measure(&[(var, value)], &mut best) {
+                    chosen = value;
+                }
+            }
+        }
         let sample = if cold.is_some() { SAMPLE_COLD } else { SAMPLE };
         for _ in 0..sample {
             let value = match cold {
@@ -112,9 +126,7 @@ impl Search<'_> {
                 chosen = value;
             }
         }
-        let breaks = best
-            .as_ref()
-            .is_none_or(|best| best.hinge > self.base.hinge);
+        let breaks = best.as_ref().is_none_or(|best| best.hinge > goal);
         if breaks {
             // From a random start, so that many decisions do not pile up on the first value that fits.
             let start = self.rng.below(values.len());
@@ -122,15 +134,45 @@ impl Search<'_> {
                 let value = values[(start + index) % values.len()];
                 if self.measure(&[(var, value)], &mut best) {
                     chosen = value;
-                    if best
-                        .as_ref()
-                        .is_some_and(|best| best.hinge <= self.base.hinge)
-                    {
+                    if best.as_ref().is_some_and(|best| best.hinge <= goal) {
                         break;
                     }
                 }
             }
         }
         self.force(&[(var, chosen)]);
+    }
+
+    /// Whether a hard row over a few decisions, this one among them, is broken now.
+    fn breaks_own(&self, var: VarId) -> bool {
+        let mut seen: Vec<u32> = self.graph.nodes.lookups(var).collect();
+        let mut next = 0;
+        while let Some(&id) = seen.get(next) {
+            next += 1;
+            for dependent in self.graph.nodes.dependents(id) {
+                match dependent {
+                    Dependent::Root(root) if self.state.hinge[root as usize] > 0 => return true,
+                    Dependent::Node(parent) if !seen.contains(&parent) => seen.push(parent),
+                    Dependent::Root(_) | Dependent::Node(_) | Dependent::Row(_) => {}
+                }
+            }
+            if seen.len() > OWN_NODES_MAX {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// The values of the other decisions of a block that this one may have too.
+    pub(super) fn block_values(&self, var: VarId) -> Vec<u32> {
+        let block = self.graph.vars.block[var.index()] as usize;
+        let domain = self.graph.vars.domain[var.index()];
+        let others = self.graph.blocks[block].iter().copied();
+        others
+            .filter(|&other| other != var && self.graph.vars.domain[other.index()] == domain)
+            .map(|other| self.value(other))
+            .filter(|&value| self.candidates.permits(var, value))
+            .take(SAMPLE)
+            .collect()
     }
 }

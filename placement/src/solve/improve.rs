@@ -6,6 +6,7 @@ use super::aim::{End, Targets};
 use super::bound::lower_bounds;
 use super::search::Search;
 use crate::graph::VarId;
+use crate::graph::internal::UNSET;
 
 /// How often to aim again at something that can move further.
 const AIMS_MAX: usize = 4;
@@ -64,10 +65,10 @@ impl Search<'_> {
             let (Some((domain, hot)), Some((_, cold))) = (hot, cold) else {
                 break;
             };
-            let moved = match self.holder_that_permits(domain, hot, cold) {
-                Some(var) => self.step_down(var, cold),
-                None => self.settle_elsewhere(domain, hot),
-            };
+            let there = self
+                .holder_that_permits(domain, hot, cold)
+                .is_some_and(|var| self.step_down(var, cold));
+            let moved = there || self.settle_elsewhere(domain, hot);
             if moved {
                 self.remember();
                 (better, failures) = (true, 0);
@@ -168,6 +169,13 @@ impl Search<'_> {
             && self.candidates.permits(var, value)
         {
             return Some(value);
+        }
+        // Where moves are counted, home is the value to try.
+        let home = self.graph.vars.current[var.index()];
+        let away = home != UNSET && home != self.value(var);
+        if !self.goal.guided && away && self.rng.below(4) == 0 && self.candidates.permits(var, home)
+        {
+            return Some(home);
         }
         self.random_candidate(var)
     }

@@ -51,9 +51,21 @@ impl Search<'_> {
             return;
         }
         let from = self.value(var);
-        let all = values.len() <= VALUES;
-        let tries = if all { values.len() } else { VALUES };
+        // Who belongs together often has to stand together: a leader among its replicas.
+        for value in self.block_values(var) {
+            if value != from
+                && !self.is_tabu(var, value)
+                && self.measure(&[(var, value)], &mut best)
+            {
+                chosen.clear();
+                chosen.push((var, value));
+            }
+        }
+        let (all, tries) = (values.len() <= VALUES, values.len().min(VALUES));
         for index in 0..tries {
+            if best.as_ref().is_some_and(|best| best.hinge == 0) {
+                break;
+            }
             let value = if all {
                 values[index]
             } else {
@@ -65,9 +77,6 @@ impl Search<'_> {
             if self.measure(&[(var, value)], &mut best) {
                 chosen.clear();
                 chosen.push((var, value));
-            }
-            if best.as_ref().is_some_and(|best| best.hinge == 0) {
-                break;
             }
             if self.follow(var, value, changes) && self.measure(changes, &mut best) {
                 chosen.clone_from(changes);

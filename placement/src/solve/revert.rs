@@ -4,7 +4,9 @@
 //! undone where that breaks no row and worsens no tier: singly, then with the rest of its block, then along a cycle of
 //! decisions that took each other's places.
 
-use super::search::Search;
+use std::cmp::Ordering;
+
+use super::search::{FOLLOWERS_MAX, Search, compare_declared};
 use crate::graph::VarId;
 use crate::graph::internal::{Totals, UNSET};
 
@@ -59,7 +61,8 @@ impl Search<'_> {
         }
         self.state.propagate(self.graph);
         let after = &self.state.totals;
-        let ok = no_worse(after, &self.base);
+        let ok =
+            no_worse(after, &self.base) || compare_declared(after, &self.base) == Ordering::Less;
         self.state.undo(mark);
         if ok {
             self.force(changes);
@@ -69,7 +72,17 @@ impl Search<'_> {
 
     fn undo_one(&mut self, var: VarId) -> bool {
         let home = self.graph.vars.current[var.index()];
-        home != UNSET && self.harmless(&[(var, home)])
+        home != UNSET && (self.harmless(&[(var, home)]) || self.undo_with_followers(var, home))
+    }
+
+    /// `var` goes home, and what of its block stands with it comes along: a leader with the replica that it went to.
+    fn undo_with_followers(&mut self, var: VarId, home: u32) -> bool {
+        let graph = self.graph;
+        let members = &graph.blocks[graph.vars.block[var.index()] as usize];
+        let mut changes = Vec::new();
+        members.len() <= FOLLOWERS_MAX
+            && self.gather(var, home, members.iter().copied(), &mut changes)
+            && self.harmless(&changes)
     }
 
     fn undo_block(&mut self, var: VarId) -> bool {

@@ -27,6 +27,8 @@ impl Search<'_> {
             self.set_goal(0, false);
             if self.base.hinge > 0 {
                 self.repair();
+                // What drifted along plateaus goes home before others take its place.
+                self.revert();
             }
             if self.base.hinge == 0 {
                 self.improve_tiers(&targets);

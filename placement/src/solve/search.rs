@@ -16,10 +16,10 @@ use super::bound::Demands;
 use super::candidates::Candidates;
 use super::holders::Holders;
 use crate::graph::VarId;
-use crate::graph::internal::{Broken, Graph, Key, Layout, State, Totals, UNSET};
+use crate::graph::internal::{Broken, Graph, State, Totals, UNSET};
 
 /// A larger block is not a unit that moves together.
-const FOLLOWERS_MAX: usize = 64;
+pub(super) const FOLLOWERS_MAX: usize = 64;
 /// How many tries pass between two looks at the abort callback.
 const ABORT_EVERY: u64 = 256;
 
@@ -399,7 +399,7 @@ impl<'a> Search<'a> {
             }
             return self.gather(var, to, members.iter().copied(), changes);
         }
-        // A group is a scanned part of some bag with rows of several decisions.
+        // A group is a part of some bag with rows of several decisions, which place them or which they compare.
         let rows = graph.bags.rows_of(var).count();
         if rows == 0 {
             return false;
@@ -409,21 +409,16 @@ impl<'a> Search<'a> {
             return false;
         };
         let data = &graph.bags.rows[row as usize];
-        let bag = &graph.bags.bag[data.bag as usize];
-        if bag.layout != Layout::Scan {
+        let members = &graph.bags.bag[data.bag as usize].parts[data.part as usize];
+        if members.len() > FOLLOWERS_MAX {
             return false;
         }
-        let members = bag.parts[data.part as usize].iter().filter_map(|&row| {
-            match graph.bags.rows[row as usize].key {
-                Key::Of(var, _) => Some(var),
-                Key::Const(_) | Key::Expr(_) => None,
-            }
-        });
+        let members = members.iter().flat_map(|&row| graph.bags.vars_of(row));
         self.gather(var, to, members, changes)
     }
 
     /// The members that stand where `var` stands, all to `to`. False where that is `var` alone, or not permitted.
-    fn gather(
+    pub(super) fn gather(
         &self,
         var: VarId,
         to: u32,

@@ -21,6 +21,6 @@ optimal
 tier 0 4
 tier 1 1
 replicas 1,0 controllable__node "n1"
-replicas 1,1 controllable__node "n4"
+replicas 1,1 controllable__node "n3"
 replicas 2,0 controllable__node "n2"
-replicas 2,1 controllable__node "n3"
+replicas 2,1 controllable__node "n4"

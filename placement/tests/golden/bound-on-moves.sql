@@ -20,6 +20,6 @@ CREATE CONSTRAINT balance AS SELECT * FROM node_load l MINIMIZE max(l.load);
 optimal
 tier 0 6
 replicas 1,0 controllable__node "n3"
-replicas 1,1 controllable__node "n5"
+replicas 1,1 controllable__node "n2"
 replicas 2,0 controllable__node "n1"
 replicas 2,1 controllable__node "n1"

@@ -29,5 +29,5 @@ tier 2 1
 leaders 1 controllable__leader "n1"
 leaders 2 controllable__leader "n4"
 replicas 1,0 controllable__node "n1"
-replicas 1,1 controllable__node "n3"
+replicas 1,1 controllable__node "n1"
 replicas 2,0 controllable__node "n4"

@@ -21,6 +21,6 @@ WHERE r.current_node IS NOT NULL MINIMIZE (r.controllable__node <> r.current_nod
 optimal
 tier 0 11
 replicas 1,0 controllable__node "n1"
-replicas 1,1 controllable__node "n3"
+replicas 1,1 controllable__node "n5"
 replicas 2,0 controllable__node "n2"
 replicas 2,1 controllable__node "n4"

@@ -20,6 +20,6 @@ CREATE CONSTRAINT stay AS SELECT * FROM replicas r MINIMIZE r.controllable__node
 optimal
 tier 0 -34
 replicas 1,0 controllable__node "n1"
-replicas 1,1 controllable__node "n5"
+replicas 1,1 controllable__node "n3"
 replicas 2,0 controllable__node "n3"
 replicas 2,1 controllable__node "n1"

@@ -21,7 +21,13 @@ const MISSING_MAX: usize = 1_024;
 impl Replication {
     pub(super) fn unreachable(&mut self, node: NodeId) {
         for group in self.groups.values_mut() {
-            if !group.is_leader() || group.installing {
+            if group.installing {
+                continue;
+            }
+            if !group.is_leader() {
+                if group.node_of(group.leader()) == Some(node) {
+                    group.expect_election();
+                }
                 continue;
             }
             let there = group.configuration.members().filter(|m| m.node == node);

@@ -176,13 +176,16 @@ impl Indexing {
                 continue;
             }
             let threshold = self.thresholds.of(&first.key);
-            pointer::merge(
+            let is_superseded = pointer::merge(
                 &*desk.index,
                 &first.key,
                 &pointers,
                 threshold,
                 &mut displaced,
             )?;
+            if is_superseded {
+                desk.superseded.note(&first.key);
+            }
             for pointer in &pointers {
                 desk.live.set(pointer);
             }

@@ -66,6 +66,9 @@ pub(super) fn merge_files(
         for pointer in &filled.displaced {
             desk.live.clear(pointer);
         }
+        for key in &filled.superseded {
+            desk.superseded.note(key);
+        }
     }
     Ok(())
 }
@@ -101,6 +104,8 @@ struct Filled {
     live: LiveMap,
     /// Pointers into other files that its own displaced.
     displaced: Vec<Pointer>,
+    /// Keys with more than one version.
+    superseded: Vec<Vec<u8>>,
 }
 
 /// What all pieces share.
@@ -159,16 +164,19 @@ impl Filling<'_, '_> {
         filled: &mut Filled,
     ) -> Result<(), IndexError> {
         let threshold = self.thresholds.of(key);
-        match self.before {
+        let is_superseded = match self.before {
             Before::Nothing => {
-                for pointer in pointer::put_fresh(self.index, key, list, threshold, displaced)? {
-                    filled.live.set(&pointer);
-                }
+                let put = pointer::put_fresh(self.index, key, list, threshold, displaced)?;
+                put.iter().for_each(|pointer| filled.live.set(pointer));
+                put.len() > 1
             }
             Before::OtherFiles => {
                 list.iter().for_each(|pointer| filled.live.set(pointer));
-                pointer::merge(self.index, key, &list, threshold, displaced)?;
+                pointer::merge(self.index, key, &list, threshold, displaced)?
             }
+        };
+        if is_superseded {
+            filled.superseded.push(key.to_vec());
         }
         for pointer in displaced.drain(..) {
             match self.numbers.contains(&pointer.file) {

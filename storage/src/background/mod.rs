@@ -5,6 +5,7 @@
 //! which files get into the manifest is the order of their numbers.
 
 mod checkpoint;
+mod collecting;
 mod indexing;
 mod merging;
 pub(crate) mod rebuild;
@@ -15,12 +16,13 @@ use std::io;
 use std::sync::Arc;
 
 pub(crate) use checkpoint::{Checkpoint, Repaired};
+pub(crate) use collecting::{Collect, Superseded};
 pub(crate) use indexing::{FinishedFile, Indexing, Stamp};
 pub(crate) use reclaim::{Depth, Reclaim};
 pub(crate) use upkeep::{Count, Drop, Forget, Scrub, Space, Stop, Trim};
 
 use crate::disk::Disk;
-use crate::index::{Index, IndexError, IndexFactory};
+use crate::index::{Index, IndexError, IndexFactory, no_index};
 use crate::live::LiveMap;
 use crate::log::segment::Fill;
 use crate::manifest::{Edit, IndexState, Manifest, ManifestError};
@@ -41,6 +43,8 @@ pub(crate) struct Desk {
     pub live: LiveMap,
     /// Whether `live` has been counted to its end since the start.
     pub live_complete: bool,
+    /// Keys to be looked at again when their older versions are out of reach.
+    pub superseded: Superseded,
 }
 
 /// Why a piece of work was given up.
@@ -78,6 +82,27 @@ pub(crate) fn disk_trouble(what: &str) -> impl FnOnce(io::Error) -> Trouble + us
 }
 
 impl Desk {
+    /// A desk whose index is not open yet.
+    pub fn new(
+        disk: &Arc<dyn Disk>,
+        options: &Arc<Options>,
+        factory: Box<dyn IndexFactory>,
+        manifest: Manifest,
+        files: FileTable,
+    ) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            options: Arc::clone(options),
+            index: no_index(),
+            factory,
+            manifest,
+            files,
+            live: LiveMap::default(),
+            live_complete: false,
+            superseded: Superseded::default(),
+        }
+    }
+
     /// Makes sure that the next start rebuilds the index.
     pub fn distrust_index(&mut self) {
         let state = IndexState {
@@ -106,6 +131,7 @@ pub(crate) enum Task {
     Abort(Box<Import>),
     Drop(Drop),
     Forget(Forget),
+    Collect(Collect),
     Reclaim(Reclaim),
     Count(Count),
     Scrub(Scrub),
@@ -141,6 +167,7 @@ impl BackgroundWork {
             }
             Task::Drop(drop) => drop.step(desk),
             Task::Forget(forget) => forget.step(desk),
+            Task::Collect(collect) => collect.step(desk),
             Task::Reclaim(reclaim) => reclaim.step(desk),
             Task::Count(count) => count.step(desk),
             Task::Scrub(scrub) => scrub.step(desk),

@@ -4,10 +4,11 @@
 //! takes the new file in and the old ones out; then the pointers follow. A rewritten record keeps its
 //! version, so a crash in between leaves two copies of the same, which merging puts right.
 //!
-//! A *deep* reclaim also drops deletes. A delete may go only when no file can hold an older record of
-//! its key, or a rebuild of the index would bring that one back; what each file says of its oldest
-//! record decides it. To make that line rise, a deep reclaim asks the index of each record whether it is
-//! the newest of its key: then it cannot be what any delete hides, and counts as new.
+//! A *deep* reclaim also drops deletes. A delete may go only when the index has no older version of its
+//! key, which a reader may still ask for, and when no other file can hold an older record of it, or a
+//! rebuild of the index would bring that one back; what each file says of its oldest record decides it.
+//! To make that line rise, a deep reclaim asks the index of each record whether it is the newest of its
+//! key: then it cannot be what any delete hides, and counts as new.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -247,10 +248,11 @@ impl Reclaim {
             let from = pointer_to(moved.from, moved.ordinal as usize, &moved.entry);
             let mut is_newest = false;
             if self.depth == Depth::Deep {
-                let entry = pointer::get(&*desk.index, key)?;
-                let newest = entry.and_then(|entry| entry.list.first().copied());
-                is_newest = newest == Some(from);
-                if deletes_go && is_newest && moved.entry.is_delete {
+                let entry = pointer::get(&*desk.index, key)?.unwrap_or_default();
+                is_newest = entry.list.first() == Some(&from);
+                // What it hides may still be asked for, and then lies in this very file.
+                let hides_nothing = entry.list.len() == 1 && !entry.has_history;
+                if deletes_go && is_newest && hides_nothing && moved.entry.is_delete {
                     continue;
                 }
             }

@@ -119,6 +119,7 @@ impl Count {
         let mut last = Vec::new();
         let mut bad: Option<IndexError> = None;
         let (tree, live) = (self.tree, &mut desk.live);
+        let superseded = &mut desk.superseded;
         desk.index.range(
             tree,
             &self.from,
@@ -132,7 +133,12 @@ impl Count {
                     }
                 };
                 match pointers {
-                    Ok(pointers) => pointers.iter().for_each(|pointer| live.set(pointer)),
+                    Ok(pointers) => {
+                        if pointers.len() > 1 {
+                            superseded.note(key);
+                        }
+                        pointers.iter().for_each(|pointer| live.set(pointer));
+                    }
                     Err(error) => bad = Some(error),
                 }
                 seen += 1;

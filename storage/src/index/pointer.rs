@@ -115,7 +115,7 @@ pub(crate) struct Pointer {
 /// Bytes of a pointer, about: for making room ahead.
 const POINTER_BYTES: usize = 24;
 /// Pointers in a key's own entry; older ones go to the history tree.
-const INLINE_MAX: usize = 4;
+const INLINE_MAX: usize = 12;
 
 /// The entry of a key, newest version first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -344,14 +344,38 @@ fn retain(pointers: &mut Vec<Pointer>, threshold: Version, displaced: &mut Vec<P
     }
 }
 
-/// Merges new pointers of a key in. Pointers that no longer count, old or new, go to `displaced`.
+/// Drops from a key's entry what cannot be asked for any more; it goes to `displaced`. Whether the entry
+/// still holds a version that a newer one has replaced.
+pub(crate) fn collect(
+    index: &dyn Index,
+    key: &[u8],
+    threshold: Version,
+    displaced: &mut Vec<Pointer>,
+) -> Result<bool, IndexError> {
+    let Some(entry) = get(index, key)? else {
+        return Ok(false);
+    };
+    let mut old = entry.list;
+    if entry.has_history {
+        old.extend(history(index, key, Version::MAX, usize::MAX)?);
+    }
+    let mut new = old.clone();
+    retain(&mut new, threshold, displaced);
+    if new != old {
+        store(index, key, &old, entry.has_history, &new)?;
+    }
+    Ok(new.len() > 1)
+}
+
+/// Merges new pointers of a key in. Pointers that no longer count, old or new, go to `displaced`. Whether
+/// the entry then holds a version that a newer one has replaced.
 pub(crate) fn merge(
     index: &dyn Index,
     key: &[u8],
     new: &[Pointer],
     threshold: Version,
     displaced: &mut Vec<Pointer>,
-) -> Result<(), IndexError> {
+) -> Result<bool, IndexError> {
     let entry = get(index, key)?;
     let old_has_history = entry.as_ref().is_some_and(|entry| entry.has_history);
     let mut old = entry.map_or_else(Vec::new, |entry| entry.list);
@@ -361,10 +385,10 @@ pub(crate) fn merge(
     let mut merged = old.clone();
     merge_lists(&mut merged, new, displaced);
     retain(&mut merged, threshold, displaced);
-    if merged == old {
-        return Ok(());
+    if merged != old {
+        store(index, key, &old, old_has_history, &merged)?;
     }
-    store(index, key, &old, old_has_history, &merged)
+    Ok(merged.len() > 1)
 }
 
 /// Merges two lists, newest first; of equal versions the later file counts.

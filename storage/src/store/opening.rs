@@ -14,7 +14,6 @@ use crate::background::{Desk, rebuild};
 use crate::cache::ValueCache;
 use crate::disk::OpenMode;
 use crate::index::IndexKey;
-use crate::live::LiveMap;
 use crate::log::segment::LOG_DIR;
 use crate::log::{GroupLog, Groups, LogContext, LogView, recover};
 use crate::manifest::{self, Edit, IndexState, Manifest, ManifestError, State};
@@ -102,16 +101,7 @@ impl Store {
         }
 
         let files = open_files(&*disk, &manifest.state, &mut report)?;
-        let mut desk = Desk {
-            disk: Arc::clone(&disk),
-            options: Arc::clone(&options),
-            index: crate::index::no_index(),
-            factory: index,
-            manifest,
-            files: files.clone(),
-            live: LiveMap::default(),
-            live_complete: false,
-        };
+        let mut desk = Desk::new(&disk, &options, index, manifest, files.clone());
         // sled may panic on what it finds: then it is damaged, and is rebuilt.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             rebuild::open_index(&mut desk, boot, &mut report)

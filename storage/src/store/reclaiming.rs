@@ -9,8 +9,9 @@
 use std::collections::BTreeSet;
 
 use super::Store;
-use crate::FileNumber;
-use crate::background::{Depth, Desk, Reclaim};
+use crate::background::{Collect, Depth, Desk, Reclaim};
+use crate::threshold::Thresholds;
+use crate::{FileNumber, Micros};
 
 /// What is known about reclaims to come.
 #[derive(Debug, Default)]
@@ -22,6 +23,10 @@ pub(super) struct Reclaims {
     /// Files that are damaged where no row is: to be reclaimed however dense they are.
     pub bad_footers: BTreeSet<FileNumber>,
     deep: DeepRound,
+    /// When the last checkpoint was complete.
+    pub checkpointed_at: Micros,
+    /// Superseded versions are not looked at before.
+    collect_at: Micros,
 }
 
 /// A round of deep reclaims: see [`Reclaim`].
@@ -35,6 +40,36 @@ struct DeepRound {
 }
 
 impl Store {
+    /// A look at superseded versions. Keys that change all the time lose them by themselves, so this
+    /// waits for a pause between checkpoints, unless space is short.
+    pub(super) fn next_collect(&mut self) -> Option<Collect> {
+        let desk = self.desk.as_ref()?;
+        let reclaims = &self.schedule.reclaims;
+        let pause_us = self.options.collect_after_ms * 1_000;
+        let is_calm = self.now.0 >= reclaims.checkpointed_at.0 + pause_us;
+        let wanted = is_calm || self.space_is_short();
+        if desk.superseded.is_empty() || !wanted || self.now < reclaims.collect_at {
+            return None;
+        }
+        Some(Collect::new(Thresholds::new(&self.thresholds)))
+    }
+
+    pub(super) fn collect_done(&mut self, collect: &Collect) {
+        let reclaims = &mut self.schedule.reclaims;
+        reclaims.due |= collect.collected > 0;
+        if collect.round_over {
+            let pause_ms = self
+                .options
+                .collect_after_ms
+                .min(self.options.disk_check_ms);
+            reclaims.collect_at = Micros(self.now.0 + pause_ms * 1_000);
+        }
+    }
+
+    fn space_is_short(&self) -> bool {
+        self.schedule.available_bytes / 4 < self.options.disk_low_bytes
+    }
+
     /// The files that are worth rewriting now.
     pub(super) fn next_reclaim(&mut self) -> Option<Reclaim> {
         let desk = self.desk.as_ref()?;
@@ -83,8 +118,7 @@ impl Store {
         let live = desk.live.total_bytes();
         let dead = records.saturating_sub(live);
         let share = live * 100 < records * u64::from(self.options.reclaim_below_percent);
-        let space_is_short = self.schedule.available_bytes / 4 < self.options.disk_low_bytes;
-        (share && dead > self.options.reclaim_dead_bytes) || space_is_short
+        (share && dead > self.options.reclaim_dead_bytes) || self.space_is_short()
     }
 
     /// Deletes that have nothing left to hide.

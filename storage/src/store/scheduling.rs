@@ -197,6 +197,9 @@ impl Store {
         if let Some(count) = self.schedule.count.take() {
             return Some(Task::Count(count));
         }
+        if let Some(collect) = self.next_collect() {
+            return Some(Task::Collect(collect));
+        }
         if let Some(reclaim) = self.next_reclaim() {
             return Some(Task::Reclaim(reclaim));
         }
@@ -360,6 +363,7 @@ impl Store {
                 self.schedule.forget_due |= self.desk.as_ref().is_some_and(Forgetting::is_needed);
             }
             Task::Forget(forget) => self.schedule.forget = Some(forget),
+            Task::Collect(collect) => self.collect_done(&collect),
             Task::Reclaim(reclaim) => self.reclaim_done(&reclaim),
             Task::Count(count) if count.finished => self.schedule.reclaims.due = true,
             Task::Count(count) => self.schedule.count = Some(count),
@@ -384,6 +388,7 @@ impl Store {
             Task::Stop(_) => self.schedule.stopping = Stopping::Done,
             // The frozen memtable is still there; a reclaim is chosen anew; a pin needs no space.
             Task::Checkpoint(_)
+            | Task::Collect(_)
             | Task::Reclaim(_)
             | Task::Pin(_)
             | Task::ImportChunk(_)
@@ -415,6 +420,7 @@ impl Store {
         self.schedule.reclaims.due = true;
         self.schedule.trim_due = true;
         self.schedule.reclaims.impossible.clear();
+        self.schedule.reclaims.checkpointed_at = self.now;
         self.rows_moved();
         self.stats.checkpoints += 1;
         self.event(Event::Checkpointed);

@@ -406,8 +406,18 @@ impl Gate {
 
     /// `a / b`, truncating; the divisor must not be able to be 0.
     pub(crate) fn divide(&mut self, a: &Linear, b: &Linear) -> Result<Linear, TooWide> {
-        let ((a, a_low, a_high), (b, _, _)) = (self.view(a)?, self.view(b)?);
-        let most = a_low.abs().max(a_high.abs());
+        if a.is_constant() && b.is_constant() {
+            let quotient = a.constant.checked_div(b.constant).ok_or(TooWide)?;
+            return Ok(Linear::constant(quotient));
+        }
+        let ((a, a_low, a_high), (b, b_low, b_high)) = (self.view(a)?, self.view(b)?);
+        let least = b_low.max(-b_high).max(1);
+        let most = a_low.abs().max(a_high.abs()) / least;
+        // The solver multiplies the quotient, and one more, back in 32 bits.
+        let product = (most + 1).checked_mul(b_low.abs().max(b_high.abs()));
+        if product.is_none_or(|product| product > i128::from(i32::MAX)) {
+            return Err(TooWide);
+        }
         let quotient = self.bounded(-most, most)?;
         if !self.is_dead() {
             let constraint = pumpkin_solver::division(a, b, quotient, self.tag);

@@ -45,6 +45,29 @@ fn a_cut_off_leader_is_replaced_within_three_seconds() {
     }
 }
 
+/// Whoever sees that the leader's process is gone need not draw lots: all shards lead again soon after the
+/// promises have ended.
+#[test]
+fn a_leader_whose_connection_broke_is_replaced_within_a_second() {
+    for seed in 0..50 {
+        let mut world = quiet_world(seed);
+        write(&mut world, 1).expect("the leader serves");
+        let gone = world.machines[1].id;
+        world.kill(1);
+        for node in [0, 2] {
+            world.event(node, Event::PeerUnreachable { node: gone });
+        }
+        assert!(
+            world.run_until(1_000, |world| world
+                .leader(S)
+                .is_some_and(|leader| leader != 1)),
+            "seed {seed}"
+        );
+        write(&mut world, 0).expect("the majority serves");
+        world.finish().map(drop).expect("the history holds");
+    }
+}
+
 /// Scenario 7: a proposal of an old term, after the leader lost its leadership.
 #[test]
 fn a_proposal_of_a_deposed_leader_is_reported_lost() {
