@@ -114,7 +114,8 @@ fn sequences_of_faults_break_no_promise() {
         Fault::ElectionStorm,
         Fault::LeftWithLearners,
     ];
-    hold(900..908, Workload::ALL, &faults);
+    // 908: a node paused between two looks at its clock asked for the same lease for ever.
+    hold(900..910, Workload::ALL, &faults);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use rig::{Rig, SHARD, delete, put, rng};
 use synod_storage::disk::{Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
-    Event, KeyRange, LogBatch, Options, Pressure, ReadResult, ReplicaId, ShardId, Space, Version,
+    Event, KeyRange, Lane, LogBatch, LogError, Micros, Options, Pressure, ReadResult, ReplicaId,
+    ShardId, Space, Version,
 };
 
 #[test]
@@ -211,6 +212,80 @@ fn a_slow_group_does_not_pin_the_log() {
     rig.power_loss(Survival::Nothing, Rot::Gone);
     let read = rig.entries(slow, stuck[0].id.index, stuck[2].id.index + 1);
     assert_eq!(read, stuck);
+}
+
+/// Lets all jobs but the log's make progress, asks for entries, and then lets the log go on. Whether
+/// the entries have to wait for it; they must not be answered before.
+fn has_to_wait(rig: &mut Rig, shard: ShardId, (lo, hi): (u64, u64)) -> bool {
+    let mut late = Vec::new();
+    let mut jobs = Vec::new();
+    loop {
+        rig.store.take_jobs(&mut jobs);
+        if jobs.is_empty() {
+            break;
+        }
+        for mut job in jobs.drain(..) {
+            if job.lane() == Lane::Log {
+                late.push(job);
+            } else {
+                rig::run_job(&mut job);
+                rig.store.complete(job).unwrap();
+            }
+        }
+    }
+    // What a trim has fetched for itself can be read once.
+    let first = rig.store.log().entries(shard, lo, hi, 1 << 20);
+    let entries = first.and_then(|_| rig.store.log().entries(shard, lo, hi, 1 << 20));
+    let on_disk = matches!(entries, Err(LogError::Temporarily));
+    if on_disk {
+        let mut events = Vec::new();
+        rig.store.take_events(&mut events);
+        events.clear();
+        rig.store.fetch(shard, lo, hi);
+        rig.store.take_events(&mut events);
+        assert!(events.is_empty(), "nothing was read: {events:?}");
+        rig.store.take_jobs(&mut jobs);
+    }
+    let waits = on_disk && jobs.is_empty();
+    for mut job in late.into_iter().chain(jobs) {
+        rig::run_job(&mut job);
+        rig.store.complete(job).unwrap();
+    }
+    waits
+}
+
+/// Entries that a trim writes anew are in no cache while their batch is on its way to the disk. Who asks
+/// for them is answered when it is there: an answer at once would be asked again for ever.
+#[test]
+fn a_fetch_waits_for_a_batch_on_its_way() {
+    let no_cache = Options {
+        entry_cache_bytes: 0,
+        ..Options::tiny()
+    };
+    let mut rig = Rig::sim_with(8, no_cache);
+    let slow = ShardId(2);
+    rig.create(slow, ReplicaId(22)).unwrap();
+    let stuck: Vec<_> = (0..3)
+        .map(|n| rig.submit(slow, vec![put(format!("z-{n}"), vec![n; 200])]))
+        .collect();
+    rig.run().unwrap();
+    let (lo, hi) = (stuck[0].id.index, stuck[2].id.index + 1);
+    let mut waited = 0;
+    for round in 0..2_000u32 {
+        let change = put(format!("key-{:03}", round % 50), vec![7; 500]);
+        let entry = rig.submit(SHARD, vec![change]);
+        rig.now += 1_000;
+        rig.store.tick(Micros(rig.now));
+        // Whatever the log's first job leads to, and what that does.
+        for _ in 0..3 {
+            waited += u32::from(has_to_wait(&mut rig, slow, (lo, hi)));
+        }
+        rig.apply_entry(SHARD, &entry);
+        let threshold = Version(rig.version);
+        rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+    }
+    assert!(waited > 0, "nothing was ever written anew");
+    assert_eq!(rig.entries(slow, lo, hi), stuck);
 }
 
 /// Two shards share segments; one of them applies late, so that its entries are spread over segments

@@ -103,7 +103,7 @@ impl Node {
         }
         self.update_serving();
         self.register(now);
-        self.begin(now, effects)
+        self.begin(effects)
     }
 
     /// A replica is here: the participant opens it, and replication learns its keys.

@@ -356,19 +356,19 @@ impl Node {
         if ticked {
             self.tick(now, &mut effects);
         }
-        self.settle(now, &mut effects)?;
-        while self.send(now, &mut effects) {
-            self.settle(now, &mut effects)?;
+        self.settle(&mut effects)?;
+        while self.send(self.now(), &mut effects) {
+            self.settle(&mut effects)?;
         }
         self.give_disk_work();
         Ok(())
     }
 
     /// Carries out what recovery or creation asked for, before the first turn.
-    pub(super) fn begin(&mut self, now: Now, mut effects: Effects) -> Result<(), NodeError> {
-        self.settle(now, &mut effects)?;
-        while self.send(now, &mut effects) {
-            self.settle(now, &mut effects)?;
+    pub(super) fn begin(&mut self, mut effects: Effects) -> Result<(), NodeError> {
+        self.settle(&mut effects)?;
+        while self.send(self.now(), &mut effects) {
+            self.settle(&mut effects)?;
         }
         self.give_disk_work();
         Ok(())
@@ -529,8 +529,13 @@ impl Node {
     }
 
     /// Lets the cores talk to each other until none has anything left to say.
-    fn settle(&mut self, now: Now, effects: &mut Effects) -> Result<(), NodeError> {
+    ///
+    /// Each round reads the clock. A process that was paused in the midst of a turn would otherwise go
+    /// round for ever: a lease that holds by the time at which the turn began, and not by the time at
+    /// which the state has been read, is asked for again at the former.
+    fn settle(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
         loop {
+            let now = self.now();
             for effect in std::mem::take(&mut effects.membership) {
                 self.carry_membership(now, effect, effects)?;
             }

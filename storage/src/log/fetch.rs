@@ -20,6 +20,17 @@ pub(crate) struct FetchQuery {
     runs: Vec<(Run, Placement)>,
 }
 
+/// How entries that are in no cache are to be had.
+#[derive(Debug)]
+pub(crate) enum FetchPlan {
+    /// By reading.
+    Read(FetchQuery),
+    /// They are being written anew, and can be read when that batch is placed.
+    Unplaced,
+    /// There is nothing to read.
+    Nothing,
+}
+
 /// What was read.
 #[derive(Debug)]
 pub(crate) struct Fetched {
@@ -35,16 +46,17 @@ pub(crate) struct Fetched {
 const BYTES_MAX: u64 = 4 << 20;
 
 impl FetchQuery {
-    /// The runs between `lo`, included, and `hi`, excluded, as far as one fetch goes; `None` if there
-    /// is nothing to read.
-    pub fn new(
+    /// The runs between `lo`, included, and `hi`, excluded, as far as one fetch goes.
+    pub fn plan(
         disk: &Arc<dyn Disk>,
         view: &LogView,
         placements: &BTreeMap<BatchSeq, Placement>,
         (shard, lo, hi): (ShardId, u64, u64),
-    ) -> Option<Self> {
+    ) -> FetchPlan {
         let groups = view.lock();
-        let group = groups.groups.get(&shard)?;
+        let Some(group) = groups.groups.get(&shard) else {
+            return FetchPlan::Nothing;
+        };
         let cached_first = group
             .cached
             .front()
@@ -52,12 +64,15 @@ impl FetchQuery {
         let mut runs = Vec::new();
         let mut bytes = 0;
         let mut batch = None;
+        let mut unplaced = false;
         for run in group.runs.iter().skip_while(|run| run.last() < lo) {
             if run.first >= hi.min(cached_first) || bytes > BYTES_MAX {
                 break;
             }
-            // Not placed yet means not synced yet, and then it is in the cache.
+            // New entries are in the cache until they are placed; those that a trim has written anew
+            // are not.
             let Some(placement) = placements.get(&run.batch) else {
+                unplaced = true;
                 break;
             };
             if batch != Some(run.batch) {
@@ -66,13 +81,16 @@ impl FetchQuery {
             }
             runs.push((*run, *placement));
         }
-        let replica = group.replica;
-        (!runs.is_empty()).then(|| Self {
-            disk: Arc::clone(disk),
-            shard,
-            replica,
-            runs,
-        })
+        match (runs.is_empty(), unplaced) {
+            (true, true) => FetchPlan::Unplaced,
+            (true, false) => FetchPlan::Nothing,
+            (false, _) => FetchPlan::Read(Self {
+                disk: Arc::clone(disk),
+                shard,
+                replica: group.replica,
+                runs,
+            }),
+        }
     }
 }
 

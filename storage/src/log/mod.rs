@@ -37,7 +37,7 @@ mod writer;
 
 pub use batch::LogBatch;
 pub(crate) use batch::Record;
-pub(crate) use fetch::{FetchQuery, Fetched, fetch};
+pub(crate) use fetch::{FetchPlan, FetchQuery, Fetched, fetch};
 pub(crate) use recover::{LogContext, Segment, recover};
 pub(crate) use view::{GroupLog, Groups};
 pub use view::{LogError, LogView};

@@ -171,9 +171,14 @@ impl Store {
         self.synced = work.sequence;
         self.syncs += 1;
         self.writer = Some(work.writer);
-        let mut groups = self.view.lock();
-        groups.synced = self.synced;
-        groups.evict();
+        {
+            let mut groups = self.view.lock();
+            groups.synced = self.synced;
+            groups.evict();
+        }
+        for (shard, lo, hi) in std::mem::take(&mut self.unplaced_fetches) {
+            self.fetch(shard, lo, hi);
+        }
         Ok(())
     }
 

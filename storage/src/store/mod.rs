@@ -26,7 +26,7 @@ use crate::background::{BackgroundWork, Desk};
 use crate::cache::ValueCache;
 use crate::disk::Disk;
 use crate::index::Index;
-use crate::log::{FetchQuery, LogWork, LogWriter, Placement, Record, Segment};
+use crate::log::{FetchPlan, FetchQuery, LogWork, LogWriter, Placement, Record, Segment};
 use crate::manifest::ThresholdState;
 use crate::memtable::Memtable;
 use crate::reader::{Query, ReadWork};
@@ -100,6 +100,8 @@ pub struct Store {
     sealed: bool,
     segments: BTreeMap<SegmentNumber, Segment>,
     placements: BTreeMap<BatchSeq, Placement>,
+    /// Shards and ranges of entries that are asked for again when the next batch is placed.
+    unplaced_fetches: Vec<(ShardId, u64, u64)>,
     spares: Vec<String>,
     /// Spares that a write in flight may take.
     spares_out: usize,
@@ -261,9 +263,10 @@ impl Store {
 
     /// Asks for entries that [`LogView::entries`] said are on disk only. [`Event::Fetched`] follows.
     pub fn fetch(&mut self, shard: ShardId, lo: u64, hi: u64) {
-        match FetchQuery::new(&self.disk, &self.view, &self.placements, (shard, lo, hi)) {
-            Some(query) => self.queries.push_back(Query::Fetch(query)),
-            None => self.events.push(Event::Fetched { shard }),
+        match FetchQuery::plan(&self.disk, &self.view, &self.placements, (shard, lo, hi)) {
+            FetchPlan::Read(query) => self.queries.push_back(Query::Fetch(query)),
+            FetchPlan::Unplaced => self.unplaced_fetches.push((shard, lo, hi)),
+            FetchPlan::Nothing => self.events.push(Event::Fetched { shard }),
         }
     }
 }

@@ -132,6 +132,7 @@ impl Store {
             sealed: true,
             segments: log.segments,
             placements: log.placements,
+            unplaced_fetches: Vec::new(),
             spares: log.spares,
             spares_out: 0,
             next_spare: log.next_spare,
