@@ -464,12 +464,7 @@ async fn policies_are_applied_live_refused_with_rows_and_a_drain_ends_empty() {
     // What can hold is previewed, which moves nothing, and applied.
     write(&statement(&format!("MINIMIZE n.zone = '{crowded}' TIER 0")));
     let (code, text) = synod(&cluster, &["policy", "preview", &path]);
-    // One replica must move; one more makes room where that took a node beyond its share of them.
-    let told = [1, 2].into_iter().find(|n| {
-        let moves = format!(" {n} replicas and ");
-        text.contains(&moves)
-    });
-    let told = told.filter(|_| code == Some(0)).expect(&text);
+    let told = previewed(&text).filter(|_| code == Some(0)).expect(&text);
     let unmoved = settle(&cluster, 3, |_| true).await;
     let places = |report: &Report| -> BTreeMap<u64, BTreeSet<String>> {
         report.shards.iter().map(|it| (it.id, nodes(it))).collect()
@@ -506,6 +501,13 @@ async fn policies_are_applied_live_refused_with_rows_and_a_drain_ends_empty() {
 
     let drained = nodes(&before.shards[1]).into_iter().next();
     drain_ends_empty(&cluster, &drained.expect("a replica"));
+}
+
+/// How many replicas a preview moves: the one that must, and perhaps one more, which makes room where that
+/// took a node beyond its share of them.
+fn previewed(text: &str) -> Option<usize> {
+    let mut counts = [1, 2].into_iter();
+    counts.find(|n| text.contains(&format!(" {n} replicas and ")))
 }
 
 fn drain_ends_empty(cluster: &Cluster, drained: &str) {
