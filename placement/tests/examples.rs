@@ -1,11 +1,10 @@
 //! DCM's other two problems, from the example files, and the default policies of a cluster.
 
+mod policies;
+
+use policies::{defaults, read};
 use synod_placement::solve::Config;
 use synod_placement::{Answer, Problem, Status};
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
 
 fn solve(state: &str, policies: &str) -> Answer {
     let mut problem = Problem::load(state, policies).unwrap_or_else(|e| panic!("{e}"));
@@ -72,20 +71,6 @@ fn vm_balancing() {
         after * 2.0 < before,
         "the spread of loads went from {before} to {after}"
     );
-}
-
-fn defaults() -> String {
-    let mut names: Vec<_> = std::fs::read_dir(format!("{}/policies", env!("CARGO_MANIFEST_DIR")))
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|n| n.starts_with(|c: char| c.is_ascii_digit()))
-        .collect();
-    names.sort();
-    assert!(names.len() >= 8);
-    names
-        .iter()
-        .map(|n| read(&format!("policies/{n}")) + "\n")
-        .collect()
 }
 
 const ROWS: &str = "

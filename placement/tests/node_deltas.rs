@@ -1,9 +1,12 @@
 //! Deltas of nodes under the default policies: status, labels and capacity of nodes change, nodes come and go, and the
 //! changed problem judges every assignment as one that is loaded afresh.
 
+mod policies;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use policies::{defaults, read};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_placement::solve::Config;
@@ -23,24 +26,6 @@ WHERE s.bytes > 6 CHECK n.region IN (SELECT region FROM nodes WHERE disk = 'ssd'
 CREATE CONSTRAINT pinned AS SELECT * FROM replicas r JOIN pins p ON p.shard_id = r.shard_id AND p.slot = r.slot
 CHECK r.controllable__node = p.node;
 ";
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-fn defaults() -> String {
-    let directory = format!("{}/policies", env!("CARGO_MANIFEST_DIR"));
-    let mut names: Vec<String> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(|c: char| c.is_ascii_digit()))
-        .collect();
-    names.sort();
-    names
-        .iter()
-        .map(|name| read(&format!("policies/{name}")) + "\n")
-        .collect()
-}
 
 type Row = Vec<Datum>;
 

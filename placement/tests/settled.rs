@@ -1,8 +1,11 @@
 //! A settled cluster whose loads waver by 5% moves nothing, a hundred times: under the default policies, freshly
 //! placed, and after half of the nodes came later and relieved the others.
 
+mod policies;
+
 use std::fmt::Write as _;
 
+use policies::{defaults, read};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use synod_placement::solve::Config;
@@ -11,23 +14,6 @@ use synod_placement::{Answer, Assignment, Change, Datum, Problem, Status};
 const NODES: usize = 50;
 const SHARDS: usize = 300;
 const ZONES: usize = 5;
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-fn defaults() -> String {
-    let mut names: Vec<_> = std::fs::read_dir(format!("{}/policies", env!("CARGO_MANIFEST_DIR")))
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|n| n.starts_with(|c: char| c.is_ascii_digit()))
-        .collect();
-    names.sort();
-    names
-        .iter()
-        .map(|n| read(&format!("policies/{n}")) + "\n")
-        .collect()
-}
 
 /// The cluster, its replicas where `at` says.
 fn cluster(bytes: &[i64], at: impl Fn(usize, usize) -> Option<usize>) -> Problem {

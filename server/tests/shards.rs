@@ -90,6 +90,31 @@ async fn conclude(
     appends::check(&mut client(cluster.clients()), done).await
 }
 
+/// Kills all three nodes, starts them again, and concludes; what one of them then says.
+async fn conclude_after_kills(
+    cluster: &mut Cluster,
+    over: &AtomicBool,
+    writing: Vec<tokio::task::JoinHandle<appends::Appends>>,
+) -> (usize, Report) {
+    over.store(true, Ordering::Relaxed);
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.run(node);
+    }
+    for node in 0..3 {
+        cluster.wait_until_up(node);
+    }
+    let acknowledged = conclude(cluster, over, writing).await;
+    assert!(
+        acknowledged > 100,
+        "only {acknowledged} acknowledged writes"
+    );
+    let after = report(cluster.client(0)).await;
+    (acknowledged, after)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_moves_between_nodes_under_load_and_no_write_is_lost() {
     let cluster = Cluster::start_with(4, &["--placement", "manual"]);
@@ -166,22 +191,7 @@ async fn shards_split_under_load_and_survive_the_death_of_all_nodes() {
     let refused = order(&mut last, &["SPLIT", "zkey"]).await.unwrap_err();
     assert!(refused.contains("is not between two keys"), "{refused}");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    over.store(true, Ordering::Relaxed);
-    for node in 0..3 {
-        cluster.kill(node);
-    }
-    for node in 0..3 {
-        cluster.run(node);
-    }
-    for node in 0..3 {
-        cluster.wait_until_up(node);
-    }
-    let acknowledged = conclude(&cluster, &over, writing).await;
-    assert!(
-        acknowledged > 100,
-        "only {acknowledged} acknowledged writes"
-    );
-    let after = report(cluster.client(0)).await;
+    let (acknowledged, after) = conclude_after_kills(&mut cluster, &over, writing).await;
     assert_eq!(after.shards.len(), before + 4, "{:?}", after.shards);
     println!(
         "{before} shards became {}, {acknowledged} appends",
@@ -243,22 +253,7 @@ async fn shards_merge_under_load_and_survive_the_death_of_all_nodes() {
     let last = seen.shards.last().expect("there are shards").id.to_string();
     let refused = order(&mut operator(cluster.client(0)), &["MERGE", &last]).await;
     assert!(refused.unwrap_err().contains("the last one"));
-    over.store(true, Ordering::Relaxed);
-    for node in 0..3 {
-        cluster.kill(node);
-    }
-    for node in 0..3 {
-        cluster.run(node);
-    }
-    for node in 0..3 {
-        cluster.wait_until_up(node);
-    }
-    let acknowledged = conclude(&cluster, &over, writing).await;
-    assert!(
-        acknowledged > 100,
-        "only {acknowledged} acknowledged writes"
-    );
-    let after = report(cluster.client(0)).await;
+    let (acknowledged, after) = conclude_after_kills(&mut cluster, &over, writing).await;
     assert_eq!(after.shards.len(), before, "{:?}", after.shards);
     println!("4 splits, 4 merges, {acknowledged} appends");
 }

@@ -87,9 +87,7 @@ fn power_cut_straight_after_an_acknowledged_write_and_again_before_the_next() {
         let mut rig = Rig::sim(seed);
         rig.write(vec![put("a", "1")]).unwrap();
         rig.power_loss(Survival::Nothing, Rot::Gone);
-        rig.check();
-        rig.power_loss(Survival::Nothing, Rot::Gone);
-        rig.check();
+        rig.check_with_power_loss();
         rig.write(vec![put("b", "2")]).unwrap();
         rig.power_loss(Survival::Random, Rot::Gone);
         rig.check();

@@ -11,9 +11,9 @@ use synod_storage::{
     Event, LogBatch, Lookup, ReadResult, SnapshotHeader, Space, Version, WriteOp, entry_checksum,
 };
 
-#[test]
-fn a_rotten_record_is_never_absent_and_can_be_repaired() {
-    let mut rig = Rig::sim(40);
+/// Fifty values of 200 bytes in a checkpoint, and the paths of its value files.
+fn fifty_values(seed: u64) -> (Rig, Vec<String>) {
+    let mut rig = Rig::sim(seed);
     for n in 0..50u32 {
         rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
             .unwrap();
@@ -26,6 +26,12 @@ fn a_rotten_record_is_never_absent_and_can_be_repaired() {
         .into_iter()
         .filter(|path| path.starts_with("values/"))
         .collect();
+    (rig, values)
+}
+
+#[test]
+fn a_rotten_record_is_never_absent_and_can_be_repaired() {
+    let (mut rig, values) = fifty_values(40);
     // Somewhere in the middle of the records of the first file.
     rig.disk().flip_bit(&values[0], 3_000, 3);
     rig.kill();
@@ -55,26 +61,12 @@ fn a_rotten_record_is_never_absent_and_can_be_repaired() {
         ReadResult::Found { .. }
     ));
     rig.run().unwrap();
-    rig.check();
-    rig.power_loss(Survival::Nothing, Rot::Gone);
-    rig.check();
+    rig.check_with_power_loss();
 }
 
 #[test]
 fn the_scrubber_finds_what_nobody_reads() {
-    let mut rig = Rig::sim(41);
-    for n in 0..50u32 {
-        rig.write(vec![put(format!("k-{n:02}"), vec![n as u8; 200])])
-            .unwrap();
-    }
-    rig.store.checkpoint();
-    rig.run().unwrap();
-    let values: Vec<String> = rig
-        .disk()
-        .paths()
-        .into_iter()
-        .filter(|path| path.starts_with("values/"))
-        .collect();
+    let (mut rig, values) = fifty_values(41);
     rig.disk().flip_bit(&values[0], 2_000, 1);
     let event = rig.wait_for(|event| matches!(event, Event::Damaged { .. }));
     let Event::Damaged { row, place } = event else {

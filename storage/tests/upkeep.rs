@@ -29,9 +29,7 @@ fn overwritten_data_is_reclaimed_and_the_log_trimmed() {
     );
     rig.check();
     rig.kill();
-    rig.check();
-    rig.power_loss(Survival::Nothing, Rot::Gone);
-    rig.check();
+    rig.check_with_power_loss();
 }
 
 #[test]
@@ -50,9 +48,7 @@ fn deletes_go_when_nothing_is_left_to_hide() {
     rig.pass(500).unwrap();
     let stats = rig.store.stats();
     assert!(stats.value_bytes < 30_000, "{stats:?}");
-    rig.check();
-    rig.power_loss(Survival::Nothing, Rot::Gone);
-    rig.check();
+    rig.check_with_power_loss();
 }
 
 #[test]
@@ -82,9 +78,7 @@ fn what_was_deleted_within_reach_of_readers_gives_its_space_back_later() {
     }
     let stats = rig.store.stats();
     assert!(stats.value_bytes < 30_000, "{stats:?}");
-    rig.check();
-    rig.power_loss(Survival::Nothing, Rot::Gone);
-    rig.check();
+    rig.check_with_power_loss();
 }
 
 #[test]
@@ -177,9 +171,7 @@ fn crash_between_each_two_steps_of_a_reclaim_and_a_trim() {
             rig.power_loss(Survival::Random, rot);
         }
         rig.disk().heal();
-        rig.check();
-        rig.power_loss(Survival::Nothing, Rot::Gone);
-        rig.check();
+        rig.check_with_power_loss();
         if !crashed {
             assert!(step > 10);
             break;
@@ -466,8 +458,6 @@ fn a_full_disk_refuses_writes_loses_nothing_and_recovers_by_itself() {
             rig.apply_entry(shard, &entry);
         }
         rig.write(vec![put("after", "space")]).unwrap();
-        rig.check();
-        rig.power_loss(Survival::Nothing, Rot::Gone);
-        rig.check();
+        rig.check_with_power_loss();
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use synod_client::{Command, Options};
+use synod_client::Options;
 
-use super::{Failure, address::Server, controller, read, report};
+use super::{Failure, address::Server, asked, controller, question, read, report};
 use crate::controller::review::{Elsewhere, Explained, Place};
-use crate::status::Report;
+use crate::status::{Report, short};
 
 /// Other places of one replica that are shown, and rows of one place.
 const PLACES_SHOWN_MAX: usize = 8;
@@ -30,7 +30,7 @@ pub struct Explain {
 
 impl Explain {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let mut command = Command::read("SYNOD").arg("EXPLAIN");
+        let mut command = question("EXPLAIN");
         if self.key {
             command = command.arg("KEY");
         }
@@ -42,11 +42,8 @@ impl Explain {
             };
             let server = controller(&self.server).await?;
             let mut client = server.client_with(options);
-            let answer = client.call_once(&command).await;
-            let json = answer.and_then(synod_client::Value::into_bytes);
-            let json = json.map_err(|error| Failure::client(&client, error))?;
-            let report = report(&mut client).await?;
-            Ok::<_, Failure>((json.unwrap_or_default(), report))
+            let json = asked(&mut client, &command).await?;
+            Ok::<_, Failure>((json, report(&mut client).await?))
         })?;
         if self.json {
             println!("{}", String::from_utf8_lossy(&json));
@@ -134,10 +131,6 @@ fn some(rows: &[String]) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
-}
-
-fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
 }
 
 #[cfg(test)]

@@ -115,15 +115,19 @@ pub enum Failure {
     },
 }
 
-/// What a node answers to `SYNOD word`, which is JSON: the text, to be printed or read.
-async fn asked(client: &mut Client, word: &str) -> Result<Vec<u8>, Failure> {
-    let command = synod_client::Command::read("SYNOD").arg(word);
-    let answer = client.call_once(&command).await;
+/// What a node answers to a question, which is JSON or another text: to be printed or read.
+async fn asked(client: &mut Client, command: &synod_client::Command) -> Result<Vec<u8>, Failure> {
+    let answer = client.call_once(command).await;
     let json = answer.and_then(synod_client::Value::into_bytes);
     Ok(json
         .map_err(|error| Failure::client(client, error))?
         .unwrap_or_default()
         .into())
+}
+
+/// `SYNOD word`, which changes nothing.
+fn question(word: &str) -> synod_client::Command {
+    synod_client::Command::read("SYNOD").arg(word)
 }
 
 /// Reads what [`asked`] gave.
@@ -134,7 +138,8 @@ fn read<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T, Fa
 
 /// A node's report.
 async fn report(client: &mut Client) -> Result<Report, Failure> {
-    read(&asked(client, "STATUS").await?, "the node's report")
+    let json = asked(client, &question("STATUS")).await?;
+    read(&json, "the node's report")
 }
 
 /// Where the node that places replicas serves clients, as a report says.

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
 use synod_client::{Command, Options};
 use synod_placement::{Constraint, Force};
 
-use super::{Failure, address::Server, controller, read};
+use super::{Failure, address::Server, asked, controller, read};
 use crate::controller::review::{Admission, Against, Preview};
-use crate::status::{bytes, duration};
+use crate::status::{bytes, duration, short};
 
 /// A set of policies may be thought about for a minute; another one may be before it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
@@ -149,11 +148,14 @@ impl Policy {
         match self {
             Policy::List(plain) => {
                 let json = plain.ask(&["LIST"])?;
-                plain.print(&json, |set: Set| list(&set))
+                plain.print(&json, || Ok(list(&answer(&json)?)))
             }
             Policy::History(plain) => {
                 let json = plain.ask(&["HISTORY"])?;
-                plain.print(&json, |sets: Vec<Set>| sets.iter().map(line).collect())
+                plain.print(&json, || {
+                    let sets: Vec<Set> = answer(&json)?;
+                    Ok(sets.iter().map(line).collect())
+                })
             }
             Policy::Show(Named { server, name }) => {
                 let sql = ask(&server, &["SHOW", &name])?;
@@ -162,14 +164,14 @@ impl Policy {
             }
             Policy::Check(file) => {
                 let json = file.ask("CHECK", false)?;
-                let admission: Admission = read(&json, "the answer")?;
-                file.plain.print(&json, |it: Admission| judged(&it))?;
+                let admission: Admission = answer(&json)?;
+                file.plain.print(&json, || Ok(judged(&admission)))?;
                 Ok(code(&admission))
             }
             Policy::Preview(file) => {
                 let json = file.ask("PREVIEW", false)?;
-                let preview: Preview = read(&json, "the answer")?;
-                file.plain.print(&json, |it: Preview| moves(&it))?;
+                let preview: Preview = answer(&json)?;
+                file.plain.print(&json, || Ok(moves(&preview)))?;
                 Ok(match preview.status.as_str() {
                     "infeasible" => ExitCode::from(3),
                     "unknown" => ExitCode::from(4),
@@ -208,15 +210,15 @@ impl Plain {
         ask(&self.server, words)
     }
 
-    /// Prints JSON as it came, or what `text` makes of it.
-    fn print<T: serde::de::DeserializeOwned>(
+    /// Prints JSON as it came, or the text of it.
+    fn print(
         &self,
         json: &[u8],
-        text: impl FnOnce(T) -> String,
+        text: impl FnOnce() -> Result<String, Failure>,
     ) -> Result<ExitCode, Failure> {
         match self.json {
             true => println!("{}", String::from_utf8_lossy(json)),
-            false => print!("{}", text(read(json, "the answer")?)),
+            false => print!("{}", text()?),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -251,18 +253,17 @@ fn ask(server: &Server, words: &[&str]) -> Result<Vec<u8>, Failure> {
             ..Options::default()
         };
         let mut client = controller(server).await?.client_with(options);
-        let answer = client.call_once(&command).await;
-        let json = answer.and_then(synod_client::Value::into_bytes);
-        Ok(json
-            .map_err(|error| Failure::client(&client, error))?
-            .unwrap_or_default()
-            .into())
+        asked(&mut client, &command).await
     })
 }
 
+fn answer<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Failure> {
+    read(json, "the answer")
+}
+
 fn changed(plain: &Plain, json: &[u8]) -> Result<ExitCode, Failure> {
-    let changed: Changed = read(json, "the answer")?;
-    plain.print(json, |_: Value| {
+    let changed: Changed = answer(json)?;
+    plain.print(json, || {
         let mut text = match changed.applied {
             true => format!(
                 "version {} is in force: {}\n",
@@ -278,7 +279,7 @@ fn changed(plain: &Plain, json: &[u8]) -> Result<ExitCode, Failure> {
             (false, _) => text.push_str("--force puts it in force nevertheless\n"),
             (true, true) => {}
         }
-        text
+        Ok(text)
     })?;
     Ok(match changed.applied {
         true => ExitCode::SUCCESS,
@@ -403,10 +404,6 @@ fn moves(preview: &Preview) -> String {
         text.push_str(&format!("  in conflict: {row}\n"));
     }
     text
-}
-
-fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde_json::{Map, Value};
 
-use super::{Failure, address::Server, asked, controller, read};
+use super::{Failure, address::Server, asked, controller, question, read};
 
 /// `synod sql`.
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,8 @@ type Tables = BTreeMap<String, Table>;
 /// The cluster's tables.
 async fn tables(server: &Server) -> Result<Tables, Failure> {
     let mut client = controller(server).await?.client();
-    read(&asked(&mut client, "TABLES").await?, "the answer")
+    let json = asked(&mut client, &question("TABLES")).await?;
+    read(&json, "the answer")
 }
 
 /// The replicas on the node whose id begins with these digits.

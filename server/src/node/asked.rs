@@ -44,6 +44,11 @@ impl Node {
             (Some(b"DECOMMISSION"), node) => self.set_state(now, NodeState::Decommissioned, node),
             _ => Reply::err(USAGE),
         };
+        self.answer(now, asked, reply, effects);
+    }
+
+    /// Gives the answer, now or when it is there.
+    pub(super) fn answer(&mut self, now: Now, asked: Asked, reply: Reply, effects: &mut Effects) {
         let event = gateway::Event::Answered(asked, reply);
         self.gateway.step(now, event, &mut effects.gateway);
     }

@@ -21,7 +21,7 @@ use synod_storage::{ReplicaId, ShardId};
 use synod_txn::{ErrorCode, Now, Reply, ShardDescriptor};
 
 use super::turn::{Effects, Node};
-use crate::gateway::{self, Asked};
+use crate::gateway::Asked;
 use crate::shards::relocate::{self, Next};
 use crate::shards::{Change, Order, OrderId, Refusal, Step};
 
@@ -271,8 +271,7 @@ impl Node {
 
     fn end_by_hand(&mut self, now: Now, number: u64, reply: Reply, effects: &mut Effects) {
         if let Some(task) = self.by_hand.tasks.remove(&number) {
-            let event = gateway::Event::Answered(task.asked, reply);
-            self.gateway.step(now, event, &mut effects.gateway);
+            self.answer(now, task.asked, reply, effects);
         }
     }
 }

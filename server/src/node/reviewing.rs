@@ -33,7 +33,7 @@ use crate::controller::records::{POLICIES, Policies, read, stored};
 use crate::controller::review::{self, Admission, Explained, Finding, Review, Reviewed, What};
 use crate::controller::tables::all_rows;
 use crate::controller::thread::Worker;
-use crate::gateway::{self, Asked};
+use crate::gateway::Asked;
 
 /// How long one question is thought about. Admission that is not done by then is not proved.
 const THINKING: Duration = Duration::from_secs(60);
@@ -177,6 +177,11 @@ impl Node {
         let Some(active) = &self.control.active else {
             return Some(Reply::err(ELSEWHERE));
         };
+        let reviews = &self.control.reviews;
+        if reviews.waiting.len() + reviews.writing.len() >= WAITING_MAX {
+            let message = "too many questions on policies are under way; nothing was done";
+            return Some(Reply::error(ErrorCode::TryAgain, message));
+        }
         let cluster = active.controller.cluster();
         let review = Review {
             id: self.control.reviews.next,
@@ -191,10 +196,6 @@ impl Node {
             seed: active.controller.plan().0.plan,
         };
         let reviews = &mut self.control.reviews;
-        if reviews.waiting.len() + reviews.writing.len() >= WAITING_MAX {
-            let message = "too many questions on policies are under way; nothing was done";
-            return Some(Reply::error(ErrorCode::TryAgain, message));
-        }
         if reviews.worker.is_none() {
             match start() {
                 Ok(worker) => reviews.worker = Some(worker),
@@ -249,11 +250,6 @@ impl Node {
             }
         }
         self.written_policies(now, effects);
-    }
-
-    fn answer(&mut self, now: Now, asked: Asked, reply: Reply, effects: &mut Effects) {
-        let event = gateway::Event::Answered(asked, reply);
-        self.gateway.step(now, event, &mut effects.gateway);
     }
 
     /// What follows from a finding. `None`: the answer comes later.

@@ -12,4 +12,5 @@ pub(crate) use render::{bytes, duration};
 pub use render::{render, render_members};
 pub use report::{
     Member, Move, NodeReport, Replica, Report, ShardReport, StorageReport, TrafficReport, View,
+    short,
 };

@@ -303,6 +303,6 @@ fn count_shards(
 }
 
 /// Enough of an id to tell nodes apart by eye.
-pub(super) fn short(id: &str) -> &str {
+pub fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }

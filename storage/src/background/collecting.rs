@@ -83,7 +83,7 @@ impl Collect {
         let mut displaced = Vec::new();
         for key in &keys {
             let threshold = self.thresholds.of(key);
-            if !pointer::collect(&*desk.index, key, threshold, &mut displaced)? {
+            if !pointer::merge(&*desk.index, key, &[], threshold, &mut displaced)? {
                 desk.superseded.keys.remove(key);
             }
         }

@@ -344,31 +344,21 @@ fn retain(pointers: &mut Vec<Pointer>, threshold: Version, displaced: &mut Vec<P
     }
 }
 
-/// Drops from a key's entry what cannot be asked for any more; it goes to `displaced`. Whether the entry
-/// still holds a version that a newer one has replaced.
-pub(crate) fn collect(
-    index: &dyn Index,
-    key: &[u8],
-    threshold: Version,
-    displaced: &mut Vec<Pointer>,
-) -> Result<bool, IndexError> {
+/// All pointers of a key, newest first, and whether some are outside of its own entry; `None` if it has none.
+fn all_of(index: &dyn Index, key: &[u8]) -> Result<Option<(Vec<Pointer>, bool)>, IndexError> {
     let Some(entry) = get(index, key)? else {
-        return Ok(false);
+        return Ok(None);
     };
-    let mut old = entry.list;
+    let mut list = entry.list;
     if entry.has_history {
-        old.extend(history(index, key, Version::MAX, usize::MAX)?);
+        list.extend(history(index, key, Version::MAX, usize::MAX)?);
     }
-    let mut new = old.clone();
-    retain(&mut new, threshold, displaced);
-    if new != old {
-        store(index, key, &old, entry.has_history, &new)?;
-    }
-    Ok(new.len() > 1)
+    Ok(Some((list, entry.has_history)))
 }
 
-/// Merges new pointers of a key in. Pointers that no longer count, old or new, go to `displaced`. Whether
-/// the entry then holds a version that a newer one has replaced.
+/// Merges new pointers of a key in; without any, it only lets go what cannot be asked for any more.
+/// Pointers that no longer count, old or new, go to `displaced`. Whether the entry then holds a version
+/// that a newer one has replaced.
 pub(crate) fn merge(
     index: &dyn Index,
     key: &[u8],
@@ -376,12 +366,7 @@ pub(crate) fn merge(
     threshold: Version,
     displaced: &mut Vec<Pointer>,
 ) -> Result<bool, IndexError> {
-    let entry = get(index, key)?;
-    let old_has_history = entry.as_ref().is_some_and(|entry| entry.has_history);
-    let mut old = entry.map_or_else(Vec::new, |entry| entry.list);
-    if old_has_history {
-        old.extend(history(index, key, Version::MAX, usize::MAX)?);
-    }
+    let (old, old_has_history) = all_of(index, key)?.unwrap_or_default();
     let mut merged = old.clone();
     merge_lists(&mut merged, new, displaced);
     retain(&mut merged, threshold, displaced);
@@ -427,13 +412,9 @@ pub(crate) fn relocate(
     from: (FileNumber, u32),
     to: Option<Pointer>,
 ) -> Result<bool, IndexError> {
-    let Some(entry) = get(index, key)? else {
+    let Some((old, has_history)) = all_of(index, key)? else {
         return Ok(false);
     };
-    let mut old = entry.list;
-    if entry.has_history {
-        old.extend(history(index, key, Version::MAX, usize::MAX)?);
-    }
     let Some(at) = old
         .iter()
         .position(|known| (known.file, known.ordinal) == from)
@@ -447,7 +428,7 @@ pub(crate) fn relocate(
             new.remove(at);
         }
     }
-    store(index, key, &old, entry.has_history, &new)?;
+    store(index, key, &old, has_history, &new)?;
     Ok(true)
 }
 
@@ -458,20 +439,16 @@ pub(crate) fn forget_before(
     before: FileNumber,
     displaced: &mut Vec<Pointer>,
 ) -> Result<(), IndexError> {
-    let Some(entry) = get(index, key)? else {
+    let Some((old, has_history)) = all_of(index, key)? else {
         return Ok(());
     };
-    let mut old = entry.list;
-    if entry.has_history {
-        old.extend(history(index, key, Version::MAX, usize::MAX)?);
-    }
     let (new, gone): (Vec<Pointer>, Vec<Pointer>) =
         old.iter().partition(|pointer| pointer.file >= before);
     if gone.is_empty() {
         return Ok(());
     }
     displaced.extend(gone);
-    store(index, key, &old, entry.has_history, &new)
+    store(index, key, &old, has_history, &new)
 }
 
 #[cfg(test)]

@@ -518,6 +518,13 @@ impl Rig {
     }
 
     /// As [`Rig::check`], point reads only.
+    /// What is there stays there when the power fails, and with the index gone.
+    pub fn check_with_power_loss(&mut self) {
+        self.check();
+        self.power_loss(Survival::Nothing, Rot::Gone);
+        self.check();
+    }
+
     pub fn check_user(&mut self) {
         let model = self.model.clone();
         for ((space, key), expected) in &model {

@@ -70,13 +70,7 @@ fn a_validation_waits_for_a_decided_attempt() {
 fn a_slow_successor_writes_above_what_was_promised() {
     let mut world = World::new(3, 1, None);
     world.nodes[0].wall_skew_ms = 5_000;
-    let read = TxnRequest::Read {
-        keys: vec![Bytes::from_static(b"a")],
-    };
-    let promised = match world.ask(LEFT, read) {
-        Some(Outcome::Txn(TxnAnswer::Values { valid_through, .. })) => valid_through,
-        other => panic!("{other:?}"),
-    };
+    let promised = world.promised(LEFT, "a");
     world.elect(LEFT, 1, usize::MAX);
     assert!(write(&mut world, LEFT, "a", "v") > promised);
 }

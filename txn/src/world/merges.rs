@@ -1,6 +1,5 @@
 //! Merges: scenarios by name.
 
-use bytes::Bytes;
 use synod_storage::{ShardId, Version};
 use synod_testpoint::{Bug, plant};
 
@@ -176,13 +175,7 @@ fn the_merged_shard_goes_on_above_what_the_right_side_promised() {
         let mut world = World::new(3, 2, None);
         world.elect(RIGHT, 1, usize::MAX);
         world.nodes[1].wall_skew_ms = 5_000;
-        let read = TxnRequest::Read {
-            keys: vec![Bytes::from_static(HIGH.as_bytes())],
-        };
-        let promised = match world.ask(RIGHT, read) {
-            Some(Outcome::Txn(TxnAnswer::Values { valid_through, .. })) => valid_through,
-            other => panic!("{other:?}"),
-        };
+        let promised = world.promised(RIGHT, HIGH);
         merge(&mut world);
         let intent = Intent {
             commands: vec![command(&["SET", HIGH, "v"])],

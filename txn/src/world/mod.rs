@@ -23,7 +23,8 @@ use std::ops::Bound;
 use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
 use crate::{
     Body, Command, Effect, Event, Leadership, LeftSide, Now, Outcome, Participant, Refusal, Reply,
-    Request, Settings, ShardDescriptor, ShardMap, State, Stream, Token, even_ranges,
+    Request, Settings, ShardDescriptor, ShardMap, State, Stream, Token, TxnAnswer, TxnRequest,
+    even_ranges,
 };
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -677,6 +678,23 @@ impl World {
         let token = self.send(leader, shard, body, Stream::NONE);
         self.settle(leader);
         self.responses.remove(&token)
+    }
+
+    /// Reads a key of a shard: the version through which its leader has promised what it read.
+    pub fn promised(&mut self, shard: ShardId, key: &str) -> Version {
+        let read = TxnRequest::Read {
+            keys: vec![Bytes::copy_from_slice(key.as_bytes())],
+        };
+        match self.ask(shard, read) {
+            Some(Outcome::Txn(TxnAnswer::Values { valid_through, .. })) => valid_through,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether all nodes hold the same rows.
+    pub fn replicas_agree(&self) -> bool {
+        let first = self.nodes[0].state.dump();
+        self.nodes[1..].iter().all(|it| it.state.dump() == first)
     }
 
     /// A command over several shards, as a transaction of its own.

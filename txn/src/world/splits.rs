@@ -1,6 +1,5 @@
 //! Splits: scenarios by name.
 
-use bytes::Bytes;
 use synod_storage::ShardId;
 
 use super::World;
@@ -32,10 +31,7 @@ fn both_sides_of_a_split_serve_what_was_written_before_and_after() {
         assert_eq!(world.run(&["SET", key, "after"]), Reply::Ok);
     }
     assert_eq!(world.run(&["DBSIZE"]), Reply::Integer(3));
-    let state = world.nodes[0].state.dump();
-    for node in &world.nodes[1..] {
-        assert_eq!(node.state.dump(), state, "replicas agree");
-    }
+    assert!(world.replicas_agree());
     // Again, and of the new shard.
     assert!(world.split(right, b"t").is_some());
     world.settle(0);
@@ -150,13 +146,7 @@ fn tombstones_are_on_both_sides() {
 fn the_new_shard_starts_above_what_the_old_one_promised() {
     let mut world = World::new(3, 1, None);
     world.nodes[0].wall_skew_ms = 5_000;
-    let read = TxnRequest::Read {
-        keys: vec![Bytes::from_static(b"z")],
-    };
-    let promised = match world.ask(LEFT, read) {
-        Some(Outcome::Txn(TxnAnswer::Values { valid_through, .. })) => valid_through,
-        other => panic!("{other:?}"),
-    };
+    let promised = world.promised(LEFT, "z");
     let right = world.split(LEFT, b"m").unwrap();
     world.settle(0);
     world.elect(right, 1, usize::MAX);
