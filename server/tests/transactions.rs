@@ -24,6 +24,14 @@ fn client(addresses: Vec<String>) -> Client {
     Client::new(addresses, options)
 }
 
+/// A client of node `node` alone, which serves by now: what a client says with `call_once`, as one says the
+/// words of a transaction, is not said again to a node that has not founded the cluster yet.
+async fn client_of(cluster: &Cluster, node: usize) -> Client {
+    let mut client = client(vec![cluster.client(node)]);
+    client.get("~").await.expect("the node comes to serve");
+    client
+}
+
 /// The `i`th key of the shard that has the first byte `32 * shard` and more.
 fn key(shard: u8, i: usize) -> Vec<u8> {
     let mut key = vec![shard * 32 + 5];
@@ -47,7 +55,7 @@ fn text(value: &Value) -> String {
 async fn multi_over_shards_is_seen_whole_through_every_node() {
     let cluster = Cluster::start(3);
     let (a, b) = (key(0, 0), key(5, 0));
-    let mut one = client(vec![cluster.client(0)]);
+    let mut one = client_of(&cluster, 0).await;
     one.set(&a, "text").await.unwrap();
     let commands = [
         set(&b, "1"),
@@ -61,7 +69,7 @@ async fn multi_over_shards_is_seen_whole_through_every_node() {
     assert_eq!(answers[2], Value::Integer(5));
     assert_eq!(text(&answers[3]), "text");
     for node in 0..3 {
-        let mut other = client(vec![cluster.client(node)]);
+        let mut other = client_of(&cluster, node).await;
         let found = other.mget([&a, &b]).await.unwrap();
         assert_eq!(found[0].as_deref(), Some(b"text".as_slice()));
         assert_eq!(found[1].as_deref(), Some(b"5".as_slice()));
@@ -88,8 +96,8 @@ async fn multi_over_shards_is_seen_whole_through_every_node() {
 async fn a_watched_key_that_another_node_changes_makes_exec_null() {
     let cluster = Cluster::start(3);
     let (watched, written) = (key(1, 0), key(6, 0));
-    let mut one = client(vec![cluster.client(0)]);
-    let mut other = client(vec![cluster.client(1)]);
+    let mut one = client_of(&cluster, 0).await;
+    let mut other = client_of(&cluster, 1).await;
     one.set(&watched, "first").await.unwrap();
     let watch = Command::new("WATCH").arg(&watched).arg(&written);
     one.call_once(&watch).await.unwrap();
@@ -106,8 +114,8 @@ async fn a_watched_key_that_another_node_changes_makes_exec_null() {
 #[tokio::test]
 async fn commands_over_shards_are_whole() {
     let cluster = Cluster::start(3);
-    let mut one = client(vec![cluster.client(0)]);
-    let mut other = client(vec![cluster.client(2)]);
+    let mut one = client_of(&cluster, 0).await;
+    let mut other = client_of(&cluster, 2).await;
     let keys: Vec<Vec<u8>> = (0..8).map(|shard| key(shard, 1)).collect();
     let mset = keys
         .iter()
@@ -145,8 +153,8 @@ async fn commands_over_shards_are_whole() {
 #[tokio::test]
 async fn an_interactive_transaction_is_isolated_and_sees_no_phantom() {
     let cluster = Cluster::start(3);
-    let mut one = client(vec![cluster.client(0)]);
-    let mut other = client(vec![cluster.client(1)]);
+    let mut one = client_of(&cluster, 0).await;
+    let mut other = client_of(&cluster, 1).await;
     let settings = transaction::Settings::default();
     let (a, b) = (key(2, 0), key(7, 0));
     one.set(&a, "1").await.unwrap();
@@ -190,15 +198,15 @@ async fn say(client: &mut Client, line: &str) -> Result<Value, Error> {
 
 #[tokio::test]
 async fn a_snapshot_is_one_state_of_all_shards_on_any_node_until_it_is_too_old() {
-    let cluster = Cluster::start_with(3, &["--retention-ms", "2000"]);
+    let cluster = Cluster::start_with(3, &["--retention-ms", "4000"]);
     // Versions follow what a gateway has seen, not the clock on the wall: the writer is at the node that
     // chooses the snapshot's version, so that what it wrote before is in it, and what it writes later is not.
-    let mut writer = client(vec![cluster.client(0)]);
+    let mut writer = client_of(&cluster, 0).await;
     let keys = ["0a", "Ma", "za"];
     for key in keys {
         writer.set(key, "old").await.unwrap();
     }
-    let mut one = client(vec![cluster.client(0)]);
+    let mut one = client_of(&cluster, 0).await;
     let at = say(&mut one, "BEGIN READONLY SNAPSHOT").await.unwrap();
     let at = at.into_integer().unwrap();
     for key in keys {
@@ -214,7 +222,7 @@ async fn a_snapshot_is_one_state_of_all_shards_on_any_node_until_it_is_too_old()
     say(&mut one, "COMMIT").await.unwrap();
     // The same version again, through every node.
     for node in 0..3 {
-        let mut other = client(vec![cluster.client(node)]);
+        let mut other = client_of(&cluster, node).await;
         say(&mut other, &format!("BEGIN SNAPSHOT AT {at}"))
             .await
             .unwrap();
@@ -249,9 +257,8 @@ async fn a_snapshot_is_one_state_of_all_shards_on_any_node_until_it_is_too_old()
 #[tokio::test]
 async fn a_token_is_issued_used_once_and_answered_for_by_any_node() {
     let cluster = Cluster::start(3);
-    let mut one = client(vec![cluster.client(0)]);
-    let mut other = client(vec![cluster.client(1)]);
-    one.set("~", "up").await.unwrap();
+    let mut one = client_of(&cluster, 0).await;
+    let mut other = client_of(&cluster, 1).await;
     let issue = Command::read("TXN").arg("TOKEN");
     let ask = |token: &[u8]| Command::read("TXN").arg("STATUS").arg(token);
     for _ in 0..4 {
