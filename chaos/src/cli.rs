@@ -66,7 +66,8 @@ cargo xtask chaos [OPTION…]: breaks a simulated cluster of production nodes, a
   --plan FILE             replays a plan.json of a report
   --twice                 runs each seed twice and compares the traces
   --jobs N                worlds at a time (1)
-  --real                  real processes on loopback; faults: kill-*, pause. Nothing is replayed
+  --real                  real processes; faults: kill-*, pause, and, where the machine permits it,
+                          partitions and disk-full. Nothing is replayed
   --mutations             plants known bugs, and says how many seeds each takes to be caught
                           (--seeds: at most, 500)
   --bugs NAME,…           of these bugs; without --mutations: the first of them is planted in the runs

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use synod::status::Report;
-use synod_client::{Client, Command, Options};
 
+use crate::agreement::{clients, status};
 use crate::fault::Fault;
 use crate::history::Step;
 use crate::plan::Plan;
@@ -32,7 +32,12 @@ pub(crate) async fn probe(mut observer: Session) -> Result<Session, String> {
 
 /// Whether a plan leaves every shard with all its replicas: of three, one may then be lost.
 pub(crate) fn can_lose_one(plan: &Plan) -> bool {
-    let hurts = |fault: Fault| matches!(fault, Fault::Replace | Fault::LogRot | Fault::Move);
+    let hurts = |fault: Fault| {
+        matches!(
+            fault,
+            Fault::Replace | Fault::Leave | Fault::LogRot | Fault::Move
+        )
+    };
     !plan.strikes.iter().any(|strike| hurts(strike.fault))
 }
 
@@ -57,25 +62,16 @@ pub(crate) async fn bereave(
 /// Until every node says that all of them are members, and that it serves.
 async fn all_are_members(addresses: Vec<String>) -> Result<(), String> {
     let wait = Duration::from_secs(1);
-    let mut clients: Vec<Client> = addresses
-        .iter()
-        .map(|address| Client::new([address.as_str()], Options::default()))
-        .collect();
+    let mut clients = clients(&addresses);
     let mut waited = Duration::ZERO;
     // The longest that a node which was removed again and again shows clean links for.
     while waited < PATIENCE * 4 {
         let mut whole = 0;
         for client in &mut clients {
-            let status = Command::read("SYNOD").arg("STATUS");
-            let answer = client.call_once(&status).await.ok();
-            let report: Option<Report> = answer
-                .as_ref()
-                .and_then(|answer| answer.as_bytes())
-                .and_then(|bytes| serde_json::from_slice(bytes).ok());
             let all = |report: &Report| {
                 report.view.serving && report.view.members.len() == addresses.len()
             };
-            whole += usize::from(report.as_ref().is_some_and(all));
+            whole += usize::from(status(client).await.as_ref().is_some_and(all));
         }
         if whole == addresses.len() {
             return Ok(());

@@ -8,6 +8,7 @@
 //!
 //! `cargo xtask chaos` runs it; `chaos/FORMAT.md` describes histories as files.
 
+pub mod agreement;
 pub mod check;
 #[cfg(madsim)]
 mod ending;

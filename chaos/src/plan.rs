@@ -65,8 +65,15 @@ impl Habit {
     const QUICK_READER: Habit = Habit {
         pinned: true,
         reads_only: true,
-        rest_max_ms: 20,
-        patience_ms: 60,
+        rest_max_ms: 10,
+        patience_ms: 40,
+    };
+
+    /// Writes one key after another, and waits for no leader that is lost: it is there when the next one is.
+    const QUICK_WRITER: Habit = Habit {
+        reads_only: false,
+        patience_ms: 150,
+        ..Habit::QUICK_READER
     };
 
     /// Asks now and then on a connection that it keeps, also while its node stands still.
@@ -108,12 +115,6 @@ pub struct Menu {
     pub bereaved: Option<bool>,
 }
 
-/// How many other clients there are where readers sit at every node: a multiple of the nodes, for
-/// clients are dealt out in turn.
-fn watchers_from(nodes: u16) -> usize {
-    CLIENTS.next_multiple_of(usize::from(nodes))
-}
-
 impl Menu {
     /// The plan of a seed.
     pub fn plan(&self, seed: u64) -> Plan {
@@ -132,10 +133,11 @@ impl Menu {
         clients[0].reads_only = false;
         let watched = rng.random_bool(0.4);
         if self.watched.unwrap_or(watched) {
-            clients.truncate(watchers_from(nodes));
-            clients.resize(watchers_from(nodes), Habit::USUAL);
-            for reader in [Habit::QUICK_READER, Habit::LAZY_READER] {
-                clients.extend(vec![reader; usize::from(nodes)]);
+            // One of each at every node: clients are dealt out to the nodes in turn.
+            let nodes = usize::from(nodes);
+            clients.truncate(nodes);
+            for watcher in [Habit::QUICK_READER, Habit::QUICK_WRITER, Habit::LAZY_READER] {
+                clients.extend(vec![watcher; nodes]);
             }
         }
         let strikes = self.strikes(&mut rng);

@@ -2,15 +2,20 @@
 
 use std::time::Instant;
 
-use synod_chaos::real::{FAULTS, run as run_plan};
+use synod_chaos::real::{Means, NodeProgram, run as run_plan};
 use synod_chaos::report::write_files;
 
 use crate::cli::Simulate;
 
 /// Carries out what was asked for.
 pub fn run(request: &Simulate) -> Result<(), String> {
+    let temporary = std::env::temp_dir();
+    let (means, missing) = Means::find(&temporary);
+    for what in missing {
+        println!("{what}");
+    }
     let mut menu = request.menu.clone();
-    menu.faults.retain(|fault| FAULTS.contains(fault));
+    menu.faults.retain(|fault| means.permit(*fault));
     // The program lies beside this one: one build makes both.
     let program = std::env::current_exe()
         .map_err(|error| format!("cannot find this program: {error}"))?
@@ -24,8 +29,13 @@ pub fn run(request: &Simulate) -> Result<(), String> {
         }
         let plan = menu.plan(seed);
         let name = format!("synod-chaos-{}-{seed}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let report = run_plan(&plan, &program, &folder)?;
+        let folder = temporary.join(&name);
+        let node = NodeProgram {
+            path: &program,
+            folder: &folder,
+            name,
+        };
+        let report = run_plan(&plan, &node, means)?;
         let [ok, failed, unknown] = report.counts();
         println!(
             "[{:6.1} s] {plan}: {ok} succeeded, {failed} failed, {unknown} unknown",
@@ -36,7 +46,7 @@ pub fn run(request: &Simulate) -> Result<(), String> {
             write_files(&files, &plan, &report)
                 .map_err(|error| format!("cannot write {}: {error}", files.display()))?;
             return Err(format!(
-                "{failure}\nwritten: {}; data and logs of the nodes: {}",
+                "{failure}\nwritten: {}; logs of the nodes, and their data where it is not in memory: {}",
                 files.display(),
                 folder.display()
             ));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use madsim::runtime::Runtime;
 
+use crate::agreement;
 use crate::ending;
 use crate::fault::Strikes;
 use crate::history::{Operation, Outcome};
@@ -129,6 +130,8 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
     let alive = joined(alive).await?;
     sound(&world)?;
     let observer = alive.map_err(Failure::Stuck)?;
+    let addresses = world.client_addresses();
+    joined(world.spawn(move || agreement::agree(addresses))).await??;
     if let Some(lost) = plan.bereaved_of.filter(|_| ending::can_lose_one(plan)) {
         ending::bereave(&mut world, observer, usize::from(lost)).await?;
     }
@@ -142,6 +145,7 @@ pub(crate) async fn joined<T>(task: madsim::task::JoinHandle<T>) -> Result<T, Fa
 
 /// Neither an invariant was broken, nor did a node stop without excuse.
 pub(crate) fn sound(world: &World) -> Result<(), Failure> {
+    world.look_at_views();
     if let Some(violation) = world.invariants.violation() {
         return Err(Failure::Invariant(violation));
     }

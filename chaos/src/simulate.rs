@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use synod_chaos::fault::Fault;
-use synod_chaos::mutate::{Hunt, ground, hunt};
+use synod_chaos::mutate::{Hunt, Shown, hunt, shown};
 use synod_chaos::plan::Plan;
 use synod_chaos::report::{Failure, RunReport, write_files};
 use synod_chaos::run::run as run_plan;
@@ -49,7 +49,10 @@ pub fn run(request: &Simulate) -> Result<(), String> {
     if let Some(bug) = planted
         && request.choice.is_empty()
     {
-        request.menu = ground(bug);
+        match shown(bug) {
+            Shown::ByNodes(menu) => request.menu = *menu,
+            Shown::ByTest(apart) => return Err(format!("{}: {}", apart.test, apart.why)),
+        }
     }
     let request = &request;
     let first_seed = request.seed.unwrap_or(0);
@@ -192,12 +195,19 @@ fn named(names: &[String]) -> Result<Vec<Bug>, String> {
     Ok(Bug::ALL.iter().filter(wanted).copied().collect())
 }
 
-/// Plants bugs, one after another, and prints the table.
+/// Plants bugs, one after another, and prints the table; then what only directed tests show.
 fn mutations(seeds_max: u64, bugs: &[Bug]) -> Result<(), String> {
-    let mut missed = Vec::new();
+    let (mut missed, mut apart) = (Vec::new(), Vec::new());
     println!("| bug | seeds | caught by |\n|---|---|---|");
     for bug in bugs {
-        let Hunt { bug, seeds, by } = hunt(*bug, seeds_max);
+        let menu = match shown(*bug) {
+            Shown::ByNodes(menu) => menu,
+            Shown::ByTest(test) => {
+                apart.push((bug, test));
+                continue;
+            }
+        };
+        let Hunt { bug, seeds, by } = hunt(*bug, &menu, seeds_max);
         match seeds {
             Some(seeds) => println!("| {bug:?}: {} | {seeds} | {by} |", bug.what()),
             None => {
@@ -205,6 +215,12 @@ fn mutations(seeds_max: u64, bugs: &[Bug]) -> Result<(), String> {
                 missed.push(format!("{bug:?}"));
             }
         }
+    }
+    if !apart.is_empty() {
+        println!("\n| bug | shown by the test | why not by whole nodes |\n|---|---|---|");
+    }
+    for (bug, test) in apart {
+        println!("| {bug:?}: {} | {} | {} |", bug.what(), test.test, test.why);
     }
     match missed.is_empty() {
         true => Ok(()),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use synod_chaos::history::{How, OBSERVER, Operation, Outcome, Step, write_json_lines};
+use synod_chaos::history::{How, OBSERVER, Operation, Step, write_json_lines};
 
 /// What the script says of a history; None if there is no interpreter.
 fn judged(workload: &str, name: &str, history: &[Operation]) -> Option<String> {
@@ -31,16 +31,7 @@ fn judged(workload: &str, name: &str, history: &[Operation]) -> Option<String> {
 }
 
 fn operation(client: u32, start_us: u64, steps: Vec<Step>) -> Operation {
-    Operation {
-        client,
-        how: How::Single,
-        start_us,
-        end_us: Some(start_us + 1),
-        outcome: Outcome::Ok,
-        token: None,
-        steps,
-        error: None,
-    }
+    Operation::done(client, How::Single, start_us..start_us + 1, steps)
 }
 
 fn read(key: &str, value: &str) -> Step {

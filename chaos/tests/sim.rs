@@ -97,7 +97,13 @@ fn broken_disks_break_no_promise() {
 
 #[test]
 fn orders_break_no_promise() {
-    let faults = [Fault::Transfer, Fault::Move, Fault::Split, Fault::Merge];
+    let faults = [
+        Fault::Transfer,
+        Fault::Move,
+        Fault::Split,
+        Fault::Merge,
+        Fault::Leave,
+    ];
     hold(800..808, Workload::ALL, &faults);
 }
 
@@ -113,9 +119,10 @@ fn sequences_of_faults_break_no_promise() {
         Fault::SlowSuccession,
         Fault::ElectionStorm,
         Fault::LeftWithLearners,
+        Fault::SlowRequests,
     ];
     // 908: a node paused between two looks at its clock asked for the same lease for ever.
-    hold(900..910, Workload::ALL, &faults);
+    hold(900..912, Workload::ALL, &faults);
 }
 
 #[test]

@@ -28,10 +28,26 @@ pub fn check(history: &[Operation]) -> Verdict {
         .iter()
         .flat_map(|operation| &operation.steps)
         .any(|step| matches!(step, Step::Add { .. }));
+    // Snapshots of before the accounts were opened see none of them.
+    let opened_at = history
+        .iter()
+        .filter(|operation| operation.client == OBSERVER)
+        .find_map(|operation| operation.version);
+    let mut snapshots: BTreeMap<i64, &Operation> = BTreeMap::new();
     for operation in history.iter().filter(|o| o.outcome == Outcome::Ok) {
         let balances = balances(operation);
         if !operation.only_reads() || !accounts.iter().all(|key| balances.contains_key(key)) {
             continue;
+        }
+        if let Some(version) = operation.version {
+            if opened_at.is_some_and(|opened_at| version < opened_at) {
+                continue;
+            }
+            let first = *snapshots.entry(version).or_insert(operation);
+            if first.steps != operation.steps {
+                let what = format!("two reads at version {version} differ");
+                return Err(Anomaly::new("changed snapshot", what, [first, operation]));
+            }
         }
         let mut sum = 0;
         for account in &accounts {
@@ -92,16 +108,7 @@ mod tests {
     use crate::history::How;
 
     fn operation(client: u32, steps: Vec<Step>) -> Operation {
-        Operation {
-            client,
-            how: How::Multi,
-            start_us: 0,
-            end_us: Some(1),
-            outcome: Outcome::Ok,
-            token: None,
-            steps,
-            error: None,
-        }
+        Operation::done(client, How::Multi, 0..1, steps)
     }
 
     fn judge(extra: Option<Step>, balances: [&str; 2]) -> String {
@@ -126,5 +133,41 @@ mod tests {
         assert_eq!(judge(None, ["20", ""]), "lost account");
         assert_eq!(judge(None, ["-1", "21"]), "negative balance");
         assert_eq!(judge(Some(Step::add("a", -11)), ["-1", "21"]), "clean");
+    }
+
+    #[test]
+    fn a_snapshot_is_one_state_for_ever() {
+        let reads = |version: i64, balances: [&str; 2]| {
+            let reads = ["a", "b"].into_iter().zip(balances);
+            let steps = reads.map(|(key, value)| Step::Read {
+                key: key.to_owned(),
+                value: Some((!value.is_empty()).then(|| value.to_owned())),
+            });
+            Operation {
+                version: Some(version),
+                ..operation(1, steps.collect())
+            }
+        };
+        let found = |snapshots: &[Operation]| {
+            let open = vec![Step::write("a", "10"), Step::write("b", "10")];
+            let first = Operation {
+                client: OBSERVER,
+                ..reads(7, ["10", "10"])
+            };
+            let mut history = vec![operation(OBSERVER, open), first];
+            history.extend_from_slice(snapshots);
+            check(&history).map_or_else(|anomaly| anomaly.name, |()| "clean".to_owned())
+        };
+        assert_eq!(
+            found(&[reads(9, ["3", "17"]), reads(9, ["3", "17"])]),
+            "clean"
+        );
+        assert_eq!(
+            found(&[reads(9, ["3", "17"]), reads(9, ["4", "16"])]),
+            "changed snapshot"
+        );
+        assert_eq!(found(&[reads(9, ["3", "10"])]), "wrong total");
+        assert_eq!(found(&[reads(9, ["20", ""])]), "lost account");
+        assert_eq!(found(&[reads(5, ["20", ""])]), "clean", "not opened yet");
     }
 }

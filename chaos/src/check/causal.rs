@@ -77,16 +77,7 @@ mod tests {
     use crate::history::How;
 
     fn operation(start_us: u64, end_us: u64, steps: Vec<Step>) -> Operation {
-        Operation {
-            client: 0,
-            how: How::Multi,
-            start_us,
-            end_us: Some(end_us),
-            outcome: Outcome::Ok,
-            token: None,
-            steps,
-            error: None,
-        }
+        Operation::done(0, How::Multi, start_us..end_us, steps)
     }
 
     fn judge(second_start_us: u64, x: bool, y: bool) -> String {

@@ -235,19 +235,12 @@ mod tests {
     use crate::history::How;
 
     fn operation(step: Step, start_us: u64, end_us: Option<u64>) -> Operation {
-        Operation {
-            client: 0,
-            how: How::Single,
-            start_us,
-            end_us,
-            outcome: match end_us {
-                Some(_) => Outcome::Ok,
-                None => Outcome::Unknown,
-            },
-            token: None,
-            steps: vec![step],
-            error: None,
-        }
+        let outcome = match end_us {
+            Some(_) => Outcome::Ok,
+            None => Outcome::Unknown,
+        };
+        let times_us = start_us..end_us.unwrap_or(start_us);
+        Operation::done(0, How::Single, times_us, vec![step]).ended(outcome)
     }
 
     fn write(value: &str, start_us: u64, end_us: u64) -> Operation {

@@ -60,24 +60,7 @@ mod tests {
     use crate::history::{How, Step};
 
     fn operation(start_us: u64, end_us: u64, steps: Vec<Step>) -> Operation {
-        Operation {
-            client: 0,
-            how: How::Multi,
-            start_us,
-            end_us: Some(end_us),
-            outcome: Outcome::Ok,
-            token: None,
-            steps,
-            error: None,
-        }
-    }
-
-    fn ended(outcome: Outcome, mut operation: Operation) -> Operation {
-        operation.outcome = outcome;
-        if outcome == Outcome::Unknown {
-            operation.end_us = None;
-        }
-        operation
+        Operation::done(0, How::Multi, start_us..end_us, steps)
     }
 
     fn append(key: &str, element: &str) -> Step {
@@ -156,7 +139,7 @@ mod tests {
         assert_eq!(with("1,2,1,"), "duplicate");
         assert_eq!(with("1,2,3,"), "garbage read");
         assert_eq!(with("1,"), "G1b");
-        let failed = ended(Outcome::Failed, appends.clone());
+        let failed = appends.clone().ended(Outcome::Failed);
         let seen = operation(10, 11, vec![read("x", "1,2,")]);
         assert_eq!(found(&[failed, seen.clone()]), "G1a");
         let other = operation(10, 11, vec![read("x", "2,1,")]);
@@ -165,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_unknown_append_may_be_there_or_not_but_once() {
-        let unknown = ended(Outcome::Unknown, operation(0, 1, vec![append("x", "1")]));
+        let unknown = operation(0, 1, vec![append("x", "1")]).ended(Outcome::Unknown);
         let with = |value: &str| found(&[unknown.clone(), operation(5, 6, vec![read("x", value)])]);
         assert_eq!(with(""), "clean");
         assert_eq!(with("1,"), "clean");

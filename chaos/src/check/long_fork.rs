@@ -63,16 +63,8 @@ mod tests {
             key: key.to_owned(),
             value: Some(there.then(|| "1".to_owned())),
         };
-        Operation {
-            client: 0,
-            how: How::Multi,
-            start_us,
-            end_us: Some(end_us),
-            outcome: Outcome::Ok,
-            token: None,
-            steps: vec![step("x", x), step("y", y)],
-            error: None,
-        }
+        let steps = vec![step("x", x), step("y", y)];
+        Operation::done(0, How::Multi, start_us..end_us, steps)
     }
 
     fn found(history: &[Operation]) -> String {

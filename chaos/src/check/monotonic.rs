@@ -98,16 +98,7 @@ mod tests {
     use crate::history::How;
 
     fn operation(start_us: u64, step: Step) -> Operation {
-        Operation {
-            client: 0,
-            how: How::Single,
-            start_us,
-            end_us: Some(start_us + 1),
-            outcome: Outcome::Ok,
-            token: None,
-            steps: vec![step],
-            error: None,
-        }
+        Operation::done(0, How::Single, start_us..start_us + 1, vec![step])
     }
 
     fn add(start_us: u64, sum: i64) -> Operation {

@@ -107,16 +107,7 @@ mod tests {
     use crate::history::How;
 
     fn operation(start_us: u64, outcome: Outcome, step: Step) -> Operation {
-        Operation {
-            client: 0,
-            how: How::Single,
-            start_us,
-            end_us: (outcome != Outcome::Unknown).then_some(start_us + 1),
-            outcome,
-            token: None,
-            steps: vec![step],
-            error: None,
-        }
+        Operation::done(0, How::Single, start_us..start_us + 1, vec![step]).ended(outcome)
     }
 
     fn insert(start_us: u64, outcome: Outcome, key: &str) -> Operation {

@@ -67,16 +67,7 @@ mod tests {
             rows: Some(rows),
         }];
         steps.extend(insert.map(|key| Step::write(key, "1")));
-        Operation {
-            client: 0,
-            how: How::Interactive,
-            start_us: 0,
-            end_us: Some(1),
-            outcome: Outcome::Ok,
-            token: None,
-            steps,
-            error: None,
-        }
+        Operation::done(0, How::Interactive, 0..1, steps)
     }
 
     fn found(history: &[Operation]) -> String {

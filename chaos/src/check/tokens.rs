@@ -87,14 +87,9 @@ mod tests {
 
     fn operation(start_us: u64, outcome: Outcome, token: Option<&str>, step: Step) -> Operation {
         Operation {
-            client: 0,
-            how: How::Interactive,
-            start_us,
-            end_us: (outcome != Outcome::Unknown).then_some(start_us + 1),
-            outcome,
             token: token.map(str::to_owned),
-            steps: vec![step],
-            error: None,
+            ..Operation::done(0, How::Interactive, start_us..start_us + 1, vec![step])
+                .ended(outcome)
         }
     }
 

@@ -7,6 +7,8 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use synod::transport::Class;
+
 use super::strike::{cut, isolate, part};
 use super::{Fault, Strike, order};
 use crate::world::{Link, World};
@@ -34,7 +36,8 @@ pub(super) fn begin(
             // It may have been stopped in the midst of a turn, between two looks at the clock.
             let midst = rng.random_bool(0.5);
             if midst {
-                world.hold_clock(leader);
+                // The turn's own reading, and perhaps that of its first round.
+                world.hold_clock(leader, rng.random_range(1..=2));
             }
             match midst {
                 true => " in the midst of a turn".to_owned(),
@@ -82,6 +85,21 @@ pub(super) fn begin(
             world.spawn(move || order::give(addresses, fault, draw));
             String::new()
         }
+        Fault::SlowRequests => {
+            // Below and above the second after which others look after what a coordinator left.
+            let delay_us = match rng.random_bool(0.5) {
+                true => rng.random_range(100_000..900_000),
+                false => rng.random_range(1_100_000..3_000_000),
+            };
+            let link = Link {
+                delay_us,
+                ..Link::CLEAN
+            };
+            let (from, to) = (world.peer_address(others[0]), world.peer_address(leader));
+            let links = &world.links;
+            links.set_class(i, (from, to), Class::Forward, link);
+            format!(" {delay_us} us")
+        }
         // A rolling restart has its beats only.
         _ => String::new(),
     }
@@ -110,6 +128,15 @@ pub(super) fn turn(world: &mut World, i: usize, strike: &Strike, victims: &[usiz
             let mut side = vec![*leader];
             side.extend(beside);
             part(world, i, &side, apart);
+        }
+        Fault::SlowRequests if strike.draw % 2 == 0 => {
+            for other in others {
+                let (one, other) = (world.peer_address(*leader), world.peer_address(*other));
+                for direction in [(one, other), (other, one)] {
+                    let links = &world.links;
+                    links.set_class(i, direction, Class::Control, Link::CUT);
+                }
+            }
         }
         _ => {}
     }

@@ -12,6 +12,7 @@
 mod compound;
 #[cfg(madsim)]
 mod order;
+pub(crate) mod partition;
 #[cfg(madsim)]
 mod strike;
 
@@ -103,6 +104,11 @@ pub enum Fault {
     ElectionStorm,
     /// A shard gets learners; then its leader is left with nobody else.
     LeftWithLearners,
+    /// What one gateway asks of a leader takes long, answers do not; then, sometimes, the leader's own
+    /// group does not hear it any more, and those that ask it still do.
+    SlowRequests,
+    /// A node leaves the cluster for good, and its machine comes back as a new node.
+    Leave,
 }
 
 impl Fault {
@@ -147,6 +153,8 @@ impl Fault {
         Fault::SlowSuccession,
         Fault::ElectionStorm,
         Fault::LeftWithLearners,
+        Fault::SlowRequests,
+        Fault::Leave,
     ];
 
     /// Its name on the command line.
@@ -191,6 +199,8 @@ impl Fault {
             Fault::SlowSuccession => "slow-succession",
             Fault::ElectionStorm => "election-storm",
             Fault::LeftWithLearners => "left-with-learners",
+            Fault::SlowRequests => "slow-requests",
+            Fault::Leave => "leave",
         }
     }
 }
@@ -216,6 +226,7 @@ impl Fault {
                 | Fault::SlowSuccession
                 | Fault::ElectionStorm
                 | Fault::LeftWithLearners
+                | Fault::SlowRequests
         )
     }
 
@@ -236,6 +247,7 @@ impl Fault {
             Fault::SlowAnswers => Some(40),
             Fault::SlowSuccession => Some(30),
             Fault::LeftWithLearners => Some(60),
+            Fault::SlowRequests => Some(45),
             _ => None,
         }
     }
@@ -248,9 +260,12 @@ impl Fault {
             Fault::DeafTransfer => rng.random_range(500..2_500),
             Fault::SlowAnswers => rng.random_range(2_000..3_600),
             Fault::RestartVoters => rng.random_range(1_800..3_200),
-            Fault::SlowSuccession | Fault::ElectionStorm | Fault::RollingRestart => {
-                rng.random_range(2_500..5_000)
-            }
+            Fault::SlowSuccession
+            | Fault::ElectionStorm
+            | Fault::RollingRestart
+            | Fault::SlowRequests => rng.random_range(2_500..5_000),
+            // Until a view without it is agreed on.
+            Fault::Leave => rng.random_range(2_000..4_000),
             Fault::LeftWithLearners => rng.random_range(3_000..5_000),
             Fault::KillOne | Fault::KillLeader | Fault::KillMinority if rng.random_bool(0.4) => {
                 rng.random_range(1..150)

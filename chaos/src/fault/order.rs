@@ -63,6 +63,7 @@ fn orders(report: &Report, fault: Fault, rng: &mut SmallRng) -> Vec<Command> {
             order.into_iter().collect()
         }
         Fault::Merge => vec![verb("MERGE").arg(shard.id.to_string())],
+        Fault::Leave => vec![Command::new("SYNOD").arg("LEAVE").arg("FORCE")],
         Fault::Learner | Fault::LeftWithLearners => {
             // Of all shards: whichever leader is lost has them.
             let shards = report.shards.iter();

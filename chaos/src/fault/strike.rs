@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use synod_storage::disk::Fault as DiskFault;
 
+use super::partition::{self, Direction};
 use super::{Fault, Strike, compound, order};
 use crate::timeline::What;
 use crate::world::{End, Link, World, world_us};
@@ -95,6 +96,7 @@ impl Strikes {
                     world.timeline.add(world_us(), What::Undone { strike: i });
                 }
             }
+            world.look_at_views();
         }
         let rest = Duration::from_micros(until_us.saturating_sub(world_us()));
         tokio::time::sleep(rest).await;
@@ -140,12 +142,13 @@ impl Strikes {
             | Fault::DeafTransfer
             | Fault::SlowAnswers
             | Fault::RestartVoters
-            | Fault::SlowSuccession => victims = compound::victims(world, strike.draw, victims),
+            | Fault::SlowSuccession
+            | Fault::SlowRequests => victims = compound::victims(world, strike.draw, victims),
             Fault::LogRot => victims = vec![self.unlucky],
-            Fault::Replace if self.replaced => {
-                return (Vec::new(), "replace, again: no".to_owned());
+            Fault::Replace | Fault::Leave if self.replaced => {
+                return (Vec::new(), format!("{}, again: no", fault.name()));
             }
-            Fault::Replace => {
+            Fault::Replace | Fault::Leave => {
                 victims = vec![self.unlucky];
                 self.replaced = true;
             }
@@ -215,7 +218,8 @@ impl Strikes {
             | Fault::SlowAnswers
             | Fault::RestartVoters
             | Fault::ElectionStorm
-            | Fault::LeftWithLearners => world.links.undo(i),
+            | Fault::LeftWithLearners
+            | Fault::SlowRequests => world.links.undo(i),
             Fault::FreezeLeader => {
                 world.resume(victims[0]);
                 world.links.undo(i);
@@ -229,6 +233,8 @@ impl Strikes {
             // What was ordered stays.
             Fault::Transfer | Fault::Move | Fault::Split | Fault::Merge | Fault::Learner => {}
             Fault::RollingRestart | Fault::Replace => {}
+            // It has left, or will find that it must: its machine begins anew.
+            Fault::Leave => victims.iter().for_each(|node| world.replace(*node)),
             Fault::ClockDrift => victims
                 .iter()
                 .for_each(|node| world.set_clock(*node, Some(0), None)),
@@ -264,16 +270,17 @@ fn inflict(
             victims.iter().for_each(|node| world.stop(*node, end));
         }
         Fault::Pause => world.pause(first),
-        Fault::Halves | Fault::Bridge => {
-            // The node in the middle of a bridge is in neither half.
-            let sides = &victims[usize::from(fault == Fault::Bridge)..];
-            let (one, other) = sides.split_at(sides.len() / 2);
-            part(world, i, one, other);
-            return format!(" {one:?} {other:?}");
+        Fault::Halves
+        | Fault::Bridge
+        | Fault::Ring
+        | Fault::OneWay
+        | Fault::Isolate
+        | Fault::IsolateLeader
+        | Fault::FlipFlop => {
+            let (cuts, what) = partition::cuts(fault, victims, world.nodes(), rng);
+            cut_all(world, i, &cuts);
+            return what;
         }
-        Fault::Ring => ring(world, i, victims),
-        Fault::Isolate | Fault::IsolateLeader | Fault::FlipFlop => isolate(world, i, first),
-        Fault::OneWay => return one_way(world, i, first, rng),
         Fault::Loss | Fault::Delay | Fault::Duplicate => return spoil(world, i, fault, rng),
         Fault::ClockJump | Fault::ClockStrobe | Fault::ClockDrift => {
             return bend_clock(world, fault, first, rng);
@@ -282,39 +289,14 @@ fn inflict(
             return break_disk(world, fault, first, rng);
         }
         Fault::Replace => world.replace(first),
+        Fault::Leave => {
+            let addresses = vec![world.client_addresses().swap_remove(first)];
+            world.spawn(move || order::give(addresses, fault, 0));
+        }
         // Orders and compound faults begin in places of their own.
         _ => {}
     }
     String::new()
-}
-
-/// Each node reaches its two neighbours; of three, all are neighbours: one of the links goes.
-fn ring(world: &World, i: usize, victims: &[usize]) {
-    let nodes = victims.len();
-    for (place, from) in victims.iter().enumerate() {
-        for (other, to) in victims.iter().enumerate() {
-            let apart = (place + nodes - other) % nodes;
-            let is_cut = match nodes {
-                3 => place + other == 1,
-                _ => apart > 1 && apart < nodes - 1,
-            };
-            if is_cut {
-                cut(world, i, *from, *to);
-            }
-        }
-    }
-}
-
-/// One node hears nothing, or is not heard.
-fn one_way(world: &World, i: usize, victim: usize, rng: &mut SmallRng) -> String {
-    let deaf = rng.random_bool(0.5);
-    for other in (0..world.nodes()).filter(|other| *other != victim) {
-        match deaf {
-            true => cut(world, i, other, victim),
-            false => cut(world, i, victim, other),
-        }
-    }
-    if deaf { " deaf" } else { " mute" }.to_owned()
 }
 
 /// Makes most of the links bad.
@@ -388,17 +370,15 @@ pub(super) fn cut(world: &World, i: usize, from: usize, to: usize) {
 }
 
 pub(super) fn part(world: &World, i: usize, one: &[usize], other: &[usize]) {
-    for a in one {
-        for b in other {
-            cut(world, i, *a, *b);
-            cut(world, i, *b, *a);
-        }
-    }
+    cut_all(world, i, &partition::between(one, other));
 }
 
 pub(super) fn isolate(world: &World, i: usize, victim: usize) {
-    let others: Vec<usize> = (0..world.nodes())
-        .filter(|other| *other != victim)
-        .collect();
-    part(world, i, &[victim], &others);
+    cut_all(world, i, &partition::around(victim, world.nodes()));
+}
+
+fn cut_all(world: &World, i: usize, cuts: &[Direction]) {
+    for (from, to) in cuts {
+        cut(world, i, *from, *to);
+    }
 }

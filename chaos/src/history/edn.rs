@@ -96,29 +96,15 @@ mod tests {
 
     #[test]
     fn an_operation_is_an_invocation_and_a_completion() {
-        let operation = |client, start_us, end_us, outcome, steps| Operation {
-            client,
-            how: How::Multi,
-            start_us,
-            end_us,
-            outcome,
-            token: None,
-            steps,
-            error: None,
-        };
+        let operation =
+            |client, times_us, steps| Operation::done(client, How::Multi, times_us, steps);
         let read = Step::Read {
             key: "x".to_owned(),
             value: Some(Some("1,2,".to_owned())),
         };
         let history = [
-            operation(
-                0,
-                1,
-                Some(9),
-                Outcome::Ok,
-                vec![read, Step::append("y", "3")],
-            ),
-            operation(1, 2, None, Outcome::Unknown, vec![Step::append("x", "2")]),
+            operation(0, 1..9, vec![read, Step::append("y", "3")]),
+            operation(1, 2..9, vec![Step::append("x", "2")]).ended(Outcome::Unknown),
         ];
         let mut out = Vec::new();
         write_edn(&history, true, &mut out).expect("memory takes it");

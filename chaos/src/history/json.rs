@@ -36,14 +36,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let history = vec![
-            Operation {
-                client: 3,
-                how: How::Multi,
-                start_us: 10,
-                end_us: Some(20),
-                outcome: Outcome::Ok,
-                token: None,
-                steps: vec![
+            Operation::done(
+                3,
+                How::Multi,
+                10..20,
+                vec![
                     Step::Read {
                         key: "a".to_owned(),
                         value: Some(None),
@@ -59,17 +56,17 @@ mod tests {
                         rows: Some(vec![("b".to_owned(), "5".to_owned())]),
                     },
                 ],
-                error: None,
-            },
+            ),
             Operation {
-                client: 4,
-                how: How::Single,
-                start_us: 11,
-                end_us: None,
-                outcome: Outcome::Unknown,
                 token: Some("t".to_owned()),
-                steps: vec![Step::read("a"), Step::write("a", "x\"y")],
                 error: Some("UNKNOWN".to_owned()),
+                ..Operation::done(
+                    4,
+                    How::Single,
+                    11..12,
+                    vec![Step::read("a"), Step::write("a", "x\"y")],
+                )
+                .ended(Outcome::Unknown)
             },
         ];
         let mut text = Vec::new();

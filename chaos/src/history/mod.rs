@@ -7,6 +7,8 @@
 mod edn;
 mod json;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::edn::write_edn;
@@ -37,6 +39,8 @@ pub enum How {
     Multi,
     /// `BEGIN` … `COMMIT`.
     Interactive,
+    /// `BEGIN SNAPSHOT` … `COMMIT`: reads at one version, which may be older than what others were told.
+    Snapshot,
 }
 
 /// A value that was read: not answered, absent, or there.
@@ -132,6 +136,9 @@ pub struct Operation {
     /// Names the transaction, so that it takes effect once however often it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// The version that a snapshot read at: two of one version are one state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
     /// What was asked, in order, with what was answered.
     pub steps: Vec<Step>,
     /// What the client was told, where the outcome is not ok.
@@ -210,6 +217,29 @@ impl Step {
 }
 
 impl Operation {
+    /// An operation that took effect, asked and answered at these times.
+    pub fn done(client: u32, how: How, times_us: Range<u64>, steps: Vec<Step>) -> Self {
+        Self {
+            client,
+            how,
+            start_us: times_us.start,
+            end_us: Some(times_us.end),
+            outcome: Outcome::Ok,
+            token: None,
+            version: None,
+            steps,
+            error: None,
+        }
+    }
+
+    /// The same with another outcome; what is unknown has no end.
+    #[must_use]
+    pub fn ended(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self.end_us = self.end_us.filter(|_| outcome != Outcome::Unknown);
+        self
+    }
+
     /// Whether it only reads.
     pub fn only_reads(&self) -> bool {
         !self.steps.iter().any(Step::writes)

@@ -2,12 +2,14 @@
 //!
 //! Each stands in a file of its own, with its source. They look on through
 //! [`synod::node::Observer`]; a violation is kept until the run asks for it, because it is found in
-//! the midst of a node's turn.
+//! the midst of a node's turn. Views are read from the disks. What needs a world at rest (equal
+//! replicas, one owner for every key) is in [`crate::agreement`].
 
 mod committed;
 mod one_leader;
 mod queues;
 mod steady;
+pub mod views;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,7 @@ use self::committed::Committed;
 use self::one_leader::OneLeader;
 use self::queues::Queues;
 use self::steady::Steady;
+use self::views::Views;
 use crate::timeline::{Timeline, What};
 use crate::world::world_us;
 
@@ -34,6 +37,7 @@ struct State {
     committed: Committed,
     queues: Queues,
     steady: Steady,
+    views: Views,
     /// Who was seen to lead each shard last.
     leaders: BTreeMap<u64, usize>,
     violation: Option<String>,
@@ -65,6 +69,14 @@ impl Invariants {
             node,
             invariants: self.clone(),
         })
+    }
+
+    /// Looks at the view log of a node, as its disk has it now.
+    pub fn look_at_views(&self, node: usize, log: &[u8]) {
+        let mut state = self.lock();
+        if let Err(violation) = state.views.look(node, log) {
+            state.violation.get_or_insert(violation);
+        }
     }
 
     /// The first violation, if there was one.

@@ -8,7 +8,9 @@ use crate::history::{OBSERVER, Operation, Outcome};
 use crate::plan::Plan;
 use crate::timeline::What;
 
-const LEFT: u64 = 150;
+const LEFT: u64 = 230;
+/// What a label has room for; the rest shows when the mouse rests on it.
+const LABEL_CHARS_MAX: usize = 38;
 const ROW: u64 = 16;
 const US_PER_PIXEL: u64 = 5_000;
 
@@ -39,8 +41,13 @@ impl Page {
     fn row(&mut self, label: &str) -> u64 {
         let y = 20 + self.rows * ROW;
         self.rows += 1;
-        let label = escape(label);
-        let _ = writeln!(self.svg, "<text x='4' y='{}'>{label}</text>", y + 11);
+        let short: String = label.chars().take(LABEL_CHARS_MAX).collect();
+        let (short, label) = (escape(&short), escape(label));
+        let _ = writeln!(
+            self.svg,
+            "<text x='4' y='{}'>{short}<title>{label}</title></text>",
+            y + 11
+        );
         y
     }
 
@@ -72,6 +79,10 @@ impl Page {
             Some(failure) => escape(&failure.to_string()),
             None => "clean".to_owned(),
         };
+        let legend: Vec<String> = (0..plan.nodes)
+            .map(|node| format!("<b class='lead{}'>&nbsp;</b> node {node}", node % 5))
+            .collect();
+        let legend = legend.join(", ");
         format!(
             "<!DOCTYPE html>\n<meta charset='utf-8'><title>{plan}</title>\n<style>\n\
              body {{ font: 13px sans-serif; }} svg text {{ font: 10px sans-serif; }}\n\
@@ -79,9 +90,17 @@ impl Page {
              .unknown {{ fill: #e90; }} .witness {{ fill: #d00; }} .strike {{ fill: #85c; }}\n\
              .stopped {{ fill: #000; }} .lead0 {{ fill: #48c; }} .lead1 {{ fill: #4aa; }}\n\
              .lead2 {{ fill: #ca4; }} .lead3 {{ fill: #a6c; }} .lead4 {{ fill: #888; }}\n\
+             b {{ display: inline-block; width: 1em; }} b.ok {{ background: #6a6; }}\n\
+             b.failed {{ background: #bbb; }} b.unknown {{ background: #e90; }}\n\
+             b.witness {{ background: #d00; }} b.lead0 {{ background: #48c; }}\n\
+             b.lead1 {{ background: #4aa; }} b.lead2 {{ background: #ca4; }}\n\
+             b.lead3 {{ background: #a6c; }} b.lead4 {{ background: #888; }}\n\
              </style>\n<h3>{plan}</h3>\n<pre>{verdict}</pre>\n\
-             <p>green: succeeded; grey: failed; orange: unknown; red: shows the anomaly; violet: \
-             faults; other colours: the node that leads</p>\n\
+             <p>Time runs to the right. First the faults, each with its victims (violet); then, for each \
+             shard, the node that leads it ({legend}); then what each client asked, from the question \
+             to the answer: <b class='ok'>&nbsp;</b> succeeded, <b class='failed'>&nbsp;</b> failed, \
+             <b class='unknown'>&nbsp;</b> outcome unknown, <b class='witness'>&nbsp;</b> shows the \
+             anomaly. Rest the mouse on a bar to see all of it.</p>\n\
              <svg width='{width}' height='{height}'>\n{axis}{}</svg>\n",
             self.svg
         )
@@ -95,7 +114,10 @@ fn strikes(page: &mut Page, report: &RunReport) {
     for event in &report.events {
         match &event.what {
             What::Struck { strike, what } => {
-                begun.insert(*strike, (event.at_us, what));
+                // A fault that takes a turn for the worse has a bar for each of its parts.
+                if let Some((from_us, before)) = begun.insert(*strike, (event.at_us, what)) {
+                    bars.push((from_us, event.at_us, before));
+                }
             }
             What::Undone { strike } => {
                 if let Some((from_us, what)) = begun.remove(strike) {

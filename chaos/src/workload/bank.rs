@@ -12,6 +12,11 @@ fn accounts() -> Vec<String> {
     (0..ACCOUNTS).map(|i| key("account", i)).collect()
 }
 
+/// Reads of all accounts.
+pub(super) fn reads() -> Vec<Step> {
+    accounts().into_iter().map(Step::read).collect()
+}
+
 /// Opens the accounts.
 pub(super) async fn open(observer: &mut Session) -> Result<(), String> {
     for account in accounts() {
@@ -23,18 +28,14 @@ pub(super) async fn open(observer: &mut Session) -> Result<(), String> {
     Ok(())
 }
 
-/// A transfer that looks before it takes, or a read of all accounts in one of three ways.
+/// A transfer, or a read of all accounts in one of three ways.
 pub(super) async fn turn(session: &mut Session) -> bool {
     if !session.reads(0.3) {
         return transfer(session).await;
     }
     match session.rng.random_range(0..3) {
         0 => session.read_many(&accounts()).await,
-        1 => {
-            session
-                .multi(accounts().into_iter().map(Step::read).collect())
-                .await
-        }
+        1 => session.multi(reads()).await,
         _ => {
             session
                 .interactive(None, async |open| {
@@ -48,7 +49,8 @@ pub(super) async fn turn(session: &mut Session) -> bool {
     }
 }
 
-async fn transfer(session: &mut Session) -> bool {
+/// A transfer that looks before it takes.
+pub(super) async fn transfer(session: &mut Session) -> bool {
     let from = session.rng.random_range(0..ACCOUNTS);
     let to = (from + session.rng.random_range(1..ACCOUNTS)) % ACCOUNTS;
     let amount = session.rng.random_range(1..=20);

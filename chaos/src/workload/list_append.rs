@@ -32,8 +32,12 @@ pub(super) async fn single(session: &mut Session) -> bool {
     }
 }
 
-/// A transaction of one step to four, as one batch or interactively.
+/// A transaction of one step to four, as one batch or interactively; or a single command, which meets
+/// the locks of transactions and holds none.
 pub(super) async fn transaction(session: &mut Session) -> bool {
+    if session.rng.random_bool(0.3) {
+        return single(session).await;
+    }
     let steps: Vec<Step> = (0..session.rng.random_range(1..=4))
         .map(|_| step(session))
         .collect();

@@ -16,6 +16,7 @@ mod register;
 mod session;
 mod set;
 mod skew;
+mod snapshot;
 mod tokens;
 
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub enum Workload {
     Internal,
     /// Transactions that are sent again under their name.
     Tokens,
+    /// Transfers, and reads of all accounts at versions of the past.
+    Snapshot,
 }
 
 impl Workload {
@@ -81,6 +84,7 @@ impl Workload {
         Workload::WriteSkew,
         Workload::Internal,
         Workload::Tokens,
+        Workload::Snapshot,
     ];
 
     /// Its name on the command line.
@@ -100,6 +104,7 @@ impl Workload {
             Workload::WriteSkew => "write-skew",
             Workload::Internal => "internal",
             Workload::Tokens => "tokens",
+            Workload::Snapshot => "snapshot",
         }
     }
 
@@ -113,6 +118,7 @@ impl Workload {
             | Workload::Set
             | Workload::Monotonic
             | Workload::Bank
+            | Workload::Snapshot
             | Workload::LongFork
             | Workload::Causal
             | Workload::MonotonicMulti
@@ -131,7 +137,7 @@ impl Workload {
             }
             Workload::Set => check::set::check(history),
             Workload::Monotonic | Workload::MonotonicMulti => check::monotonic::check(history),
-            Workload::Bank => check::bank::check(history),
+            Workload::Bank | Workload::Snapshot => check::bank::check(history),
             Workload::LongFork => check::long_fork::check(history),
             Workload::Causal => check::causal::check(history),
             Workload::WriteSkew => check::skew::check(history),
@@ -143,6 +149,7 @@ impl Workload {
     pub async fn begin(self, observer: &mut Session) -> Result<(), String> {
         match self {
             Workload::Bank => bank::open(observer).await,
+            Workload::Snapshot => snapshot::open(observer).await,
             Workload::Register
             | Workload::Counter
             | Workload::Append
@@ -176,6 +183,7 @@ impl Workload {
                 Workload::WriteSkew => skew::turn(&mut session).await,
                 Workload::Internal => internal::turn(&mut session).await,
                 Workload::Tokens => tokens::turn(&mut session).await,
+                Workload::Snapshot => snapshot::turn(&mut session).await,
             };
             session.rest(answered).await;
         }
@@ -185,7 +193,7 @@ impl Workload {
     pub async fn end(self, observer: &mut Session) -> Result<(), String> {
         match self {
             Workload::Set => set::read_all(observer).await,
-            Workload::Bank => bank::read_all(observer).await,
+            Workload::Bank | Workload::Snapshot => bank::read_all(observer).await,
             Workload::Register
             | Workload::Counter
             | Workload::Append

@@ -13,6 +13,9 @@ use super::{PATIENCE, Recorder};
 use crate::history::{How, Operation, Outcome, Step};
 use crate::plan::Habit;
 
+/// Versions of snapshots that a client remembers.
+const VERSIONS_MAX: usize = 24;
+
 /// A client of a world.
 pub struct Session {
     client: Client,
@@ -24,6 +27,8 @@ pub struct Session {
     /// What it does is drawn from here.
     pub rng: SmallRng,
     next: u32,
+    /// Versions that it has read snapshots at.
+    versions: Vec<i64>,
 }
 
 /// An interactive transaction under way.
@@ -62,6 +67,7 @@ impl Session {
             recorder,
             rng: SmallRng::seed_from_u64(seed),
             next: 0,
+            versions: Vec::new(),
         }
     }
 
@@ -86,11 +92,11 @@ impl Session {
         format!("{}.{}", self.id, self.next)
     }
 
-    /// A pause between two operations; a longer one after a failure.
+    /// A pause between two operations; after a failure, the longest, or 50 ms.
     pub async fn rest(&mut self, answered: bool) {
         let pause_us = match answered {
             true => self.rng.random_range(0..=self.habit.rest_max_ms * 1000),
-            false => 50_000,
+            false => self.habit.rest_max_ms.min(50) * 1000,
         };
         tokio::time::sleep(Duration::from_micros(pause_us)).await;
     }
@@ -109,31 +115,28 @@ impl Session {
 
     /// `MGET`: reads of several keys in one command.
     pub async fn read_many(&mut self, keys: &[String]) -> bool {
-        let steps = keys.iter().map(Step::read).collect();
+        let asked = self.asked(How::Single, keys.iter().map(Step::read).collect());
         let command = Command::read("MGET").args(keys);
-        let start_us = self.now_us();
         let answer = self.client.call_once(&command).await;
         let filled = answer.and_then(Value::into_array).and_then(|values| {
             let mut steps: Vec<Step> = keys.iter().map(Step::read).collect();
             fill_all(&mut steps, values.unwrap_or_default())?;
             Ok(steps)
         });
-        self.take_down(How::Single, start_us, None, steps, filled)
-            .is_ok()
+        self.take_down(asked, filled).is_ok()
     }
 
     /// `MULTI`, the steps, `EXEC`.
     pub async fn multi(&mut self, steps: Vec<Step>) -> bool {
         let commands: Vec<Command> = steps.iter().map(command).collect();
-        let start_us = self.now_us();
+        let asked = self.asked(How::Multi, steps);
         let answer = self.client.multi(&commands).await;
-        let mut filled = steps.clone();
+        let mut filled = asked.steps.clone();
         let filled = answer.and_then(|values| {
             fill_all(&mut filled, values.unwrap_or_default())?;
             Ok(filled)
         });
-        self.take_down(How::Multi, start_us, None, steps, filled)
-            .is_ok()
+        self.take_down(asked, filled).is_ok()
     }
 
     /// `BEGIN`, what the body does, `COMMIT`. With a token, an unknown outcome is asked for.
@@ -142,7 +145,7 @@ impl Session {
         token: Option<String>,
         mut body: impl AsyncFnMut(&mut Open<'_>) -> Result<(), Error>,
     ) -> bool {
-        let start_us = self.now_us();
+        let mut asked = self.asked(How::Interactive, Vec::new());
         let settings = Settings {
             tokens: token.is_some(),
             retry_for: Duration::ZERO,
@@ -157,9 +160,54 @@ impl Session {
             .await
         })
         .await;
-        let result = outcome.map(|()| steps.clone());
-        self.take_down(How::Interactive, start_us, token, steps, result)
-            .is_ok()
+        asked.token = token;
+        asked.steps.clone_from(&steps);
+        self.take_down(asked, outcome.map(|()| steps)).is_ok()
+    }
+
+    /// `BEGIN SNAPSHOT`, the reads, `COMMIT`, at one of the nodes: at a version that the node chooses, or at
+    /// one that was read before.
+    pub async fn snapshot(&mut self, again: Option<i64>, steps: Vec<Step>) -> bool {
+        let turn = self.rng.random_range(0..self.addresses.len());
+        let mut asked = self.asked(How::Snapshot, steps);
+        let mut filled = asked.steps.clone();
+        let answer = self.read_snapshot(turn, again, &mut filled).await;
+        asked.version = answer.as_ref().ok().copied();
+        self.versions
+            .extend(asked.version.filter(|_| again.is_none()));
+        self.take_down(asked, answer.map(|_| filled)).is_ok()
+    }
+
+    /// A version that was read before. Few are kept, of all ages.
+    pub fn earlier_version(&mut self) -> Option<i64> {
+        while self.versions.len() > VERSIONS_MAX {
+            let forgotten = self.rng.random_range(0..self.versions.len());
+            self.versions.swap_remove(forgotten);
+        }
+        match self.versions.len() {
+            0 => None,
+            some => Some(self.versions[self.rng.random_range(0..some)]),
+        }
+    }
+
+    async fn read_snapshot(
+        &self,
+        turn: usize,
+        again: Option<i64>,
+        steps: &mut [Step],
+    ) -> Result<i64, Error> {
+        let mut connection = self.connect(turn).await?;
+        let mut begin = Command::read("BEGIN").arg("SNAPSHOT");
+        if let Some(version) = again {
+            begin = begin.arg("AT").arg(version.to_string());
+        }
+        let version = connection.call(&begin).await?.into_integer()?;
+        for step in steps {
+            let answer = connection.call(&command(step)).await?;
+            fill(step, answer)?;
+        }
+        connection.call(&Command::read("COMMIT")).await?;
+        Ok(version)
     }
 
     /// Repeats one operation until it succeeds, for as long as a healed world may take.
@@ -208,51 +256,50 @@ impl Session {
     }
 
     async fn command(&mut self, command: Command, steps: Vec<Step>) -> Result<(), String> {
-        let start_us = self.now_us();
+        let asked = self.asked(How::Single, steps);
         let answer = self.client.call_once(&command).await;
-        let mut filled = steps.clone();
+        let mut filled = asked.steps.clone();
         let filled = answer.and_then(|value| match filled.first_mut() {
             Some(step) => fill(step, value).map(|()| filled),
             None => Ok(filled),
         });
-        self.take_down(How::Single, start_us, None, steps, filled)
+        self.take_down(asked, filled)
     }
 
-    /// Records an operation; on an error, with the steps as they were asked. The error in words.
+    /// An operation of this client that is asked now.
+    pub(super) fn asked(&self, how: How, steps: Vec<Step>) -> Operation {
+        let now_us = self.now_us();
+        Operation::done(self.id, how, now_us..now_us, steps)
+    }
+
+    /// Records what became of an operation; on an error, with the steps as they were asked. The error in
+    /// words.
     pub(super) fn take_down(
         &mut self,
-        how: How,
-        start_us: u64,
-        token: Option<String>,
-        asked: Vec<Step>,
+        asked: Operation,
         result: Result<Vec<Step>, Error>,
     ) -> Result<(), String> {
-        let now_us = self.now_us();
-        let (steps, outcome, error) = match result {
-            Ok(steps) => (steps, Outcome::Ok, None),
+        let mut operation = asked;
+        operation.end_us = Some(self.now_us());
+        match result {
+            Ok(steps) => {
+                operation.steps = steps;
+                self.recorder.record(operation);
+                Ok(())
+            }
             Err(error) => {
-                let reads = asked.iter().all(|step| !step.writes());
                 let outcome = match error.outcome() {
                     ClientOutcome::NotDone | ClientOutcome::Retryable => Outcome::Failed,
                     // What only reads has no effect, whatever became of it.
-                    ClientOutcome::Unknown if reads => Outcome::Failed,
+                    ClientOutcome::Unknown if operation.only_reads() => Outcome::Failed,
                     ClientOutcome::Unknown => Outcome::Unknown,
                 };
-                (asked, outcome, Some(error.to_string()))
+                let words = error.to_string();
+                operation.error = Some(words.clone());
+                self.recorder.record(operation.ended(outcome));
+                Err(words)
             }
-        };
-        let operation = Operation {
-            client: self.id,
-            how,
-            start_us,
-            end_us: (outcome != Outcome::Unknown).then_some(now_us),
-            outcome,
-            token,
-            steps,
-            error: error.clone(),
-        };
-        self.recorder.record(operation);
-        error.map_or(Ok(()), Err)
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) async fn turn(session: &mut Session) -> bool {
         return false;
     };
     for turn in 0..ATTEMPTS {
-        let start_us = session.now_us();
+        let mut asked_for = session.asked(How::Interactive, steps.clone());
+        asked_for.token = Some(name.clone());
         let result = match session.rng.random_bool(0.2) && turn > 0 {
             true => asked(session, turn, &token).await,
             false => attempt(session, turn, &token, &steps).await,
@@ -36,8 +37,7 @@ pub(super) async fn turn(session: &mut Session) -> bool {
         // Only an answer that was lost leaves a doubt; whatever else is said is final.
         let doubt = matches!(&result, Err(error) if error.outcome() == Outcome::Unknown);
         let answered = result.map(|()| steps.clone());
-        let named = Some(name.clone());
-        let told = session.take_down(How::Interactive, start_us, named, steps.clone(), answered);
+        let told = session.take_down(asked_for, answered);
         if !doubt {
             return told.is_ok();
         }

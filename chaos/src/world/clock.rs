@@ -18,8 +18,8 @@ struct Setting {
     shown_us: u64,
     rate_ppm: i64,
     wall_offset_ms: i64,
-    /// What the next reading shows, once.
-    held_us: Option<u64>,
+    /// What the next readings show, and how many.
+    held: Option<(u64, u8)>,
 }
 
 impl Setting {
@@ -42,29 +42,32 @@ impl SimClock {
             shown_us,
             rate_ppm: rate_ppm.unwrap_or(setting.rate_ppm),
             wall_offset_ms: wall_offset_ms.unwrap_or(setting.wall_offset_ms),
-            held_us: setting.held_us,
+            held: setting.held,
         };
     }
 
-    /// The next reading shows the present, whenever it is taken: whoever takes it had read his clock,
-    /// and was stopped before he could look at what he read.
-    pub fn hold(&self) {
+    /// The next so many readings show the present, whenever they are taken: whoever takes them had read
+    /// his clock, and was stopped before he could look at what he read.
+    pub fn hold(&self, readings: u8) {
         let mut setting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        setting.held_us = Some(setting.monotonic_us(world_us()));
+        setting.held = Some((setting.monotonic_us(world_us()), readings));
     }
 
     /// Readings show the time at which they are taken.
     pub fn release(&self) {
         let mut setting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        setting.held_us = None;
+        setting.held = None;
     }
 }
 
 impl Clock for SimClock {
     fn monotonic_us(&self) -> u64 {
         let mut setting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held_us = setting.held_us.take();
-        held_us.unwrap_or_else(|| setting.monotonic_us(world_us()))
+        let Some((held_us, readings)) = setting.held else {
+            return setting.monotonic_us(world_us());
+        };
+        setting.held = (readings > 1).then_some((held_us, readings - 1));
+        held_us
     }
 
     fn wall_ms(&self) -> u64 {

@@ -60,6 +60,8 @@ const ORDER_US: u64 = 20;
 
 /// One direction between two nodes.
 type Direction = (SocketAddr, SocketAddr);
+/// What is wrong with frames of all classes, or of one.
+type Layer = BTreeMap<(Direction, Option<Class>), Link>;
 
 /// All links of a world.
 pub struct Links {
@@ -71,7 +73,7 @@ struct State {
     rng: SmallRng,
     /// When the last delayed frame of a stream arrives.
     arrivals: BTreeMap<Direction, u64>,
-    layers: BTreeMap<usize, BTreeMap<Direction, Link>>,
+    layers: BTreeMap<usize, Layer>,
 }
 
 impl Links {
@@ -90,9 +92,23 @@ impl Links {
 
     /// Changes one direction of a link, in a strike's layer.
     pub fn set(&self, strike: usize, from: SocketAddr, to: SocketAddr, link: Link) {
+        self.insert(strike, ((from, to), None), link);
+    }
+
+    /// Changes it for frames of one class only.
+    pub fn set_class(
+        &self,
+        strike: usize,
+        (from, to): (SocketAddr, SocketAddr),
+        class: Class,
+        link: Link,
+    ) {
+        self.insert(strike, ((from, to), Some(class)), link);
+    }
+
+    fn insert(&self, strike: usize, of: (Direction, Option<Class>), link: Link) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let layer = state.layers.entry(strike).or_default();
-        layer.insert((from, to), link);
+        state.layers.entry(strike).or_default().insert(of, link);
     }
 
     /// Takes back what a strike did.
@@ -114,7 +130,8 @@ impl LinkFaults for Links {
         let link = state
             .layers
             .values()
-            .filter_map(|layer| layer.get(&(from, to)))
+            .flat_map(|layer| [None, Some(class)].map(|class| layer.get(&((from, to), class))))
+            .flatten()
             .fold(Link::CLEAN, |link, layer| layer.behind(link));
         let lost = link.loss > 0.0 && state.rng.random_bool(link.loss.min(1.0));
         let deliveries: Vec<Duration> = match class {

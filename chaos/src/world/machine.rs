@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) excused: bool,
     /// The process stopped by itself.
     stopped: bool,
+    /// It has left its cluster for good: what is on the disk is of no use any more.
+    left: bool,
     slow_us: Arc<AtomicU64>,
 }
 
@@ -67,6 +69,7 @@ impl Machine {
             last_error: None,
             excused: false,
             stopped: false,
+            left: false,
             slow_us: Arc::new(AtomicU64::new(0)),
         }));
         let join: Vec<SocketAddr> = (0..nodes)
@@ -121,7 +124,13 @@ impl Machine {
             // It stopped by itself: what it left running goes first.
             self.stop(End::Kill);
         }
-        self.lock().stopped = false;
+        {
+            let mut state = self.lock();
+            state.stopped = false;
+            if std::mem::take(&mut state.left) {
+                state.disk = SimDisk::new(state.rng.random());
+            }
+        }
         Handle::current().restart(self.node.id());
         self.up = true;
     }
@@ -175,9 +184,11 @@ async fn process(
 ) {
     let environment = environment(&state, links, invariants.of_process(usize::from(i)));
     let settings = settings(i, reads);
-    // Bound anew each time: the world never stops a node cleanly.
+    // Bound anew each time: the world never stops a node cleanly. One that ends well has left.
     let outcome = serve(environment, settings, join, Shutdown::default()).await;
     let Err(error) = outcome else {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.stopped, state.left) = (true, true);
         return;
     };
     tracing::error!(node = i, "stopped: {error}");

@@ -19,7 +19,7 @@ use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
 
 use self::machine::Machine;
-use crate::invariant::Invariants;
+use crate::invariant::{Invariants, views};
 use crate::timeline::{Timeline, What};
 use crate::trace::Trace;
 
@@ -156,15 +156,23 @@ impl World {
         Handle::current().resume(self.machines[i].id());
     }
 
-    /// The reading of the clock that the process will take next shows this moment, as if it had been
-    /// stopped just after it took it.
-    pub fn hold_clock(&self, i: usize) {
-        self.machines[i].lock().clock.hold();
+    /// The readings of the clock that the process will take next, so many, show this moment, as if it
+    /// had been stopped just after it took them.
+    pub fn hold_clock(&self, i: usize, readings: u8) {
+        self.machines[i].lock().clock.hold(readings);
     }
 
     /// A machine's disk, to look at and to damage.
     pub fn disk(&self, i: usize) -> SimDisk {
         self.machines[i].lock().disk.clone()
+    }
+
+    /// Looks at the view logs on all disks.
+    pub fn look_at_views(&self) {
+        for (i, machine) in self.machines.iter().enumerate() {
+            let log = machine.lock().disk.content(views::FILE);
+            self.invariants.look_at_views(i, &log.unwrap_or_default());
+        }
     }
 
     /// Changes a machine's clock: its rate in parts per million and its wall clock's offset.

@@ -14,6 +14,7 @@ mod scenarios;
 mod scripts;
 mod snapshots;
 mod splits;
+mod terms;
 mod tokens;
 mod transactions;
 

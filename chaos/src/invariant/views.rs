@@ -1,0 +1,87 @@
+//! One sequence of configurations: the view logs on all disks are parts of one sequence, none skipped, and
+//! each view in them is proven by its certificate (Suresh and others, "Stable and consistent membership at
+//! scale with Rapid", section 4: all processes learn of the same configurations in the same order).
+
+use std::collections::BTreeMap;
+
+use synod_membership::catalog::Catalog;
+use synod_membership::configuration::SharedConfiguration;
+use synod_membership::durable::log;
+use synod_membership::id::ConfigHash;
+
+/// Where a node keeps its views.
+pub const FILE: &str = "membership/views";
+
+/// What all disks together have shown of the sequence.
+#[derive(Debug, Default)]
+pub struct Views {
+    hashes: BTreeMap<u64, (ConfigHash, usize)>,
+    /// How long each node's log was when it was looked at last.
+    looked_at: BTreeMap<usize, usize>,
+    verified: usize,
+}
+
+impl Views {
+    /// Reads a node's view log, as it would after a crash now, and holds it against the others'.
+    pub fn look(&mut self, node: usize, bytes: &[u8]) -> Result<(), String> {
+        if self.looked_at.insert(node, bytes.len()) == Some(bytes.len()) {
+            return Ok(());
+        }
+        let log = log::recover(bytes).map_err(|e| format!("the view log of node {node}: {e}"))?;
+        let Some(base) = log.base else {
+            return Ok(());
+        };
+        let mut last: SharedConfiguration = base.configuration.clone();
+        self.note(node, last.seq(), last.hash())?;
+        let catalog = Catalog::new();
+        for view in &log.views {
+            last = view
+                .verify(&last, &catalog)
+                .map_err(|e| format!("view {} of node {node} is not proven: {e}", view.seq))?;
+            self.verified += 1;
+            self.note(node, last.seq(), last.hash())?;
+        }
+        Ok(())
+    }
+
+    /// How many configurations were seen, and how many proofs were checked.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.hashes.len(), self.verified)
+    }
+
+    fn note(&mut self, node: usize, seq: u64, hash: ConfigHash) -> Result<(), String> {
+        let (first, of) = *self.hashes.entry(seq).or_insert((hash, node));
+        match first == hash {
+            true => Ok(()),
+            false => Err(format!(
+                "node {node} holds another view {seq} than node {of}: {hash} and {first}"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_configurations_of_one_number_are_found() {
+        let mut views = Views::default();
+        let (one, other) = (ConfigHash(1), ConfigHash(2));
+        assert_eq!(views.note(0, 4, one), Ok(()));
+        assert_eq!(views.note(1, 4, one), Ok(()));
+        assert_eq!(views.note(1, 5, other), Ok(()));
+        assert!(views.note(2, 4, other).is_err());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_found() {
+        let mut views = Views::default();
+        assert_eq!(views.look(0, &[]), Ok(()));
+        assert!(
+            views
+                .look(0, b"no view log at all, and long enough")
+                .is_err()
+        );
+    }
+}
