@@ -136,8 +136,14 @@ impl Menu {
             // One of each at every node: clients are dealt out to the nodes in turn.
             let nodes = usize::from(nodes);
             clients.truncate(nodes);
-            for watcher in [Habit::QUICK_READER, Habit::QUICK_WRITER, Habit::LAZY_READER] {
-                clients.extend(vec![watcher; nodes]);
+            // A transaction that is given up goes on, and is in the way of the next one: only who does
+            // one thing at a time can be impatient.
+            let watchers: &[Habit] = match workload.is_of_single_keys() {
+                true => &[Habit::QUICK_READER, Habit::QUICK_WRITER, Habit::LAZY_READER],
+                false => &[Habit::USUAL, Habit::LAZY_READER],
+            };
+            for watcher in watchers {
+                clients.extend(vec![*watcher; nodes]);
             }
         }
         let strikes = self.strikes(&mut rng);

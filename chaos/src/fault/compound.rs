@@ -86,19 +86,25 @@ pub(super) fn begin(
             String::new()
         }
         Fault::SlowRequests => {
-            // Below and above the second after which others look after what a coordinator left.
+            // Below and above the second after which others look after what a coordinator left, and the
+            // time after which it gives up.
             let delay_us = match rng.random_bool(0.5) {
                 true => rng.random_range(100_000..900_000),
-                false => rng.random_range(1_100_000..3_000_000),
+                false => rng.random_range(1_100_000..4_000_000),
             };
             let link = Link {
                 delay_us,
                 ..Link::CLEAN
             };
-            let (from, to) = (world.peer_address(others[0]), world.peer_address(leader));
+            let (gateway, leader) = (world.peer_address(others[0]), world.peer_address(leader));
+            let asks = rng.random_bool(0.6);
+            let (direction, what) = match asks {
+                true => ((gateway, leader), "questions"),
+                false => ((leader, gateway), "answers"),
+            };
             let links = &world.links;
-            links.set_class(i, (from, to), Class::Forward, link);
-            format!(" {delay_us} us")
+            links.set_class(i, direction, Class::Forward, link);
+            format!(" {what} {delay_us} us")
         }
         // A rolling restart has its beats only.
         _ => String::new(),

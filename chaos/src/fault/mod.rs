@@ -104,8 +104,8 @@ pub enum Fault {
     ElectionStorm,
     /// A shard gets learners; then its leader is left with nobody else.
     LeftWithLearners,
-    /// What one gateway asks of a leader takes long, answers do not; then, sometimes, the leader's own
-    /// group does not hear it any more, and those that ask it still do.
+    /// What one gateway asks of a leader, or what that answers, takes long; then, sometimes, the leader's
+    /// own group does not hear it any more, and those that ask it still do.
     SlowRequests,
     /// A node leaves the cluster for good, and its machine comes back as a new node.
     Leave,

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use self::cluster::{Cluster, Struck};
@@ -119,7 +120,14 @@ pub fn run(plan: &Plan, program: &NodeProgram<'_>, means: Means) -> Result<RunRe
         .enable_all()
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
-    let living = live(plan, &mut cluster, &recorder, &timeline);
+    let living = async {
+        tokio::select! {
+            biased;
+            judged = live(plan, &mut cluster, &recorder, &timeline) => judged,
+            // What was made for the run goes with it.
+            () = interrupted() => Err(Failure::Stopped("the run was interrupted".to_owned())),
+        }
+    };
     let judged = LocalSet::new().block_on(&runtime, living);
     Ok(RunReport {
         failure: judged.err(),
@@ -128,6 +136,21 @@ pub fn run(plan: &Plan, program: &NodeProgram<'_>, means: Means) -> Result<RunRe
         simulated: started.elapsed(),
         trace: 0,
     })
+}
+
+/// Until somebody wants this process to end.
+async fn interrupted() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
 }
 
 async fn live(

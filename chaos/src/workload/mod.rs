@@ -126,6 +126,27 @@ impl Workload {
         }
     }
 
+    /// Whether each of its operations is one command about one key.
+    pub fn is_of_single_keys(self) -> bool {
+        match self {
+            Workload::Register
+            | Workload::Counter
+            | Workload::Append
+            | Workload::Expiry
+            | Workload::Set
+            | Workload::Monotonic => true,
+            Workload::ListAppend
+            | Workload::Bank
+            | Workload::LongFork
+            | Workload::Causal
+            | Workload::MonotonicMulti
+            | Workload::WriteSkew
+            | Workload::Internal
+            | Workload::Tokens
+            | Workload::Snapshot => false,
+        }
+    }
+
     /// Judges a history of it.
     pub fn check(self, history: &[Operation]) -> Verdict {
         match self {
