@@ -9,7 +9,7 @@ use std::time::Duration;
 use madsim::runtime::Runtime;
 use rand::Rng;
 use synod::status::Report;
-use synod_chaos::world::{End, Link, World, world_us};
+use synod_chaos::world::{End, Link, Setup, World, world_us};
 use synod_client::{Client, Command, Options};
 use synod_membership::catalog::Catalog;
 use synod_membership::configuration::SharedConfiguration;
@@ -183,7 +183,7 @@ fn strike(world: &mut World, number: usize) {
 }
 
 async fn storm(seed: u64, nodes: u16) -> Result<String, String> {
-    let mut world = World::new(seed, nodes);
+    let mut world = World::new(seed, Setup::manual(nodes));
     let mut sequence = Sequence::default();
     agree(&world, AGREEMENT, true).await?;
     let until_us = world_us() + SAFETY.as_micros() as u64;

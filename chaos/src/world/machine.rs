@@ -10,16 +10,19 @@ use madsim::task::NodeId;
 use rand::Rng;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use synod::config::{Layers, Reads, Settings};
+use synod::config::{Layers, Settings};
 use synod::edge::Shutdown;
 use synod::node::{DiskWork, Entropy, Environment, NodeError, serve};
 use synod_storage::disk::{Disk, SimDisk, Survival};
 use synod_storage::index::MemoryIndexFactory;
 use synod_storage::{Lane, Options};
 
-use super::{CLIENT_PORT, End, Links, PEER_PORT, SimClock, ip, world_us};
+use super::{CLIENT_PORT, End, Links, PEER_PORT, Setup, SimClock, ip, world_us};
 use crate::invariant::Invariants;
 use crate::timeline::{Timeline, What};
+
+/// How long a node may be away before its replicas are replaced: longer than most faults last, and short for a run.
+const REPLACE_AFTER_MS: u32 = 6_000;
 
 /// A machine and the process on it.
 pub(super) struct Machine {
@@ -53,8 +56,7 @@ impl State {
 impl Machine {
     pub(super) fn new(
         i: u16,
-        nodes: u16,
-        reads: Reads,
+        setup: Setup,
         mut rng: SmallRng,
         links: Arc<Links>,
         seen: (Invariants, Timeline),
@@ -69,7 +71,7 @@ impl Machine {
             stopped: false,
             slow_us: Arc::new(AtomicU64::new(0)),
         }));
-        let join: Vec<SocketAddr> = (0..nodes)
+        let join: Vec<SocketAddr> = (0..setup.nodes)
             .map(|peer| SocketAddr::new(ip(peer), PEER_PORT))
             .collect();
         let of_process = state.clone();
@@ -79,7 +81,7 @@ impl Machine {
             .ip(ip(i))
             .init(move || {
                 let (state, links) = (of_process.clone(), links.clone());
-                process((i, reads), join.clone(), state, links, seen.clone())
+                process((i, setup), join.clone(), state, links, seen.clone())
             })
             .build();
         Self {
@@ -167,14 +169,14 @@ impl Machine {
 
 /// One life of a node's process.
 async fn process(
-    (i, reads): (u16, Reads),
+    (i, setup): (u16, Setup),
     join: Vec<SocketAddr>,
     state: Arc<Mutex<State>>,
     links: Arc<Links>,
     (invariants, timeline): (Invariants, Timeline),
 ) {
     let environment = environment(&state, links, invariants.of_process(usize::from(i)));
-    let settings = settings(i, reads);
+    let settings = settings(i, setup);
     // Bound anew each time: the world never stops a node cleanly.
     let outcome = serve(environment, settings, join, Shutdown::default()).await;
     let Err(error) = outcome else {
@@ -251,10 +253,16 @@ fn environment(
     }
 }
 
-fn settings(i: u16, reads: Reads) -> Settings {
+fn settings(i: u16, setup: Setup) -> Settings {
     let mut settings =
         Settings::from_layers(&Layers::default()).expect("the default settings are valid");
-    settings.cluster.reads = reads;
+    settings.cluster.reads = setup.reads;
+    settings.cluster.placement = setup.placement;
+    settings.cluster.replace_after_ms = REPLACE_AFTER_MS;
+    if setup.zones > 1 {
+        let zone = format!("z{}", i % setup.zones);
+        settings.process.labels.insert("zone".to_owned(), zone);
+    }
     settings.process.client = SocketAddr::new(ip(i), CLIENT_PORT);
     settings.process.peer = SocketAddr::new(ip(i), PEER_PORT);
     settings.process.peer_advertise = settings.process.peer;

@@ -14,7 +14,7 @@ use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use synod::config::Reads;
+use synod::config::{Placement, Reads};
 use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
 
@@ -38,6 +38,40 @@ pub enum End {
     PowerLoss,
 }
 
+/// How a cluster under test is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// How many machines there are.
+    pub nodes: u16,
+    /// How reads prove that they are current.
+    pub reads: Reads,
+    /// Who moves replicas and leaders.
+    pub placement: Placement,
+    /// How many zones the machines are in, one after the other.
+    pub zones: u16,
+}
+
+impl Setup {
+    /// A cluster that nobody but operators changes, without zones.
+    pub fn manual(nodes: u16) -> Setup {
+        Setup {
+            nodes,
+            reads: Reads::Lease,
+            placement: Placement::Manual,
+            zones: 1,
+        }
+    }
+
+    /// A cluster that manages itself, in three zones.
+    pub fn placed(nodes: u16) -> Setup {
+        Setup {
+            placement: Placement::Auto,
+            zones: 3,
+            ..Setup::manual(nodes)
+        }
+    }
+}
+
 /// A cluster under test.
 pub struct World {
     machines: Vec<Machine>,
@@ -54,22 +88,17 @@ pub struct World {
 }
 
 impl World {
-    /// `nodes` machines, started, with the settings that clusters have by themselves.
-    pub fn new(seed: u64, nodes: u16) -> Self {
-        Self::with_reads(seed, nodes, Reads::Lease)
-    }
-
-    /// `nodes` machines, started, which prove by these means that reads are current.
-    pub fn with_reads(seed: u64, nodes: u16, reads: Reads) -> Self {
+    /// Machines, started.
+    pub fn new(seed: u64, setup: Setup) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let (trace, timeline) = (Trace::default(), Timeline::default());
         let invariants = Invariants::new(timeline.clone());
         let links = Arc::new(Links::new(rng.random(), trace.clone()));
-        let machines = (0..nodes)
+        let machines = (0..setup.nodes)
             .map(|i| {
                 let rng = SmallRng::seed_from_u64(rng.random());
                 let seen = (invariants.clone(), timeline.clone());
-                Machine::new(i, nodes, reads, rng, links.clone(), seen)
+                Machine::new(i, setup, rng, links.clone(), seen)
             })
             .collect();
         let clients = Handle::current()
@@ -234,6 +263,13 @@ impl World {
     /// The node that leads one of the shards, as far as anybody saw; which of them follows from `draw`.
     pub fn leader_of_some(&self, draw: u64) -> Option<usize> {
         self.invariants.leader_of_some(draw)
+    }
+
+    /// The machines whose process runs.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.machines.len())
+            .filter(|i| self.machines[*i].is_running())
+            .collect()
     }
 
     /// The address of a node, as links know it.
