@@ -75,6 +75,7 @@ pub fn shown(bug: Bug) -> Shown {
     }
     let (workloads, faults) = place(bug);
     Shown::ByNodes(Box::new(Menu {
+        placed: Some(false),
         workloads,
         faults,
         // Learners, and replicas that move, need nodes that have none.

@@ -35,6 +35,9 @@ pub struct Plan {
     /// A node that is lost for good when all is over, and the world at rest: the others must serve.
     #[serde(default)]
     pub bereaved_of: Option<u16>,
+    /// Whether the cluster manages itself; else nobody but operators moves replicas and leaders.
+    #[serde(default)]
+    pub placed: bool,
 }
 
 /// How a client behaves.
@@ -113,6 +116,8 @@ pub struct Menu {
     pub watched: Option<bool>,
     /// Whether the world loses a node in the end; None: sometimes.
     pub bereaved: Option<bool>,
+    /// Whether the cluster manages itself; None: sometimes.
+    pub placed: Option<bool>,
 }
 
 impl Menu {
@@ -148,6 +153,7 @@ impl Menu {
         }
         let strikes = self.strikes(&mut rng);
         let (lost, is_lost) = (rng.random_range(0..nodes), rng.random_bool(0.15));
+        let placed = rng.random_bool(0.5);
         Plan {
             seed,
             workload,
@@ -157,6 +163,7 @@ impl Menu {
             safety_ms: SAFETY_MS,
             strikes,
             bereaved_of: self.bereaved.unwrap_or(is_lost).then_some(lost),
+            placed: self.placed.unwrap_or(placed),
         }
     }
 
@@ -224,6 +231,9 @@ impl fmt::Display for Plan {
             },
             self.strikes.len()
         )?;
+        if self.placed {
+            f.write_str(", placed")?;
+        }
         match self.bereaved_of {
             Some(node) => write!(f, ", then without node {node}"),
             None => Ok(()),

@@ -165,8 +165,9 @@ fn replace(
 }
 
 impl World {
-    /// A cluster of `first`, one node, that holds `shards` user shards of `bytes` each, and the system shard.
-    pub(super) fn founded(seed: u64, first: NodeId, shards: u64, bytes: u64) -> World {
+    /// A cluster of the nodes `first` with their zones, that holds `shards` user shards of `bytes` each, and the system
+    /// shard.
+    pub(super) fn founded(seed: u64, first: &[(NodeId, &str)], shards: u64, bytes: u64) -> World {
         let mut world = World {
             rng: SmallRng::seed_from_u64(seed),
             now_us: SECOND,
@@ -192,11 +193,24 @@ impl World {
             queued: 0,
             next_replica: 1,
         };
-        world.join(first, "a");
+        for (node, zone) in first {
+            world.join(*node, zone);
+        }
         world.look();
+        // Round robin, as clusters are founded.
+        let nodes: Vec<NodeId> = first.iter().map(|(node, _)| *node).collect();
         for shard in 0..=shards {
             let weight = if shard == 0 { 1 << 20 } else { bytes };
-            world.found(ShardId(shard), &[first], weight);
+            let from = usize::try_from(shard).unwrap_or(0) % nodes.len();
+            let copies = if nodes.len() < 3 { 1 } else { 3 };
+            let on: Vec<NodeId> = nodes
+                .iter()
+                .cycle()
+                .skip(from)
+                .take(copies)
+                .copied()
+                .collect();
+            world.found(ShardId(shard), &on, weight);
         }
         world.put(0, Thing::Tick);
         world.put(0, Thing::Second);
