@@ -108,7 +108,13 @@ fn is_of_transactions(bug: Bug) -> bool {
             | Bug::ReadsUnderLocks
             | Bug::ValidationIgnoresLocks
             | Bug::ValidationIgnoresVersions
-            | Bug::CommitsAtFirstPrepare
+            | Bug::CommitsBelowPrepares
+            | Bug::IgnoresClocks
+            | Bug::PromisesAhead
+            | Bug::StartsBelowCeiling
+            | Bug::FloorAdmits
+            | Bug::AbsentCommits
+            | Bug::AbortsByItself
             | Bug::DecidesTooEarly
             | Bug::NoTombstones
             | Bug::ReleasesByClock
@@ -143,6 +149,10 @@ fn apart(bug: Bug) -> Option<Apart> {
         Bug::IgnoresSilence => (
             "replication: silence_of_a_quiet_leaders_node_wakes_its_followers",
             "others hide it: a command wakes its shard, and the view without the node wakes them all",
+        ),
+        Bug::NeverHolds => (
+            "txn: the_oldest_commits_however_busy_the_young_are",
+            "it costs time, and breaks no promise: no workload counts how often one is run again",
         ),
         Bug::MergesOverLaggards => (
             "txn: planted_bugs_are_caught",
@@ -185,16 +195,23 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         Bug::FastPathPassesReadLocks | Bug::ReadsUnderLocks | Bug::ValidationIgnoresLocks => {
             (&transactions, &[SlowRequests])
         }
-        Bug::NoTombstones | Bug::ReleasesByClock | Bug::TellsBeforeApply => {
-            (&transactions, &[SlowRequests])
-        }
+        Bug::NoTombstones
+        | Bug::FloorAdmits
+        | Bug::AbsentCommits
+        | Bug::AbortsByItself
+        | Bug::ReleasesByClock
+        | Bug::TellsBeforeApply => (&transactions, &[SlowRequests]),
+        Bug::PromisesAhead => (&transactions, &[Delay, ClockJump]),
         Bug::RetriesUnknown => (&[ListAppend], &[KillLeader, IsolateLeader, SlowRequests]),
         Bug::ForgottenIsAborted => (
             &[ListAppend],
             &[ClockJump, KillLeader, FreezeLeader, SlowRequests],
         ),
         // A commit below a version that was closed stops whoever applies it.
-        Bug::CommitsAtFirstPrepare => (&snapshots, &[Delay, ClockJump]),
+        Bug::CommitsBelowPrepares => (&snapshots, &[Delay, ClockJump]),
+        Bug::IgnoresClocks | Bug::StartsBelowCeiling => {
+            (&snapshots, &[ClockJump, Transfer, KillLeader])
+        }
         Bug::ClosesOverPrepared => (&snapshots, &[Delay, SlowRequests]),
         Bug::ServesUnclosed => (&snapshots, &[Delay, DiskSlow]),
         Bug::ReadsBelowKept => (&snapshots, &[]),
@@ -213,6 +230,7 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         | Bug::ServesBeforeOwnTerm
         | Bug::AppliesOldTerms
         | Bug::IgnoresSilence
+        | Bug::NeverHolds
         | Bug::MergesOverLaggards => (&[], &[]),
     };
     (workloads.to_vec(), faults.to_vec())
