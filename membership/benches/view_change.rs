@@ -1,8 +1,8 @@
 //! What a view change costs a node of a cluster of 2,000: at most 10 ms of processor time.
 //!
 //! The whole of it: ten members crash, and a node takes what their hundred observers report, proposes and votes, merges
-//! the votes that others pass on, decides, proves the view, applies it and takes up its new subjects. And the part of it
-//! that grows with the cluster: proving and applying the view, and building the overlay over it.
+//! the votes that others pass on, decides, proves the view, applies it and takes up its new subjects. And the part
+//! of it that grows with the cluster: proving and applying the view, and building the overlay over it.
 //!
 //! Nothing is shared between runs: each iteration starts from an empty catalog, as a server does.
 

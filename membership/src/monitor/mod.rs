@@ -8,8 +8,8 @@
 //! once, it is more likely to be deaf than they are to be dead, and holds its alerts back for another window.
 //!
 //! Each answer makes the node ask all its edges: which is whose, which is due next, do all of them fail, is there
-//! anything to report? The answers stand beside the edges, as one [`Outline`] each. All of them fit in a few cache lines,
-//! where the edges would take fifty, and only the edge that something happened to is looked at itself.
+//! anything to report? The answers stand beside the edges, as one [`Outline`] each. All of them fit in a few cache
+//! lines, where the edges would take fifty, and only the edge that something happened to is looked at itself.
 
 pub mod detector;
 
