@@ -85,27 +85,7 @@ pub(super) fn begin(
             world.spawn(move || order::give(addresses, fault, draw));
             String::new()
         }
-        Fault::SlowRequests => {
-            // Below and above the second after which others look after what a coordinator left, and the
-            // time after which it gives up.
-            let delay_us = match rng.random_bool(0.5) {
-                true => rng.random_range(100_000..900_000),
-                false => rng.random_range(1_100_000..4_000_000),
-            };
-            let link = Link {
-                delay_us,
-                ..Link::CLEAN
-            };
-            let (gateway, leader) = (world.peer_address(others[0]), world.peer_address(leader));
-            let asks = rng.random_bool(0.6);
-            let (direction, what) = match asks {
-                true => ((gateway, leader), "questions"),
-                false => ((leader, gateway), "answers"),
-            };
-            let links = &world.links;
-            links.set_class(i, direction, Class::Forward, link);
-            format!(" {what} {delay_us} us")
-        }
+        Fault::SlowRequests => slow_requests(world, i, leader, others[0], rng),
         // A rolling restart has its beats only.
         _ => String::new(),
     }
@@ -173,4 +153,32 @@ fn slow_answers(world: &World, i: usize, leader: usize, others: &[usize], delay_
         let (from, to) = (world.peer_address(*other), world.peer_address(leader));
         world.links.set(i, from, to, link);
     }
+}
+
+/// What a gateway asks of a leader, or what that answers, takes long.
+fn slow_requests(
+    world: &World,
+    i: usize,
+    leader: usize,
+    gateway: usize,
+    rng: &mut SmallRng,
+) -> String {
+    // Below and above the second after which others look after what a coordinator left, and the time
+    // after which it gives up.
+    let delay_us = match rng.random_bool(0.5) {
+        true => rng.random_range(100_000..900_000),
+        false => rng.random_range(1_100_000..4_000_000),
+    };
+    let link = Link {
+        delay_us,
+        ..Link::CLEAN
+    };
+    let (gateway, leader) = (world.peer_address(gateway), world.peer_address(leader));
+    let (direction, what) = match rng.random_bool(0.6) {
+        true => ((gateway, leader), "questions"),
+        false => ((leader, gateway), "answers"),
+    };
+    let links = &world.links;
+    links.set_class(i, direction, Class::Forward, link);
+    format!(" {what} {delay_us} us")
 }
