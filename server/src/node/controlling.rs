@@ -222,7 +222,10 @@ impl Node {
                             Event::Damaged(shard, replica)
                         }
                         None => {
-                            info!(%replica, "the damaged replica is gone, a new one takes its place");
+                            let active = self.control.active.as_ref();
+                            if active.is_some_and(|it| it.controller.awaits_replacement(replica)) {
+                                info!(%replica, "the damaged replica is gone");
+                            }
                             Event::Replaced(replica)
                         }
                     });
