@@ -167,6 +167,18 @@ async fn read_at_the_victim(world: &mut World, victim: usize) -> Result<u32, Str
     Ok(refused)
 }
 
+/// Replicas of the victim stand aside, because of what nobody can tell or no peer keeps any more: the others serve, and
+/// new ones take their place.
+async fn wait_for_replacement(world: &World, victim: usize) -> Result<u32, String> {
+    let addresses = world.client_addresses();
+    let at_victim = addresses[victim].clone();
+    let refused = world.spawn(move || read_all(addresses)).await;
+    let refused = refused.map_err(|e| e.to_string())??;
+    let replaced = world.spawn(move || replaced(at_victim)).await;
+    replaced.map_err(|e| e.to_string())??;
+    Ok(refused)
+}
+
 /// Fills a cluster, turns a bit at one node, reads.
 async fn run(seed: u64, place: Place) -> Result<String, String> {
     let mut world = World::new(seed, Setup::placed(3));
@@ -206,23 +218,11 @@ async fn run(seed: u64, place: Place) -> Result<String, String> {
         .await
         .map_err(|e| e.to_string())??;
     if at_first.storage.damaged_replicas > 0 {
-        // What was in the record nobody can tell, or no peer keeps it any more: such replicas stand
-        // aside, the others serve, and the node says what is wrong until new ones are in their place.
-        if at_first.problems.is_empty() {
+        // What was in the record of the log nobody can tell.
+        if place == Place::Log && at_first.problems.is_empty() {
             return Err("damage without a word".to_owned());
         }
-        let reading = addresses.clone();
-        refused += world
-            .spawn(move || read_all(reading))
-            .await
-            .map_err(|e| e.to_string())??;
-        world
-            .spawn({
-                let address = addresses[victim].clone();
-                move || replaced(address)
-            })
-            .await
-            .map_err(|e| e.to_string())??;
+        refused += wait_for_replacement(&world, victim).await?;
     }
     refused += read_at_the_victim(&mut world, victim).await?;
     // The scrubber has been everywhere by now.

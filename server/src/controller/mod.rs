@@ -267,11 +267,6 @@ impl Controller {
         &self.verdict
     }
 
-    /// Whether a replica is known to be damaged beyond repair, and not yet replaced.
-    pub fn awaits_replacement(&self, replica: ReplicaId) -> bool {
-        self.damaged.contains_key(&replica)
-    }
-
     /// What shards on their way wait for.
     pub fn waits(&self) -> &BTreeMap<ShardId, Waiting> {
         &self.waits

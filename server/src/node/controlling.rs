@@ -221,13 +221,7 @@ impl Node {
                                 its place as soon as the others are a live majority that has caught up");
                             Event::Damaged(shard, replica)
                         }
-                        None => {
-                            let active = self.control.active.as_ref();
-                            if active.is_some_and(|it| it.controller.awaits_replacement(replica)) {
-                                info!(%replica, "the damaged replica is gone");
-                            }
-                            Event::Replaced(replica)
-                        }
+                        None => Event::Replaced(replica),
                     });
                 }
                 (None, Some(row)) if key == POLICIES.as_bytes() => {

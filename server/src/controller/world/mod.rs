@@ -508,7 +508,7 @@ impl World {
                 shard.lacks.retain(|_, lacks| *lacks > 0);
             }
             // Of many shards, those on which nothing happens take turns.
-            if copies || many == 0 || (self.now_us / SECOND + id.0) % TURNS == 0 {
+            if copies || many == 0 || (self.now_us / SECOND + id.0).is_multiple_of(TURNS) {
                 self.report(id);
             }
         }
