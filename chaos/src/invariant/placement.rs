@@ -6,8 +6,8 @@
 //! voter that left a node does not come back to it within ten minutes, unless the members or the shards have changed
 //! meanwhile.
 //!
-//! All but the first hold for what the controller does: where operators move replicas by hand, where wall clocks jump, or
-//! where disks lose what nobody can name, they are not asked for ([`Watch`]).
+//! All but the first hold for what the controller does: where operators move replicas by hand, where wall clocks jump,
+//! or where disks lose what nobody can name, they are not asked for ([`Watch`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

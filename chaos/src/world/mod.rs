@@ -105,7 +105,7 @@ impl World {
         let names: Vec<(u128, u64)> = (0..founders).map(|_| rng.random()).collect();
         let places = (0..founders).zip(&names);
         let founding = places.map(|(i, (node, nonce))| (peer(i), *node, *nonce));
-        let settings = machine::settings(0, Setup::manual(founders));
+        let settings = machine::settings(0, Setup::manual(1));
         let cluster = Arc::new(Cluster::new(rng.random(), founding.collect(), &settings));
         let first = |i: u16| names.get(usize::from(i)).copied();
         let programs = (0..founders + joiners)

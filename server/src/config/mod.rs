@@ -131,8 +131,8 @@ pub struct ProcessSettings {
     pub placing: PlacingSettings,
 }
 
-/// How hasty placement is. Only the node that leads the system shard has a use for it, and any may come to lead it: give
-/// the same to all. What must not differ, as when a lost node is replaced, is in [`ClusterSettings`].
+/// How hasty placement is. Only the node that leads the system shard has a use for it, and any may come to lead it:
+/// give the same to all. What must not differ, as when a lost node is replaced, is in [`ClusterSettings`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacingSettings {
     /// Copies that a node receives at once; one more where one more failure would stop a shard.

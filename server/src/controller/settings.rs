@@ -57,8 +57,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// As a cluster and the node with the controller were told. A lost node is awaited a third of the time where one more
-    /// failure would cost the majority.
+    /// As a cluster and the node with the controller were told. A lost node is awaited a third of the time where one
+    /// more failure would cost the majority.
     pub fn of(cluster: &ClusterSettings, placing: &PlacingSettings) -> Settings {
         let ms = |ms: u32| u64::from(ms) * 1_000;
         let grace_us = ms(cluster.replace_after_ms);

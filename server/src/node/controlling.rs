@@ -221,10 +221,7 @@ impl Node {
                                 its place as soon as the others are a live majority that has caught up");
                             Event::Damaged(shard, replica)
                         }
-                        None => {
-                            info!(%replica, "the damaged replica is gone, a new one takes its place");
-                            Event::Replaced(replica)
-                        }
+                        None => Event::Replaced(replica),
                     });
                 }
                 (None, Some(row)) if key == POLICIES.as_bytes() => {

@@ -1,5 +1,6 @@
 //! What a simulator may see of a node, and never changes: who leads, what is committed, who carries
-//! which shard, who is a member, how long queues are. Production runs without one. The invariants of `chaos` stand on it.
+//! which shard, who is a member, how long queues are. Production runs without one. The invariants of
+//! `chaos` stand on it.
 
 use synod_membership::configuration::Configuration;
 use synod_storage::{Entry, ShardId};

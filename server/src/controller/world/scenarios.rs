@@ -365,7 +365,7 @@ fn leaders_do_not_oscillate_with_loads() {
         world.loss_permille = 300;
         for round in 0..40_u64 {
             for (n, shard) in (0_u64..).zip(world.shards.values_mut()) {
-                let heavy = (n + round) % 3 == 0;
+                let heavy = (n + round).is_multiple_of(3);
                 shard.load.read_qps = if heavy { 3_000 } else { 10 };
                 shard.load.write_qps = shard.load.read_qps;
             }
