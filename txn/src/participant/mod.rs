@@ -61,6 +61,7 @@ mod splitting;
 mod streams;
 mod tokens;
 mod transactions;
+mod withdrawing;
 mod work;
 
 use std::collections::BTreeMap;
@@ -94,7 +95,8 @@ pub struct Settings {
     pub batch_bytes_max: usize,
     /// Commands proposed and not applied, for each shard, in bytes; beyond it they are refused.
     pub in_flight_bytes_max: usize,
-    /// Commands that wait for latches or the disk, for each shard; beyond it they are refused.
+    /// Commands that wait for latches, for the disk or for the proof that this node leads, for each
+    /// shard; beyond it they are refused.
     pub waiting_max: usize,
     /// How long an unanswered confirmation of leadership is waited for before it is asked again.
     pub confirm_again_us: u64,
@@ -133,7 +135,7 @@ impl Default for Settings {
 
 /// The shards of one node.
 ///
-/// Invariants: every request is answered exactly once; every pending read of the store belongs to a
+/// Invariants: every request is answered exactly once, or withdrawn; every pending read of the store belongs to a
 /// work of its shard; the wall clock that commands see never steps back.
 #[derive(Debug)]
 pub struct Participant {
@@ -216,6 +218,11 @@ impl Participant {
                 }
             }
             Event::Request { token, request } => Self::request(shards, turn, token, request),
+            Event::Withdraw { tokens } => {
+                for shard in shards.values_mut() {
+                    shard.withdraw(turn, &tokens);
+                }
+            }
             Event::Leadership { shard, leadership } => {
                 at(shards, shard, |it| it.leadership(turn, leadership));
             }

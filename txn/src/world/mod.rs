@@ -16,6 +16,7 @@ mod snapshots;
 mod splits;
 mod tokens;
 mod transactions;
+mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
