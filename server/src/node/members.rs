@@ -270,6 +270,7 @@ impl Node {
             Refusal::StaleBoot { .. }
             | Refusal::ClonedDirectory { .. }
             | Refusal::OtherCluster { .. }
+            | Refusal::OtherVersion { .. }
             | Refusal::OtherNode { .. } => Ok(()),
         }
     }
@@ -324,12 +325,15 @@ fn stranger(refusal: &Refusal) -> Contact {
             node: Some(*found),
             cluster: None,
         },
-        Refusal::OtherCluster { theirs, .. } => Contact::Stranger {
+        Refusal::OtherCluster { called, .. } => Contact::Stranger {
             node: None,
-            cluster: Some(*theirs),
+            cluster: Some(*called),
         },
         // The node is there, and has a quarrel with this boot or with a former one.
-        Refusal::StaleBoot { .. } | Refusal::ClonedDirectory { .. } => Contact::Unreachable,
+        Refusal::StaleBoot { .. }
+        | Refusal::ClonedDirectory { .. }
+        // Or speaks another language: whatever it is, it cannot take part.
+        | Refusal::OtherVersion { .. } => Contact::Unreachable,
     }
 }
 
@@ -340,8 +344,8 @@ pub(super) fn describe(alarm: &Alarm) -> String {
             "node {peer} holds another view {seq} than this node: it is not listened to any more"
         ),
         Alarm::ForeignCluster { cluster, node } => format!(
-            "node {node} of another cluster ({cluster}) talks to this one: check the addresses; if \
-             this cluster is new, it may have been formed in place of an older one"
+            "node {node}, or whoever has its address, belongs to another cluster ({cluster}): check \
+             the addresses; if this cluster is new, it may have been formed in place of an older one"
         ),
         Alarm::TwoVotes { voter } => format!(
             "voter {voter} has voted for two values: two processes run on copies of one directory"
