@@ -264,7 +264,7 @@ impl Node {
         let config = replication_config(settings, node, &me, &entropy);
         let now_us = clock.monotonic_us();
         let mut effects = synod_replication::Effects::default();
-        let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
+        let shards: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
         let replication =
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let me_nonce = me.boot.nonce;
@@ -325,14 +325,12 @@ impl Node {
             unswept: true,
             dropping: BTreeMap::new(),
         };
-        (
-            this,
-            start::Recovered {
-                shards: recovered,
-                effects,
-                membership: begun,
-            },
-        )
+        let recovered = start::Recovered {
+            shards,
+            effects,
+            membership: begun,
+        };
+        (this, recovered)
     }
 
     /// This node's name in the data plane.

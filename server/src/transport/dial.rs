@@ -202,6 +202,21 @@ fn broken(reason: impl ToString, cause: Cause, was_up: bool) -> Ended {
     }
 }
 
+/// No handshake came about.
+fn not_shaken(error: FrameError) -> Ended {
+    match error {
+        FrameError::Io(error) => broken(&error, cause(&error), false),
+        FrameError::OtherVersion { theirs } => {
+            let refusal = Refusal::OtherVersion {
+                caller: PROTOCOL_VERSION,
+                called: theirs,
+            };
+            broken(refusal.to_string(), Cause::RefusedHere(refusal), false)
+        }
+        error => broken(error, Cause::Silent, false),
+    }
+}
+
 /// What an error says about the process at the other end.
 fn cause(error: &std::io::Error) -> Cause {
     match error.kind() {
@@ -230,15 +245,7 @@ async fn connection(
     };
     let (stream, answer) = match timeout(CONNECT_TIMEOUT, dialled).await {
         Err(_) => return broken("no answer in time", Cause::Silent, false),
-        Ok(Err(FrameError::Io(error))) => return broken(&error, cause(&error), false),
-        Ok(Err(FrameError::OtherVersion { theirs })) => {
-            let refusal = Refusal::OtherVersion {
-                caller: PROTOCOL_VERSION,
-                called: theirs,
-            };
-            return broken(refusal.to_string(), Cause::RefusedHere(refusal), false);
-        }
-        Ok(Err(error)) => return broken(error, Cause::Silent, false),
+        Ok(Err(error)) => return not_shaken(error),
         Ok(Ok(shaken)) => shaken,
     };
     let peer = match answer {

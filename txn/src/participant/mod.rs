@@ -219,9 +219,8 @@ impl Participant {
             }
             Event::Request { token, request } => Self::request(shards, turn, token, request),
             Event::Withdraw { tokens } => {
-                for shard in shards.values_mut() {
-                    shard.withdraw(turn, &tokens);
-                }
+                let mut shards = shards.values_mut();
+                shards.for_each(|shard| shard.withdraw(turn, &tokens));
             }
             Event::Leadership { shard, leadership } => {
                 at(shards, shard, |it| it.leadership(turn, leadership));
@@ -272,11 +271,7 @@ impl Participant {
                 at(shards, shard, |it| it.born(turn, newborn.birth));
             }
             Event::Weaned { shard, child } => at(shards, shard, |it| it.wean(child)),
-            Event::Tick => {
-                for shard in shards.values_mut() {
-                    shard.tick(turn);
-                }
-            }
+            Event::Tick => shards.values_mut().for_each(|shard| shard.tick(turn)),
         }
     }
 
