@@ -224,7 +224,7 @@ impl Participant {
             }
             Event::Request { token, request } => Self::request(shards, turn, token, request),
             Event::Withdraw { tokens } => {
-                let mut shards = shards.values_mut();
+                let shards = shards.values_mut();
                 shards.for_each(|shard| shard.withdraw(turn, &tokens));
             }
             Event::Leadership { shard, leadership } => {
