@@ -45,7 +45,11 @@ impl Search<'_> {
         };
         let mut best: Option<Totals> = None;
         let mut chosen: Vec<(VarId, u32)> = Vec::new();
-        let values = self.candidates.of(var);
+        let slots = self.slot_values(var);
+        let values = match slots.as_slice() {
+            [] => self.candidates.of(var),
+            slots => slots,
+        };
         if values.is_empty() {
             self.evaluations += 1;
             return;

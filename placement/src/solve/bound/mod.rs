@@ -7,14 +7,24 @@
 mod cut;
 mod interval;
 mod lazy;
+mod prefix;
 mod range;
 mod shortfall;
 
 pub(crate) use cut::{Cuts, Demands, block_limits};
-use interval::Intervals;
+use interval::{At, Intervals};
 
 use super::candidates::{Candidates, value_at};
+use crate::graph::Template;
 use crate::graph::internal::{FxMap, Graph, Op, RootKind, State, soft_term};
+
+/// Lower bounds.
+pub(crate) struct Bounds {
+    /// One for each tier; the least number where none is known.
+    pub tiers: Vec<i128>,
+    /// Whether they follow from the incumbent, so that a better one may give better bounds: cuts do, the rest does not.
+    pub may_rise: bool,
+}
 
 /// A lower bound for each tier, at the state's incumbent assignment.
 ///
@@ -25,7 +35,8 @@ pub(crate) fn lower_bounds(
     candidates: &Candidates,
     roots: &[u32],
     demands: &mut Demands,
-) -> Vec<i128> {
+) -> Bounds {
+    let mut may_rise = false;
     let mut bounds: Vec<Option<i128>> = state.totals.tiers.iter().copied().map(Some).collect();
     let mut intervals = Intervals::new(graph, state, candidates);
     let mut cuts = Cuts::new(graph, state, candidates, demands);
@@ -63,6 +74,7 @@ pub(crate) fn lower_bounds(
         if weight > 0
             && let Some(cut) = cuts.expression(id)
         {
+            may_rise = true;
             let cut = cut * i128::from(weight);
             if least.is_none_or(|least| cut > least) {
                 least = Some(cut);
@@ -87,10 +99,29 @@ pub(crate) fn lower_bounds(
             }
         }
     }
-    bounds
-        .into_iter()
-        .map(|bound| bound.unwrap_or(i128::MIN))
-        .collect()
+    let tiers = bounds.into_iter();
+    Bounds {
+        tiers: tiers.map(|bound| bound.unwrap_or(i128::MIN)).collect(),
+        may_rise,
+    }
+}
+
+/// Which rows the decisions in scope cannot break, wherever they go.
+pub(crate) struct Sure<'a>(Intervals<'a>);
+
+impl<'a> Sure<'a> {
+    pub(crate) fn new(graph: &'a Graph, state: &'a State, candidates: &'a Candidates) -> Sure<'a> {
+        Sure(Intervals::new(graph, state, candidates))
+    }
+
+    /// Whether a template is never FALSE on a bucket.
+    pub(crate) fn holds(&mut self, bag: u32, (part, key): (u32, u32), template: &Template) -> bool {
+        if let Template::And(all) = template {
+            return all.iter().all(|each| self.holds(bag, (part, key), each));
+        }
+        let range = self.0.template(bag, At::Bucket(part, key), template);
+        range.is_nothing() || range.low == Some(1)
+    }
 }
 
 fn raise(bound: &mut Option<i128>, by: i128) {
