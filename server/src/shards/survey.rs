@@ -3,7 +3,8 @@
 //! *Size.* A walk through the keys of one shard after the other, a page at a time and slowly, by the
 //! index alone: no value is read. It adds up what the newest versions take on disk, and notes on its
 //! way which key it has reached at equal steps, so that the middle of a shard is known when its end is
-//! reached.
+//! reached. A row of a walk costs about as much as a few reads, so a walk waits the longer the more rows
+//! the last one had; what is written in the meantime calls it earlier.
 //!
 //! *Load.* Requests are counted in windows; of every few, a key is kept. A shard that is above the
 //! bound for several windows in a row is split at the median of the keys that were kept, if it has
@@ -21,8 +22,12 @@ use synod_txn::{Class, ShardDescriptor};
 
 /// Keys of one page of a walk.
 const PAGE_ROWS: usize = 4_096;
-/// How often a shard is walked through.
+/// A shard is not walked through again before.
 const WALK_EVERY_US: u64 = 10_000_000;
+/// It is after so long for each row of the last walk,
+const WALK_EVERY_US_PER_ROW: u64 = 1_000;
+/// or when there was a write for so many rows of it.
+const WALK_ROWS_PER_WRITE: u64 = 2;
 /// A shard of the greatest size has so many notes of where the walk was.
 const NOTES: u64 = 64;
 /// Notes of one walk, at most.
@@ -79,6 +84,11 @@ struct Surveyed {
     weight: Weight,
     middle: Option<Bytes>,
     walked: bool,
+    /// Rows of the last walk, and writes since it began.
+    rows: u64,
+    changes: u64,
+    /// When a walk may begin, and when it does with nothing written.
+    early_us: u64,
     due_us: u64,
     reads: u64,
     writes: u64,
@@ -92,8 +102,21 @@ struct Walk {
     shard: ShardId,
     epoch: u64,
     rest: KeyRange,
+    rows: u64,
     bytes: u64,
     notes: Vec<(u64, Bytes)>,
+}
+
+impl Surveyed {
+    fn is_due(&self, now_us: u64) -> bool {
+        let changed = self.changes.saturating_mul(WALK_ROWS_PER_WRITE) >= self.rows.max(1);
+        self.due_us <= now_us || (changed && self.early_us <= now_us)
+    }
+
+    fn rest(&mut self, now_us: u64) {
+        self.early_us = now_us + WALK_EVERY_US;
+        self.due_us = now_us + WALK_EVERY_US.max(self.rows.saturating_mul(WALK_EVERY_US_PER_ROW));
+    }
 }
 
 /// The survey of one node.
@@ -133,6 +156,7 @@ impl Survey {
                 Some(_) | None => Surveyed {
                     epoch: descriptor.epoch,
                     range: descriptor.range.clone(),
+                    early_us: now_us,
                     due_us: now_us,
                     ..Surveyed::default()
                 },
@@ -162,7 +186,10 @@ impl Survey {
         };
         match class {
             Class::Read => surveyed.reads += 1,
-            Class::Write | Class::Control => surveyed.writes += 1,
+            Class::Write | Class::Control => {
+                surveyed.writes += 1;
+                surveyed.changes += 1;
+            }
         }
         if (surveyed.reads + surveyed.writes).is_multiple_of(KEEP_EVERY)
             && let Some(key) = key
@@ -177,16 +204,17 @@ impl Survey {
     /// The next page to read, if one is due. [`Survey::page`] takes it, [`Survey::failed`] its loss.
     pub fn next_page(&mut self, now_us: u64) -> Option<ScanRequest> {
         if self.walk.is_none() {
-            let due = |(_, it): &(&ShardId, &Surveyed)| it.due_us <= now_us;
             let (shard, surveyed) = self
                 .shards
-                .iter()
-                .filter(due)
-                .min_by_key(|it| it.1.due_us)?;
+                .iter_mut()
+                .filter(|(_, it)| it.is_due(now_us))
+                .min_by_key(|(_, it)| it.early_us)?;
+            surveyed.changes = 0;
             self.walk = Some(Walk {
                 shard: *shard,
                 epoch: surveyed.epoch,
                 rest: surveyed.range.clone(),
+                rows: 0,
                 bytes: 0,
                 notes: Vec::new(),
             });
@@ -211,6 +239,7 @@ impl Survey {
         let step = (self.bounds.split_bytes / NOTES).max(1);
         for row in page.rows {
             let before = walk.bytes;
+            walk.rows += 1;
             walk.bytes += u64::from(row.bytes);
             if before / step != walk.bytes / step && walk.notes.len() < NOTES_MAX {
                 walk.notes.push((walk.bytes, row.key));
@@ -222,6 +251,7 @@ impl Survey {
         }
         let Some(Walk {
             shard,
+            rows,
             bytes,
             notes,
             ..
@@ -235,7 +265,8 @@ impl Survey {
             surveyed.weight.bytes = bytes;
             surveyed.middle = middle.map(|(_, key)| key.clone());
             surveyed.walked = true;
-            surveyed.due_us = now_us + WALK_EVERY_US;
+            surveyed.rows = rows;
+            surveyed.rest(now_us);
         }
     }
 
@@ -244,7 +275,7 @@ impl Survey {
         if let Some(walk) = self.walk.take()
             && let Some(surveyed) = self.shards.get_mut(&walk.shard)
         {
-            surveyed.due_us = now_us + WALK_EVERY_US;
+            surveyed.rest(now_us);
         }
     }
 
@@ -428,6 +459,33 @@ mod tests {
         (0..1_000).for_each(|i| quiet.count(SHARD, Class::Write, Some(&key(i))));
         quiet.tick(1 + WINDOW_US);
         assert_eq!(quiet.wish(0), None);
+    }
+
+    #[test]
+    fn the_more_rows_a_walk_has_the_rarer_it_is_unless_they_change() {
+        let walked = |rows_walked: u32| {
+            let mut survey = survey(0, 0);
+            survey.next_page(1).expect("a walk is due");
+            let rows = rows(0..rows_walked, 1);
+            survey.page(1, ScanPage { rows, rest: None });
+            survey
+        };
+        let second = |s: u64| 1 + s * 1_000_000;
+        assert_eq!(walked(10).next_page(second(9)), None);
+        assert!(walked(10).next_page(second(10)).is_some());
+        let mut large = walked(50_000);
+        assert_eq!(large.next_page(second(49)), None);
+        let write = |survey: &mut Survey, of: u32| {
+            (0..of).for_each(|i| survey.count(SHARD, Class::Write, Some(&key(i))));
+        };
+        write(&mut large, 24_999);
+        assert_eq!(large.next_page(second(49)), None, "less than half");
+        write(&mut large, 1);
+        assert!(large.next_page(second(49)).is_some(), "half of it is new");
+        let mut early = walked(50_000);
+        write(&mut early, 25_000);
+        assert_eq!(early.next_page(second(9)), None, "not before");
+        assert!(walked(50_000).next_page(second(50)).is_some());
     }
 
     #[test]
