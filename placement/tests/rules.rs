@@ -488,18 +488,6 @@ fn rule_38_values_that_nothing_tells_apart_are_counted() {
         core_of(&answer),
         ["distinct_nodes", "distinct_nodes", "fast", "fast", "fast"]
     );
-    // The best that can be is proved as well: of each shard one replica must leave the two zones that are preferred.
-    let prefer = format!(
-        "{CROWD} CREATE CONSTRAINT prefer AS SELECT * FROM replicas r
-        JOIN nodes n ON n.node = r.controllable__node MINIMIZE n.zone NOT IN ('z0', 'z1');"
-    );
-    let answer = solve(&crowd(50), &prefer);
-    assert_eq!(
-        (answer.status, tier(&answer)),
-        (Status::Optimal, 50.0),
-        "{:?}",
-        answer.tiers
-    );
 }
 
 #[test]

@@ -32,6 +32,19 @@ pub(super) enum Verb {
     Check,
 }
 
+impl Verb {
+    fn of(text: &str) -> Result<Verb> {
+        Ok(match text {
+            "solve" => Verb::Solve,
+            "plan" => Verb::Plan,
+            "explain" => Verb::Explain,
+            "whatif" => Verb::WhatIf,
+            "check" => Verb::Check,
+            other => return usage(format!("unknown verb {other:?}")),
+        })
+    }
+}
+
 /// How the answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -56,16 +69,8 @@ pub(super) fn arguments(args: &[String]) -> Result<Arguments> {
     let Some((verb, mut rest)) = args.split_first() else {
         return usage("which verb?");
     };
-    let verb = match verb.as_str() {
-        "solve" => Verb::Solve,
-        "plan" => Verb::Plan,
-        "explain" => Verb::Explain,
-        "whatif" => Verb::WhatIf,
-        "check" => Verb::Check,
-        other => return usage(format!("unknown verb {other:?}")),
-    };
     let mut parsed = Arguments {
-        verb,
+        verb: Verb::of(verb)?,
         state: String::new(),
         policies: Vec::new(),
         time_limit_us: None,

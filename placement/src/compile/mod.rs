@@ -4,8 +4,8 @@
 //! 2. [`resolve`]: names become positions, types are checked, constant subqueries become values.
 //! 3. [`join`]: the rows of a block, decision joins factored into lookups.
 //! 4. [`group`] and [`folded`]: rows are folded into bags; groups exist whatever is placed.
-//! 5. [`policy`] and [`template`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of one
-//!    template for all groups of a bag.
+//! 5. [`policy`] and [`template`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of
+//!    one template for all groups of a bag.
 //!
 //! [`cells`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled problem.
 //!

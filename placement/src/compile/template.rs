@@ -1,7 +1,7 @@
 //! One template for all groups of a bag.
 //!
-//! Where no group without rows can violate a policy (or add to its sum), empty groups cost nothing: the graph judges the
-//! buckets that have rows, by one expression over folds and the constants of their names.
+//! Where no group without rows can violate a policy (or add to its sum), empty groups cost nothing: the graph judges
+//! the buckets that have rows, by one expression over folds and the constants of their names.
 
 use std::collections::BTreeSet;
 

@@ -105,11 +105,7 @@ impl Search<'_> {
     }
 
     fn place(&mut self, var: VarId, choice: Choice, cold: Option<&Targets>) {
-        let slots = self.slot_values(var);
-        let values = match slots.as_slice() {
-            [] => self.candidates.of(var),
-            slots => slots,
-        };
+        let values: &[u32] = &self.values_to_try(var);
         let mut best: Option<Totals> = None;
         let mut chosen = values[0];
         if choice == Choice::Full || values.len() <= SAMPLE {

@@ -45,11 +45,7 @@ impl Search<'_> {
         };
         let mut best: Option<Totals> = None;
         let mut chosen: Vec<(VarId, u32)> = Vec::new();
-        let slots = self.slot_values(var);
-        let values = match slots.as_slice() {
-            [] => self.candidates.of(var),
-            slots => slots,
-        };
+        let values = self.values_to_try(var);
         if values.is_empty() {
             self.evaluations += 1;
             return;

@@ -280,6 +280,15 @@ impl<'a> Search<'a> {
         values
     }
 
+    /// The places of a decision's slots, where it has any; all of its values, where it has not.
+    pub(super) fn values_to_try(&self, var: VarId) -> Cow<'a, [u32]> {
+        let slots = self.slot_values(var);
+        match slots.is_empty() {
+            true => Cow::Borrowed(self.candidates.of(var)),
+            false => Cow::Owned(slots),
+        }
+    }
+
     /// Tries a change; returns how it compares with what stands. The caller takes it or drops it.
     #[inline]
     fn attempt(&mut self, changes: &[(VarId, u32)]) -> (crate::graph::internal::Mark, Ordering) {

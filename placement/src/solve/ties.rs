@@ -1,13 +1,14 @@
 //! Decisions that hard policies join: equal ones are one choice, a leader chooses among the places of its replicas.
 //!
-//! A co-location group of forty replicas has one place, not forty. While its members are decisions of their own, no move
-//! of a single one is ever right, and every solver pays for finding that out; contracted, the group is one variable,
-//! whose values are those that all members may have. A leader that must stand on one of its replicas has not a thousand
-//! nodes to choose from but three slots, and follows when the replica that it stands on goes elsewhere.
+//! A co-location group of forty replicas has one place, not forty. While its members are decisions of their own, no
+//! move of a single one is ever right, and every solver pays for finding that out; contracted, the group is one
+//! variable, whose values are those that all members may have. A leader that must stand on one of its replicas has
+//! not a thousand nodes to choose from but three slots, and follows when the replica that it stands on goes
+//! elsewhere.
 //!
 //! This is presolve: it is made for a scope and forgotten afterwards. The model keeps every decision and every policy
-//! row, so plans, explanations and answers speak of rows of the state, and nothing here has to be right for an answer to
-//! be checked. A core is found in the model without it, where the rows that tie are rows like others.
+//! row, so plans, explanations and answers speak of rows of the state, and nothing here has to be right for an answer
+//! to be checked. A core is found in the model without it, where the rows that tie are rows like others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -392,8 +393,11 @@ fn wants_one(graph: &Graph, id: u32, fold: u32) -> bool {
             .any(|&operand| wants_one(graph, operand, fold)),
         Op::Cmp(op) => {
             let limit = graph.nodes.constant(node.b);
-            node.a == fold && matches!((op, limit), (CmpOp::Le | CmpOp::Eq, Some(1)))
-                || node.a == fold && (op, limit) == (CmpOp::Lt, Some(2))
+            node.a == fold
+                && matches!(
+                    (op, limit),
+                    (CmpOp::Le | CmpOp::Eq, Some(1)) | (CmpOp::Lt, Some(2))
+                )
         }
         Op::Const
         | Op::Lookup

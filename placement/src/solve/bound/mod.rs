@@ -26,6 +26,16 @@ pub(crate) struct Bounds {
     pub may_rise: bool,
 }
 
+impl Bounds {
+    fn new(tiers: Vec<Option<i128>>, may_rise: bool) -> Bounds {
+        let tiers = tiers.into_iter().map(|bound| bound.unwrap_or(i128::MIN));
+        Bounds {
+            tiers: tiers.collect(),
+            may_rise,
+        }
+    }
+}
+
 /// A lower bound for each tier, at the state's incumbent assignment.
 ///
 /// `roots` are the soft roots that the scope can change; all others stay what they are.
@@ -92,18 +102,14 @@ pub(crate) fn lower_bounds(
     }
     for lazy in graph.bags.lazies.iter().filter(|lazy| lazy.alive) {
         if let RootKind::Soft { tier, weight } = lazy.kind {
-            let tier = graph.roots.tier_index(tier);
-            match intervals.least_change(lazy, weight) {
-                Some(change) => raise(&mut bounds[tier], change),
-                None => bounds[tier] = None,
-            }
+            let bound = &mut bounds[graph.roots.tier_index(tier)];
+            let change = intervals.least_change(lazy, weight);
+            *bound = bound
+                .zip(change)
+                .and_then(|(bound, change)| bound.checked_add(change));
         }
     }
-    let tiers = bounds.into_iter();
-    Bounds {
-        tiers: tiers.map(|bound| bound.unwrap_or(i128::MIN)).collect(),
-        may_rise,
-    }
+    Bounds::new(bounds, may_rise)
 }
 
 /// Which rows the decisions in scope cannot break, wherever they go.

@@ -1,17 +1,17 @@
 //! Values that nothing tells apart, counted instead of tried one by one.
 //!
-//! Of two hundred empty nodes in a zone it matters how many a shard uses, not which. Values are sorted into *classes* by
-//! everything that the given rows ask of them: columns looked up, constants and fixed contents of their buckets, rows
-//! that name them. Exchanging two values of a class in all decisions that have to do with each other turns an assignment
-//! that satisfies the rows into another one. So of each class a few values stand for all, as many as there are
-//! decisions that must be able to differ; a proof over those is a proof over all, and a core found over those is one
-//! once the rows of the exchanged values are added.
+//! Of two hundred empty nodes in a zone it matters how many a shard uses, not which. Values are sorted into *classes*
+//! by everything that the given rows ask of them: columns looked up, constants and fixed contents of their buckets,
+//! rows that name them. Exchanging two values of a class in all decisions that have to do with each other turns an
+//! assignment that satisfies the rows into another one. So of each class a few values stand for all, as many as there
+//! are decisions that must be able to differ; a proof over those is a proof over all, and a core found over those is
+//! one once the rows of the exchanged values are added.
 //!
-//! Decisions have to do with each other where a row cares which value it is: they share a bucket of its own (the nodes
-//! of a shard are distinct), or are compared. What has only to do with what values are like (a zone, a disk) joins
-//! nothing. A bucket that no assignment can overfill does not count: a shard whose nodes have room for it has to do with
-//! itself alone. Where a capacity does bind, all that may stand there is joined, and classes help only where they have
-//! more values than that.
+//! Decisions have to do with each other where a row cares which value it is: they share a bucket of its own (the
+//! nodes of a shard are distinct), or are compared. What has only to do with what values are like (a zone, a disk)
+//! joins nothing. A bucket that no assignment can overfill does not count: a shard whose nodes have room for it has
+//! to do with itself alone. Where a capacity does bind, all that may stand there is joined, and classes help only
+//! where they have more values than that.
 //!
 //! Sound whatever was overlooked in favour of telling values apart: every doubt makes a class smaller.
 

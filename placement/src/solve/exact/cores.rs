@@ -4,9 +4,9 @@
 //! each of its rows is left out in turn from a model that has only the core's rows, and so only their decisions:
 //! leaving rows out of the whole model would be a whole solve each.
 //!
-//! Each question is asked over [classes](super::classes) of the values that *its* rows do not tell apart: the fewer rows
-//! are left, the more are alike. What the solver names there stands for all that it becomes when values are exchanged;
-//! and of rows that are exchanged with one that is needed, each is needed.
+//! Each question is asked over [classes](super::classes) of the values that *its* rows do not tell apart: the fewer
+//! rows are left, the more are alike. What the solver names there stands for all that it becomes when values are
+//! exchanged; and of rows that are exchanged with one that is needed, each is needed.
 
 use std::collections::BTreeSet;
 
@@ -104,31 +104,7 @@ fn find(
         return Ok(None);
     };
     core.sort_by_key(|row| row.name(graph));
-    let mut minimal = true;
-    let mut needed: BTreeSet<Hard> = BTreeSet::new();
-    let mut index = 0;
-    while index < core.len() {
-        if needed.contains(&core[index]) {
-            index += 1;
-            continue;
-        }
-        let mut rest = core.clone();
-        let row = rest.remove(index);
-        match model.check(&rest, budget)? {
-            Answer::Conflict(smaller) => {
-                // The rows before `index` are needed by every core of what is left.
-                core.retain(|row| smaller.contains(row));
-            }
-            Answer::Satisfiable => {
-                needed.extend(model.classes(&core).orbit(graph, row));
-                index += 1;
-            }
-            Answer::Unknown => {
-                minimal = false;
-                index += 1;
-            }
-        }
-    }
+    let minimal = model.shrink(&mut core, budget)?;
     let names: BTreeSet<_> = core.into_iter().map(|row| row.name(graph)).collect();
     Ok(Some(Core {
         rows: names.into_iter().collect(),
@@ -156,6 +132,36 @@ impl Asked<'_> {
             touched,
         } = *self;
         Classes::new(graph, state, candidates, touched, rows, Soft::Ignored)
+    }
+
+    /// Leaves rows out of a core until none can be; whether that is proved of all that are left.
+    fn shrink(&self, core: &mut Vec<Hard>, budget: &mut Budget<'_>) -> Result<bool, TooWide> {
+        let mut minimal = true;
+        let mut needed: BTreeSet<Hard> = BTreeSet::new();
+        let mut index = 0;
+        while index < core.len() {
+            if needed.contains(&core[index]) {
+                index += 1;
+                continue;
+            }
+            let mut rest = core.clone();
+            let row = rest.remove(index);
+            match self.check(&rest, budget)? {
+                Answer::Conflict(smaller) => {
+                    // The rows before `index` are needed by every core of what is left.
+                    core.retain(|row| smaller.contains(row));
+                }
+                Answer::Satisfiable => {
+                    needed.extend(self.classes(core).orbit(self.graph, row));
+                    index += 1;
+                }
+                Answer::Unknown => {
+                    minimal = false;
+                    index += 1;
+                }
+            }
+        }
+        Ok(minimal)
     }
 
     /// Whether the rows can hold together.

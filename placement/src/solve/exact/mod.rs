@@ -17,8 +17,6 @@ mod support;
 mod templates;
 mod touched;
 
-use std::collections::BTreeSet;
-
 use pumpkin_solver::conflict_resolvers::resolvers::ResolutionResolver;
 use pumpkin_solver::core::DefaultBrancher;
 use pumpkin_solver::core::predicate;
@@ -149,8 +147,9 @@ enum Answer {
     Unknown,
 }
 
-/// The same decisions with fewer values: a few of each class of values that nothing tells apart. Whether anything better
-/// than `state`, or anything at all, satisfies the hard rows is the same question over those. `None` where they are all.
+/// The same decisions with fewer values: a few of each class of values that nothing tells apart. Whether anything
+/// better than `state`, or anything at all, satisfies the hard rows is the same question over those. `None` where
+/// they are all.
 pub(crate) fn kernel(graph: &Graph, state: &State, candidates: &Candidates) -> Option<Candidates> {
     let touched = Touched::from(graph, candidates, &state.assignment);
     let rows = {
@@ -279,8 +278,7 @@ fn attempt(
     }
     let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
     let rows = hard_rows(&mut encoder)?;
-    let known: BTreeSet<Hard> = rows.iter().copied().collect();
-    if !broken_constants(graph, state, touched, &known).is_empty() {
+    if !broken_constants(graph, state, touched, &rows.iter().copied().collect()).is_empty() {
         return Ok(Verdict::Infeasible);
     }
     let truth = encoder.gate.truth();

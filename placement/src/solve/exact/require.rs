@@ -73,8 +73,9 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// Posts that one operand of a disjunction is as `post` wants it: a literal for each says which one it is. A leader
-    /// among its replicas is a choice of slot by this, and a constraint for each slot that is posted only where it is chosen.
+    /// Posts that one operand of a disjunction is as `post` wants it: a literal for each says which one it is. A
+    /// leader among its replicas is a choice of slot by this, and a constraint for each slot that is posted only
+    /// where it is chosen.
     fn require_one(
         &mut self,
         when: Literal,

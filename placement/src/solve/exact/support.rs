@@ -1,7 +1,7 @@
 //! What a node depends on: nothing, one choice, or several; and its value where that is not several.
 //!
-//! A node over one choice is tabulated, whatever operators made it; what cannot change is a constant. Decisions that are
-//! contracted into one choice ([`Ties`](super::super::ties::Ties)) count as one.
+//! A node over one choice is tabulated, whatever operators made it; what cannot change is a constant. Decisions that
+//! are contracted into one choice ([`Ties`](super::super::ties::Ties)) count as one.
 
 use std::collections::BTreeMap;
 
