@@ -121,16 +121,26 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
             &[ListAppend, Bank],
             &[Merge, Split, Delay, KillLeader, FreezeLeader],
         ),
-        // No workload reads snapshots: caught in the world of transactions only.
-        Bug::ClosesOverPrepared | Bug::ServesUnclosed | Bug::ReadsBelowKept => (&transactions, &[]),
+        // No workload reads snapshots, or counts restarts: caught in the world of transactions only.
+        Bug::ClosesOverPrepared | Bug::ServesUnclosed | Bug::ReadsBelowKept | Bug::NeverHolds => {
+            (&transactions, &[])
+        }
         Bug::ReadsAreNotLocked
         | Bug::FastPathPassesReadLocks
         | Bug::ReadsUnderLocks
         | Bug::ValidationIgnoresLocks
         | Bug::ValidationIgnoresVersions
         | Bug::RangesAreNotChecked
-        | Bug::CommitsAtFirstPrepare => (&transactions, &[Delay, Transfer]),
-        Bug::DecidesTooEarly | Bug::NoTombstones | Bug::ReleasesByClock => (
+        | Bug::CommitsBelowPrepares
+        | Bug::PromisesAhead
+        | Bug::IgnoresClocks
+        | Bug::StartsBelowCeiling => (&transactions, &[Delay, Transfer]),
+        Bug::DecidesTooEarly
+        | Bug::NoTombstones
+        | Bug::FloorAdmits
+        | Bug::AbsentCommits
+        | Bug::AbortsByItself
+        | Bug::ReleasesByClock => (
             &[ListAppend, Bank],
             &[FreezeLeader, KillLeader, Delay, SlowAnswers],
         ),

@@ -75,12 +75,26 @@ bugs! {
     ValidationIgnoresLocks,
     /// A validation does not look at versions.
     ValidationIgnoresVersions,
-    /// The coordinator commits at the version of the first prepare instead of the largest.
-    CommitsAtFirstPrepare,
-    /// The coordinator decides when the first participant is prepared.
+    /// The anchor commits at a version of its own, not above those of all prepares.
+    CommitsBelowPrepares,
+    /// The coordinator does not wait until the others are prepared before the anchor decides.
     DecidesTooEarly,
     /// An abort of an attempt that was never seen leaves no tombstone.
     NoTombstones,
+    /// An attempt that the floor has passed is prepared.
+    FloorAdmits,
+    /// An attempt that the anchor does not know is said to be committed.
+    AbsentCommits,
+    /// The coordinator aborts without the anchor, to which its question may still be on its way.
+    AbortsByItself,
+    /// A leader merges nobody's clock, not even a commit's before it lets go of the lock.
+    IgnoresClocks,
+    /// A read promises more than the clock has come to.
+    PromisesAhead,
+    /// A new leader's clock does not begin above the ceiling.
+    StartsBelowCeiling,
+    /// However often a transaction has lost, it locks nothing before its end.
+    NeverHolds,
     /// Answers do not wait for the batch that they show.
     AnswersBeforeApply,
     /// A lock is let go by the clock, without asking the anchor.

@@ -52,8 +52,8 @@ pub use shard_map::{
 pub use split::{Merge, Part, Split};
 pub use state::State;
 pub use transaction::{
-    AttemptId, Intent, KeyRead, KeyWrite, RangeRead, ReadValue, SnapshotRead, TxnAnswer, TxnId,
-    TxnRequest, Verdict,
+    Again, AttemptId, Intent, KeyRead, KeyWrite, RangeRead, ReadValue, SnapshotRead, TxnAnswer,
+    TxnId, TxnRequest, Verdict,
 };
 pub use value::Value;
 pub use wire::{Body, DEPTH_MAX, Outcome, Request, Response, Stream};

@@ -34,8 +34,18 @@ pub struct TxnId {
 pub struct AttemptId {
     /// The transaction.
     pub txn: TxnId,
-    /// Counted from 1. The next one begins only when this one can no longer commit.
+    /// Counted from 1. The next one begins only when this one can no longer commit. Holds have numbers
+    /// of their own.
     pub attempt: u32,
+}
+
+/// A transaction that has lost, and is begun again by its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Its age: it has a new name each time, and is as old as it was.
+    pub age: Version,
+    /// How often it has lost.
+    pub restarts: u32,
 }
 
 /// What became of an attempt.
@@ -84,6 +94,8 @@ pub struct Intent {
     pub writes: Vec<KeyWrite>,
     /// The client's name for the transaction; only for the shard of its home, which decides.
     pub token: Option<Bytes>,
+    /// The transaction's name, if it has holds, which do not stand in its own way.
+    pub holder: Option<TxnId>,
 }
 
 /// A key and what is to be stored under it.
@@ -129,6 +141,17 @@ pub enum TxnRequest {
         /// What it wants.
         intent: Box<Intent>,
     },
+    /// Lock, and nothing else, for a transaction that is about to read. Answered by `Done`.
+    Hold {
+        /// The hold.
+        attempt: AttemptId,
+        /// The coordinator's clock.
+        begun: Version,
+        /// Keys that nobody else is to write.
+        keys: Vec<Key>,
+        /// Ranges, all of this shard, in which nobody else is to write.
+        ranges: Vec<KeyRange>,
+    },
     /// The first phase: check, lock, and keep the writes ready.
     Prepare {
         /// The attempt.
@@ -142,7 +165,21 @@ pub enum TxnRequest {
         /// What it wants.
         intent: Box<Intent>,
     },
-    /// To the anchor: all participants are prepared, commit.
+    /// To the anchor, when all others are prepared: the first phase and the second in one.
+    Conclude {
+        /// The attempt.
+        attempt: AttemptId,
+        /// As in the prepares.
+        begun: Version,
+        /// The largest version of the prepares.
+        version: Version,
+        /// A key of each participant, its own first.
+        spans: Vec<Key>,
+        /// What it wants.
+        intent: Box<Intent>,
+    },
+    /// To the anchor: what became of the attempt? If it is prepared there, commit it; if it was never
+    /// heard of, it never will be.
     Decide {
         /// The attempt.
         attempt: AttemptId,
@@ -239,9 +276,16 @@ pub enum TxnAnswer {
         /// The commands' replies.
         replies: Vec<Reply>,
     },
+    /// To `Conclude`: committed, and durable.
+    Concluded {
+        /// The commit version.
+        version: Version,
+        /// The commands' replies.
+        replies: Vec<Reply>,
+    },
     /// To `Decide` and `Recover`: the attempt's verdict, which is final.
     Decided(Verdict),
-    /// To `Resolve`: it is applied. To `Forget`: it is forgotten.
+    /// To `Hold`: it is locked. To `Resolve`: it is applied. To `Forget`: it is forgotten.
     Done,
     /// To a transaction with a token: what became of it before. This attempt has had no effect. To
     /// `TokenStatus`: what became of it, for ever.
@@ -261,8 +305,21 @@ pub enum TxnAnswer {
     Conflict,
 }
 
-/// A key's place in a byte string: for rows of the shard's own.
+/// Attempts with this number and above are holds.
+const HOLDS: u32 = 1 << 31;
+
 impl AttemptId {
+    /// A transaction's hold with this number.
+    pub(crate) fn hold(txn: TxnId, number: u32) -> AttemptId {
+        let attempt = HOLDS | number;
+        AttemptId { txn, attempt }
+    }
+
+    /// Whether it is a hold: it only locks for reading, and never commits.
+    pub fn is_hold(&self) -> bool {
+        self.attempt >= HOLDS
+    }
+
     /// Twenty-eight and more bytes that sort by age.
     pub(crate) fn row(&self, prefix: u8) -> Bytes {
         let mut row = Vec::with_capacity(40);
@@ -309,14 +366,21 @@ impl TxnRequest {
         };
         match self {
             TxnRequest::Read { keys } => keys.iter().map(|key| key.len() + 32).sum(),
+            TxnRequest::Hold { keys, ranges, .. } => {
+                let bytes = |range: &KeyRange| {
+                    range.start.len() + range.end.as_ref().map_or(0, Vec::len) + 32
+                };
+                let keys = keys.iter().map(|key| key.len() + 32);
+                keys.chain(ranges.iter().map(bytes)).sum()
+            }
             TxnRequest::Walk { command } => command.size_bytes(),
             TxnRequest::Validate { reads, ranges } => {
                 let reads = reads.iter().map(|read| read.key.len() + 32);
                 reads.chain(ranges.iter().map(RangeRead::size_bytes)).sum()
             }
-            TxnRequest::Execute { intent: it } | TxnRequest::Prepare { intent: it, .. } => {
-                intent(it)
-            }
+            TxnRequest::Execute { intent: it }
+            | TxnRequest::Prepare { intent: it, .. }
+            | TxnRequest::Conclude { intent: it, .. } => intent(it),
             TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }

@@ -290,8 +290,10 @@ fn is_repeatable(body: &Body) -> bool {
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => true,
-            // The second prepare would be refused, and the attempt aborted for nothing.
-            TxnRequest::Prepare { .. } => false,
+            // The second one would be refused, and the attempt aborted for nothing.
+            TxnRequest::Hold { .. } | TxnRequest::Prepare { .. } | TxnRequest::Conclude { .. } => {
+                false
+            }
             // With a token it takes effect once, however often it arrives.
             TxnRequest::Execute { intent } => intent.token.is_some(),
         },

@@ -145,6 +145,33 @@ fn a_refused_command_and_all_behind_it_start_again_in_order() {
     assert!(again[0].1.stream.generation > requests[0].1.stream.generation);
 }
 
+/// Scenario 23 of the rules of transactions: a pipeline over two shards, and the first one's leader fails.
+/// Nothing of what follows is sent before what was refused is done, on either shard.
+#[test]
+fn a_pipeline_over_shards_keeps_its_order_through_a_failover() {
+    let mut gateway = gateway();
+    let (requests, _) = submit(&mut gateway, &["SET a 1", "SET b 2", "SET z 3", "GET a"]);
+    assert_eq!(requests.len(), 2, "the third command is on another shard");
+    let refused = Outcome::NotLeader { hint: Some(THERE) };
+    for (_, request) in &requests[..1] {
+        let refused = Event::Response(HERE, answer(request.id, refused.clone()));
+        assert_eq!(feed(&mut gateway, 0, refused).0, vec![]);
+    }
+    let broken = answer(requests[1].1.id, Outcome::StreamBroken);
+    let (again, replies) = feed(&mut gateway, 0, Event::Response(HERE, broken));
+    let sent: Vec<_> = again.iter().map(|(to, it)| (*to, it.shard.0)).collect();
+    assert_eq!(sent, vec![(THERE, 1), (THERE, 1)], "both, and nothing else");
+    assert_eq!(replies, vec![]);
+    let mut next = Vec::new();
+    for (_, request) in &again {
+        assert_eq!(next, vec![], "not before both are done");
+        let done = answer(request.id, Outcome::Reply(Reply::Ok));
+        (next, _) = feed(&mut gateway, 0, Event::Response(THERE, done));
+    }
+    let sent: Vec<_> = next.iter().map(|(_, request)| request.shard.0).collect();
+    assert_eq!(sent, vec![2], "the write; the read behind it waits");
+}
+
 #[test]
 fn a_lost_write_is_unknown_and_a_lost_read_is_tried_elsewhere() {
     let mut gateway = gateway();
@@ -273,9 +300,12 @@ fn play(
                 version: Some(version),
                 replies: replies_to(intent),
             },
-            TxnRequest::Decide { version, .. } => {
-                TxnAnswer::Decided(synod_txn::Verdict::Committed(*version))
-            }
+            TxnRequest::Conclude {
+                version, intent, ..
+            } => TxnAnswer::Concluded {
+                version: *version,
+                replies: replies_to(intent),
+            },
             TxnRequest::Resolve { .. } | TxnRequest::Forget { .. } => TxnAnswer::Done,
             other => panic!("not expected: {other:?}"),
         };
@@ -294,7 +324,9 @@ fn a_command_over_shards_is_one_transaction() {
     let (requests, replies) = submit(&mut gateway, &["MSET a 1 z 2"]);
     let (asked, replies) = play(&mut gateway, requests, replies);
     let prepares = |request: &&TxnRequest| matches!(request, TxnRequest::Prepare { .. });
-    assert_eq!(asked.iter().filter(prepares).count(), 2, "{asked:?}");
+    let concludes = |request: &&TxnRequest| matches!(request, TxnRequest::Conclude { .. });
+    assert_eq!(asked.iter().filter(prepares).count(), 1, "{asked:?}");
+    assert_eq!(asked.iter().filter(concludes).count(), 1, "{asked:?}");
     assert_eq!(replies, vec![Reply::Ok]);
     assert_eq!(gateway.transactions_under_way(), 0);
     assert!(gateway.questions.is_empty() && gateway.tickets.is_empty());

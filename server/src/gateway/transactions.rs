@@ -181,7 +181,7 @@ impl Gateway {
 fn reply_of(ended: Ended) -> Reply {
     match ended {
         Ended::Replies(mut replies) => replies.pop().unwrap_or(Reply::Null),
-        Ended::Failed(reply) => reply,
+        Ended::Failed(reply) | Ended::Lost { why: reply, .. } => reply,
         Ended::Changed | Ended::Watched(_) | Ended::Told(_) => {
             Reply::error(ErrorCode::Unknown, "the answer did not fit the command")
         }

@@ -1,16 +1,19 @@
 //! A transaction that is being carried out: one attempt after the other.
 
+mod deciding;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use synod_storage::{Micros, Version};
 
 use super::event::{Call, Effect, Ended, Script, Ticket};
+use super::holds::Holds;
 use super::plan::{Plan, Uncut, keys_of};
 use super::reading::{Read, Reading, Taken, is_walk, validate};
-use super::session::Session;
+use super::session::{self, Session};
 use super::view::{Effects, View};
-use super::{Owner, Turn, attempt_of};
+use super::{OPTIMISTIC_MAX, Owner, Turn, attempt_of};
 use crate::command::Class;
 use crate::reply::{ErrorCode, Reply};
 use crate::token;
@@ -18,28 +21,28 @@ use crate::transaction::{AttemptId, TxnAnswer, TxnId, TxnRequest, Verdict};
 use crate::wire::Outcome;
 use synod_testpoint::planted;
 
-/// After so many attempts, a script that only reads takes locks to get through.
-const OPTIMISTIC_MAX: u32 = 4;
-
 /// A verdict is told so many times; then it is left to recovery.
 const TOLD_MAX: u32 = 3;
 
 /// What is to be carried out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Source {
     /// Commands.
     Script(Script),
     /// What an interactive transaction has read, and wants to write.
-    Effects(Effects),
+    /// And how often its client has run it in vain.
+    Effects(Effects, u32),
     /// What became of a token?
     Question { token: Bytes },
 }
 
 /// Where an attempt is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// Before an attempt.
     Pause { until: Micros },
+    /// What is to be read is locked before.
+    Holding { waiting: BTreeSet<Call> },
     /// Values are read, and ranges walked through.
     Gathering { reading: Reading },
     /// What was read is checked, once more, in all shards.
@@ -54,17 +57,25 @@ enum Phase {
         call: Call,
         replies: Option<Vec<Reply>>,
     },
-    /// The first phase. `replies` are those of commands that were carried out here.
+    /// The first phase, everywhere but at the anchor. `replies` are those of commands that were
+    /// carried out here.
     Preparing {
         waiting: BTreeMap<Call, usize>,
         prepared: Prepared,
         replies: Option<Vec<Reply>>,
     },
-    /// The second.
-    Deciding {
+    /// All others are prepared: the anchor does its part, and decides.
+    Concluding {
+        call: Call,
+        prepared: Prepared,
+        replies: Option<Vec<Reply>>,
+    },
+    /// The anchor has refused, or nobody knows, and a copy of the question may still be on its way: it
+    /// is asked what stands, until it is known.
+    Doubting {
         call: Option<Call>,
         version: Version,
-        replies: Vec<Reply>,
+        doubt: Doubt,
         since: Micros,
     },
     /// The client has its answer; the participants are told.
@@ -78,8 +89,17 @@ enum Phase {
     Over,
 }
 
+/// What a decision that is not known yet would mean.
+#[derive(Clone, Debug)]
+struct Doubt {
+    /// The replies, if it is committed; none if they were lost with the anchor's answer.
+    replies: Option<Vec<Reply>>,
+    /// Why, if it is not; none if the anchor has said nothing.
+    refusal: Option<Outcome>,
+}
+
 /// What the participants have answered to their prepares.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Prepared {
     version: Version,
     replies: BTreeMap<usize, Vec<Reply>>,
@@ -87,9 +107,10 @@ struct Prepared {
 
 /// A transaction on its way.
 ///
-/// Invariants: it is `Over` or its client is owed an answer or it is `Resolving`; a decision is asked
-/// for only when every participant of the attempt is prepared.
-#[derive(Debug)]
+/// Invariants: it is `Over` or its client is owed an answer or it is `Resolving`; the anchor is asked to
+/// conclude only when every other participant of the attempt is prepared, and from then on only the
+/// anchor can abort it.
+#[derive(Clone, Debug)]
 pub(super) struct Run {
     txn: TxnId,
     ticket: Ticket,
@@ -97,6 +118,8 @@ pub(super) struct Run {
     /// The clock when this attempt began to prepare.
     begun: Version,
     source: Source,
+    /// What was locked before it was read.
+    holds: Holds,
     plan: Plan,
     /// Whether this attempt's commands were carried out here, and not by the shards.
     is_carried_out_here: bool,
@@ -113,8 +136,11 @@ impl Run {
         Run::new(txn, ticket, Source::Script(script), now)
     }
 
-    pub(super) fn of_session(txn: TxnId, ticket: Ticket, session: Session, now: Micros) -> Run {
-        Run::new(txn, ticket, Source::Effects(session.into_effects()), now)
+    pub(super) fn of_session(ticket: Ticket, session: Session, now: Micros) -> Run {
+        let (effects, restarts, holds) = session.into_effects();
+        let source = Source::Effects(effects, restarts);
+        let run = Run::new(holds.txn(), ticket, source, now);
+        Run { holds, ..run }
     }
 
     pub(super) fn of_question(txn: TxnId, ticket: Ticket, token: Bytes, now: Micros) -> Run {
@@ -128,6 +154,7 @@ impl Run {
             attempt: 0,
             begun: Version::ZERO,
             source,
+            holds: Holds::new(txn),
             plan: Plan::default(),
             is_carried_out_here: false,
             is_open: false,
@@ -141,6 +168,10 @@ impl Run {
         matches!(self.phase, Phase::Over)
     }
 
+    pub(super) fn txn(&self) -> TxnId {
+        self.txn
+    }
+
     fn id(&self) -> AttemptId {
         attempt_of(self.txn, self.attempt)
     }
@@ -150,6 +181,7 @@ impl Run {
     }
 
     fn end(&mut self, turn: &mut Turn, ended: Ended) {
+        self.holds.release(turn, self.owner());
         turn.effects.push(Effect::Ended {
             ticket: self.ticket,
             ended,
@@ -168,7 +200,7 @@ impl Run {
         self.begun = turn.tick();
         self.asked = turn.monotonic();
         let plan = match &self.source {
-            Source::Effects(effects) => Plan::of_effects(turn.map, effects),
+            Source::Effects(effects, _) => Plan::of_effects(turn.map, effects),
             Source::Script(script) => Plan::of_script(turn.map, script),
             Source::Question { token } => {
                 let (home, token) = (token::home(token), token.clone());
@@ -198,14 +230,14 @@ impl Run {
                 let reads = |command: &crate::Command| command.class() == Class::Read;
                 script.commands.iter().all(reads)
             }
-            Source::Effects(_) | Source::Question { .. } => false,
+            Source::Effects(..) | Source::Question { .. } => false,
         }
     }
 
     /// Whether it takes effect at most once, however often it is sent.
     fn has_token(&self) -> bool {
         match &self.source {
-            Source::Effects(effects) => effects.token.is_some(),
+            Source::Effects(effects, _) => effects.token.is_some(),
             Source::Script(_) | Source::Question { .. } => false,
         }
     }
@@ -213,16 +245,17 @@ impl Run {
     fn uncut(&mut self, turn: &mut Turn, uncut: Uncut) {
         match (uncut, &self.source) {
             (Uncut::Refused(reply), _) => self.end(turn, Ended::Failed(reply)),
-            (Uncut::Torn, Source::Effects(_)) => {
+            (Uncut::Torn, Source::Effects(_, restarts)) => {
                 let message = "a range that was read was split; run the transaction again";
-                self.fail(turn, ErrorCode::Conflict, message);
+                let ended = session::lost(self.txn, *restarts, message);
+                self.end(turn, ended);
             }
             (Uncut::Unknown | Uncut::Together | Uncut::Torn, _) => self.again(turn),
         }
     }
 
-    /// Reads all keys and ranges of the script.
-    fn gather(&mut self, turn: &mut Turn) {
+    /// The script of a run that is gathered, and all keys that it reads.
+    fn script(&self) -> (&Script, Vec<Bytes>) {
         let Source::Script(script) = &self.source else {
             unreachable!("only scripts are gathered");
         };
@@ -230,6 +263,27 @@ impl Run {
         keys.extend(script.watched.iter().map(|read| read.key.clone()));
         keys.sort();
         keys.dedup();
+        (script, keys)
+    }
+
+    /// Reads all keys and ranges of the script; if it has lost too often, under locks.
+    fn gather(&mut self, turn: &mut Turn) {
+        if self.attempt <= OPTIMISTIC_MAX || planted!(NeverHolds) {
+            return self.read(turn);
+        }
+        let (script, keys) = self.script();
+        let walks: Vec<_> = script.commands.iter().filter(|it| is_walk(it)).collect();
+        let mut holds = self.holds.clone();
+        let asked = holds.ask(turn, self.owner(), keys, walks);
+        self.holds = holds;
+        match asked {
+            Some(waiting) => self.phase = Phase::Holding { waiting },
+            None => self.again(turn),
+        }
+    }
+
+    fn read(&mut self, turn: &mut Turn) {
+        let (script, keys) = self.script();
         let flushes = |command: &crate::Command| matches!(command, crate::Command::FlushAll);
         let written = match script.commands.iter().any(flushes) {
             true => usize::MAX,
@@ -280,9 +334,9 @@ impl Run {
         match &parts[..] {
             [] => self.end(turn, Ended::Replies(replies.unwrap_or_default())),
             [only] => {
-                let request = TxnRequest::Execute {
-                    intent: Box::new(only.intent.clone()),
-                };
+                let mut intent = Box::new(only.intent.clone());
+                intent.holder = Some(self.txn).filter(|_| !self.holds.is_empty());
+                let request = TxnRequest::Execute { intent };
                 match turn.call(owner, &only.key, request) {
                     Some(call) => self.phase = Phase::Executing { call, replies },
                     None => self.again(turn),
@@ -305,44 +359,40 @@ impl Run {
         }
     }
 
-    fn prepare(&mut self, turn: &mut Turn, replies: Option<Vec<Reply>>) {
-        let (attempt, begun, owner) = (self.id(), self.begun, self.owner());
-        let anchor = self.plan.parts[0].key.clone();
-        let spans: Vec<Bytes> = self
-            .plan
-            .parts
-            .iter()
-            .map(|part| part.key.clone())
-            .collect();
-        let mut waiting = BTreeMap::new();
-        for (index, part) in self.plan.parts.iter().enumerate() {
-            let request = TxnRequest::Prepare {
-                attempt,
-                begun,
-                anchor: anchor.clone(),
-                spans: if index == 0 {
-                    spans.clone()
-                } else {
-                    Vec::new()
-                },
-                intent: Box::new(part.intent.clone()),
-            };
-            match turn.call(owner, &part.key, request) {
-                Some(call) => waiting.insert(call, index),
-                None => return self.abort(turn),
-            };
+    /// Whether the present phase waits for this call; of others the answer means nothing any more.
+    fn awaits(&self, call: Call) -> bool {
+        match &self.phase {
+            Phase::Holding { waiting } | Phase::Validating { waiting, .. } => {
+                waiting.contains(&call)
+            }
+            Phase::Gathering { .. } => true,
+            Phase::Asking { call: asked }
+            | Phase::Executing { call: asked, .. }
+            | Phase::Concluding { call: asked, .. } => *asked == call,
+            Phase::Preparing { waiting, .. } | Phase::Resolving { waiting, .. } => {
+                waiting.contains_key(&call)
+            }
+            Phase::Doubting { call: asked, .. } => *asked == Some(call),
+            Phase::Pause { .. } | Phase::Over => false,
         }
-        self.phase = Phase::Preparing {
-            waiting,
-            prepared: Prepared::default(),
-            replies,
-        };
     }
 
     /// Takes in the answer to a call.
     pub(super) fn answered(&mut self, turn: &mut Turn, call: Call, outcome: Outcome) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Over);
-        match phase {
+        if !self.awaits(call) {
+            return;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Holding { mut waiting } => {
+                waiting.remove(&call);
+                if outcome != Outcome::Txn(TxnAnswer::Done) {
+                    self.lost(turn, outcome);
+                } else if waiting.is_empty() {
+                    self.read(turn);
+                } else {
+                    self.phase = Phase::Holding { waiting };
+                }
+            }
             Phase::Gathering { mut reading } => match reading.answered(call, outcome) {
                 Taken::NotAsked | Taken::More => self.phase = Phase::Gathering { reading },
                 Taken::Complete => self.gathered(turn, reading.finish()),
@@ -352,10 +402,7 @@ impl Run {
                 mut waiting,
                 replies,
             } => {
-                if !waiting.remove(&call) {
-                    self.phase = Phase::Validating { waiting, replies };
-                    return;
-                }
+                waiting.remove(&call);
                 match outcome {
                     Outcome::Txn(TxnAnswer::Valid { .. }) if waiting.is_empty() => {
                         self.end(turn, Ended::Replies(replies));
@@ -366,82 +413,26 @@ impl Run {
                     outcome => self.lost(turn, outcome),
                 }
             }
-            Phase::Asking { call: expected } if call != expected => {
-                self.phase = Phase::Asking { call: expected };
-            }
             Phase::Asking { .. } => self.told(turn, outcome),
-            Phase::Executing {
-                call: expected,
-                replies,
-            } => {
-                if call != expected {
-                    self.phase = Phase::Executing {
-                        call: expected,
-                        replies,
-                    };
-                    return;
-                }
-                self.executed(turn, outcome, replies);
-            }
+            Phase::Executing { replies, .. } => self.executed(turn, outcome, replies),
             Phase::Preparing {
                 mut waiting,
-                mut prepared,
+                prepared,
                 replies,
             } => {
-                let Some(index) = waiting.remove(&call) else {
-                    self.phase = Phase::Preparing {
-                        waiting,
-                        prepared,
-                        replies,
-                    };
-                    return;
-                };
-                match outcome {
-                    Outcome::Txn(TxnAnswer::Prepared {
-                        version,
-                        replies: of_part,
-                    }) => {
-                        prepared.version = match planted!(CommitsAtFirstPrepare) {
-                            true if prepared.version > Version::ZERO => prepared.version,
-                            true | false => prepared.version.max(version),
-                        };
-                        turn.hlc.merge(version);
-                        prepared.replies.insert(index, of_part);
-                        match waiting.is_empty() || planted!(DecidesTooEarly) {
-                            true => self.decide(turn, prepared, replies),
-                            false => {
-                                self.phase = Phase::Preparing {
-                                    waiting,
-                                    prepared,
-                                    replies,
-                                };
-                            }
-                        }
-                    }
-                    outcome => {
-                        // Nothing has been decided, and only this coordinator could: it is off.
-                        self.tell_abort(turn);
-                        self.lost(turn, outcome);
-                    }
+                if let Some(index) = waiting.remove(&call) {
+                    self.prepared(turn, (index, outcome), waiting, prepared, replies);
                 }
             }
-            Phase::Deciding {
-                call: asked,
+            Phase::Concluding {
+                prepared, replies, ..
+            } => self.concluded(turn, outcome, prepared, replies),
+            Phase::Doubting {
                 version,
-                replies,
+                doubt,
                 since,
-            } => {
-                if asked != Some(call) {
-                    self.phase = Phase::Deciding {
-                        call: asked,
-                        version,
-                        replies,
-                        since,
-                    };
-                    return;
-                }
-                self.decided(turn, outcome, version, replies, since);
-            }
+                ..
+            } => self.decided(turn, outcome, version, doubt, since),
             Phase::Resolving {
                 mut waiting,
                 mut left,
@@ -468,8 +459,7 @@ impl Run {
                     }
                 }
             }
-            Phase::Pause { until } => self.phase = Phase::Pause { until },
-            Phase::Over => {}
+            Phase::Pause { .. } | Phase::Over => unreachable!("these phases wait for no answer"),
         }
     }
 
@@ -504,111 +494,6 @@ impl Run {
         }
     }
 
-    /// The anchor has decided, or nobody knows yet.
-    fn decided(
-        &mut self,
-        turn: &mut Turn,
-        outcome: Outcome,
-        version: Version,
-        replies: Vec<Reply>,
-        since: Micros,
-    ) {
-        match outcome {
-            Outcome::Txn(TxnAnswer::Decided(Verdict::Committed(version))) => {
-                self.end(turn, Ended::Replies(replies));
-                self.resolve(turn, version);
-            }
-            Outcome::Txn(TxnAnswer::Decided(Verdict::Aborted)) => {
-                self.tell_abort(turn);
-                self.again(turn);
-            }
-            Outcome::Txn(TxnAnswer::Recorded(_)) => {
-                self.tell_abort(turn);
-                self.lost(turn, outcome);
-            }
-            _ if planted!(RetriesUnknown) => self.again(turn),
-            // Until it is known, it is asked for again, at the next tick.
-            _ => {
-                self.phase = Phase::Deciding {
-                    call: None,
-                    version,
-                    replies,
-                    since,
-                };
-            }
-        }
-    }
-
-    fn decide(&mut self, turn: &mut Turn, prepared: Prepared, replies: Option<Vec<Reply>>) {
-        let version = prepared.version;
-        let replies =
-            replies.unwrap_or_else(|| self.plan.merge(prepared.replies.into_values().collect()));
-        self.asked = turn.monotonic();
-        let call = self.ask_decision(turn, version);
-        self.phase = Phase::Deciding {
-            call,
-            version,
-            replies,
-            since: turn.monotonic(),
-        };
-    }
-
-    fn ask_decision(&self, turn: &mut Turn, version: Version) -> Option<Call> {
-        let request = TxnRequest::Decide {
-            attempt: self.id(),
-            begun: self.begun,
-            version,
-        };
-        turn.call(self.owner(), &self.plan.parts[0].key, request)
-    }
-
-    /// Tells the participants that it is committed; the anchor has seen to itself.
-    fn resolve(&mut self, turn: &mut Turn, version: Version) {
-        let left = (1..self.plan.parts.len()).collect();
-        self.tell_commit(turn, left, version, 1);
-    }
-
-    fn tell_commit(&mut self, turn: &mut Turn, left: BTreeSet<usize>, version: Version, told: u32) {
-        let (attempt, begun) = (self.id(), self.begun);
-        let verdict = Verdict::Committed(version);
-        let mut waiting = BTreeMap::new();
-        for index in &left {
-            let request = TxnRequest::Resolve {
-                attempt,
-                begun,
-                verdict,
-            };
-            let call = turn.call(self.owner(), &self.plan.parts[*index].key, request);
-            waiting.extend(call.map(|call| (call, *index)));
-        }
-        self.asked = turn.monotonic();
-        self.phase = Phase::Resolving {
-            waiting,
-            left,
-            version,
-            told,
-        };
-    }
-
-    /// Tells all participants that the attempt is off. Their answers are not awaited: one that does
-    /// not hear it will ask the anchor.
-    fn tell_abort(&self, turn: &mut Turn) {
-        let (attempt, begun) = (self.id(), self.begun);
-        for part in &self.plan.parts {
-            let request = TxnRequest::Resolve {
-                attempt,
-                begun,
-                verdict: Verdict::Aborted,
-            };
-            let _ = turn.call(self.owner(), &part.key, request);
-        }
-    }
-
-    fn abort(&mut self, turn: &mut Turn) {
-        self.tell_abort(turn);
-        self.again(turn);
-    }
-
     /// The attempt has certainly had no effect: what follows depends on why.
     fn lost(&mut self, turn: &mut Turn, outcome: Outcome) {
         match outcome {
@@ -628,12 +513,10 @@ impl Run {
                     self.end(turn, Ended::Changed);
                 }
                 Source::Script(_) | Source::Question { .. } => self.again(turn),
-                Source::Effects(_) => {
-                    self.fail(
-                        turn,
-                        ErrorCode::Conflict,
-                        "something that was read has changed",
-                    );
+                Source::Effects(_, restarts) => {
+                    let message = "something that was read has changed; run the transaction again";
+                    let ended = session::lost(self.txn, *restarts, message);
+                    self.end(turn, ended);
                 }
             },
             Outcome::Reply(reply) if !is_try_again(&reply) => {
@@ -659,13 +542,23 @@ impl Run {
 
     /// Pauses before the next attempt, unless time is up.
     fn again(&mut self, turn: &mut Turn) {
+        // Whoever is older may be waiting for them.
+        self.holds.release(turn, self.owner());
         let now = turn.monotonic();
         if now.0.saturating_sub(self.started.0) >= turn.settings.retry_max_us {
             if self.is_open {
                 return self.unknown(turn);
             }
             let message = "the transaction lost against others for too long";
-            return self.fail(turn, ErrorCode::Conflict, message);
+            return match &self.source {
+                Source::Effects(_, restarts) => {
+                    let ended = session::lost(self.txn, *restarts, message);
+                    self.end(turn, ended);
+                }
+                Source::Script(_) | Source::Question { .. } => {
+                    self.fail(turn, ErrorCode::Conflict, message);
+                }
+            };
         }
         // Not the same for all: those who met once should not meet again.
         let spread = self.txn.counter % 7 + 1;
@@ -680,7 +573,9 @@ impl Run {
         let late = now.0.saturating_sub(self.asked.0) >= turn.settings.answer_max_us;
         match &mut self.phase {
             Phase::Pause { until } if now >= *until => self.begin(turn),
-            Phase::Gathering { .. } | Phase::Validating { .. } if late => self.again(turn),
+            Phase::Holding { .. } | Phase::Gathering { .. } | Phase::Validating { .. } if late => {
+                self.again(turn);
+            }
             Phase::Asking { .. } if late => self.again(turn),
             Phase::Executing { .. } if late => match self.plan.writes() && !self.has_token() {
                 true => self.unknown(turn),
@@ -690,7 +585,13 @@ impl Run {
                 }
             },
             Phase::Preparing { .. } if late => self.abort(turn),
-            Phase::Deciding {
+            Phase::Concluding {
+                prepared, replies, ..
+            } if late => {
+                let (version, replies) = (prepared.version, replies.take());
+                self.doubt(turn, version, replies, None);
+            }
+            Phase::Doubting {
                 call,
                 version,
                 since,
@@ -703,7 +604,7 @@ impl Run {
                     let version = *version;
                     self.asked = now;
                     let asked = self.ask_decision(turn, version);
-                    if let Phase::Deciding { call, .. } = &mut self.phase {
+                    if let Phase::Doubting { call, .. } = &mut self.phase {
                         *call = asked;
                     }
                 }
@@ -722,11 +623,13 @@ impl Run {
                 false => self.phase = Phase::Over,
             },
             Phase::Pause { .. }
+            | Phase::Holding { .. }
             | Phase::Gathering { .. }
             | Phase::Validating { .. }
             | Phase::Asking { .. }
             | Phase::Executing { .. }
             | Phase::Preparing { .. }
+            | Phase::Concluding { .. }
             | Phase::Resolving { .. }
             | Phase::Over => {}
         }

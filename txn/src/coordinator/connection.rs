@@ -9,7 +9,7 @@ use super::event::{Ended, Event, Script, Ticket};
 use super::reading::is_walk;
 use crate::command::{Begin, Command, ReadMode, TransactionCommand};
 use crate::reply::{ErrorCode, Reply};
-use crate::transaction::KeyRead;
+use crate::transaction::{Again, KeyRead};
 
 /// What to do about a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +68,9 @@ pub struct Connection {
     watched: Vec<KeyRead>,
     /// Keys could not be watched: `EXEC` must not go on as if nothing had been asked for.
     unwatchable: bool,
+    /// The last interactive transaction has lost: the next one is taken for the same, run again, and
+    /// keeps its age. If it is another one, it is a little older than it should be, which harms nobody.
+    lost: Option<Again>,
 }
 
 impl Default for Connection {
@@ -76,6 +79,7 @@ impl Default for Connection {
             state: State::Plain,
             watched: Vec::new(),
             unwatchable: false,
+            lost: None,
         }
     }
 }
@@ -233,11 +237,16 @@ impl Connection {
             return error("a snapshot changes nothing, and takes no TOKEN");
         }
         let latest = begin.reads == ReadMode::Latest;
+        let again = self.lost.take();
         *self = Connection {
             state: State::Interactive { ticket },
             ..Connection::default()
         };
-        let event = Event::Begin { ticket, begin };
+        let event = Event::Begin {
+            ticket,
+            begin,
+            again,
+        };
         match latest {
             true => Next::Abandon(event, Reply::Ok),
             // The coordinator says which version it is.
@@ -303,6 +312,13 @@ impl Connection {
             (Ended::Told(reply), _) => reply,
             (Ended::Failed(why), State::Interactive { .. }) => {
                 self.state = State::Ended { why: why.clone() };
+                why
+            }
+            (Ended::Lost { why, again }, state) => {
+                self.lost = Some(again);
+                if let State::Interactive { .. } = state {
+                    self.state = State::Ended { why: why.clone() };
+                }
                 why
             }
             (Ended::Failed(reply), State::Watching) => {

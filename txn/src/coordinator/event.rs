@@ -4,7 +4,7 @@ use synod_storage::{ShardId, Version};
 
 use crate::command::{Begin, Command, Key};
 use crate::reply::Reply;
-use crate::transaction::KeyRead;
+use crate::transaction::{Again, KeyRead};
 use crate::wire::{Body, Outcome};
 
 /// The gateway's name for a transaction, or for a connection's watched keys.
@@ -48,6 +48,8 @@ pub enum Event {
         ticket: Ticket,
         /// How.
         begin: Begin,
+        /// If the client runs one again that has lost: what [`Ended::Lost`] said. It keeps its age.
+        again: Option<Again>,
     },
     /// A command of an interactive transaction; the one before is answered. Answered by
     /// [`Effect::Reply`], or the transaction is ended with `Failed`.
@@ -153,4 +155,11 @@ pub enum Ended {
     Told(Reply),
     /// Certainly nothing was done, or, with the code `UNKNOWN`, nobody knows.
     Failed(Reply),
+    /// An interactive transaction has lost against another one, and certainly nothing was done.
+    Lost {
+        /// What the client is told.
+        why: Reply,
+        /// For the next [`Event::Begin`], if the client runs it again.
+        again: Again,
+    },
 }

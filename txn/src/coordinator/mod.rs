@@ -9,8 +9,14 @@
 //! ```text
 //! one shard        execute                                     one round of consensus
 //! only reads       read ∥ … , validate ∥ …                     none
-//! several shards   prepare ∥ … , decide at the anchor, answer  two; resolve ∥ … behind the answer
+//! several shards   prepare ∥ … , conclude at the anchor, answer two; resolve ∥ … behind the answer
 //! ```
+//!
+//! The anchor is the last to take part: when all others are prepared it carries out its own part and
+//! decides, in one entry of its log. So it locks nothing, the whole has one entry less, and two rounds of
+//! consensus one after the other are all that the client waits for. The price is that the coordinator
+//! may not abort by itself from then on, not even after a refusal, because a copy of its question may
+//! still be on its way: it asks the anchor, which answers for good.
 //!
 //! # Interactive
 //!
@@ -25,6 +31,11 @@
 //! age: sooner or later it is the oldest, and the others give way. An attempt whose outcome is not
 //! known is never started again: its decision is asked for until it is known, or time is up.
 //!
+//! Optimism alone does not bring the oldest through, because the young may change what it has read for
+//! ever. After some restarts a transaction locks what it reads before it reads it: see `holds`. That is
+//! so for what is carried out here, whoever begins it again: an interactive transaction that has lost is
+//! begun again by its client, and on the same connection it keeps its age and its count of restarts.
+//!
 //! # What it does not do
 //!
 //! It has no state that matters: when its node dies, whoever meets its locks asks the anchor.
@@ -32,6 +43,7 @@
 mod attempt;
 mod connection;
 mod event;
+mod holds;
 mod plan;
 mod reading;
 mod session;
@@ -48,7 +60,7 @@ use crate::participant::Now;
 use crate::reply::Reply;
 use crate::shard_map::ShardMap;
 use crate::token;
-use crate::transaction::{AttemptId, TxnId};
+use crate::transaction::{Again, AttemptId, TxnId};
 
 pub use connection::{Connection, Next};
 pub use event::{Call, Effect, Ended, Event, Script, Ticket};
@@ -96,7 +108,7 @@ impl Default for Settings {
 ///
 /// Invariants: every ticket is ended exactly once; a call belongs to a run or session that is alive,
 /// or its answer is ignored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Coordinator {
     settings: Settings,
     node: NodeId,
@@ -229,16 +241,21 @@ impl Coordinator {
                 run.begin(&mut turn);
                 self.keep(txn, run);
             }
-            Event::Begin { ticket, begin } => {
-                if let Some(session) = begin_session(&mut turn, ticket, begin) {
+            Event::Begin {
+                ticket,
+                begin,
+                again,
+            } => {
+                if let Some(session) = begin_session(&mut turn, ticket, begin, again) {
                     self.sessions.insert(ticket, session);
                 }
             }
             Event::Watch { ticket, keys } => {
+                let txn = turn.new_txn();
                 let session = self
                     .sessions
                     .entry(ticket)
-                    .or_insert_with(|| Session::watching(now));
+                    .or_insert_with(|| Session::watching(txn, now));
                 session.watch(&mut turn, ticket, keys);
             }
             Event::Execute { ticket, command } => {
@@ -267,7 +284,9 @@ impl Coordinator {
                 self.keep(txn, run);
             }
             Event::Drop { ticket } => {
-                self.sessions.remove(&ticket);
+                if let Some(mut session) = self.sessions.remove(&ticket) {
+                    session.release(&mut turn, ticket);
+                }
             }
             Event::Answered { call, outcome } => match turn.calls.remove(&call) {
                 None => {}
@@ -283,27 +302,7 @@ impl Coordinator {
                     }
                 }
             },
-            Event::Tick => {
-                self.sessions.retain(|_, session| !session.is_over());
-                for run in self.runs.values_mut() {
-                    run.tick(&mut turn);
-                }
-                self.runs.retain(|_, run| !run.is_over());
-                let mut stale = Vec::new();
-                for (ticket, session) in &mut self.sessions {
-                    if session.tick(&mut turn, *ticket) {
-                        stale.push(*ticket);
-                    }
-                }
-                for ticket in stale {
-                    self.sessions.remove(&ticket);
-                }
-                let (runs, sessions) = (&self.runs, &self.sessions);
-                self.calls.retain(|_, owner| match owner {
-                    Owner::Run(txn) => runs.contains_key(txn),
-                    Owner::Session(ticket) => sessions.contains_key(ticket),
-                });
-            }
+            Event::Tick => tick(&mut turn, &mut self.runs, &mut self.sessions),
         }
     }
 
@@ -329,6 +328,24 @@ impl Coordinator {
     }
 }
 
+/// Goes on with what has waited for long enough, and forgets what is over.
+fn tick(
+    turn: &mut Turn,
+    runs: &mut BTreeMap<TxnId, Run>,
+    sessions: &mut BTreeMap<Ticket, Session>,
+) {
+    sessions.retain(|_, session| !session.is_over());
+    for run in runs.values_mut() {
+        run.tick(turn);
+    }
+    runs.retain(|_, run| !run.is_over());
+    sessions.retain(|ticket, session| !session.tick(turn, *ticket));
+    turn.calls.retain(|_, owner| match owner {
+        Owner::Run(txn) => runs.contains_key(txn),
+        Owner::Session(ticket) => sessions.contains_key(ticket),
+    });
+}
+
 /// Commits an interactive transaction; of one of the past there is nothing to commit.
 fn commit(turn: &mut Turn, ticket: Ticket, session: Session) -> Option<(TxnId, Run)> {
     if session.is_of_the_past() {
@@ -336,14 +353,18 @@ fn commit(turn: &mut Turn, ticket: Ticket, session: Session) -> Option<(TxnId, R
         turn.effects.push(Effect::Ended { ticket, ended });
         return None;
     }
-    let txn = turn.new_txn();
-    let mut run = Run::of_session(txn, ticket, session, turn.monotonic());
+    let mut run = Run::of_session(ticket, session, turn.monotonic());
     run.begin(turn);
-    Some((txn, run))
+    Some((run.txn(), run))
 }
 
 /// Begins an interactive transaction; one of the past is answered with its version.
-fn begin_session(turn: &mut Turn, ticket: Ticket, begin: Begin) -> Option<Session> {
+fn begin_session(
+    turn: &mut Turn,
+    ticket: Ticket,
+    begin: Begin,
+    again: Option<Again>,
+) -> Option<Session> {
     // Nothing that a client of this gateway has seen is newer.
     let newest = turn.hlc.read(turn.now.wall_ms);
     let at = match begin.reads {
@@ -361,8 +382,17 @@ fn begin_session(turn: &mut Turn, ticket: Ticket, begin: Begin) -> Option<Sessio
         let reply = Reply::Integer(i64::try_from(at.0).unwrap_or(i64::MAX));
         turn.effects.push(Effect::Reply { ticket, reply });
     }
-    Some(Session::new(begin, at, turn.monotonic()))
+    let fresh = turn.new_txn();
+    let age = again.map_or(fresh.age, |again| again.age);
+    let txn = TxnId { age, ..fresh };
+    let restarts = again.map_or(0, |again| again.restarts);
+    let mut session = Session::new(begin, txn, at, turn.monotonic());
+    session.has_lost(restarts);
+    Some(session)
 }
+
+/// After so many attempts, a transaction takes locks to get through.
+const OPTIMISTIC_MAX: u32 = 4;
 
 /// The name of an attempt.
 fn attempt_of(txn: TxnId, attempt: u32) -> AttemptId {

@@ -16,7 +16,7 @@ use crate::token;
 use crate::transaction::Intent;
 
 /// Why a transaction is not cut over shards.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Uncut {
     /// A shard is not known at present.
     Unknown,
@@ -135,6 +135,12 @@ impl Plan {
     pub(super) fn is_read(&self) -> bool {
         let reads = |part: &Part| part.intent.commands.is_empty() && part.intent.writes.is_empty();
         self.parts.iter().all(reads)
+    }
+
+    /// Whether its shards have no commands to answer.
+    pub(super) fn is_silent(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.all(|part| part.intent.commands.is_empty())
     }
 
     /// Puts the deciding part first: the token's home, or one that writes, if there is one.

@@ -18,7 +18,7 @@ use crate::transaction::{KeyRead, RangeRead, ReadValue, SnapshotRead, TxnAnswer,
 use crate::wire::Outcome;
 
 /// What was found in a range.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Walked {
     /// Keys and values, for `RANGE`.
     pub(super) rows: Vec<(Key, Bytes)>,
@@ -31,20 +31,20 @@ pub(super) struct Walked {
 }
 
 /// A command on a range, over the shards that have parts of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Walk {
     command: Command,
     parts: Vec<Option<(Reply, RangeRead)>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Asked {
     Keys(Vec<Key>),
     Part { walk: usize, part: usize },
 }
 
 /// Questions under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reading {
     waiting: BTreeMap<Call, Asked>,
     values: BTreeMap<Key, ReadValue>,
@@ -55,7 +55,7 @@ pub(super) struct Reading {
 }
 
 /// Whether an answer was of use.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Taken {
     /// It answers no question of this reading.
     NotAsked,
@@ -68,7 +68,7 @@ pub(super) enum Taken {
 }
 
 /// All that was asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Read {
     pub(super) values: BTreeMap<Key, ReadValue>,
     /// By the place of their command.

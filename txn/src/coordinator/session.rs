@@ -8,18 +8,20 @@ use std::collections::BTreeSet;
 use synod_storage::{Micros, Version};
 
 use super::event::{Call, Effect, Ended, Ticket};
+use super::holds::Holds;
 use super::reading::{Read, Reading, Taken, Walked, is_walk, validate};
 use super::view::{Effects, View};
-use super::{Owner, Turn};
+use super::{OPTIMISTIC_MAX, Owner, Turn};
 use crate::command::{Access, Begin, Class, Command, Key, ReadMode};
 use crate::hlc;
 use crate::participant::Now;
 use crate::reply::{ErrorCode, Reply};
-use crate::transaction::TxnAnswer;
+use crate::transaction::{Again, TxnAnswer, TxnId};
 use crate::wire::Outcome;
+use synod_testpoint::planted;
 
 /// A command that waits for what it has to be shown.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     /// The command; none if keys are watched.
     command: Option<Command>,
@@ -28,12 +30,19 @@ struct Waiting {
 }
 
 /// What a session waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// The next command.
     Idle,
     /// Nothing: it is over.
     Over,
+    /// Locks, before values and ranges are read.
+    Holding {
+        command: Option<Command>,
+        keys: Vec<Key>,
+        calls: BTreeSet<Call>,
+        asked: Micros,
+    },
     /// Values and ranges for a command (or for watching).
     Reading {
         waiting: Waiting,
@@ -52,9 +61,13 @@ enum Phase {
 /// An interactive transaction.
 ///
 /// Invariant: when it is idle, all that it has read was true together at some version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Session {
     begin: Begin,
+    /// How often its client has run it in vain.
+    restarts: u32,
+    /// What it has locked because of that, and its name.
+    holds: Holds,
     /// The version that everything is read at; none: as it is now.
     at: Option<Version>,
     view: View,
@@ -68,9 +81,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(begin: Begin, at: Option<Version>, now: Micros) -> Session {
+    pub(super) fn new(begin: Begin, txn: TxnId, at: Option<Version>, now: Micros) -> Session {
         Session {
             begin,
+            restarts: 0,
+            holds: Holds::new(txn),
             at,
             view: View::default(),
             valid_through: Version::MAX,
@@ -82,21 +97,32 @@ impl Session {
     }
 
     /// One that only reads the versions of keys.
-    pub(super) fn watching(now: Now) -> Session {
+    pub(super) fn watching(txn: TxnId, now: Now) -> Session {
         let begin = Begin {
             access: Access::ReadOnly,
             reads: ReadMode::Latest,
             token: None,
         };
-        Session::new(begin, None, now.monotonic)
+        Session::new(begin, txn, None, now.monotonic)
     }
 
-    /// What it has read, and wants to write.
-    pub(super) fn into_effects(self) -> Effects {
-        Effects {
+    /// What it has read, and wants to write; and under which name and locks.
+    pub(super) fn into_effects(self) -> (Effects, u32, Holds) {
+        let effects = Effects {
             token: self.begin.token,
             ..self.view.into_effects()
-        }
+        };
+        (effects, self.restarts, self.holds)
+    }
+
+    /// It was run before, so often, and has lost each time.
+    pub(super) fn has_lost(&mut self, restarts: u32) {
+        self.restarts = restarts;
+    }
+
+    /// It is over: lets go of what it has locked.
+    pub(super) fn release(&mut self, turn: &mut Turn, ticket: Ticket) {
+        self.holds.release(turn, Owner::Session(ticket));
     }
 
     pub(super) fn watch(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>) {
@@ -138,7 +164,28 @@ impl Session {
         is_large.then_some("the transaction has too many bytes; this command was not carried out")
     }
 
+    /// Reads what a command has to be shown; if the transaction has lost too often, under locks.
     fn read(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>, command: Option<Command>) {
+        let patient = self.restarts < OPTIMISTIC_MAX || planted!(NeverHolds);
+        if patient || self.at.is_some() {
+            return self.look(turn, ticket, keys, command);
+        }
+        let walk = command.iter().filter(|command| is_walk(command));
+        let asked = turn.monotonic();
+        match (self.holds).ask(turn, Owner::Session(ticket), keys.clone(), walk) {
+            Some(calls) => {
+                self.phase = Phase::Holding {
+                    command,
+                    keys,
+                    calls,
+                    asked,
+                };
+            }
+            None => self.fail_unknown_shard(turn, ticket),
+        }
+    }
+
+    fn look(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>, command: Option<Command>) {
         let walk = command.iter().filter(|command| is_walk(command));
         let walk = walk.map(|command| (0, command));
         let (owner, written) = (Owner::Session(ticket), self.view.written());
@@ -187,6 +234,10 @@ impl Session {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => {}
             Phase::Over => self.phase = Phase::Over,
+            holding @ Phase::Holding { .. } => {
+                self.phase = holding;
+                self.held(turn, ticket, call, outcome);
+            }
             Phase::Reading {
                 waiting,
                 mut reading,
@@ -233,6 +284,28 @@ impl Session {
                     asked,
                 };
             }
+        }
+    }
+
+    /// One of the locks that are awaited is there, or is not to be had.
+    fn held(&mut self, turn: &mut Turn, ticket: Ticket, call: Call, outcome: Outcome) {
+        let Phase::Holding {
+            command,
+            keys,
+            calls,
+            ..
+        } = &mut self.phase
+        else {
+            return;
+        };
+        if !calls.remove(&call) {
+            return;
+        }
+        if outcome != Outcome::Txn(TxnAnswer::Done) {
+            self.lost(turn, ticket, outcome);
+        } else if calls.is_empty() {
+            let (command, keys) = (command.take(), std::mem::take(keys));
+            self.look(turn, ticket, keys, command);
         }
     }
 
@@ -290,8 +363,7 @@ impl Session {
         match outcome {
             Outcome::Reply(Reply::Error { code, message }) => {
                 let ended = Ended::Failed(Reply::Error { code, message });
-                turn.effects.push(Effect::Ended { ticket, ended });
-                self.phase = Phase::Over;
+                self.end(turn, ticket, ended);
             }
             Outcome::Txn(TxnAnswer::Collected { kept }) => {
                 let message = format!(
@@ -299,12 +371,15 @@ impl Session {
                      begin a newer snapshot"
                 );
                 let ended = Ended::Failed(Reply::error(ErrorCode::Expired, message));
-                turn.effects.push(Effect::Ended { ticket, ended });
-                self.phase = Phase::Over;
+                self.end(turn, ticket, ended);
             }
-            Outcome::Txn(_) => {
-                let message = "something that was read has changed; run the transaction again";
-                self.fail(turn, ticket, ErrorCode::Conflict, message);
+            Outcome::Txn(answer) => {
+                let message = match answer {
+                    TxnAnswer::Conflict => "an older transaction is in the way; run it again",
+                    _ => "something that was read has changed; run the transaction again",
+                };
+                let ended = lost(self.holds.txn(), self.restarts, message);
+                self.end(turn, ticket, ended);
             }
             Outcome::Reply(_)
             | Outcome::NotLeader { .. }
@@ -325,7 +400,11 @@ impl Session {
 
     /// Ends the transaction; nothing was done.
     fn fail(&mut self, turn: &mut Turn, ticket: Ticket, code: ErrorCode, message: &'static str) {
-        let ended = Ended::Failed(Reply::error(code, message));
+        self.end(turn, ticket, Ended::Failed(Reply::error(code, message)));
+    }
+
+    fn end(&mut self, turn: &mut Turn, ticket: Ticket, ended: Ended) {
+        self.release(turn, ticket);
         turn.effects.push(Effect::Ended { ticket, ended });
         self.phase = Phase::Over;
     }
@@ -355,15 +434,30 @@ impl Session {
                 ErrorCode::Idle,
                 "the transaction was idle for too long; nothing was done",
             ),
-            Phase::Reading { asked, .. } | Phase::Refreshing { asked, .. }
+            Phase::Holding { asked, .. }
+            | Phase::Reading { asked, .. }
+            | Phase::Refreshing { asked, .. }
                 if age_us(*asked) >= turn.settings.answer_max_us =>
             {
                 let message = "a shard could not be read in time; nothing was done";
                 (ErrorCode::TryAgain, message)
             }
-            Phase::Idle | Phase::Reading { .. } | Phase::Refreshing { .. } => return false,
+            Phase::Idle
+            | Phase::Holding { .. }
+            | Phase::Reading { .. }
+            | Phase::Refreshing { .. } => return false,
         };
         self.fail(turn, ticket, failure.0, failure.1);
         true
     }
+}
+
+/// How a transaction ends that has lost: whoever begins it again says so.
+pub(super) fn lost(txn: TxnId, restarts: u32, why: &'static str) -> Ended {
+    let again = Again {
+        age: txn.age,
+        restarts: restarts + 1,
+    };
+    let why = Reply::error(ErrorCode::Conflict, why);
+    Ended::Lost { why, again }
 }

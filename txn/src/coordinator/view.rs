@@ -17,7 +17,7 @@ use crate::transaction::{KeyRead, KeyWrite, RangeRead, ReadValue};
 use crate::value::Value;
 
 /// The reads and writes of a transaction so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct View {
     values: BTreeMap<Key, ReadValue>,
     ranges: Vec<RangeRead>,

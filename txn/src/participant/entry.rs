@@ -139,7 +139,7 @@ pub(super) struct Malformed(&'static str);
 const HEADER_BYTES: usize = 1 + 4 * 8;
 
 /// Builds an entry, record by record.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct EntryBuilder {
     out: BytesMut,
 }

@@ -427,6 +427,7 @@ impl Leader {
         outcome: Outcome,
         needs: Batch,
     ) {
+        self.hurry_for(needs);
         match asker {
             Asker::Request { token, stream } => {
                 self.reads.push(

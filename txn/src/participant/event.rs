@@ -48,7 +48,7 @@ pub struct Round(pub u64);
 pub struct Call(pub u64);
 
 /// An input of [`Participant::step`](super::Participant::step).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// A replica of the shard is on this node: after a start for each recovered one, after a
     /// creation, and before any of its entries is applied.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use synod_storage::Version;
+use synod_storage::{KeyRange, Version};
 
 use super::event::Batch;
 use super::leader::Leader;
@@ -11,7 +11,7 @@ use super::locks::Wanted;
 use super::reads::Held;
 use super::shard::Own;
 use super::tokens::token_of;
-use super::transactions::{Prepared, TxnRecord};
+use super::transactions::TxnRecord;
 use super::work::{Asker, Slot, Task};
 use super::{Turn, scan};
 use crate::command::{Class, Command, Key};
@@ -27,19 +27,11 @@ use crate::wire::Outcome;
 use synod_testpoint::planted;
 
 /// What an intent comes to.
-struct Ran {
-    replies: Vec<Reply>,
-    writes: BTreeMap<Key, Option<Value>>,
+pub(super) struct Ran {
+    pub(super) replies: Vec<Reply>,
+    pub(super) writes: BTreeMap<Key, Option<Value>>,
     /// Keys that were read and are not written.
-    reads: BTreeSet<Key>,
-}
-
-/// What a prepare says about the attempt as a whole.
-struct Names<'a> {
-    attempt: AttemptId,
-    begun: Version,
-    anchor: &'a Key,
-    spans: &'a [Key],
+    pub(super) reads: BTreeSet<Key>,
 }
 
 impl Leader {
@@ -53,10 +45,16 @@ impl Leader {
     ) {
         match request {
             // Doubled, or over: it must not wait for its own locks.
-            TxnRequest::Prepare { .. } if self.holds_prepares() => {
+            TxnRequest::Hold { .. } | TxnRequest::Prepare { .. } | TxnRequest::Conclude { .. }
+                if self.holds_prepares() =>
+            {
                 self.answer(turn, own, asker, Outcome::Overloaded, Batch(0));
             }
-            TxnRequest::Prepare { attempt, begun, .. } if !self.view.admits(&attempt, begun) => {
+            TxnRequest::Hold { attempt, begun, .. }
+            | TxnRequest::Prepare { attempt, begun, .. }
+            | TxnRequest::Conclude { attempt, begun, .. }
+                if !self.view.admits(&attempt, begun) =>
+            {
                 let conflict = Outcome::Txn(TxnAnswer::Conflict);
                 self.settled(turn, own, asker, conflict);
             }
@@ -71,7 +69,9 @@ impl Leader {
             TxnRequest::Read { .. }
             | TxnRequest::Validate { .. }
             | TxnRequest::Execute { .. }
-            | TxnRequest::Prepare { .. } => self.admit(turn, own, asker, Task::Txn(request)),
+            | TxnRequest::Hold { .. }
+            | TxnRequest::Prepare { .. }
+            | TxnRequest::Conclude { .. } => self.admit(turn, own, asker, Task::Txn(request)),
             TxnRequest::Snapshot { .. } => unreachable!("the shard reads the past, not its leader"),
             TxnRequest::MergeStatus { right, left } => {
                 self.merge_status(turn, own, asker, right, &left);
@@ -98,7 +98,7 @@ impl Leader {
                 match self.view.committed().contains_key(&attempt) {
                     true => {
                         let record = TxnRecord::Forget { attempt };
-                        self.step_of(turn, own, asker, record, Version::ZERO, done);
+                        self.step_later(turn, own, asker, record, Version::ZERO, done);
                     }
                     false => self.settled(turn, own, asker, done),
                 }
@@ -156,20 +156,14 @@ impl Leader {
                     })
                 });
             }
-            TxnRequest::Prepare {
+            TxnRequest::Hold {
                 attempt,
                 begun,
-                anchor,
-                spans,
-                intent,
-            } => {
-                let names = Names {
-                    attempt: *attempt,
-                    begun: *begun,
-                    anchor,
-                    spans,
-                };
-                self.prepare(turn, own, asker, names, intent, (slots, ranges_hold));
+                keys,
+                ranges,
+            } => self.hold(turn, own, asker, (*attempt, *begun), (keys, ranges)),
+            TxnRequest::Prepare { intent, .. } | TxnRequest::Conclude { intent, .. } => {
+                self.prepare(turn, own, asker, request, intent, (slots, ranges_hold));
             }
             TxnRequest::Walk { .. }
             | TxnRequest::Decide { .. }
@@ -180,57 +174,6 @@ impl Leader {
             | TxnRequest::MergeStatus { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
-    }
-
-    /// Locks what an attempt needs, if all of it is as it was read.
-    fn prepare<S: State>(
-        &mut self,
-        turn: &mut Turn<S>,
-        own: &Own,
-        asker: Asker,
-        names: Names,
-        intent: &Intent,
-        (slots, ranges_hold): (&[Slot], bool),
-    ) {
-        let Names {
-            attempt,
-            begun,
-            anchor,
-            spans,
-        } = names;
-        let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
-        if !self.view.admits(&attempt, begun) {
-            let conflict = Outcome::Txn(TxnAnswer::Conflict);
-            return self.answer(turn, own, asker, conflict, needs);
-        }
-        let Some(ran) = run(turn, intent, slots).filter(|_| ranges_hold) else {
-            let changed = Outcome::Txn(TxnAnswer::Changed);
-            return self.answer(turn, own, asker, changed, needs);
-        };
-        let version = turn.hlc.tick(turn.now.wall_ms);
-        let writes = ran.writes.into_iter();
-        let prepared = Prepared {
-            begun,
-            version,
-            anchor: anchor.clone(),
-            spans: spans.to_vec(),
-            reads: ran.reads.into_iter().collect(),
-            ranges: intent
-                .ranges
-                .iter()
-                .map(|read| read.range.clone())
-                .collect(),
-            writes: writes
-                .map(|(key, it)| (key, it.map(|it| it.encode())))
-                .collect(),
-            token: intent.token.clone(),
-        };
-        let record = TxnRecord::Prepare { attempt, prepared };
-        let answer = TxnAnswer::Prepared {
-            version,
-            replies: ran.replies,
-        };
-        self.step_of(turn, own, asker, record, version, Outcome::Txn(answer));
     }
 
     fn read<S: State>(
@@ -261,7 +204,10 @@ impl Leader {
             })
             .collect();
         // Whatever is evaluated from now on has a greater version.
-        let valid_through = turn.hlc.read(now_ms);
+        let valid_through = match planted!(PromisesAhead) {
+            true => Version(turn.hlc.last().0 + (1 << 40)),
+            false => turn.hlc.read(now_ms),
+        };
         let answer = |values| TxnAnswer::Values {
             values,
             valid_through,
@@ -323,6 +269,10 @@ impl Leader {
             {
                 self.settled(turn, own, asker, Outcome::Unknown);
             }
+            None if self.view.finished(&attempt).is_none() && planted!(AbsentCommits) => {
+                let decided = TxnAnswer::Decided(Verdict::Committed(version));
+                self.settled(turn, own, asker, Outcome::Txn(decided));
+            }
             // Absent: nobody can decide for commit any more. Finished: it stands.
             Some(_) | None => self.recover(turn, own, asker, attempt, begun),
         }
@@ -352,13 +302,15 @@ impl Leader {
         match prepared || tombstone {
             true => {
                 // Before a lock is let go, the clock is behind no version written under it.
-                turn.hlc.merge(version);
+                if !planted!(IgnoresClocks) {
+                    turn.hlc.merge(version);
+                }
                 let record = TxnRecord::Resolve {
                     attempt,
                     begun,
                     verdict,
                 };
-                self.step_of(turn, own, asker, record, version, done);
+                self.step_later(turn, own, asker, record, version, done);
             }
             false => self.settled(turn, own, asker, done),
         }
@@ -401,6 +353,20 @@ impl Leader {
 
     /// Proposes a step, and answers when it is applied.
     pub(super) fn step_of<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        asker: Asker,
+        record: TxnRecord,
+        version: Version,
+        outcome: Outcome,
+    ) {
+        self.step_later(turn, own, asker, record, version, outcome);
+        self.hurry();
+    }
+
+    /// The same for a step that nobody waits for: it goes with the next entry, whenever that is.
+    fn step_later<S: State>(
         &mut self,
         turn: &mut Turn<S>,
         own: &Own,
@@ -456,7 +422,7 @@ fn is_as_read<S>(read: &KeyRead, slot: &Slot, turn: &Turn<S>) -> bool {
 }
 
 /// Checks what an intent read, and carries out its commands. `None` if something has changed.
-fn run<S>(turn: &Turn<S>, intent: &Intent, slots: &[Slot]) -> Option<Ran> {
+pub(super) fn run<S>(turn: &Turn<S>, intent: &Intent, slots: &[Slot]) -> Option<Ran> {
     let now_ms = turn.now.wall_ms;
     let (of_reads, of_commands) = slots.split_at(intent.reads.len());
     if !intent
@@ -524,7 +490,11 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
         Task::Txn(TxnRequest::Validate { reads, .. }) => {
             reads.iter().for_each(|read| visit(&read.key));
         }
-        Task::Txn(TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. }) => {
+        Task::Txn(
+            TxnRequest::Execute { intent }
+            | TxnRequest::Prepare { intent, .. }
+            | TxnRequest::Conclude { intent, .. },
+        ) => {
             intent.reads.iter().for_each(|read| visit(&read.key));
             for command in &intent.commands {
                 if execute::must_read(command) {
@@ -534,6 +504,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
         }
         Task::Txn(
             TxnRequest::Walk { .. }
+            | TxnRequest::Hold { .. }
             | TxnRequest::Decide { .. }
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
@@ -549,11 +520,15 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
 pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
     match request {
-        TxnRequest::Read { keys: read } => keys.extend(read.iter().cloned()),
+        TxnRequest::Read { keys: named } | TxnRequest::Hold { keys: named, .. } => {
+            keys.extend(named.iter().cloned());
+        }
         TxnRequest::Validate { reads, .. } => {
             keys.extend(reads.iter().map(|read| read.key.clone()));
         }
-        TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. } => {
+        TxnRequest::Execute { intent }
+        | TxnRequest::Prepare { intent, .. }
+        | TxnRequest::Conclude { intent, .. } => {
             keys.extend(intent.token.as_ref().map(|token| crate::token::home(token)));
             keys.extend(intent.reads.iter().map(|read| read.key.clone()));
             keys.extend(intent.writes.iter().map(|write| write.key.clone()));
@@ -584,9 +559,32 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
 pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
     match request {
         TxnRequest::Validate { ranges, .. } => ranges,
-        TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. } => &intent.ranges,
+        TxnRequest::Execute { intent }
+        | TxnRequest::Prepare { intent, .. }
+        | TxnRequest::Conclude { intent, .. } => &intent.ranges,
         TxnRequest::Read { .. }
         | TxnRequest::Walk { .. }
+        | TxnRequest::Hold { .. }
+        | TxnRequest::Decide { .. }
+        | TxnRequest::Resolve { .. }
+        | TxnRequest::Recover { .. }
+        | TxnRequest::TokenStatus { .. }
+        | TxnRequest::Snapshot { .. }
+        | TxnRequest::MergeStatus { .. }
+        | TxnRequest::Forget { .. } => &[],
+    }
+}
+
+/// The ranges that a part of a transaction locks whatever is in them.
+pub(super) fn held_ranges_of(request: &TxnRequest) -> &[KeyRange] {
+    match request {
+        TxnRequest::Hold { ranges, .. } => ranges,
+        TxnRequest::Read { .. }
+        | TxnRequest::Walk { .. }
+        | TxnRequest::Validate { .. }
+        | TxnRequest::Execute { .. }
+        | TxnRequest::Prepare { .. }
+        | TxnRequest::Conclude { .. }
         | TxnRequest::Decide { .. }
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
@@ -634,7 +632,9 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
                 .extend(ranges.iter().map(|read| read.range.clone()));
         }
         Task::Txn(
-            request @ (TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. }),
+            request @ (TxnRequest::Execute { intent }
+            | TxnRequest::Prepare { intent, .. }
+            | TxnRequest::Conclude { intent, .. }),
         ) => {
             intent.commands.iter().for_each(&mut command);
             wanted
@@ -646,9 +646,22 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             wanted
                 .ranges
                 .extend(intent.ranges.iter().map(|read| read.range.clone()));
-            if let TxnRequest::Prepare { attempt, .. } = request {
+            age = intent.holder;
+            if let TxnRequest::Prepare { attempt, .. } | TxnRequest::Conclude { attempt, .. } =
+                request
+            {
                 age = Some(attempt.txn);
             }
+        }
+        Task::Txn(TxnRequest::Hold {
+            attempt,
+            keys,
+            ranges,
+            ..
+        }) => {
+            wanted.reads.clone_from(keys);
+            wanted.ranges.clone_from(ranges);
+            age = Some(attempt.txn);
         }
         Task::Txn(
             TxnRequest::Walk { .. }
@@ -661,6 +674,11 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Forget { .. },
         ) => {}
     }
+    (wanted_by_bugs(task, wanted, age), age)
+}
+
+/// The same, if a bug is planted that has it overlooked.
+fn wanted_by_bugs(task: &Task, mut wanted: Wanted, age: Option<TxnId>) -> Wanted {
     if planted!(FastPathPassesReadLocks) && age.is_none() {
         wanted.reads.append(&mut wanted.writes);
     }
@@ -671,7 +689,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
     if planted!(ReadsUnderLocks) && age.is_none() && wanted.writes.is_empty() && !validates {
         wanted = Wanted::default();
     }
-    (wanted, age)
+    wanted
 }
 
 /// The keys of a task that were found past their deadline: it will delete them.

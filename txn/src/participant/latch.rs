@@ -25,7 +25,7 @@ pub(super) enum Latch {
 /// The queues.
 ///
 /// Invariants: no queue is empty; a work stands in each queue at most once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Latches {
     queues: BTreeMap<Latch, VecDeque<WorkId>>,
 }

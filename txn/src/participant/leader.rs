@@ -28,7 +28,7 @@ use crate::value::Value;
 use crate::wire::Outcome;
 
 /// A batch on its way through the log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Proposed {
     pub(super) batch: Batch,
     /// Answers that are released when it is applied, in the order of evaluation.
@@ -41,16 +41,18 @@ pub(super) struct Proposed {
 }
 
 /// The batch that commands are added to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OpenBatch {
     builder: EntryBuilder,
     proposed: Proposed,
     /// The greatest version in it.
     last_version: Version,
+    /// Whether somebody waits for it. If not, it waits for others to go with, or for the next tick.
+    is_awaited: bool,
 }
 
 /// A batch that is full, and waits for the next flush.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sealed {
     data: EntryBuilder,
     proposed: Proposed,
@@ -62,7 +64,7 @@ struct Sealed {
 /// Invariants: batches are numbered without gaps from 1, `applied` < in flight < sealed < open;
 /// the overlay holds the newest effect of every batch behind `applied`; every work in `works` stands
 /// in the queues of its latches.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leader {
     pub(super) shard: ShardId,
     term: u64,
@@ -188,14 +190,35 @@ impl Leader {
         self.last_batch
     }
 
-    /// The batch that is open for more.
+    /// The batch that is open for more, which goes with the next flush.
     fn open_batch(&mut self) -> &mut OpenBatch {
+        let open = self.patient_batch();
+        open.is_awaited = true;
+        open
+    }
+
+    /// The batch that is open for more, for what can wait.
+    fn patient_batch(&mut self) -> &mut OpenBatch {
         match &mut self.open {
             Some(open) => open,
             slot @ None => {
                 self.last_batch.0 += 1;
                 slot.insert(OpenBatch::new(self.last_batch))
             }
+        }
+    }
+
+    /// What is evaluated so far goes with the next flush.
+    pub(super) fn hurry(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.is_awaited = true;
+        }
+    }
+
+    /// An answer waits for a batch: if that is the open one, it goes with the next flush.
+    pub(super) fn hurry_for(&mut self, needs: Batch) {
+        if let Some(open) = &mut self.open {
+            open.is_awaited |= open.proposed.batch <= needs;
         }
     }
 
@@ -247,7 +270,8 @@ impl Leader {
     }
 
     /// Puts a step of a transaction into the open batch: from now on, everything is evaluated as if
-    /// it were applied. `version` is what it has in the shard's order of versions.
+    /// it were applied. `version` is what it has in the shard's order of versions. It goes with the
+    /// next entry: who waits for it says so, see [`Leader::hurry`].
     pub(super) fn propose_step<S: State>(
         &mut self,
         turn: &mut Turn<S>,
@@ -259,7 +283,7 @@ impl Leader {
             Ok(changes) => changes,
             Err(reason) => unreachable!("a leader proposes what can be applied: {reason}"),
         };
-        let open = self.open_batch();
+        let open = self.patient_batch();
         open.builder.txn(&record);
         open.last_version = open.last_version.max(version);
         open.proposed.held.extend(held);
@@ -351,8 +375,13 @@ impl Leader {
         });
     }
 
+    /// Whether something is on its way into the next entry, and awaited.
+    fn is_awaited(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.is_awaited)
+    }
+
     pub(super) fn needs_flush(&self) -> bool {
-        self.open.is_some()
+        self.is_awaited()
             || !self.sealed.is_empty()
             || self.description.is_some()
             || self.authority.is_some()
@@ -376,7 +405,7 @@ impl Leader {
         if let Some(descriptor) = self.description.take() {
             self.open_batch().builder.descriptor(&descriptor);
         }
-        if self.sealed.is_empty() {
+        if self.sealed.is_empty() && self.is_awaited() {
             self.seal(now);
         }
         // One at a time: if it is refused, the later ones must not be proposed.
@@ -576,6 +605,7 @@ impl Leader {
             true => self.tick_frozen(turn, own),
             false => self.recover_stale(turn, own),
         }
+        self.hurry();
     }
 
     /// The version that the oldest unfinished scan reads.
@@ -602,6 +632,7 @@ impl OpenBatch {
             builder,
             proposed,
             last_version: Version::ZERO,
+            is_awaited: false,
         }
     }
 }

@@ -60,8 +60,9 @@ impl Locks {
     pub(super) fn lock(&mut self, attempt: AttemptId, prepared: &Prepared) {
         for (key, _) in &prepared.writes {
             let lock = self.keys.entry(key.clone()).or_default();
+            let own = |reader: &AttemptId| reader.is_hold() && reader.txn == attempt.txn;
             assert!(
-                lock.writer.is_none() && lock.readers.is_empty(),
+                lock.writer.is_none() && lock.readers.iter().all(own),
                 "a written key is locked by nobody else"
             );
             lock.writer = Some(attempt);
@@ -102,7 +103,8 @@ impl Locks {
     }
 
     /// Whether locks stand in the way. With an age, wait-die: who holds locks elsewhere waits only
-    /// for younger ones. Without, it holds none and may wait for anybody.
+    /// for younger ones. Without, it holds none and may wait for anybody. A transaction's own holds do
+    /// not stand in its way.
     pub(super) fn conflict(&self, wanted: &Wanted, age: Option<TxnId>) -> Conflict {
         if self.is_empty() {
             return Conflict::None;
@@ -125,6 +127,7 @@ impl Locks {
         for range in &wanted.ranges {
             holders.extend(self.writers_in(range));
         }
+        holders.retain(|holder| !(holder.is_hold() && age == Some(holder.txn)));
         let older = |holder: &AttemptId| age.is_some_and(|age| holder.txn < age);
         match holders.first() {
             None => Conflict::None,

@@ -76,7 +76,7 @@ pub struct LeftSide {
 }
 
 /// What the leader of a frozen shard does to learn whether it is to thaw.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Doubt {
     /// When this leader first saw it frozen, or asked last.
     since: Option<Micros>,

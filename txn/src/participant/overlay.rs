@@ -27,7 +27,7 @@ pub(super) struct Pending {
 /// The newest unapplied effect on each key.
 ///
 /// Invariant: every entry's batch is open, sealed or in flight.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
     pending: BTreeMap<Bytes, Pending>,
 }

@@ -31,7 +31,7 @@ const PAGE_ROWS_MAX: usize = 4096;
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The check of one range.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Check {
     read: RangeRead,
     /// What was not walked through yet; `None` at the end.
@@ -43,13 +43,13 @@ struct Check {
 }
 
 /// The check of a task's ranges.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RangeChecks {
     checks: Vec<Check>,
 }
 
 /// The checks that wait for the disk, by their works.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ranges {
     waiting: BTreeMap<WorkId, RangeChecks>,
 }

@@ -31,7 +31,7 @@ pub(super) struct HeldRead {
     pub(super) needs: Batch,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asked {
     round: Round,
     since: Micros,
@@ -39,7 +39,7 @@ struct Asked {
 }
 
 /// The answers that wait.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     last_round: Round,
     /// Read since the last round was asked for.

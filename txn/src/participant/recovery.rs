@@ -23,14 +23,14 @@ use crate::wire::{Body, Outcome};
 use synod_testpoint::planted;
 
 /// What a leader has asked other shards.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Recovery {
     watched: BTreeMap<AttemptId, Watched>,
     calls: BTreeMap<Call, Asked>,
 }
 
 /// An attempt that is not over here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Watched {
     /// When this leader first saw it.
     since: Micros,
@@ -40,7 +40,7 @@ struct Watched {
     told: BTreeSet<Bytes>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Asked {
     /// The anchor, for the verdict.
     Verdict(AttemptId),
@@ -93,8 +93,12 @@ impl Leader {
             .recovery
             .watched
             .iter()
-            .filter(|(_, watched)| {
-                age_us(watched.since) >= turn.settings.recover_after_us
+            .filter(|(attempt, watched)| {
+                let patience_us = match attempt.is_hold() {
+                    true => turn.settings.hold_max_us,
+                    false => turn.settings.recover_after_us,
+                };
+                age_us(watched.since) >= patience_us
                     && watched
                         .asked
                         .is_none_or(|at| age_us(at) >= turn.settings.ask_again_us)

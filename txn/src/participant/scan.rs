@@ -64,7 +64,7 @@ pub(super) fn is_walk(command: &Command) -> bool {
 }
 
 /// The keys that cursors given out by this leader name; the oldest are forgotten.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     keys: BTreeMap<u64, Bytes>,
     order: VecDeque<u64>,
@@ -236,8 +236,9 @@ impl Leader {
                 }
                 scan.needs = newest;
             }
-            if scan.needs > applied {
-                return;
+            let needs = scan.needs;
+            if needs > applied {
+                return self.hurry_for(needs);
             }
             let Some(range) = scan.rest.take().filter(|rest| !rest.is_empty()) else {
                 return self.end_scan(turn, own, id);

@@ -24,6 +24,7 @@ use crate::state::State;
 use crate::transaction::TxnRequest;
 use crate::value::Value;
 use crate::wire::{Body, Outcome, Request, Stream};
+use synod_testpoint::planted;
 
 /// The local row that holds the shard's description.
 pub(super) const DESCRIPTOR_ROW: &[u8] = b"descriptor";
@@ -36,7 +37,7 @@ pub(super) const AUTHORITY_ROW: &[u8] = b"authority";
 
 /// What the applied log says about the shard itself. Replicas that have applied the same entries
 /// hold the same.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Own {
     /// The description.
     pub(super) descriptor: ShardDescriptor,
@@ -59,7 +60,7 @@ pub(super) struct Own {
 }
 
 /// Batches of an earlier term whose outcome the log has not shown yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Orphans {
     pub(super) term: u64,
     pub(super) since: Micros,
@@ -67,7 +68,7 @@ pub(super) struct Orphans {
 }
 
 /// The role.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Does not serve.
     Following {
@@ -82,7 +83,7 @@ pub(super) enum Role {
 ///
 /// Invariants: orphans are in the order of their terms, all below the term of the present
 /// leadership; `own.ceiling` is at or above every version that was applied.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shard {
     pub(super) id: ShardId,
     pub(super) own: Own,
@@ -154,7 +155,7 @@ impl Shard {
         }
         self.load_newborns(turn);
         self.load_merges(turn);
-        turn.hlc.merge(self.own.ceiling);
+        self.rise(turn);
         if let Err(reason) = self.load_transactions(turn) {
             self.fatal(turn, reason);
         }
@@ -203,6 +204,13 @@ impl Shard {
                 visit(row.key, row.value.unwrap_or_default());
             }
             rest = page.rest;
+        }
+    }
+
+    /// Nothing that an earlier leader has promised is above the clock from here on.
+    fn rise<S>(&self, turn: &mut Turn<S>) {
+        if !planted!(StartsBelowCeiling) {
+            turn.hlc.merge(self.own.ceiling);
         }
     }
 
@@ -324,7 +332,7 @@ impl Shard {
                         .is_none_or(|orphans| orphans.term < term),
                     "a term is led without a break"
                 );
-                turn.hlc.merge(self.own.ceiling);
+                self.rise(turn);
                 let mut leader = Leader::new(self.id, term, &self.own, turn.settings);
                 if let Some(birth) = self.birth.clone().filter(|_| !self.own.described) {
                     leader.give_birth(birth);
@@ -480,6 +488,13 @@ impl Shard {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn hurry(&mut self) {
+        if let Role::Leading(leader) = &mut self.role {
+            leader.hurry();
+        }
+    }
+
     pub(super) fn flush(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if let Role::Leading(leader) = &mut self.role {
             leader.flush(now, &self.own, effects);
@@ -504,7 +519,9 @@ impl Own {
             Body::Txn(request) => {
                 let keys = intent::keys_of(request);
                 let ranges = intent::ranges_of(request);
+                let held = intent::held_ranges_of(request);
                 keys.iter().all(|key| range.contains(key))
+                    && held.iter().all(|it| contains_range(range, it))
                     && ranges.iter().all(|it| contains_range(range, &it.range))
             }
         }

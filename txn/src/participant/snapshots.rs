@@ -90,7 +90,7 @@ impl Closed {
 }
 
 /// What a leader is to close, and has.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Closing {
     /// Asked for.
     wanted: Version,
@@ -100,14 +100,14 @@ pub(super) struct Closing {
 }
 
 /// A read of the past under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Snapshot {
     token: Token,
     at: Version,
     progress: Progress,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Progress {
     /// Not closed yet: what is to be read then.
     Waiting(SnapshotRead),
@@ -115,13 +115,13 @@ enum Progress {
     Walk(Box<Walk>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Slot {
     Pending(ReadId),
     Known(ReadValue),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Walk {
     command: Command,
     range: KeyRange,
@@ -142,7 +142,10 @@ impl Leader {
         }
         turn.hlc.merge(self.closing.wanted);
         let mut at = turn.hlc.read(turn.now.wall_ms);
-        let prepared = self.view.prepared().values().map(|it| it.version).min();
+        // Holds write nothing.
+        let prepared = self.view.prepared().iter();
+        let writers = prepared.filter(|(attempt, _)| !attempt.is_hold());
+        let prepared = writers.map(|(_, it)| it.version).min();
         if let Some(oldest) = prepared
             && !planted!(ClosesOverPrepared)
         {

@@ -69,14 +69,14 @@ pub(super) fn decode_ceiling(row: &[u8]) -> Result<Version, String> {
 }
 
 /// A split, or the freeze before a merge, that waits for attempts to end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Splitting {
     pub(super) cut: Cut,
     pub(super) until: Micros,
 }
 
 /// What may not happen in the middle of an attempt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Cut {
     /// The shard becomes two.
     Split(Split),

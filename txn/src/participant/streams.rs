@@ -16,14 +16,14 @@ const REMEMBERED_US: u64 = 60_000_000;
 /// How many broken streams are remembered. Beyond it, ordered requests are refused altogether.
 const BROKEN_MAX: usize = 65_536;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Broken {
     generation: u32,
     since: Micros,
 }
 
 /// The broken streams of one shard.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Streams {
     broken: BTreeMap<u64, Broken>,
 }

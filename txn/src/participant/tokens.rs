@@ -112,11 +112,12 @@ fn oldest_kept(now_ms: u64, retention_ms: u64) -> Version {
 /// The token of a part of a transaction, at its home.
 pub(super) fn token_of(request: &TxnRequest) -> Option<&Bytes> {
     match request {
-        TxnRequest::Execute { intent } | TxnRequest::Prepare { intent, .. } => {
-            intent.token.as_ref()
-        }
+        TxnRequest::Execute { intent }
+        | TxnRequest::Prepare { intent, .. }
+        | TxnRequest::Conclude { intent, .. } => intent.token.as_ref(),
         TxnRequest::TokenStatus { token } => Some(token),
         TxnRequest::Read { .. }
+        | TxnRequest::Hold { .. }
         | TxnRequest::Walk { .. }
         | TxnRequest::Validate { .. }
         | TxnRequest::Decide { .. }

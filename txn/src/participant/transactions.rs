@@ -7,11 +7,13 @@
 //!   (none) ──────────► prepared ───────────────► finished ──floor──► (none)
 //!                         │  decide (anchor only)    ▲
 //!                         └────────► committed ──────┘ forget
+//!   (none) ─── conclude (anchor only) ────────► committed: prepared and decided in one
 //!   (none) ─── resolve or recover: aborted ──► finished: a tombstone, which blocks a late prepare
 //! ```
 //!
-//! The decision to commit is a compare-and-set at apply: it needs the anchor's own prepared row. An
-//! absent row never permits commit. Finished attempts are remembered until the floor passes the clock
+//! The decision to commit is a compare-and-set at apply: it needs the anchor's own prepared row, or is
+//! made in the entry that would have prepared it, under the same conditions. That an attempt is not
+//! known never permits its commit by itself. Finished attempts are remembered until the floor passes the clock
 //! reading at which they were begun; attempts at or below the floor are refused.
 //!
 //! A leader keeps this twice: as applied, and as it will be when all that it has proposed is
@@ -26,6 +28,7 @@ use synod_storage::{KeyRange, Version};
 use super::locks::Locks;
 use crate::token;
 use crate::transaction::{AttemptId, Verdict};
+use synod_testpoint::planted;
 
 /// The local row that holds the floor.
 pub(super) const FLOOR_ROW: &[u8] = b"floor";
@@ -120,6 +123,13 @@ pub(super) enum TxnRecord {
         /// The verdict.
         verdict: Verdict,
     },
+    /// At the anchor, when all others are prepared: prepare and decide. The version is the commit's.
+    Conclude {
+        /// Which.
+        attempt: AttemptId,
+        /// What.
+        prepared: Prepared,
+    },
     /// At the anchor: every participant knows.
     Forget {
         /// Which.
@@ -152,7 +162,7 @@ pub(super) enum TxnRecord {
 }
 
 /// What a record does to the rest of the state.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Changes {
     /// User keys, what is stored under them, and at which version.
     pub(super) writes: Vec<(Bytes, Option<Bytes>, Version)>,
@@ -243,7 +253,7 @@ impl Transactions {
 
     /// Whether an attempt may be prepared here: it is new, and not too old.
     pub(super) fn admits(&self, attempt: &AttemptId, begun: Version) -> bool {
-        begun > self.floor
+        (begun > self.floor || planted!(FloorAdmits))
             && !self.prepared.contains_key(attempt)
             && !self.finished.contains_key(attempt)
     }
@@ -277,6 +287,9 @@ impl Transactions {
                 changes.rows.push((attempt.row(PREPARED_ROWS), Some(row)));
                 self.locks.lock(*attempt, prepared);
                 self.prepared.insert(*attempt, prepared.clone());
+            }
+            TxnRecord::Conclude { attempt, prepared } => {
+                self.conclude(*attempt, prepared, &mut changes)?;
             }
             TxnRecord::Decide { attempt, version } => {
                 let Some(prepared) = self.prepared.get(attempt).filter(|it| it.is_anchor()) else {
@@ -332,6 +345,50 @@ impl Transactions {
             TxnRecord::Floor { version } => self.raise_floor(*version, &mut changes),
         }
         Ok(changes)
+    }
+
+    /// Commits at the anchor an attempt that all others have prepared.
+    fn conclude(
+        &mut self,
+        attempt: AttemptId,
+        prepared: &Prepared,
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        if !self.admits(&attempt, prepared.begun) || !prepared.is_anchor() {
+            return Err(format!("{attempt:?} may not be concluded"));
+        }
+        // Taken and let go at once: nobody else has them.
+        self.locks.lock(attempt, prepared);
+        self.locks.unlock(attempt, prepared);
+        let (begun, version) = (prepared.begun, prepared.version);
+        let verdict = Verdict::Committed(version);
+        if let Some(token) = &prepared.token {
+            self.record(token, verdict, changes)?;
+        }
+        let writes = prepared.writes.iter();
+        changes.writes = writes
+            .map(|(key, value)| (key.clone(), value.clone(), version))
+            .collect();
+        let spans = prepared.spans.clone();
+        let committed = Committed {
+            begun,
+            version,
+            spans,
+        };
+        let row = Some(encode(&committed));
+        changes.rows.push((attempt.row(COMMITTED_ROWS), row));
+        self.committed.insert(attempt, committed);
+        self.remember(attempt, Finished { begun, verdict }, changes);
+        Ok(())
+    }
+
+    /// Keeps what became of an attempt until the floor has passed it.
+    fn remember(&mut self, attempt: AttemptId, finished: Finished, changes: &mut Changes) {
+        if finished.begun > self.floor {
+            let row = Some(encode_finished(finished));
+            changes.rows.push((attempt.row(FINISHED_ROWS), row));
+            self.finished.insert(attempt, finished);
+        }
     }
 
     /// Refuses what is old, and forgets it.
@@ -390,13 +447,7 @@ impl Transactions {
             changes.rows.push((attempt.row(PREPARED_ROWS), None));
             changes.released = Some((attempt, verdict));
         }
-        if begun > self.floor {
-            let finished = Finished { begun, verdict };
-            changes
-                .rows
-                .push((attempt.row(FINISHED_ROWS), Some(encode_finished(finished))));
-            self.finished.insert(attempt, finished);
-        }
+        self.remember(attempt, Finished { begun, verdict }, changes);
         Ok(())
     }
 

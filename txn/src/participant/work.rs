@@ -49,7 +49,7 @@ pub(super) enum Asker {
 }
 
 /// A task that waits for latches, for locks, for the disk, or for a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Work {
     /// Who asked.
     pub(super) asker: Asker,
@@ -64,7 +64,7 @@ pub(super) struct Work {
 }
 
 /// What a work waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// For its turn in its stream.
     Stream,
@@ -102,7 +102,7 @@ pub(super) enum Slot {
 }
 
 /// A walk through a range, page by page, at one version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ScanState {
     /// What was asked.
     pub(super) command: Command,

@@ -6,19 +6,26 @@
 mod attempts;
 mod clocks;
 mod coordination;
+mod explorer;
+mod fairness;
 mod history;
 mod linearizability;
 mod merges;
 mod model;
+mod quiet;
 mod scenarios;
 mod scripts;
+mod shared;
 mod snapshots;
 mod splits;
+mod table;
 mod tokens;
 mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+
+use shared::Shared;
 
 use crate::coordinator::{self, Coordinator, Ended, Script, Ticket};
 use crate::{
@@ -40,6 +47,7 @@ use synod_testpoint::planted;
 type Versions = BTreeMap<Version, Option<Bytes>>;
 
 /// A store in memory.
+#[derive(Clone, Debug)]
 pub struct MemoryState {
     rows: BTreeMap<(Space, Bytes), Versions>,
     applied: BTreeMap<ShardId, EntryId>,
@@ -50,6 +58,7 @@ pub struct MemoryState {
     pub damaged: BTreeSet<Bytes>,
 }
 
+#[derive(Clone, Debug)]
 enum Waiting {
     Get(Space, Bytes, Version),
     Scan(ScanRequest),
@@ -239,7 +248,7 @@ impl State for MemoryState {
 }
 
 /// A shard's log, as raft would keep it.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     pub term: u64,
     pub leader: Option<usize>,
@@ -248,17 +257,21 @@ pub struct Log {
 }
 
 /// One node: its participant, its store, and how far it has applied each log.
+#[derive(Clone, Debug)]
 pub struct Node {
     pub participant: Participant,
     pub state: MemoryState,
     pub applied: BTreeMap<ShardId, usize>,
     pub wall_skew_ms: i64,
+    /// How far its clocks are ahead of the world's time.
+    pub ahead_ms: u64,
     pub effects: VecDeque<Effect>,
 }
 
 /// Nodes that all hold all shards.
+#[derive(Clone)]
 pub struct World {
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<Shared<Node>>,
     pub logs: BTreeMap<ShardId, Log>,
     pub map: ShardMap,
     pub wall_ms: u64,
@@ -272,6 +285,8 @@ pub struct World {
     pub refuse: usize,
     /// Questions of leaders to other shards, which the test has to carry.
     pub calls: VecDeque<(usize, ShardId, crate::Call, Bytes, Body)>,
+    /// The clock that requests carry.
+    pub seen: Version,
     next_token: u64,
     next_shard: u64,
 }
@@ -311,17 +326,19 @@ impl World {
             confirms: Vec::new(),
             refuse: 0,
             calls: VecDeque::new(),
+            seen: Version::ZERO,
             next_token: 0,
             next_shard: 100,
         };
         for node in 0..nodes {
-            world.nodes.push(Node {
+            world.nodes.push(Shared::new(Node {
                 participant: Participant::new(settings.clone()),
                 state: MemoryState::new(late.map(|seed| seed + node as u64)),
                 applied: BTreeMap::new(),
                 wall_skew_ms: 0,
+                ahead_ms: 0,
                 effects: VecDeque::new(),
-            });
+            }));
             for descriptor in &descriptors {
                 world.logs.entry(descriptor.shard).or_default();
                 let shard = descriptor.shard;
@@ -341,11 +358,14 @@ impl World {
     }
 
     pub fn now(&self, node: usize) -> Now {
+        let Node {
+            wall_skew_ms,
+            ahead_ms,
+            ..
+        } = &*self.nodes[node];
         Now {
-            monotonic: Micros(self.mono_us),
-            wall_ms: self
-                .wall_ms
-                .saturating_add_signed(self.nodes[node].wall_skew_ms),
+            monotonic: Micros(self.mono_us + ahead_ms * 1000),
+            wall_ms: (self.wall_ms + ahead_ms).saturating_add_signed(*wall_skew_ms),
         }
     }
 
@@ -358,7 +378,7 @@ impl World {
     pub fn step(&mut self, node: usize, event: Event) {
         let now = self.now(node);
         let mut effects = Vec::new();
-        let it = &mut self.nodes[node];
+        let it: &mut Node = &mut self.nodes[node];
         it.participant.step(now, event, &mut it.state, &mut effects);
         it.effects.extend(effects);
         self.carry_out(node);
@@ -514,7 +534,7 @@ impl World {
             let into = node.participant.frozen(right);
             into.is_some_and(|into| into.shard == left && Some(into.epoch) == epoch)
         };
-        let ready = self.nodes.iter().all(frozen) || planted!(MergesOverLaggards);
+        let ready = self.nodes.iter().all(|node| frozen(node)) || planted!(MergesOverLaggards);
         if ready {
             self.step(leader, Event::Merge { left, right });
         }
@@ -628,7 +648,7 @@ impl World {
     ) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
-        let hlc = Version::ZERO;
+        let hlc = self.seen;
         let body = body.into();
         let request = Request {
             id: token,
@@ -648,8 +668,9 @@ impl World {
         token
     }
 
-    /// Answers all late reads of a node.
+    /// Answers all late reads of a node, and writes what waits to be written.
     pub fn settle(&mut self, node: usize) {
+        self.nodes[node].participant.hurry();
         self.flush(node);
         while let Some((id, result)) = self.nodes[node].state.answer(0) {
             self.step(node, Event::StoreRead { id, result });
@@ -708,21 +729,29 @@ impl World {
         };
         let ticket = Ticket(1);
         let mut events = VecDeque::from([coordinator::Event::Run { ticket, script }]);
-        let mut reply = None;
+        let mut said = None;
         while let Some(event) = events.pop_front() {
             let mut effects = Vec::new();
-            coordinator.merge_hlc(self.nodes[0].participant.hlc());
             coordinator.step(self.now(0), event, &self.map, &mut effects);
             for effect in effects {
                 match effect {
                     coordinator::Effect::Call {
-                        call, shard, body, ..
+                        call,
+                        shard,
+                        hlc,
+                        body,
+                        ..
                     } => {
+                        let before = std::mem::replace(&mut self.seen, hlc);
                         let outcome = self.ask(shard, body).unwrap_or(Outcome::Unknown);
+                        self.seen = before;
+                        if let Some(leader) = self.logs[&shard].leader {
+                            coordinator.merge_hlc(self.nodes[leader].participant.hlc());
+                        }
                         events.push_back(coordinator::Event::Answered { call, outcome });
                     }
                     coordinator::Effect::Ended { ended, .. } => {
-                        reply = match ended {
+                        said = match ended {
                             Ended::Replies(mut replies) => replies.pop(),
                             Ended::Failed(reply) => Some(reply),
                             other => panic!("{other:?}"),
@@ -732,7 +761,7 @@ impl World {
                 }
             }
         }
-        reply.expect("nothing stands in its way")
+        said.expect("nothing stands in its way")
     }
 
     /// A command line.

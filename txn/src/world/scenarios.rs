@@ -330,3 +330,125 @@ fn expiry_is_the_same_before_and_after_a_change_of_leader() {
     assert_eq!(world.run(&["GET", "k"]), Reply::Null);
     assert_eq!(world.run(&["SETNX", "k", "w"]), Reply::Integer(1));
 }
+
+/// Scenario 10, as far as there is one without parallel commit: a recovery races the anchor's part, which
+/// is the last one. Whichever comes first stands.
+#[test]
+fn of_a_recovery_and_the_last_part_one_wins() {
+    let conclude = |it: AttemptId| {
+        let TxnRequest::Prepare {
+            begun,
+            spans,
+            intent,
+            ..
+        } = prepare(it, &[&["INCR", "n"]])
+        else {
+            unreachable!("it is a prepare");
+        };
+        TxnRequest::Conclude {
+            attempt: it,
+            begun,
+            version: Version::ZERO,
+            spans,
+            intent,
+        }
+    };
+    let recover = |it: AttemptId| TxnRequest::Recover {
+        attempt: it,
+        begun: it.txn.age,
+    };
+    let decide = |it: AttemptId| TxnRequest::Decide {
+        attempt: it,
+        begun: it.txn.age,
+        version: Version::ZERO,
+    };
+    let mut world = World::new(3, 1, None);
+    let aborted = Some(Outcome::Txn(TxnAnswer::Decided(Verdict::Aborted)));
+    let it = attempt(1, 1);
+    assert_eq!(ask(&mut world, recover(it)).1, aborted);
+    assert_eq!(ask(&mut world, conclude(it)).1, CONFLICT);
+    assert_eq!(ask(&mut world, decide(it)).1, aborted);
+    assert_eq!(world.run(&["GET", "n"]), Reply::Null);
+    let it = attempt(2, 1);
+    let Some(Outcome::Txn(TxnAnswer::Concluded { version, .. })) = ask(&mut world, conclude(it)).1
+    else {
+        panic!("it is committed");
+    };
+    let committed = Some(Outcome::Txn(TxnAnswer::Decided(Verdict::Committed(
+        version,
+    ))));
+    assert_eq!(ask(&mut world, recover(it)).1, committed);
+    // A copy that comes late changes nothing, and neither does it abort anything.
+    assert_eq!(ask(&mut world, conclude(it)).1, CONFLICT);
+    assert_eq!(ask(&mut world, decide(it)).1, committed);
+    assert_eq!(world.run(&["GET", "n"]), Reply::bulk("1"));
+}
+
+/// Scenario 13: whoever holds a range for a strict scan dies in the middle of it. Writers wait, and not
+/// for long; a hold that comes again after its end locks nothing.
+#[test]
+fn a_hold_ends_without_whoever_took_it() {
+    let mut world = World::new(3, 1, None);
+    let it = attempt(1, 1);
+    let hold = TxnRequest::Hold {
+        attempt: AttemptId::hold(it.txn, 1),
+        begun: it.txn.age,
+        keys: vec![Bytes::from_static(b"x")],
+        ranges: vec![KeyRange::new("b", "d")],
+    };
+    assert_eq!(ask(&mut world, hold.clone()).1, DONE);
+    assert_eq!(
+        ask(&mut world, command(&["GET", "c"])).1,
+        Some(Outcome::Reply(Reply::Null)),
+        "readers do not wait"
+    );
+    let (inside, key) = ("c", "x");
+    let waiting = [inside, key].map(|key| {
+        let (token, outcome) = ask(&mut world, command(&["SET", key, "v"]));
+        assert_eq!(outcome, None, "{key}");
+        token
+    });
+    for _ in 0..5 {
+        world.step(0, Event::Tick);
+        world.settle(0);
+        world.advance(1_000);
+    }
+    for token in waiting {
+        assert_eq!(answered(&mut world, token), Some(Outcome::Reply(Reply::Ok)));
+    }
+    assert_eq!(ask(&mut world, hold).1, CONFLICT);
+    assert!(!world.nodes[0].participant.is_busy(SHARD));
+}
+
+/// A transaction's own holds do not stand in its way, and those of others do.
+#[test]
+fn a_transaction_writes_what_it_holds() {
+    let mut world = World::new(3, 1, None);
+    let (old, young) = (attempt(1, 1), attempt(2, 1));
+    let hold = TxnRequest::Hold {
+        attempt: AttemptId::hold(old.txn, 1),
+        begun: old.txn.age,
+        keys: vec![Bytes::from_static(b"k")],
+        ranges: Vec::new(),
+    };
+    assert_eq!(ask(&mut world, hold).1, DONE);
+    let write = [&["SET", "k", "1"][..]];
+    assert_eq!(ask(&mut world, prepare(young, &write)).1, CONFLICT);
+    assert!(is_prepared(&ask(&mut world, prepare(old, &write)).1));
+    ask(&mut world, resolve(old, Verdict::Aborted));
+    let intent = |holder| {
+        let commands = vec![command(&["SET", "k", "2"])];
+        let intent = Intent {
+            commands,
+            holder,
+            ..Intent::default()
+        };
+        TxnRequest::Execute {
+            intent: Box::new(intent),
+        }
+    };
+    assert_eq!(ask(&mut world, intent(None)).1, None, "it waits");
+    assert_eq!(ask(&mut world, intent(Some(young.txn))).1, CONFLICT);
+    assert!(ask(&mut world, intent(Some(old.txn))).1.is_some());
+    assert_eq!(world.run(&["GET", "k"]), Reply::bulk("2"));
+}

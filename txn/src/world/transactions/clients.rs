@@ -10,7 +10,7 @@ use crate::{Access, Begin, Command, ErrorCode, Order, Range, ReadMode, Reply, St
 use super::messages::Waiting;
 
 /// Lists that transactions append to.
-pub(super) const KEYS: usize = 5;
+pub(in super::super) const KEYS: usize = 5;
 
 /// One micro-operation of a transaction.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub(in super::super) enum Op {
 
 impl Op {
     /// Takes in what was answered.
-    pub(super) fn answered(&mut self, reply: &Reply) {
+    pub(in super::super) fn answered(&mut self, reply: &Reply) {
         match self {
             Op::Append { .. } => {}
             Op::Read { seen, .. } => *seen = Some(seen_in(reply).expect("a list")),
@@ -97,7 +97,7 @@ pub(super) enum Client {
     },
 }
 
-pub(super) fn key(index: usize) -> Bytes {
+pub(in super::super) fn key(index: usize) -> Bytes {
     // Two keys in each shard.
     let first = [b'\x10', b'\x70', b'\xd0'][index % 3];
     Bytes::from(vec![first, b'0' + index as u8])
@@ -110,11 +110,28 @@ fn words(bytes: &[u8]) -> Vec<u64> {
         .collect()
 }
 
-pub(super) fn seen_in(reply: &Reply) -> Option<Vec<u64>> {
+pub(in super::super) fn seen_in(reply: &Reply) -> Option<Vec<u64>> {
     match reply {
         Reply::Bulk(bytes) => Some(words(bytes)),
         Reply::Null => Some(Vec::new()),
         _ => None,
+    }
+}
+
+/// The command that carries out an operation.
+pub(in super::super) fn command(op: &Op) -> Command {
+    match op {
+        Op::Append { key: index, word } => Command::Append {
+            key: key(*index),
+            value: Bytes::from(format!("{word},")),
+        },
+        Op::Read { key: index, .. } => Command::Get { key: key(*index) },
+        Op::ReadAll { .. } => Command::Range(Range {
+            start: Bytes::new(),
+            end: None,
+            limit: None,
+            order: Order::Forward,
+        }),
     }
 }
 
@@ -155,22 +172,6 @@ impl Run {
             .collect()
     }
 
-    pub(super) fn command(op: &Op) -> Command {
-        match op {
-            Op::Append { key: index, word } => Command::Append {
-                key: key(*index),
-                value: Bytes::from(format!("{word},")),
-            },
-            Op::Read { key: index, .. } => Command::Get { key: key(*index) },
-            Op::ReadAll { .. } => Command::Range(Range {
-                start: Bytes::new(),
-                end: None,
-                limit: None,
-                order: Order::Forward,
-            }),
-        }
-    }
-
     pub(super) fn start(&mut self, client: usize) {
         let ops = self.random_ops();
         let txn = self.txns.len();
@@ -187,7 +188,7 @@ impl Run {
         let coordinator = self.rng.random_range(0..2);
         match self.rng.random_range(0..10) {
             0..5 => {
-                let commands = ops.iter().map(Self::command).collect();
+                let commands = ops.iter().map(command).collect();
                 let script = Script {
                     watched: Vec::new(),
                     commands,
@@ -207,7 +208,13 @@ impl Run {
                     committing: false,
                 };
                 let past = begin.reads != ReadMode::Latest;
-                self.coordinate(coordinator, coordinator::Event::Begin { ticket, begin });
+                let again = None;
+                let event = coordinator::Event::Begin {
+                    ticket,
+                    begin,
+                    again,
+                };
+                self.coordinate(coordinator, event);
                 if !past {
                     self.next_of_session(client);
                 }
@@ -218,7 +225,7 @@ impl Run {
                     // Over shards: never by itself.
                     self.txns[txn].ops[0] = Op::Read { key: 0, seen: None };
                 }
-                let command = Self::command(&self.txns[txn].ops[0]);
+                let command = command(&self.txns[txn].ops[0]);
                 let mut named = None;
                 command.for_each_key(|key| named = self.world.map.locate(key));
                 let Some(shard) = named.map(|it| it.shard) else {
@@ -266,7 +273,7 @@ impl Run {
         let event = match self.txns[*txn].ops.get(*done) {
             Some(op) => coordinator::Event::Execute {
                 ticket,
-                command: Self::command(op),
+                command: command(op),
             },
             None => {
                 *committing = true;
@@ -318,7 +325,7 @@ impl Run {
                 code: ErrorCode::Unknown,
                 ..
             }) => State::Unknown,
-            Ended::Failed(_) => State::Failed,
+            Ended::Failed(_) | Ended::Lost { .. } => State::Failed,
             Ended::Changed | Ended::Watched(_) | Ended::Told(_) => panic!("nothing is watched"),
         };
     }
