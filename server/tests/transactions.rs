@@ -331,7 +331,8 @@ struct Told {
 #[tokio::test]
 async fn a_bank_over_shards_keeps_its_total_while_nodes_are_killed() {
     let seconds = std::env::var("BANK_SECONDS").ok();
-    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(15);
+    let seconds = seconds.and_then(|text| text.parse().ok());
+    let clients = if seconds.is_some() { 32 } else { 12 };
     let mut cluster = Cluster::start(3);
     let mut first = client(cluster.clients());
     let mset = (0..ACCOUNTS).fold(Command::new("MSET"), |it, i| {
@@ -340,10 +341,10 @@ async fn a_bank_over_shards_keeps_its_total_while_nodes_are_killed() {
     first.call(&mset).await.unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let local = tokio::task::LocalSet::new();
-    let clerks: Vec<_> = (0..12)
+    let clerks: Vec<_> = (0..clients)
         .map(|clerk| local.spawn_local(clerk_works(clerk, cluster.clients(), over.clone())))
         .collect();
-    let until = Instant::now() + Duration::from_secs(seconds);
+    let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(15));
     let mut kills = 0;
     let killing = async {
         while Instant::now() < until {

@@ -11,8 +11,9 @@
 //! first is synced: a crash spoils at most one. A view is appended and synced. A new base, after old
 //! views were dropped, goes to a file beside the log, which then takes its name.
 //!
-//! What recovery finds is synced before anybody relies on it: after the death of a process the page
-//! cache shows writes that no power cut would have left.
+//! What recovery finds is written anew, over itself, and synced before anybody relies on it: after the death
+//! of a process the page cache shows writes that no power cut would have left. A sync alone would not do. If
+//! the process died of a sync that failed, the system counts those pages as clean, and would sync nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -88,8 +89,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads what is there, repairs what a crash left, and syncs it. The registration is not part of it:
-    /// the identity file is raised before this.
+    /// Reads what is there, repairs what a crash left, and makes it durable. The registration is not part
+    /// of it: the identity file is raised before this.
     pub fn open(disk: &Arc<dyn Disk>, identity: Identity) -> Result<(Self, Recovered), FilesError> {
         let io = |error| FilesError::Io { file: DIR, error };
         disk.create_dir(DIR).map_err(io)?;
@@ -115,15 +116,13 @@ impl Files {
             log_bytes: found.valid_bytes as u64,
             boot: identity.boot,
         };
-        if found.valid_bytes < bytes.len() {
-            let file = open(disk, VIEWS)?;
-            let io = |error| FilesError::Io { file: VIEWS, error };
-            file.set_len(this.log_bytes).map_err(io)?;
-            file.sync_data().map_err(io)?;
-        }
-        if slots.needs_repair
-            && let Some(state) = this.content.acceptor.clone()
-        {
+        let file = open(disk, VIEWS)?;
+        let io = |error| FilesError::Io { file: VIEWS, error };
+        // At most the last view was not durable: a power cut in here tears that one, or none.
+        file.write_at(&bytes[..found.valid_bytes], 0).map_err(io)?;
+        file.set_len(this.log_bytes).map_err(io)?;
+        file.sync_data().map_err(io)?;
+        if let Some(state) = this.content.acceptor.clone() {
             this.write_now(disk, Record::Acceptor(state))?;
         }
         let recovered = this.content.clone();
@@ -247,7 +246,7 @@ fn open(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Arc<dyn DiskFile>, F
     }
 }
 
-/// A file's bytes, synced; made empty if it is not there.
+/// A file's bytes; made empty if it is not there.
 fn read_or_create(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Vec<u8>, FilesError> {
     let io = |error| FilesError::Io { file, error };
     let handle = open(disk, file)?;
@@ -259,7 +258,6 @@ fn read_or_create(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Vec<u8>, F
     }
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     read_exact_at(handle.as_ref(), &mut bytes, 0).map_err(io)?;
-    handle.sync_data().map_err(io)?;
     Ok(bytes)
 }
 
@@ -270,7 +268,7 @@ mod tests {
     use crate::identity::begin_boot;
     use synod_membership::id::NodeId;
     use synod_membership::view::Rank;
-    use synod_storage::disk::{SimDisk, Survival};
+    use synod_storage::disk::{Fault, SimDisk, Survival};
 
     fn founding() -> Founding {
         let founder = Founder {
@@ -339,6 +337,45 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// A sync fails, the process dies of it, the next one reads what the page cache shows, and the power
+    /// fails: what that process saw, it may have told its peers.
+    #[test]
+    fn what_a_start_has_seen_survives_a_power_cut_after_a_failed_sync() {
+        for survival in [Survival::Nothing, Survival::Random] {
+            for failing in 0..6 {
+                let sim = SimDisk::new(failing);
+                let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+                let mut files = begun(&disk);
+                files.write_now(&disk, state(1)).expect("the disk works");
+                sim.inject(Fault::FailSync(failing));
+                let base = files.content.base.clone().expect("a base");
+                let writes = [state(2), Record::Base(base), state(3)];
+                let broken = writes
+                    .into_iter()
+                    .find_map(|record| files.write_now(&disk, record).err());
+                assert!(broken.is_some() || failing > 4, "sync {failing} fails");
+                let sim = sim.kill();
+                let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+                sim.heal();
+                let seen = reopened(&disk, 8);
+                let disk: Arc<dyn Disk> = Arc::new(sim.power_loss(survival));
+                let found = reopened(&disk, 9);
+                assert_eq!(found, seen, "after sync {failing} had failed");
+            }
+        }
+    }
+
+    /// What another boot finds: the acceptor's writes, and the length of the view log.
+    fn reopened(disk: &Arc<dyn Disk>, nonce: u64) -> (u64, u64) {
+        let identity = begin_boot(disk, (0, nonce)).expect("a boot");
+        let (files, found) = Files::open(disk, identity).expect("the files again");
+        assert!(found.base.is_some());
+        (
+            found.acceptor.map_or(0, |state| state.writes),
+            files.log_bytes,
+        )
     }
 
     #[test]

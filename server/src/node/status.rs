@@ -80,6 +80,12 @@ fn view(node: &Node, problems: &mut Vec<String>) -> View {
         problems.push(describe(alarm));
     }
     if let Some(status) = membership.status() {
+        if let Some(left) = status.rejoin_in {
+            problems.push(format!(
+                "it asks to come back when its links have been clean for another {} s",
+                left.as_secs_f64().ceil()
+            ));
+        }
         report.serving = status.serving;
         report.voters = status
             .voters
