@@ -4,10 +4,11 @@
 use std::io;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::load::Protocol;
+use crate::started::Started;
 
 /// A running system.
 pub struct System {
@@ -17,31 +18,42 @@ pub struct System {
     pub protocol: Protocol,
     /// Where its nodes serve clients.
     pub addresses: Vec<String>,
-    processes: Vec<Child>,
+    processes: Vec<Started>,
 }
 
 impl System {
     /// Three Synod nodes, all fsync.
     pub fn synod(program: &Path, dir: &Path) -> io::Result<Self> {
-        let join: Vec<String> = (0..3).map(|i| format!("127.0.0.1:{}", 17701 + i)).collect();
+        Self::synod_of(3, "Synod, 3 nodes", program, dir)
+    }
+
+    /// A Synod cluster of so many nodes.
+    pub fn synod_of(
+        nodes: u16,
+        name: &'static str,
+        program: &Path,
+        dir: &Path,
+    ) -> io::Result<Self> {
+        let peer = |i: u16| format!("127.0.0.1:{}", 17701 + i);
+        let client = |i: u16| format!("127.0.0.1:{}", 17601 + i);
+        let join: Vec<String> = (0..nodes).map(peer).collect();
         let join = join.join(",");
         let mut processes = Vec::new();
-        for i in 0..3 {
+        for i in 0..nodes {
             let data = dir.join(format!("synod{i}"));
             processes.push(spawn(
                 Command::new(program)
                     .arg("start")
                     .args(["--data".as_ref(), data.as_os_str()])
-                    .args(["--client", &format!("127.0.0.1:{}", 17601 + i)])
-                    .args(["--peer", &format!("127.0.0.1:{}", 17701 + i)])
+                    .args(["--client", &client(i)])
+                    .args(["--peer", &peer(i)])
                     .args(["--join", &join]),
             )?);
         }
-        let addresses = (0..3).map(|i| format!("127.0.0.1:{}", 17601 + i)).collect();
         Self {
-            name: "Synod, 3 nodes",
+            name,
             protocol: Protocol::Resp,
-            addresses,
+            addresses: (0..nodes).map(client).collect(),
             processes,
         }
         .ready()
@@ -132,23 +144,23 @@ impl System {
 
     /// The ids of its processes.
     pub fn pids(&self) -> Vec<u32> {
-        self.processes.iter().map(Child::id).collect()
+        self.processes.iter().map(Started::id).collect()
     }
 }
 
-impl Drop for System {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
+/// The processor time that a process has used so far, in hundredths of a second; 0 if it is gone.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = fields.get(11..13).unwrap_or_default();
+    ticks.iter().filter_map(|t| t.parse::<u64>().ok()).sum()
 }
 
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    command
+fn spawn(command: &mut Command) -> io::Result<Started> {
+    let command = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
+        .stderr(Stdio::null());
+    Started::spawn(command)
 }

@@ -16,6 +16,8 @@ pub mod history;
 #[cfg(madsim)]
 pub mod invariant;
 #[cfg(madsim)]
+pub mod members;
+#[cfg(madsim)]
 pub mod mutate;
 pub mod plan;
 #[cfg(not(madsim))]

@@ -52,7 +52,7 @@ pub enum Detector {
     /// Fails when `failures` of the last `window` probes did. A probe has two tries, and one that fails makes the next
     /// ones follow faster, until two in a row succeed.
     Window {
-        /// Probes remembered.
+        /// Probes remembered, at most 64.
         window: u8,
         /// Failures among them that fail the edge.
         failures: u8,

@@ -1,5 +1,7 @@
 //! What a node knows of itself and the cluster, for operators and tests.
 
+use std::time::Duration;
+
 use crate::id::{Boot, ClusterId, ConfigHash, NodeId};
 
 /// A node's own account.
@@ -27,6 +29,8 @@ pub struct Status {
     pub missing_voters: Vec<NodeId>,
     /// How many of the missing must come back before anything can be decided; zero if a majority is here.
     pub voters_needed: usize,
+    /// Where it was removed alive: how long its links must stay clean until it asks to come back.
+    pub rejoin_in: Option<Duration>,
 }
 
 /// What a node is doing.

@@ -99,3 +99,25 @@ fn a_table_has_a_row_for_each_protocol_and_can_be_reread() {
     let reread = rapid_sim(&["table", "--from", &log]);
     assert_eq!(String::from_utf8_lossy(&reread.stdout), printed);
 }
+
+#[test]
+fn an_interrupted_table_goes_on_where_it_was() {
+    let path = scenario("interrupted.toml", "nodes = 5\nrun_ms = 3000\n");
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("interrupted.jsonl");
+    let _ = std::fs::remove_file(&log);
+    let (log, path) = (log.to_string_lossy(), path.to_string_lossy());
+    let runs = |seeds| {
+        let protocols = ["--protocols", "heartbeat"];
+        let run = ["table", &path, "--seeds", seeds, "--log", &log];
+        let output = rapid_sim(&[run.as_slice(), &protocols].concat());
+        let done = String::from_utf8_lossy(&output.stderr).lines().count();
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        (done, table)
+    };
+    let (done, table) = runs("2");
+    assert_eq!(done, 2);
+    assert!(table.contains("| interrupted | heartbeat | 2 |"), "{table}");
+    let (done, table) = runs("3");
+    assert_eq!(done, 1);
+    assert!(table.contains("| interrupted | heartbeat | 3 |"), "{table}");
+}

@@ -1,18 +1,21 @@
 //! `synod-footprint`: what one node takes when it is idle and when it holds a gibibyte, and how long
-//! it takes to start with it.
+//! it takes to start with it. With `--cluster`, what each of five nodes takes when nobody asks them for
+//! anything: they watch each other, agree on nothing new, and their Raft groups are quiet.
 //!
 //! A power cut is played by taking the index away after a kill: what sled holds is not trusted then,
 //! and is rebuilt from the value files in just the same way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use synod_benches::etcd::Failure;
 use synod_benches::load::{self, Load, Protocol, Verb};
+use synod_benches::started::{self, Started};
+use synod_benches::systems::{self, System};
 use synod_client::{Connection, Options};
 
 const CLIENT: &str = "127.0.0.1:17651";
@@ -34,10 +37,14 @@ struct Arguments {
     /// Seconds of idleness that are looked at
     #[arg(long, default_value_t = 20)]
     idle_seconds: u64,
+    /// Measures an idle cluster of five instead. Its bytes are all those on loopback, with the headers of TCP and IP:
+    /// nothing else should use it meanwhile
+    #[arg(long)]
+    cluster: bool,
 }
 
 struct Node {
-    child: Child,
+    process: Started,
     started: Instant,
 }
 
@@ -48,14 +55,15 @@ impl Node {
             .append(true)
             .open(dir.join("log"))?;
         let started = Instant::now();
-        let child = Command::new(synod)
-            .args(["start", "--client", CLIENT, "--peer", PEER, "--data"])
-            .arg(dir.join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok(Self { child, started })
+        let process = Started::spawn(
+            Command::new(synod)
+                .args(["start", "--client", CLIENT, "--peer", PEER, "--data"])
+                .arg(dir.join("data"))
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log),
+        )?;
+        Ok(Self { process, started })
     }
 
     /// The time from the start to the first answer to a read.
@@ -78,15 +86,14 @@ impl Node {
         })
     }
 
-    fn end(mut self, signal: Signal) -> Result<Duration, Failure> {
+    fn end(self, signal: Signal) -> Result<Duration, Failure> {
         let asked = Instant::now();
-        kill_process(Pid::from_child(&self.child), signal)?;
-        self.child.wait()?;
+        self.process.end(signal)?;
         Ok(asked.elapsed())
     }
 
     fn resident_mib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.process.id());
         let status = fs::read_to_string(path).unwrap_or_default();
         let mut lines = status.lines();
         let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
@@ -96,12 +103,7 @@ impl Node {
 
     /// CPU so far, in hundredths of a second.
     fn cpu_ticks(&self) -> u64 {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = fs::read_to_string(path).unwrap_or_default();
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = fields.get(11..13).unwrap_or_default();
-        ticks.iter().filter_map(|t| t.parse::<u64>().ok()).sum()
+        systems::cpu_ticks(self.process.id())
     }
 }
 
@@ -111,7 +113,12 @@ fn main() -> Result<(), Failure> {
         .dir
         .join(format!("footprint-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
-    let outcome = run(&arguments, &dir);
+    started::end_with_signals(dir.clone())?;
+    let outcome = if arguments.cluster {
+        idle_cluster(&arguments, &dir)
+    } else {
+        run(&arguments, &dir)
+    };
     fs::remove_dir_all(&dir)?;
     outcome
 }
@@ -150,6 +157,44 @@ fn idle(arguments: &Arguments, node: &Node) -> Result<(), Failure> {
         "1%",
     );
     Ok(())
+}
+
+/// Processor time and traffic of each node of a cluster that has nothing to do.
+fn idle_cluster(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
+    const NODES: u16 = 5;
+    let name = "Synod, 5 nodes";
+    let system = System::synod_of(NODES, name, &arguments.synod, dir)?;
+    // Its shards elect leaders, tell each other of themselves, and go quiet.
+    std::thread::sleep(Duration::from_secs(15));
+    let seconds = arguments.idle_seconds.max(1) as f64;
+    let ticks = || system.pids().into_iter().map(systems::cpu_ticks);
+    let before: Vec<u64> = ticks().collect();
+    let bytes_before = loopback_bytes()?;
+    std::thread::sleep(Duration::from_secs(arguments.idle_seconds.max(1)));
+    let bytes = loopback_bytes()? - bytes_before;
+    let percents = ticks().zip(&before);
+    let percents: Vec<f64> = percents
+        .map(|(now, then)| (now - then) as f64 / seconds)
+        .collect();
+    let most = percents.iter().copied().fold(0.0, f64::max);
+    let mean = percents.iter().sum::<f64>() / f64::from(NODES);
+    println!("| an idle cluster of {NODES}, a node | measured | bound |");
+    println!("|---|---|---|");
+    let figure = format!("{mean:.2}%, at most {most:.2}%");
+    say("CPU of one core", figure, "1%");
+    let kilobytes = bytes as f64 / f64::from(NODES) / seconds / 1e3;
+    let figure = format!("{kilobytes:.2} KB/s, headers included");
+    say("sent, and received", figure, "2 KB/s");
+    Ok(())
+}
+
+/// What the loopback interface has sent so far, which is what it has received.
+fn loopback_bytes() -> Result<u64, Failure> {
+    let table = fs::read_to_string("/proc/net/dev")?;
+    let mut lines = table.lines();
+    let line = lines.find_map(|line| line.trim_start().strip_prefix("lo:"));
+    let bytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    bytes.ok_or_else(|| "/proc/net/dev shows no loopback interface".into())
 }
 
 /// Memory with all of the data written, and read.

@@ -1,7 +1,7 @@
 //! A machine's clock: the world's time, faster or slower, and a wall clock that is wrong.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use madsim::time::TimeHandle;
 use synod::clock::Clock;
@@ -44,6 +44,16 @@ impl SimClock {
             wall_offset_ms: wall_offset_ms.unwrap_or(setting.wall_offset_ms),
             held_us: setting.held_us,
         };
+    }
+
+    /// How long it is, by the world's time, until the clock shows this if nobody sets it.
+    pub fn until_us(&self, shown_us: u64) -> Duration {
+        let setting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_us = shown_us.saturating_sub(setting.monotonic_us(world_us()));
+        let rate = u64::try_from(1_000_000 + setting.rate_ppm)
+            .unwrap_or(0)
+            .max(1);
+        Duration::from_micros(left_us.saturating_mul(1_000_000).div_ceil(rate))
     }
 
     /// The next reading shows the present, whenever it is taken: whoever takes it had read his clock,

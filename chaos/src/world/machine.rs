@@ -19,7 +19,17 @@ use synod_storage::{Lane, Options};
 
 use super::{CLIENT_PORT, End, Links, PEER_PORT, SimClock, ip, world_us};
 use crate::invariant::Invariants;
+use crate::members::{self, Cluster, Register};
 use crate::timeline::{Timeline, What};
+
+/// What runs on a machine.
+#[derive(Clone)]
+pub(super) enum Program {
+    /// A whole node, told to join these.
+    Node(Reads, Vec<SocketAddr>),
+    /// The membership of one, and nothing else.
+    Membership(Arc<Cluster>, Register),
+}
 
 /// A machine and the process on it.
 pub(super) struct Machine {
@@ -41,6 +51,8 @@ pub(super) struct State {
     pub(super) excused: bool,
     /// The process stopped by itself.
     stopped: bool,
+    /// The name and the nonce that the directory begins with, if they are not left to chance.
+    first: Option<(u128, u64)>,
     slow_us: Arc<AtomicU64>,
 }
 
@@ -53,8 +65,8 @@ impl State {
 impl Machine {
     pub(super) fn new(
         i: u16,
-        nodes: u16,
-        reads: Reads,
+        program: Program,
+        first: Option<(u128, u64)>,
         mut rng: SmallRng,
         links: Arc<Links>,
         seen: (Invariants, Timeline),
@@ -67,11 +79,9 @@ impl Machine {
             last_error: None,
             excused: false,
             stopped: false,
+            first,
             slow_us: Arc::new(AtomicU64::new(0)),
         }));
-        let join: Vec<SocketAddr> = (0..nodes)
-            .map(|peer| SocketAddr::new(ip(peer), PEER_PORT))
-            .collect();
         let of_process = state.clone();
         let node = Handle::current()
             .create_node()
@@ -79,7 +89,7 @@ impl Machine {
             .ip(ip(i))
             .init(move || {
                 let (state, links) = (of_process.clone(), links.clone());
-                process((i, reads), join.clone(), state, links, seen.clone())
+                process((i, program.clone()), state, links, seen.clone())
             })
             .build();
         Self {
@@ -167,16 +177,27 @@ impl Machine {
 
 /// One life of a node's process.
 async fn process(
-    (i, reads): (u16, Reads),
-    join: Vec<SocketAddr>,
+    (i, program): (u16, Program),
     state: Arc<Mutex<State>>,
     links: Arc<Links>,
     (invariants, timeline): (Invariants, Timeline),
 ) {
     let environment = environment(&state, links, invariants.of_process(usize::from(i)));
-    let settings = settings(i, reads);
     // Bound anew each time: the world never stops a node cleanly.
-    let outcome = serve(environment, settings, join, Shutdown::default()).await;
+    let outcome = match program {
+        Program::Node(reads, join) => {
+            serve(environment, settings(i, reads), join, Shutdown::default()).await
+        }
+        Program::Membership(cluster, register) => {
+            let clock = state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clock
+                .clone();
+            let settings = settings(i, Reads::Lease);
+            members::serve(i, environment, clock, &settings, (&cluster, &register)).await
+        }
+    };
     let Err(error) = outcome else {
         return;
     };
@@ -211,7 +232,7 @@ fn environment(
     observer: Arc<dyn synod::node::Observer>,
 ) -> Environment {
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    let entropy = Entropy {
+    let mut entropy = Entropy {
         node: state.rng.random(),
         cluster: state.rng.random(),
         store: state.rng.random(),
@@ -219,6 +240,9 @@ fn environment(
         seed: state.rng.random(),
         membership: state.rng.random(),
     };
+    if let Some((node, nonce)) = state.first.take() {
+        (entropy.node, entropy.nonce) = (node, nonce);
+    }
     let times = Mutex::new(SmallRng::seed_from_u64(state.rng.random()));
     // Zero, small, or long: a sync may finish before the next message or after an election.
     let log_max_us = if state.rng.random_bool(0.1) {
@@ -251,7 +275,7 @@ fn environment(
     }
 }
 
-fn settings(i: u16, reads: Reads) -> Settings {
+pub(super) fn settings(i: u16, reads: Reads) -> Settings {
     let mut settings =
         Settings::from_layers(&Layers::default()).expect("the default settings are valid");
     settings.cluster.reads = reads;

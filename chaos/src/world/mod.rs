@@ -1,7 +1,8 @@
 //! A world: a cluster of production nodes on simulated machines, and the power to break it.
 //!
 //! Everything in it follows from one seed: machines, network, disks, clocks and faults. The nodes
-//! are [`synod::node::serve`], unchanged, on simulated sockets, with a simulated disk and clock.
+//! are [`synod::node::serve`], unchanged, on simulated sockets, with a simulated disk and clock; or only
+//! their memberships ([`crate::members`]), where many nodes and many seeds are wanted.
 
 mod clock;
 mod links;
@@ -18,8 +19,9 @@ use synod::config::Reads;
 use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
 
-use self::machine::Machine;
+use self::machine::{Machine, Program};
 use crate::invariant::Invariants;
+use crate::members::{Cluster, Register};
 use crate::timeline::{Timeline, What};
 use crate::trace::Trace;
 
@@ -61,15 +63,43 @@ impl World {
 
     /// `nodes` machines, started, which prove by these means that reads are current.
     pub fn with_reads(seed: u64, nodes: u16, reads: Reads) -> Self {
+        let join: Vec<SocketAddr> = (0..nodes).map(peer).collect();
         let mut rng = SmallRng::seed_from_u64(seed);
+        let programs = vec![(Program::Node(reads, join), None); usize::from(nodes)];
+        Self::of_programs(&mut rng, programs)
+    }
+
+    /// Machines with nothing but their memberships on them: `founders` that form a cluster, and
+    /// `joiners` that ask them to be let in. The register hears of every view.
+    pub fn of_memberships(seed: u64, founders: u16, joiners: u16, register: &Register) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let names: Vec<(u128, u64)> = (0..founders).map(|_| rng.random()).collect();
+        let places = (0..founders).zip(&names);
+        let founding = places.map(|(i, (node, nonce))| (peer(i), *node, *nonce));
+        let settings = machine::settings(0, Reads::Lease);
+        let cluster = Arc::new(Cluster::new(rng.random(), founding.collect(), &settings));
+        let first = |i: u16| names.get(usize::from(i)).copied();
+        let programs = (0..founders + joiners)
+            .map(|i| {
+                let program = Program::Membership(cluster.clone(), register.clone());
+                (program, first(i))
+            })
+            .collect();
+        Self::of_programs(&mut rng, programs)
+    }
+
+    /// A machine for each program, with the name and nonce that its directory begins with, if they are
+    /// not left to chance.
+    fn of_programs(rng: &mut SmallRng, programs: Vec<(Program, Option<(u128, u64)>)>) -> Self {
         let (trace, timeline) = (Trace::default(), Timeline::default());
         let invariants = Invariants::new(timeline.clone());
         let links = Arc::new(Links::new(rng.random(), trace.clone()));
-        let machines = (0..nodes)
-            .map(|i| {
+        let machines = (0u16..)
+            .zip(programs)
+            .map(|(i, (program, first))| {
                 let rng = SmallRng::seed_from_u64(rng.random());
                 let seen = (invariants.clone(), timeline.clone());
-                Machine::new(i, nodes, reads, rng, links.clone(), seen)
+                Machine::new(i, program, first, rng, links.clone(), seen)
             })
             .collect();
         let clients = Handle::current()
@@ -84,7 +114,7 @@ impl World {
             invariants,
             timeline,
             trace,
-            rng,
+            rng: rng.clone(),
         }
     }
 
@@ -238,7 +268,7 @@ impl World {
 
     /// The address of a node, as links know it.
     pub fn peer_address(&self, i: usize) -> SocketAddr {
-        SocketAddr::new(ip(i as u16), PEER_PORT)
+        peer(i as u16)
     }
 
     /// What a node said when it stopped by itself without excuse, if one did.
@@ -253,6 +283,11 @@ impl World {
             .filter_map(failure)
             .collect()
     }
+}
+
+/// Where the peers of a machine find it.
+fn peer(i: u16) -> SocketAddr {
+    SocketAddr::new(ip(i), PEER_PORT)
 }
 
 fn ip(i: u16) -> IpAddr {

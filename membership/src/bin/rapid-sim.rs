@@ -76,7 +76,8 @@ struct Table {
     /// As for a single run.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Also appends each run's report, without its views, as a line of JSON to this file.
+    /// Also appends each run's report, without its views, as a line of JSON to this file. Runs that it holds already
+    /// are not done again: an interrupted table goes on where it was. Belongs to one build of the program.
     #[arg(long)]
     log: Option<PathBuf>,
 }
@@ -224,49 +225,66 @@ fn run_table(arguments: &Table) -> Result<(), Error> {
     if arguments.seeds == 0 {
         return Err(Error::Seeds("--seeds: must be above 0"));
     }
-    let jobs = table::jobs(&scenarios, &protocols, 1..=arguments.seeds);
+    let mut reports = Vec::new();
+    for path in &arguments.from {
+        reports.extend(read_log(path)?);
+    }
     let log = match &arguments.log {
         None => None,
         Some(path) => {
-            let file = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path);
-            Some(file.map_err(|error| Error::Io(path.clone(), error))?)
+            if path.exists() {
+                reports.extend(read_log(path)?);
+            }
+            Some(append_to(path)?)
         }
     };
-    let mut reports = Vec::new();
-    for path in &arguments.from {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::Io(path.clone(), error))?;
-        for (line, text) in text.lines().enumerate() {
-            let report = serde_json::from_str(text);
-            reports.push(report.map_err(|error| Error::Log(path.clone(), line + 1, error))?);
-        }
-    }
-    reports.extend(table::run_all(&jobs, arguments.threads, |report| {
-        eprintln!(
-            "{}: {} seed {}: agreement {}, {:.1} changes a node, removed {}, wrongly {}, {} ms",
-            report.scenario,
-            report.protocol,
-            report.seed,
-            report.agreement,
-            report.changes_mean,
-            report.removed.len(),
-            report.wrongly_removed.len(),
-            report.wall_ms
-        );
-        if let Some(mut log) = log.as_ref() {
-            let line = to_json(&Report {
-                views: Vec::new(),
-                ..report.clone()
-            });
-            if let Err(error) = writeln!(log, "{}", line.replace('\n', " ")) {
-                eprintln!("rapid-sim: --log: {error}");
-            }
-        }
-    }));
+    let mut jobs = table::jobs(&scenarios, &protocols, 1..=arguments.seeds);
+    jobs.retain(|job| !reports.iter().any(|report| job.is_of(report)));
+    let done = |report: &Report| tell(report, log.as_ref());
+    reports.extend(table::run_all(&jobs, arguments.threads, done));
     print(&table::markdown(&reports));
     Ok(())
+}
+
+/// A run of a table is over.
+fn tell(report: &Report, log: Option<&std::fs::File>) {
+    eprintln!(
+        "{}: {} seed {}: agreement {}, {:.1} changes a node, removed {}, wrongly {}, {} ms",
+        report.scenario,
+        report.protocol,
+        report.seed,
+        report.agreement,
+        report.changes_mean,
+        report.removed.len(),
+        report.wrongly_removed.len(),
+        report.wall_ms
+    );
+    let Some(mut log) = log else { return };
+    let line = to_json(&Report {
+        views: Vec::new(),
+        ..report.clone()
+    });
+    // In one write, so that an interruption leaves no half of a line.
+    let line = line.replace('\n', " ") + "\n";
+    if let Err(error) = log.write_all(line.as_bytes()) {
+        eprintln!("rapid-sim: --log: {error}");
+    }
+}
+
+fn append_to(path: &Path) -> Result<std::fs::File, Error> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).append(true).open(path);
+    file.map_err(|error| Error::Io(path.to_owned(), error))
+}
+
+/// The reports that `--log` wrote to a file.
+fn read_log(path: &Path) -> Result<Vec<Report>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::Io(path.to_owned(), error))?;
+    let report = |(line, text)| {
+        let report = serde_json::from_str(text);
+        report.map_err(|error| Error::Log(path.to_owned(), line + 1, error))
+    };
+    text.lines().enumerate().map(report).collect()
 }
 
 fn to_json(report: &Report) -> String {

@@ -40,15 +40,14 @@ pub enum SlotError {
     },
 }
 
-/// What a pair of slots holds.
+/// What a pair of slots holds. Both are to be written again before anybody relies on it: one of them may be missing,
+/// damaged or old, and what a dead process left may be in the page cache only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slots<T> {
     /// The value, if one was ever written.
     pub value: Option<T>,
     /// The generation to write next is one above this.
     pub generation: u64,
-    /// True if a copy is missing, damaged or old: write both again before relying on the pair.
-    pub needs_repair: bool,
 }
 
 /// The bytes of a slot.
@@ -71,27 +70,22 @@ pub fn recover<T: Decode>(first: &[u8], second: &[u8]) -> Result<Slots<T>, SlotE
         [Ok(None), Ok(None)] => Ok(Slots {
             value: None,
             generation: 0,
-            needs_repair: false,
         }),
         [Ok(Some(a)), Ok(Some(b))] => {
-            let needs_repair = a.0 != b.0;
             let newer = if a.0 >= b.0 { a } else { b };
             Ok(Slots {
                 value: Some(newer.1),
                 generation: newer.0,
-                needs_repair,
             })
         }
         [Ok(Some(whole)), _] | [_, Ok(Some(whole))] => Ok(Slots {
             value: Some(whole.1),
             generation: whole.0,
-            needs_repair: true,
         }),
         // The first write of all may be cut short in its first slot, before anything depended on it.
         [Err(_), Ok(None)] => Ok(Slots {
             value: None,
             generation: 0,
-            needs_repair: true,
         }),
         [Ok(None), Err(error)] => Err(error),
         [Err(first), Err(second)] => Err(SlotError::BothDamaged {

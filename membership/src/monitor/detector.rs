@@ -4,7 +4,6 @@
 //! perfect (Rapid, §4.1). What matters is the rate of false alarms under plain loss: a thousand nodes have ten thousand
 //! edges, and each alarm stands for seconds.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::settings::{Detector, Timing};
@@ -41,37 +40,32 @@ pub(crate) fn build(kind: Detector) -> Box<dyn FailureDetector> {
     }
 }
 
-/// The last outcomes, and how many failures among them fail the edge.
+/// The last outcomes, and how many failures among them fail the edge. One bit an outcome, the latest lowest, a failure
+/// set: a node asks all its edges often.
 struct History {
-    last: VecDeque<Outcome>,
-    window: usize,
-    failures: usize,
+    failures: u64,
+    /// The bits that count: as many as are remembered.
+    window: u64,
+    failures_max: u32,
 }
 
 impl History {
     fn new(window: u8, failures: u8) -> History {
-        let (window, failures) = (usize::from(window.max(1)), usize::from(failures.max(1)));
+        let remembered = u32::from(window).clamp(1, u64::BITS);
         History {
-            last: VecDeque::new(),
-            window,
-            failures: failures.min(window),
+            failures: 0,
+            window: u64::MAX >> (u64::BITS - remembered),
+            failures_max: u32::from(failures).clamp(1, remembered),
         }
     }
 
     fn record(&mut self, outcome: Outcome) {
-        if self.last.len() == self.window {
-            self.last.pop_front();
-        }
-        self.last.push_back(outcome);
+        let failure = u64::from(outcome == Outcome::Unanswered);
+        self.failures = (self.failures << 1 | failure) & self.window;
     }
 
     fn failed(&self) -> bool {
-        let failures = self
-            .last
-            .iter()
-            .filter(|last| **last == Outcome::Unanswered)
-            .count();
-        failures >= self.failures
+        self.failures.count_ones() >= self.failures_max
     }
 }
 

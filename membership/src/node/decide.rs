@@ -83,6 +83,7 @@ impl Node {
         writes: u64,
         out: &mut Effects,
     ) {
+        self.durable_writes = self.durable_writes.max(writes);
         let mut yielded = Vec::new();
         // A write for a configuration that is over releases nothing.
         if config == self.position().hash

@@ -225,7 +225,7 @@ impl Node {
             seq: view.seq(),
             hash: view.hash(),
         };
-        let writes = self.acceptor.as_ref().map_or(0, |state| state.writes);
+        let writes = self.durable_writes;
         let to = self.my_observers();
         if !to.is_empty() {
             let message = Message::Installed(Installed { at, writes });
@@ -339,7 +339,7 @@ impl Node {
                 seq: ahead.seq(),
                 hash: ahead.hash(),
             };
-            let writes = self.acceptor.as_ref().map_or(0, |state| state.writes);
+            let writes = self.durable_writes;
             self.send_to(from, Message::Installed(Installed { at, writes }), out);
         }
     }

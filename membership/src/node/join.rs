@@ -209,7 +209,7 @@ impl Node {
         let Some(member) = self.as_member() else {
             return;
         };
-        let writes = self.acceptor.as_ref().map_or(0, |state| state.writes);
+        let writes = self.durable_writes;
         let restarted = Restarted {
             at: self.position(),
             member: Arc::new(member),
@@ -238,6 +238,12 @@ impl Node {
             targets: Vec::new(),
             answered: BTreeSet::new(),
         });
+    }
+
+    /// How long the links must stay clean until this node asks to come back.
+    pub(super) fn rejoin_in(&self) -> Option<Duration> {
+        let rejoining = self.rejoining.as_ref()?;
+        Some((rejoining.clean_since + self.rejoin_wait).since(self.now))
     }
 
     pub(super) fn on_rejoin_ack(&mut self, from: NodeId) {

@@ -82,6 +82,8 @@ pub struct Node {
     next_token: u64,
     awaited: VecDeque<(Token, Awaited)>,
     acceptor: Option<Arc<AcceptorState>>,
+    /// The acceptor's writes that a power cut cannot undo: what peers may be told, who take fewer for a rollback.
+    durable_writes: u64,
     chain: Option<Chain>,
     /// The configuration that the views on their way to the platter lead to.
     ahead: Option<SharedConfiguration>,
@@ -136,6 +138,7 @@ impl Node {
             next_token: 0,
             awaited: VecDeque::new(),
             acceptor: None,
+            durable_writes: 0,
             chain: None,
             ahead: None,
             detector: None,
@@ -254,6 +257,7 @@ impl Node {
             voters: view.map_or_else(Vec::new, |view| view.voters().to_vec()),
             missing_voters,
             voters_needed: view.map_or(0, |view| view.majority().saturating_sub(heard)),
+            rejoin_in: self.rejoin_in(),
         })
     }
 

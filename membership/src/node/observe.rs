@@ -6,7 +6,7 @@ use crate::effect::{Effect, Effects};
 use crate::id::{Destination, Identity};
 use crate::message::{Alert, AlertBatch, Health, Message, Probe, ProbeAck, Subject};
 use crate::settings::Dissemination;
-use crate::time::{Time, earliest};
+use crate::time::earliest;
 use std::sync::Arc;
 
 /// A boot that sent more batches of alerts than this many bits can count (months of them) would run into the numbers
@@ -70,37 +70,29 @@ impl Node {
     }
 
     pub(super) fn tick_monitor(&mut self, out: &mut Effects) {
-        let Some(view) = self.chain.as_ref().map(|chain| chain.tip().clone()) else {
+        let Some(at) = self.chain.as_ref().map(|chain| chain.position()) else {
             return;
         };
-        let mut probes = Vec::new();
-        self.monitor.tick(self.now, &mut probes);
-        let (seq, tag) = (view.seq(), view.hash().tag());
-        out.extend(probes.into_iter().map(|probe| Effect::Send {
-            to: probe.to,
-            message: Message::Probe(Probe {
+        let (seq, tag) = (at.seq, at.hash.tag());
+        self.monitor.tick(self.now, |probe| {
+            let message = Message::Probe(Probe {
                 nonce: probe.nonce,
                 seq,
                 tag,
-            }),
-        }));
+            });
+            let to = probe.to;
+            out.push(Effect::Send { to, message });
+        });
         self.note_alerts();
     }
 
     /// Sees to it that what should be reported and what is reported agree soon.
     pub(super) fn note_alerts(&mut self) {
-        let held = self.monitor.holds(self.now);
-        let now = self.now;
-        let differs = self
-            .monitor
-            .edges_mut()
-            .iter()
-            .any(|edge| edge.differs(now, held));
         let parked = self
             .parked
             .values()
             .any(|parked| parked.alert.standing.is_none());
-        if differs || parked {
+        if parked || self.monitor.has_news(self.now) {
             let soon = self.now + self.settings.timing.alert_batch;
             self.alerts_at = earliest(self.alerts_at, Some(soon));
         }
@@ -121,20 +113,16 @@ impl Node {
         };
         let refresh = self.settings.timing.alert_refresh;
         let number = self.next_alert_number();
-        let held = self.monitor.holds(self.now);
         let mut alerts = Vec::new();
-        let mut next: Option<Time> = None;
-        for edge in self.monitor.edges_mut() {
-            let due = edge.due(self.now, held, refresh);
-            alerts.extend(due.map(|report| Alert {
+        let mut next = self.monitor.report(self.now, refresh, |edge, report| {
+            alerts.push(Alert {
                 observer,
                 ring: edge.ring,
                 subject: Subject::Member(edge.subject),
                 refresh: number,
                 report,
-            }));
-            next = earliest(next, edge.alert.repeats_at(refresh));
-        }
+            });
+        });
         for (node, parked) in &mut self.parked {
             let due = parked.due(self.now, refresh);
             alerts.extend(due.map(|report| Alert {

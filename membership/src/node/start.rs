@@ -30,6 +30,7 @@ impl Node {
             views,
         } = start.recovered;
         self.seeds = start.join;
+        self.durable_writes = acceptor.as_ref().map_or(0, |state| state.writes);
         self.acceptor = acceptor;
         let nonce = self.rng.next_u64();
         self.registration = Some(match registration {

@@ -14,6 +14,7 @@
 //! ```
 
 pub mod faults;
+pub mod letters;
 pub mod network;
 pub mod notes;
 pub mod protocol;

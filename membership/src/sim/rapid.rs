@@ -74,13 +74,14 @@ pub struct Cluster {
     identities: Vec<Vec<Identity>>,
     /// Where a node id lives. Looked up, never iterated.
     numbers: HashMap<NodeId, u32>,
+    /// Room for the effects of one step: the same for all nodes, so that it stays in the nearest cache.
+    effects: Effects,
 }
 
 /// A process.
 pub struct Rapid {
     me: u32,
     node: Node,
-    effects: Effects,
     wake_us: Option<u64>,
 }
 
@@ -143,6 +144,7 @@ impl Protocol for Rapid {
             identities: vec![Vec::new(); scenario.nodes as usize],
             numbers,
             settings,
+            effects: Vec::new(),
         }
     }
 
@@ -184,7 +186,6 @@ impl Protocol for Rapid {
         let mut process = Rapid {
             me: boot.node,
             node,
-            effects: Vec::new(),
             wake_us: None,
         };
         let start = Event::Start(Box::new(Start {
@@ -218,12 +219,12 @@ impl Protocol for Rapid {
 
 impl Rapid {
     fn run(&mut self, cluster: &mut Cluster, now_us: u64, event: Event, out: &mut Out) {
-        self.node.step(Time(now_us), event, &mut self.effects);
-        let mut effects = std::mem::take(&mut self.effects);
+        let mut effects = std::mem::take(&mut cluster.effects);
+        self.node.step(Time(now_us), event, &mut effects);
         for effect in effects.drain(..) {
             self.carry_out(cluster, effect, out);
         }
-        self.effects = effects;
+        cluster.effects = effects;
         let wake_us = self.node.next_deadline().map(|at| at.0);
         if wake_us != self.wake_us {
             self.wake_us = wake_us;

@@ -21,6 +21,14 @@ pub struct Job {
     pub seed: u64,
 }
 
+impl Job {
+    /// Whether a report is this run's.
+    pub fn is_of(&self, report: &Report) -> bool {
+        (self.name.as_str(), self.seed) == (report.scenario.as_str(), report.seed)
+            && self.scenario.protocol.to_string() == report.protocol
+    }
+}
+
 /// Runs all jobs on `threads` threads; `done` hears of each. The reports are in the order of the jobs.
 pub fn run_all(jobs: &[Job], threads: usize, done: impl Fn(&Report) + Sync) -> Vec<Report> {
     let next = AtomicUsize::new(0);

@@ -3,15 +3,15 @@
 //! The world owns all nodes, their disks, the network, the clock and the queue, and runs in one thread:
 //! nothing is concurrent, so a run is a function of scenario and seed. A message to many nodes is one
 //! entry of the queue while all links have the same delay, which is what makes all-to-all
-//! protocols affordable at 1,000 nodes.
+//! protocols affordable at 1,000 nodes. What is in flight waits beside the queue ([`super::letters`]).
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use super::faults::{Action, Faults};
+use super::letters::{Letter, Letters, Place};
 use super::network::Network;
 use super::notes::Notes;
-use super::protocol::{Boot, Input, Origin, Outbox, Protocol, To};
+use super::protocol::{Boot, Input, Origin, Outbox, Protocol, Sent, To};
 use super::queue::EventQueue;
 use super::rng::{Rng, split_mix};
 use super::scenario::{BootstrapKind, EventKind, Scenario};
@@ -28,34 +28,12 @@ const STREAM_DISK: u64 = 2;
 const STREAM_ORDER: u64 = 3;
 const STREAM_NODES: u64 = 1 << 32;
 
-enum Due<P: Protocol> {
-    Deliver {
-        from: u32,
-        to: u32,
-        bytes: u32,
-        message: P::Message,
-    },
-    DeliverAll {
-        from: u32,
-        to: Rc<[u32]>,
-        bytes: u32,
-        message: P::Message,
-    },
-    Wake {
-        node: u32,
-        boot: u32,
-    },
-    Persisted {
-        node: u32,
-        boot: u32,
-    },
-    Start {
-        node: u32,
-    },
-    Fault {
-        event: usize,
-        begin: bool,
-    },
+enum Due {
+    Deliver(Place),
+    Wake { node: u32, boot: u32 },
+    Persisted { node: u32, boot: u32 },
+    Start { node: u32 },
+    Fault { event: u32, begin: bool },
     Second,
 }
 
@@ -79,7 +57,8 @@ pub struct World<'a, P: Protocol> {
     cluster: P::Cluster,
     nodes: Vec<Node<P>>,
     founders: Vec<bool>,
-    queue: EventQueue<Due<P>>,
+    queue: EventQueue<Due>,
+    letters: Letters<P::Message>,
     network: Network,
     disk_rng: Rng,
     faults: Faults,
@@ -157,6 +136,7 @@ impl<'a, P: Protocol> World<'a, P> {
             nodes: (0..scenario.nodes).map(node).collect(),
             founders,
             queue: EventQueue::new(),
+            letters: Letters::new(),
             network: Network::new(
                 scenario.nodes,
                 scenario.latency,
@@ -179,7 +159,7 @@ impl<'a, P: Protocol> World<'a, P> {
             }
         }
         for (event, at_us) in world.faults.first_begins() {
-            world.queue.push(at_us, Due::Fault { event, begin: true });
+            world.schedule_fault(at_us, event, true);
         }
         world
     }
@@ -217,22 +197,22 @@ impl<'a, P: Protocol> World<'a, P> {
         }
     }
 
-    fn handle(&mut self, due: Due<P>) {
+    fn handle(&mut self, due: Due) {
         match due {
-            Due::Deliver {
-                from,
-                to,
-                bytes,
-                message,
-            } => self.deliver(from, to, bytes, message),
-            Due::DeliverAll {
-                from,
-                to,
-                bytes,
-                message,
-            } => {
-                for &to in to.iter() {
-                    self.deliver(from, to, bytes, message.clone());
+            Due::Deliver(place) => {
+                let Letter {
+                    from,
+                    to,
+                    bytes,
+                    message,
+                } = self.letters.take(place);
+                match to {
+                    To::Node(to) => self.deliver(from, to, bytes, message),
+                    To::Nodes(to) => {
+                        for &to in to.iter() {
+                            self.deliver(from, to, bytes, message.clone());
+                        }
+                    }
                 }
             }
             Due::Wake { node: index, boot } => {
@@ -259,7 +239,7 @@ impl<'a, P: Protocol> World<'a, P> {
                 }
             }
             Due::Start { node } => self.start(node),
-            Due::Fault { event, begin } => self.fault(event, begin),
+            Due::Fault { event, begin } => self.fault(event as usize, begin),
             Due::Second => {
                 let nodes = &self.nodes;
                 self.traffic.fold(|node| nodes[node].process.is_some());
@@ -320,63 +300,12 @@ impl<'a, P: Protocol> World<'a, P> {
         for record in self.outbox.written.drain(..) {
             P::write(&mut node.disk, record);
         }
-        for sent in self.outbox.sends.drain(..) {
-            if self.trace == Trace::On {
-                let (at_ms, to) = (self.now_us as f64 / 1e3, &sent.to);
-                eprintln!("{at_ms:>12.3} ms  {index} -> {to:?} {:?}", sent.message);
-            }
-            let (from, bytes, message) = (index, sent.bytes, sent.message);
-            match sent.to {
-                To::Node(to) => {
-                    self.traffic.sent(from, 1, bytes);
-                    let delays = self.network.delays(from);
-                    if let Some(second_us) = delays.second_us {
-                        let message = message.clone();
-                        let due = Due::Deliver {
-                            from,
-                            to,
-                            bytes,
-                            message,
-                        };
-                        self.queue.push(self.now_us + second_us, due);
-                    }
-                    let due = Due::Deliver {
-                        from,
-                        to,
-                        bytes,
-                        message,
-                    };
-                    self.queue.push(self.now_us + delays.first_us, due);
-                }
-                To::Nodes(to) => {
-                    self.traffic.sent(from, to.len() as u32, bytes);
-                    if let Some(delay_us) = self.network.uniform_delay_us() {
-                        let due = Due::DeliverAll {
-                            from,
-                            to,
-                            bytes,
-                            message,
-                        };
-                        self.queue.push(self.now_us + delay_us, due);
-                        continue;
-                    }
-                    for &to in to.iter() {
-                        let delays = self.network.delays(from);
-                        for delay_us in [Some(delays.first_us), delays.second_us] {
-                            let Some(delay_us) = delay_us else { continue };
-                            let message = message.clone();
-                            let due = Due::Deliver {
-                                from,
-                                to,
-                                bytes,
-                                message,
-                            };
-                            self.queue.push(self.now_us + delay_us, due);
-                        }
-                    }
-                }
-            }
+        let mut sends = std::mem::take(&mut self.outbox.sends);
+        for sent in sends.drain(..) {
+            self.send(index, sent);
         }
+        self.outbox.sends = sends;
+        let node = &mut self.nodes[index as usize];
         for write in self.outbox.writes.drain(..) {
             node.pending.push_back(write);
             let due = Due::Persisted {
@@ -407,6 +336,50 @@ impl<'a, P: Protocol> World<'a, P> {
         if std::mem::take(&mut self.outbox.stopped) {
             self.stop(index);
         }
+    }
+
+    fn send(&mut self, from: u32, sent: Sent<P::Message>) {
+        let Sent { to, message, bytes } = sent;
+        if self.trace == Trace::On {
+            let at_ms = self.now_us as f64 / 1e3;
+            eprintln!("{at_ms:>12.3} ms  {from} -> {to:?} {message:?}");
+        }
+        let letter = |to, message| Letter {
+            from,
+            to,
+            bytes,
+            message,
+        };
+        match to {
+            To::Node(_) => {
+                self.traffic.sent(from, 1, bytes);
+                self.post(letter(to, message));
+            }
+            To::Nodes(to) => {
+                self.traffic.sent(from, to.len() as u32, bytes);
+                if let Some(delay_us) = self.network.uniform_delay_us() {
+                    self.post_after(delay_us, letter(To::Nodes(to), message));
+                    return;
+                }
+                for &to in to.iter() {
+                    self.post(letter(To::Node(to), message.clone()));
+                }
+            }
+        }
+    }
+
+    /// Puts a letter on its way, and with bad luck a copy.
+    fn post(&mut self, letter: Letter<P::Message>) {
+        let delays = self.network.delays(letter.from);
+        if let Some(second_us) = delays.second_us {
+            self.post_after(second_us, letter.clone());
+        }
+        self.post_after(delays.first_us, letter);
+    }
+
+    fn post_after(&mut self, delay_us: u64, letter: Letter<P::Message>) {
+        let place = self.letters.put(letter);
+        self.queue.push(self.now_us + delay_us, Due::Deliver(place));
     }
 
     fn start(&mut self, index: u32) {
@@ -470,11 +443,16 @@ impl<'a, P: Protocol> World<'a, P> {
         }
     }
 
+    fn schedule_fault(&mut self, at_us: u64, event: usize, begin: bool) {
+        let event = event as u32;
+        self.queue.push(at_us, Due::Fault { event, begin });
+    }
+
     fn fault(&mut self, event: usize, begin: bool) {
         let scenario = self.scenario;
         let description = &scenario.events[event];
         if let Some((at_us, begin)) = self.faults.next(scenario, event, begin, self.now_us) {
-            self.queue.push(at_us, Due::Fault { event, begin });
+            self.schedule_fault(at_us, event, begin);
         }
         let targets = self.faults.targets(event);
         match (description.kind.action(), begin) {

@@ -204,6 +204,8 @@ fn twenty_second_flip_flop_with_rejoin() {
         );
     }
     let seq = world.seq(0);
+    let waits = world.status(6).and_then(|status| status.rejoin_in);
+    assert!(waits.is_some_and(|left| left > ms(30_000)), "{waits:?}");
     // Clean links for a minute bring it back, as a new boot.
     world.until(ms(80_000), "return", |w| w.agree(&[0, 1, 2, 3, 4, 5, 6]));
     assert!(world.seq(0) > seq);

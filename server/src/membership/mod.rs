@@ -24,12 +24,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use synod_membership::catalog::Catalog;
+use synod_membership::codec::Encode;
 use synod_membership::configuration::{Mode, Overlay, SharedConfiguration};
 use synod_membership::durable::{self, Recovered, Registration};
 use synod_membership::effect::{Alarm, Effects};
-use synod_membership::event::{BootChoice, Event, Start};
+use synod_membership::event::{BootChoice, Contact, Event, Start};
 use synod_membership::id::{Boot, ClusterId, Identity, NodeId};
 use synod_membership::member::{Labels, Member};
+use synod_membership::message::Message;
 use synod_membership::node::Node;
 use synod_membership::rng::Seed;
 use synod_membership::settings::Settings;
@@ -38,10 +40,14 @@ use synod_membership::time::Time;
 
 pub use self::views::{Cursor, Next, Views};
 use crate::formation::{Founder, Founding};
+use crate::transport::{self, Cause, Frame, FrameError, Kind, Refusal};
 
 /// The label under which a member's client address travels. Labels that begin with `synod/` are the
 /// node's own.
 pub const CLIENT_LABEL: &str = "synod/client";
+
+/// A disk that has not finished a write for so long is called stalled: peers are told.
+pub const DISK_STALLED_US: u64 = 1_000_000;
 
 /// How long a starting node lets its first clients wait for the answer to whether it serves.
 const SETTLE_US: u64 = 2_000_000;
@@ -125,9 +131,14 @@ impl Membership {
         self.core.step(now, event, out);
     }
 
+    /// When the core wants a tick; `None` while only other events can move it.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.core.next_deadline()
+    }
+
     /// Whether the core waits for a tick that is due.
     pub fn is_due(&self, now: Time) -> bool {
-        self.core.next_deadline().is_some_and(|at| at <= now)
+        self.next_deadline().is_some_and(|at| at <= now)
     }
 
     /// The views that were installed here.
@@ -227,6 +238,36 @@ impl Membership {
             list(missing.iter()),
             status.voters_needed.max(1)
         )
+    }
+}
+
+/// A message as a frame.
+pub fn frame(message: &Message) -> Result<Frame, FrameError> {
+    let mut frame = transport::begin();
+    frame.extend_from_slice(&message.to_bytes());
+    transport::seal(Kind::Membership, frame)
+}
+
+/// What the end of a connection, or a failure to make one, says about the node that was wanted there.
+pub fn contact(cause: &Cause) -> Contact {
+    match cause {
+        Cause::Gone => Contact::Refused,
+        Cause::Silent => Contact::Unreachable,
+        Cause::RefusedThere(refusal) | Cause::RefusedHere(refusal) => match refusal {
+            Refusal::OtherNode { found, .. } => Contact::Stranger {
+                node: Some(*found),
+                cluster: None,
+            },
+            Refusal::OtherCluster { called, .. } => Contact::Stranger {
+                node: None,
+                cluster: Some(*called),
+            },
+            // The node is there, and has a quarrel with this boot or with a former one; or something is
+            // that speaks another language.
+            Refusal::StaleBoot { .. }
+            | Refusal::ClonedDirectory { .. }
+            | Refusal::OtherVersion { .. } => Contact::Unreachable,
+        },
     }
 }
 

@@ -1,9 +1,9 @@
 //! The membership's place in the loop: what it is told, and what it wants done.
 
 use bytes::Bytes;
-use synod_membership::codec::{Decode, Encode};
+use synod_membership::codec::Decode;
 use synod_membership::effect::{Alarm, Effect, Halt, Suspended};
-use synod_membership::event::{Contact, Event};
+use synod_membership::event::Event;
 use synod_membership::id::{Destination, Identity as PeerIdentity};
 use synod_membership::member::Member;
 use synod_membership::message::{Message, Probe, ProbeAck};
@@ -15,10 +15,9 @@ use tracing::{error, info, warn};
 
 use super::NodeError;
 use super::turn::{Effects, Node, PeerState};
-use crate::transport::{self, Cause, Class, Frame, Kind, Refusal};
+use crate::membership::{self, DISK_STALLED_US};
+use crate::transport::{Cause, Class, Frame, Refusal};
 
-/// A disk that has not finished a write for so long is called stalled: peers are told.
-const DISK_STALLED_US: u64 = 1_000_000;
 /// Nodes whose addresses are remembered, members or not.
 const PEERS_MAX: usize = 10_000;
 
@@ -242,15 +241,10 @@ impl Node {
         cause: Cause,
         effects: &mut Effects,
     ) -> Result<(), NodeError> {
-        let contact = match cause {
-            Cause::Gone => Contact::Refused,
-            Cause::Silent => Contact::Unreachable,
-            Cause::RefusedThere(refusal) => {
-                self.heed(&refusal)?;
-                stranger(&refusal)
-            }
-            Cause::RefusedHere(refusal) => stranger(&refusal),
-        };
+        if let Cause::RefusedThere(refusal) = &cause {
+            self.heed(refusal)?;
+        }
+        let contact = membership::contact(&cause);
         let event = Event::ContactFailed { to, contact };
         self.step_membership(now, event, effects);
         Ok(())
@@ -270,6 +264,7 @@ impl Node {
             Refusal::StaleBoot { .. }
             | Refusal::ClonedDirectory { .. }
             | Refusal::OtherCluster { .. }
+            | Refusal::OtherVersion { .. }
             | Refusal::OtherNode { .. } => Ok(()),
         }
     }
@@ -307,30 +302,9 @@ impl Node {
 }
 
 fn membership_frame(message: &Message) -> Option<Frame> {
-    let mut frame = transport::begin();
-    frame.extend_from_slice(&message.to_bytes());
-    match transport::seal(Kind::Membership, frame) {
-        Ok(frame) => Some(frame),
-        Err(error) => {
-            error!("cannot send a {}: {error}", message.kind());
-            None
-        }
-    }
-}
-
-fn stranger(refusal: &Refusal) -> Contact {
-    match refusal {
-        Refusal::OtherNode { found, .. } => Contact::Stranger {
-            node: Some(*found),
-            cluster: None,
-        },
-        Refusal::OtherCluster { theirs, .. } => Contact::Stranger {
-            node: None,
-            cluster: Some(*theirs),
-        },
-        // The node is there, and has a quarrel with this boot or with a former one.
-        Refusal::StaleBoot { .. } | Refusal::ClonedDirectory { .. } => Contact::Unreachable,
-    }
+    membership::frame(message)
+        .inspect_err(|error| error!("cannot send a {}: {error}", message.kind()))
+        .ok()
 }
 
 /// An alarm in words.
@@ -340,8 +314,8 @@ pub(super) fn describe(alarm: &Alarm) -> String {
             "node {peer} holds another view {seq} than this node: it is not listened to any more"
         ),
         Alarm::ForeignCluster { cluster, node } => format!(
-            "node {node} of another cluster ({cluster}) talks to this one: check the addresses; if \
-             this cluster is new, it may have been formed in place of an older one"
+            "node {node}, or whoever has its address, belongs to another cluster ({cluster}): check \
+             the addresses; if this cluster is new, it may have been formed in place of an older one"
         ),
         Alarm::TwoVotes { voter } => format!(
             "voter {voter} has voted for two values: two processes run on copies of one directory"

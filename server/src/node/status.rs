@@ -55,6 +55,8 @@ fn report(node: &Node) -> Report {
     report.view = view(node, &mut report.problems);
     #[cfg(not(madsim))]
     node.describe_placement(&mut report);
+    let refusals = node.refusals.lately(node.now().monotonic);
+    report.problems.extend(refusals.map(str::to_owned));
     if let Pressure::DiskFull { available_bytes } = node.store.pressure() {
         report.problems.push(format!(
             "the disk is nearly full ({} MiB left): writes are refused, reads and deletes served",
@@ -80,6 +82,12 @@ fn view(node: &Node, problems: &mut Vec<String>) -> View {
         problems.push(describe(alarm));
     }
     if let Some(status) = membership.status() {
+        if let Some(left) = status.rejoin_in {
+            problems.push(format!(
+                "it asks to come back when its links have been clean for another {} s",
+                left.as_secs_f64().ceil()
+            ));
+        }
         report.serving = status.serving;
         report.voters = status
             .voters

@@ -14,15 +14,23 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-/// The members as the text of `synod node list`.
+/// The members as the text of `synod node list`. Where the node does not serve, it may not know the
+/// latest view, and says so first.
 pub fn render_members(report: &Report) -> String {
     let view = &report.view;
-    let mut text = format!(
+    let mut text = String::new();
+    if !view.serving {
+        text.push_str("NOT SERVING: the view below is the latest that this node knows of\n");
+        for problem in &report.problems {
+            text.push_str(&format!("  ! {problem}\n"));
+        }
+    }
+    text.push_str(&format!(
         "view {} ({}), {} members\n",
         view.seq,
         short(&view.hash),
         view.members.len()
-    );
+    ));
     for member in &view.members {
         let reached = match (member.id == report.node.id, member.reachable) {
             (true, _) => "this node",
@@ -279,6 +287,25 @@ mod tests {
             },
             ..Report::default()
         }
+    }
+
+    #[test]
+    fn a_list_of_members_says_first_that_it_may_be_old() {
+        let mut report = sample();
+        let listed = render_members(&report);
+        assert!(
+            listed.starts_with("view 2 (01234567), 2 members\n"),
+            "{listed}"
+        );
+        report.view.serving = false;
+        report.problems = vec!["clients are not served here: no majority".into()];
+        let old = render_members(&report);
+        let first = "\
+NOT SERVING: the view below is the latest that this node knows of
+  ! clients are not served here: no majority
+view 2 ";
+        assert!(old.starts_with(first), "{old}");
+        assert!(old.ends_with(listed.trim_start_matches("view 2 ")), "{old}");
     }
 
     #[test]
