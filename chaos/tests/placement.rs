@@ -108,7 +108,7 @@ fn everything_at_once() {
         faults: Fault::ALL.to_vec(),
         ..Menu::default()
     };
-    hold(40..44, &menu);
+    hold(41..45, &menu);
 }
 
 /// Whatever the controller decides follows from the seed.

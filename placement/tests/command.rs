@@ -74,6 +74,92 @@ fn solve_answers_in_the_documented_shape() {
     assert_eq!(output, again, "same inputs, same answer");
 }
 
+/// The names of an object's members, in their order.
+fn members(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+#[test]
+fn json_has_the_members_that_are_documented() {
+    let mut solve = json(&with("solve", STATE, POLICIES, &["--json"]));
+    let stats = solve["stats"].take();
+    for stat in ["compile_ms", "expressions", "solve_ms", "variables"] {
+        assert!(members(&stats).contains(&stat), "{stats}");
+    }
+    assert_eq!(
+        members(&solve),
+        ["assignments", "core", "stats", "status", "tiers"]
+    );
+    assert_eq!(members(&solve["tiers"][0]), ["bound", "tier", "value"]);
+    let assignment = ["column", "current", "key", "table", "value"];
+    assert_eq!(members(&solve["assignments"][0]), assignment);
+    let plan = json(&with("plan", STATE, POLICIES, &["--json"]));
+    assert_eq!(members(&plan), ["blocked_by", "status", "steps"]);
+    let step = ["column", "from", "key", "table", "to"];
+    assert_eq!(members(&plan["steps"][0][0]), step);
+    let none =
+        format!("{POLICIES}CREATE CONSTRAINT none AS SELECT * FROM replicas CHECK bytes > 4;");
+    let infeasible = json(&with("solve", STATE, &none, &["--json"]));
+    assert_eq!(members(&infeasible["core"][0]), ["policy", "row"]);
+    let several = json(&with(
+        "solve",
+        STATE,
+        POLICIES,
+        &["--json", "--solutions", "1"],
+    ));
+    assert_eq!(members(&several["solutions"][0][0]), assignment);
+}
+
+#[test]
+fn every_verb_has_help() {
+    for args in [&["--help"][..], &["help"], &["-h"]] {
+        let output = command(&[], args);
+        assert_eq!(
+            (output.exit_code, output.stderr.as_str()),
+            (0, ""),
+            "{args:?}"
+        );
+        for verb in ["solve", "plan", "explain", "whatif", "check"] {
+            assert!(
+                output.stdout.contains(&format!("\n  {verb} ")),
+                "{}",
+                output.stdout
+            );
+        }
+    }
+    let flags = [
+        ("solve", "--solutions N"),
+        ("plan", "blocked_by"),
+        ("explain", "--key JSON"),
+        ("whatif", "--change SQL"),
+        ("check", "--candidate FILE"),
+    ];
+    for (verb, flag) in flags {
+        let output = command(&[], &[verb, "--help"]);
+        assert_eq!(output, command(&[], &["help", verb]));
+        assert_eq!(output.exit_code, 0, "{verb}");
+        for part in [flag, "--state FILE", "--policies FILE", "exit codes: 0"] {
+            assert!(
+                output.stdout.contains(part),
+                "{verb}: no {part} in {}",
+                output.stdout
+            );
+        }
+        assert!(
+            output.stdout.lines().all(|line| line.len() <= 120),
+            "{verb}"
+        );
+    }
+    // A wrong verb is told before files are looked for.
+    let output = command(&[], &["frob", "--state", "missing", "--policies", "p"]);
+    assert!(output.stderr.contains("unknown verb"), "{output:?}");
+}
+
 #[test]
 fn infeasible_is_exit_3_with_a_core() {
     let state = STATE.replace("('n2', 'b', 10), ('n3', 'c', 10)", "('n2', 'b', 3)");

@@ -4,14 +4,15 @@
 //! 2. [`resolve`]: names become positions, types are checked, constant subqueries become values.
 //! 3. [`join`]: the rows of a block, decision joins factored into lookups.
 //! 4. [`group`] and [`folded`]: rows are folded into bags; groups exist whatever is placed.
-//! 5. [`policy`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of one
-//!    template for all groups of a bag.
+//! 5. [`policy`] and [`template`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of
+//!    one template for all groups of a bag.
 //!
 //! [`cells`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled problem.
 //!
 //! What is built never depends on what is placed now, nor on other policies: presolve is the solvers' business.
 
 mod cells;
+mod components;
 mod constants;
 mod decisions;
 mod delta;
@@ -32,6 +33,7 @@ mod remap;
 mod resolve;
 mod resolved;
 mod rows;
+mod template;
 mod warnings;
 
 use std::cell::RefCell;

@@ -16,6 +16,7 @@
 //! What the graph does not know: SQL, names, text, time, and what a shard is.
 
 mod bag;
+mod bucket;
 mod buckets;
 mod expr;
 mod hash;
@@ -29,6 +30,7 @@ pub mod reference;
 mod root;
 mod seal;
 mod state;
+mod template;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod value;
@@ -52,6 +54,8 @@ pub(crate) enum Plant {
     LooseLimit,
     /// Cuts claim one more than they prove.
     BoldCut,
+    /// What does not fit into the constraint solver's 32 bits goes there all the same.
+    NarrowSums,
 }
 
 #[cfg(test)]
@@ -76,11 +80,12 @@ pub(crate) fn planted(plant: Plant) -> bool {
 /// What the solvers see of the graph.
 pub(crate) mod internal {
     pub(crate) use super::bag::{Key, Layout, LazyData};
-    pub(crate) use super::buckets::Bucket;
+    pub(crate) use super::bucket::Bucket;
     pub(crate) use super::hash::FxMap;
     pub(crate) use super::model::{Graph, UNSET};
     pub(crate) use super::node::{Dependent, NIL, Op};
-    pub(crate) use super::root::{RootKind, bucket_constant};
+    pub(crate) use super::root::RootKind;
     pub(crate) use super::state::{Broken, Mark, State, Totals, in_set, soft_term};
+    pub(crate) use super::template::{bucket_constant, template_folds};
     pub(crate) use super::value::{NULL, Val, is_special, is_true, widen};
 }

@@ -1,7 +1,7 @@
 //! What a model says: values, violations, tier sums, and what a change would do to them.
 
 use super::bag::Layout;
-use super::buckets::Bucket;
+use super::bucket::Bucket;
 use super::expr::Fold;
 use super::hash::FxMap;
 use super::ids::{ExprId, VarId};

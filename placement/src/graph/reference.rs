@@ -11,8 +11,9 @@ use super::ids::VarId;
 use super::model::{Graph, Model, ModelError, UNSET};
 use super::node::{NIL, Op};
 use super::read::RowRef;
-use super::root::{RootKind, bucket_constant};
+use super::root::RootKind;
 use super::state::in_set;
+use super::template::bucket_constant;
 use super::value::{self, NULL, OVERFLOW, Val, widen};
 
 /// A model at one assignment.

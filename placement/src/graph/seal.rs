@@ -155,6 +155,20 @@ impl Graph {
         }
     }
 
+    /// The active folds of a bucket; those of its whole part, where buckets are not stored.
+    pub(crate) fn folds_of(&self, bag: u32, part: u32, key: u32) -> impl Iterator<Item = u32> + '_ {
+        let data = &self.bags.bag[bag as usize];
+        let head = match data.layout {
+            Layout::Scan => data.part_folds.get(part as usize),
+            Layout::Dense { stride } if key < stride => {
+                data.slot_folds.get((part * stride + key) as usize)
+            }
+            Layout::Dense { .. } => None,
+            Layout::Sparse => data.folds.get(&bucket_name(part, key)),
+        };
+        self.bags.fold_links.iter(head.copied().unwrap_or(NIL))
+    }
+
     pub(crate) fn add_fold_edge(&mut self, id: u32) {
         let agg = self.nodes.aggs[self.nodes.get(id).a as usize];
         let bag = &mut self.bags.bag[agg.bag.index()];

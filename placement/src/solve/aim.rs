@@ -161,6 +161,7 @@ impl Search<'_> {
     }
 
     fn free(&self, var: VarId) -> Option<VarId> {
+        let var = self.candidates.ties.head(var);
         self.candidates.is_free(var).then_some(var)
     }
 
@@ -308,12 +309,13 @@ impl Search<'_> {
             Next::Var(var) => self.free(var),
             Next::Expr(id) => self.descend(id),
             Next::Nothing => {
-                let cells = self.graph.bags.cells_of(row);
-                let cell = cells.iter().find(|cell| matches!(cell, Cell::Expr(_)))?;
-                match *cell {
+                // It is always there: what it brings is what can change.
+                let cells = self.graph.bags.cells_of(row).iter();
+                cells.copied().find_map(|cell| match cell {
+                    Cell::Const(_) => None,
+                    Cell::Lookup { var, .. } => self.free(var),
                     Cell::Expr(id) => self.descend(id.0),
-                    Cell::Const(_) | Cell::Lookup { .. } => None,
-                }
+                })
             }
         }
     }

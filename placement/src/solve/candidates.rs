@@ -1,10 +1,12 @@
 //! Which values each decision in scope may take, once the policies about it alone are folded in.
 //!
 //! "The node is up", "in the home region", "on an SSD" are hard rows over one decision. The search never tries a value
-//! that breaks one, and pays for that once per distinct set of such rows, not once per replica.
+//! that breaks one, and pays for that once per distinct set of such rows, not once per replica. Hard rows that make
+//! decisions equal are folded in as well: see [`super::ties`].
 
 use std::sync::Arc;
 
+use super::ties::{Finder, Group, Ties};
 use crate::graph::internal::{FxMap, Graph, NIL, NULL, Op, RootKind, UNSET, Val, is_true};
 use crate::graph::internal::{in_set, widen};
 use crate::graph::value as arithmetic;
@@ -12,12 +14,17 @@ use crate::graph::{Nullable, VarId};
 
 /// The decisions in scope and their values.
 ///
-/// Invariant: `local[v]` is the position of `v` in `vars`, or [`NIL`].
+/// Invariants: `local[v]` is the position of `v` in `vars`, or [`NIL`]; the members of a group have one set.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidates {
     pub vars: Vec<VarId>,
+    /// One decision for each group of equal ones, and all others: what there is to choose.
+    pub choices: Vec<VarId>,
+    pub ties: Ties,
     local: Vec<u32>,
     set: Vec<u32>,
+    /// The sets before groups were contracted.
+    own_set: Vec<u32>,
     sets: Vec<Arc<[u32]>>,
     /// Hard roots over one variable, by position; the reason of an empty set.
     unary: Vec<Vec<u32>>,
@@ -40,18 +47,31 @@ impl Candidates {
             local[var.index()] = position as u32;
         }
         let mut all = Candidates {
+            choices: Vec::new(),
+            ties: Ties::default(),
             local,
             set: Vec::with_capacity(vars.len()),
+            own_set: Vec::new(),
             sets: Vec::new(),
             unary: Vec::with_capacity(vars.len()),
             vars: Vec::new(),
         };
         let mut known: FxMap<Vec<u32>, u32> = FxMap::default();
+        let mut joint: Vec<Vec<u32>> = Vec::new();
         for &var in &vars {
-            let roots = match fold {
-                Unary::Folded => unary_roots(graph, var),
+            let mut roots = match fold {
+                Unary::Folded => hard_roots(graph, var),
                 Unary::Kept => Vec::new(),
             };
+            let mut several = Vec::new();
+            roots.retain(|&root| {
+                let unary = is_unary(graph, graph.roots.root[root as usize].expr.0);
+                if !unary {
+                    several.push(root);
+                }
+                unary
+            });
+            joint.push(several);
             let mut signature = vec![
                 graph.vars.domain[var.index()].index() as u32,
                 graph.vars.allowed[var.index()],
@@ -77,7 +97,91 @@ impl Candidates {
             all.unary.push(roots);
         }
         all.vars = vars;
+        all.own_set = all.set.clone();
+        all.choices = all.vars.clone();
+        if fold == Unary::Folded {
+            all.tie(graph, &joint);
+        }
         all
+    }
+
+    /// Contracts what hard rows make equal; `joint` are the hard rows over several decisions, by position.
+    fn tie(&mut self, graph: &Graph, joint: &[Vec<u32>]) {
+        let (groups, slots) = {
+            let is_free = |var| self.is_free(var);
+            let mut finder = Finder::new(graph, &is_free);
+            for (&var, roots) in self.vars.iter().zip(joint) {
+                finder.visit(var, roots);
+            }
+            finder.finish()
+        };
+        for group in groups {
+            self.contract(group);
+        }
+        slots.enter(&mut self.ties);
+        if self.ties.has_groups() {
+            let ties = &self.ties;
+            self.choices.retain(|&var| ties.head(var) == var);
+        }
+    }
+
+    /// Gives a group the values that all of its members may have. A group that has none stays apart: what is wrong with
+    /// it is for the search and the core to tell.
+    fn contract(&mut self, group: Group) {
+        let members: Vec<VarId> = group.members.into_iter().collect();
+        let mut values = self.of(members[0]).to_vec();
+        for &member in &members[1..] {
+            values.retain(|&value| self.permits(member, value));
+        }
+        if !group.fixed.is_empty() {
+            values.retain(|value| group.fixed.len() == 1 && group.fixed.contains(value));
+        }
+        if values.is_empty() {
+            return;
+        }
+        let same = members.iter().find(|&&m| self.of(m) == values.as_slice());
+        let set = match same {
+            Some(&member) => self.set_id(member),
+            None => {
+                self.sets.push(values.into());
+                self.sets.len() as u32 - 1
+            }
+        };
+        for &member in &members {
+            let position = self.position(member);
+            self.set[position] = set;
+        }
+        if members.len() > 1 {
+            self.ties.add_group(members);
+        }
+    }
+
+    /// The same decisions, each for itself; `None` where nothing was contracted.
+    pub(crate) fn untied(&self) -> Option<Candidates> {
+        (self.set != self.own_set || self.ties.has_groups()).then(|| Candidates {
+            choices: self.vars.clone(),
+            ties: Ties::default(),
+            set: self.own_set.clone(),
+            ..self.clone()
+        })
+    }
+
+    /// The same decisions with fewer values each; `keep` says which.
+    pub(crate) fn narrowed(&self, keep: impl Fn(VarId, u32) -> bool) -> Candidates {
+        let mut narrow = self.clone();
+        let mut known: FxMap<Vec<u32>, u32> = FxMap::default();
+        for (position, &var) in self.vars.iter().enumerate() {
+            let all = self.of(var).iter().copied();
+            let values: Vec<u32> = all.filter(|&value| keep(var, value)).collect();
+            let next = narrow.sets.len() as u32;
+            let set = *known.entry(values.clone()).or_insert(next);
+            if set == next {
+                narrow.sets.push(values.into());
+            }
+            narrow.set[position] = set;
+        }
+        narrow.own_set = narrow.set.clone();
+        narrow
     }
 
     /// Sorted; [`UNSET`] last, where the decision may be NULL.
@@ -121,9 +225,9 @@ impl Candidates {
         &self.unary[self.position(var)]
     }
 
-    /// How many (variable, value) pairs there are.
+    /// How many pairs of a choice and a value there are.
     pub(crate) fn size(&self) -> usize {
-        self.vars.iter().map(|&var| self.of(var).len()).sum()
+        self.choices.iter().map(|&var| self.of(var).len()).sum()
     }
 }
 
@@ -146,8 +250,8 @@ fn permitted(graph: &Graph, var: VarId, roots: &[u32]) -> Vec<u32> {
     values
 }
 
-/// The hard roots that depend on this variable and nothing else.
-fn unary_roots(graph: &Graph, var: VarId) -> Vec<u32> {
+/// The hard roots that look this variable up, not counting those that fold it.
+fn hard_roots(graph: &Graph, var: VarId) -> Vec<u32> {
     use crate::graph::internal::Dependent;
     let mut roots = Vec::new();
     let mut stack: Vec<u32> = graph.nodes.lookups(var).collect();
@@ -168,15 +272,12 @@ fn unary_roots(graph: &Graph, var: VarId) -> Vec<u32> {
     }
     roots.sort_unstable();
     roots.dedup();
-    roots.retain(|&root| {
-        let data = &graph.roots.root[root as usize];
-        data.kind == RootKind::Hard && is_unary(graph, data.expr.0)
-    });
+    roots.retain(|&root| graph.roots.root[root as usize].kind == RootKind::Hard);
     roots
 }
 
 /// Whether an expression looks up one variable (the caller knows which) and folds nothing.
-fn is_unary(graph: &Graph, root: u32) -> bool {
+pub(crate) fn is_unary(graph: &Graph, root: u32) -> bool {
     let mut stack = vec![root];
     let mut only = None;
     while let Some(id) = stack.pop() {
@@ -191,7 +292,7 @@ fn is_unary(graph: &Graph, root: u32) -> bool {
 }
 
 /// Writes an expression down without saying which variable it is about.
-fn sign(graph: &Graph, id: u32, signature: &mut Vec<u32>) {
+pub(crate) fn sign(graph: &Graph, id: u32, signature: &mut Vec<u32>) {
     let node = graph.nodes.get(id);
     if node.op == Op::Lookup {
         signature.extend([u32::MAX, node.b]);

@@ -6,6 +6,7 @@
 use super::aim::Targets;
 use super::candidates::Candidates;
 use super::search::Search;
+use super::ties::commonest;
 use crate::graph::internal::{Dependent, Graph, Totals};
 use crate::graph::{Cell, VarId};
 
@@ -56,16 +57,27 @@ fn magnitude(cell: Cell) -> f64 {
 
 /// The decisions that must be made: unplaced, or at a value that they may not have. Largest first.
 pub(crate) fn undecided(graph: &Graph, candidates: &Candidates, assignment: &[u32]) -> Vec<VarId> {
+    let is_open = |var: VarId| {
+        let value = assignment[var.index()];
+        let apart = |member: &VarId| assignment[member.index()] != value;
+        !candidates.permits(var, value) || candidates.ties.members(var).iter().any(apart)
+    };
     let open: Vec<VarId> = candidates
-        .vars
+        .choices
         .iter()
         .copied()
-        .filter(|&var| !candidates.permits(var, assignment[var.index()]))
-        .filter(|&var| !candidates.of(var).is_empty())
+        .filter(|&var| is_open(var) && !candidates.of(var).is_empty())
         .collect();
     let demand = demands(graph, &open);
+    // Who chooses among slots waits until they are placed.
+    let chooses = |index: usize| !candidates.ties.slots(open[index]).is_empty();
     let mut order: Vec<usize> = (0..open.len()).collect();
-    order.sort_by(|&a, &b| demand[b].total_cmp(&demand[a]).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| {
+        let slots_last = chooses(a).cmp(&chooses(b));
+        slots_last
+            .then(demand[b].total_cmp(&demand[a]))
+            .then(a.cmp(&b))
+    });
     order.into_iter().map(|index| open[index]).collect()
 }
 
@@ -93,7 +105,7 @@ impl Search<'_> {
     }
 
     fn place(&mut self, var: VarId, choice: Choice, cold: Option<&Targets>) {
-        let values = self.candidates.of(var);
+        let values: &[u32] = &self.values_to_try(var);
         let mut best: Option<Totals> = None;
         let mut chosen = values[0];
         if choice == Choice::Full || values.len() <= SAMPLE {
@@ -115,6 +127,14 @@ impl Search<'_> {
                     chosen = value;
                 }
             }
+        }
+        // A group whose members are not together yet meets where most of them are.
+        let here = self.candidates.ties.members(var).iter();
+        let here = commonest(here.map(|&member| self.value(member)), values);
+        if let Some(value) = here
+            && self.measure(&[(var, value)], &mut best)
+        {
+            chosen = value;
         }
         let sample = if cold.is_some() { SAMPLE_COLD } else { SAMPLE };
         for _ in 0..sample {

@@ -1,5 +1,7 @@
 //! The order in which methods are asked, and what their answers amount to.
 
+use std::borrow::Cow;
+
 use super::bound::{Demands, lower_bounds};
 use super::candidates::{Candidates, Unary};
 use super::construct::Choice;
@@ -11,8 +13,13 @@ use super::{Assignment, Config, Core, Outcome, Relaxation, Scope, Solver, Status
 use crate::graph::internal::{Graph, State, UNSET};
 use crate::graph::{Model, ModelError, RowRef, VarId};
 
-/// The exact solver is asked without being told to up to this many pairs of a decision and a value.
+/// The exact solver is asked without being told to up to this many pairs of a choice and a value, of which values that
+/// nothing tells apart count once for each choice that must be able to differ.
 pub(super) const EXACT_PAIRS_MAX: usize = 20_000;
+/// Before they are counted, there are at most so many; where an answer is known already and only its proof is missing,
+/// at most the smaller number.
+pub(super) const PAIRS_MAX: usize = 2_000_000;
+const KNOWN_PAIRS_MAX: usize = 40_000;
 
 pub(super) fn decide(
     model: &mut Model,
@@ -41,6 +48,7 @@ pub(super) fn decide(
         abort,
         evaluations: 0,
         searched: Vec::new(),
+        bounds_may_rise: true,
     };
     let outcome = case.decide();
     for &var in &candidates.vars {
@@ -57,9 +65,15 @@ pub(super) fn relax(
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Relaxation>, ModelError> {
     model.refresh()?;
-    let candidates = Candidates::new(&model.graph, model.vars().collect(), Unary::Kept);
-    if candidates.size() > EXACT_PAIRS_MAX {
+    let mut candidates = Candidates::new(&model.graph, model.vars().collect(), Unary::Kept);
+    if candidates.size() > PAIRS_MAX {
         return Ok(None);
+    }
+    if candidates.size() > EXACT_PAIRS_MAX {
+        match exact::kernel(&model.graph, &model.state, &candidates) {
+            Some(kernel) if kernel.size() <= EXACT_PAIRS_MAX => candidates = kernel,
+            Some(_) | None => return Ok(None),
+        }
     }
     let mut budget = Budget::new(config, abort);
     Ok(exact::relax(
@@ -81,9 +95,10 @@ pub(super) struct Case<'a> {
     evaluations: u64,
     /// The best bounds that searches came by.
     searched: Vec<i128>,
+    bounds_may_rise: bool,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     fn decide(&mut self) -> Result<Outcome, ModelError> {
         let vars = &self.candidates.vars;
         if vars.iter().any(|&var| self.candidates.of(var).is_empty()) {
@@ -100,17 +115,14 @@ impl Case<'_> {
             Solver::Flow => super::flow::assign(self.graph, self.state, self.candidates),
             Solver::Exact => {}
         }
-        let exact = match self.config.solver {
-            Solver::Exact => true,
-            Solver::Auto => self.candidates.size() <= EXACT_PAIRS_MAX || self.config.solutions > 0,
-            Solver::Search | Solver::Flow | Solver::Greedy => false,
-        };
-        if self.config.solver != Solver::Exact && self.is_complete() && !self.is_feasible() {
+        let feasible = self.is_feasible();
+        if self.config.solver != Solver::Exact && self.is_complete() && !feasible {
             let mut core = self.cut();
-            if core.is_some() && exact {
+            let exact = self.exact_candidates();
+            if core.is_some() && exact.is_some() {
                 // A count is proof enough, and names more rows than it must.
                 core = self.smallest_core().or(core);
-            } else if core.is_none() && self.config.solver == Solver::Auto && !exact {
+            } else if core.is_none() && self.config.solver == Solver::Auto && exact.is_none() {
                 core = self.local_core();
             }
             if core.is_some() {
@@ -119,8 +131,10 @@ impl Case<'_> {
         }
         let bounds = self.bounds();
         let (status, proved) = self.judge(&bounds);
-        if exact && (!proved || self.config.solutions > 0) {
-            return self.exact();
+        if (!proved || self.config.solutions > 0)
+            && let Some(candidates) = self.exact_candidates()
+        {
+            return self.exact(&candidates);
         }
         self.check_overflow()?;
         Ok(self.answer(status, None, bounds))
@@ -152,8 +166,11 @@ impl Case<'_> {
         if !self.is_complete() {
             return Vec::new();
         }
+        if !self.bounds_may_rise {
+            return self.searched.clone();
+        }
         let demands = &mut Demands::default();
-        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft, demands);
+        let here = lower_bounds(self.graph, self.state, self.candidates, self.soft, demands).tiers;
         let mut bounds = self.searched.clone();
         bounds.resize(here.len(), i128::MIN);
         bounds
@@ -185,16 +202,47 @@ impl Case<'_> {
         let searched = task.search(self.state, self.abort);
         self.evaluations += searched.evaluations;
         self.searched = searched.bounds;
+        self.bounds_may_rise = searched.bounds_may_rise;
+        if self.state.totals.hinge > 0
+            && let Some(untied) = self.candidates.untied()
+        {
+            // Nothing holds all rows, as it seems: which of them to miss is then a question about those that tie, too.
+            let candidates = &untied;
+            let searched = Task { candidates, ..task }.search(self.state, self.abort);
+            self.evaluations += searched.evaluations;
+        }
     }
 
-    fn exact(&mut self) -> Result<Outcome, ModelError> {
+    /// The decisions as the exact solver gets them, if it is asked: with few of the values that nothing tells apart,
+    /// unless all solutions are wanted.
+    fn exact_candidates(&self) -> Option<Cow<'a, Candidates>> {
+        let all = Cow::Borrowed(self.candidates);
+        let told = match self.config.solver {
+            Solver::Exact => true,
+            Solver::Auto => self.config.solutions > 0,
+            Solver::Search | Solver::Flow | Solver::Greedy => return None,
+        };
+        let size = self.candidates.size();
+        let most = match self.is_feasible() {
+            true => KNOWN_PAIRS_MAX,
+            false => PAIRS_MAX,
+        };
+        if self.config.solutions > 0 || (!told && size > most) {
+            return told.then_some(all);
+        }
+        let few = exact::kernel(self.graph, self.state, self.candidates).map(Cow::Owned);
+        let few = few.unwrap_or(all);
+        (told || few.size() <= EXACT_PAIRS_MAX).then_some(few)
+    }
+
+    fn exact(&mut self, candidates: &Candidates) -> Result<Outcome, ModelError> {
         let feasible = self.is_feasible();
         let solutions_max = self.config.solutions;
         let mut budget = Budget::new(self.config, self.abort);
         let verdict = exact::solve(
             self.graph,
             self.state,
-            self.candidates,
+            candidates,
             feasible,
             solutions_max,
             &mut budget,

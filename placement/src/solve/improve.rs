@@ -31,7 +31,7 @@ impl Search<'_> {
         let tier = self.goal.tier;
         let mut bound_due = self.evaluations + BOUND_EVERY;
         while self.evaluations - last < self.limits.patience && !self.exhausted() {
-            if self.is_settled(tier) || self.candidates.vars.is_empty() {
+            if self.is_settled(tier) || self.candidates.choices.is_empty() {
                 break;
             }
             if self.improve_step(targets, &mut changes) {
@@ -109,9 +109,13 @@ impl Search<'_> {
 
     /// Computes lower bounds at the present assignment and keeps the best that were ever found.
     pub(crate) fn raise_bounds(&mut self) {
+        if !self.bounds_may_rise {
+            return;
+        }
         let (graph, demands) = (self.graph, &mut self.demands);
-        let bounds = lower_bounds(graph, self.state, self.candidates, self.soft, demands);
-        for (best, bound) in self.bounds.iter_mut().zip(bounds) {
+        let found = lower_bounds(graph, self.state, self.candidates, self.soft, demands);
+        self.bounds_may_rise = found.may_rise;
+        for (best, bound) in self.bounds.iter_mut().zip(found.tiers) {
             *best = (*best).max(bound);
         }
     }
@@ -125,7 +129,7 @@ impl Search<'_> {
         };
         let var = match aimed {
             Some(var) => var,
-            None => self.candidates.vars[self.rng.below(self.candidates.vars.len())],
+            None => self.candidates.choices[self.rng.below(self.candidates.choices.len())],
         };
         let var = self.unless_confined(var, targets);
         self.evaluations += 1;
@@ -171,7 +175,7 @@ impl Search<'_> {
             return Some(value);
         }
         // Where moves are counted, home is the value to try.
-        let home = self.graph.vars.current[var.index()];
+        let home = self.home(var);
         let away = home != UNSET && home != self.value(var);
         if !self.goal.guided && away && self.rng.below(4) == 0 && self.candidates.permits(var, home)
         {

@@ -23,6 +23,7 @@ mod run;
 mod search;
 #[cfg(test)]
 mod tests;
+mod ties;
 
 pub(crate) use rng::Rng;
 

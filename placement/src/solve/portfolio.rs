@@ -16,7 +16,7 @@ use crate::graph::internal::{Graph, State};
 const SEED_STRIDE: u64 = 0x9e37_79b9;
 /// Tries without improvement that end a stage: a base, and some for each decision.
 const PATIENCE: u64 = 1_000;
-const PATIENCE_PER_VAR: u64 = 12;
+const PATIENCE_PER_CHOICE: u64 = 12;
 const PATIENCE_MAX: u64 = 50_000;
 
 /// What is searched.
@@ -35,6 +35,8 @@ pub(super) struct Searched {
     pub evaluations: u64,
     /// The best bound of each tier that any of them came by.
     pub bounds: Vec<i128>,
+    /// Whether looking again, at the answer, may give better ones.
+    pub bounds_may_rise: bool,
 }
 
 impl Task<'_> {
@@ -81,10 +83,10 @@ impl Task<'_> {
 
     fn run(self, index: u64, state: &mut State, abort: &mut dyn FnMut() -> bool) -> Searched {
         let seed = (self.config.seed).wrapping_add(index.wrapping_mul(SEED_STRIDE));
-        let vars = self.candidates.vars.len() as u64;
+        let choices = self.candidates.choices.len() as u64;
         let limits = Limits {
             evaluations_max: self.config.evaluations_max,
-            patience: (PATIENCE + PATIENCE_PER_VAR * vars).min(PATIENCE_MAX),
+            patience: (PATIENCE + PATIENCE_PER_CHOICE * choices).min(PATIENCE_MAX),
             gap_ppm: self.config.gap_ppm,
             abort,
         };
@@ -93,6 +95,7 @@ impl Task<'_> {
         Searched {
             evaluations: search.evaluations,
             bounds: search.bounds,
+            bounds_may_rise: search.bounds_may_rise,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::bound::{Cuts, Demands};
 use super::candidates::{Candidates, Unary, value_at};
-use super::decide::{Case, EXACT_PAIRS_MAX};
+use super::decide::{Case, PAIRS_MAX};
 use super::exact::{self, Rows};
 use super::{Core, Shortage};
 use crate::graph::{RowRef, VarId};
@@ -81,7 +81,7 @@ impl Case<'_> {
             }
             vars.sort_unstable();
             let declared = Candidates::new(graph, vars, Unary::Kept);
-            if declared.vars.is_empty() || declared.size() > EXACT_PAIRS_MAX {
+            if declared.vars.is_empty() || declared.size() > PAIRS_MAX {
                 continue;
             }
             let core = self.exact_core(&declared, Rows::Closed);

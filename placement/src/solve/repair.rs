@@ -45,7 +45,7 @@ impl Search<'_> {
         };
         let mut best: Option<Totals> = None;
         let mut chosen: Vec<(VarId, u32)> = Vec::new();
-        let values = self.candidates.of(var);
+        let values = self.values_to_try(var);
         if values.is_empty() {
             self.evaluations += 1;
             return;

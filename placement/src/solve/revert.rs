@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 
 use super::search::{FOLLOWERS_MAX, Search, compare_declared};
+use super::ties::commonest;
 use crate::graph::VarId;
 use crate::graph::internal::{Totals, UNSET};
 
@@ -20,16 +21,15 @@ const ROUNDS_MAX: usize = 4;
 impl Search<'_> {
     /// Undoes what can be undone towards the present values. They may be unset: such decisions stay.
     pub(crate) fn revert(&mut self) {
-        let current = &self.graph.vars.current;
         let mut budget = None;
         for _ in 0..ROUNDS_MAX {
             let mut changed: Vec<VarId> = self
                 .candidates
-                .vars
+                .choices
                 .iter()
                 .copied()
-                .filter(|&var| self.value(var) != current[var.index()])
-                .filter(|&var| self.candidates.permits(var, current[var.index()]))
+                .filter(|&var| self.value(var) != self.home(var))
+                .filter(|&var| self.candidates.permits(var, self.home(var)))
                 .collect();
             let before = changed.len();
             // A large rebalance has few changes that can go: it gets one look at each, and some to spare.
@@ -37,11 +37,11 @@ impl Search<'_> {
                 .get_or_insert(self.evaluations + TRIES_MIN.max(before as u64 + before as u64 / 4));
             changed.retain(|&var| !self.undo_one(var));
             changed.retain(|&var| {
-                self.value(var) != current[var.index()]
+                self.value(var) != self.home(var)
                     && !(self.evaluations < limit && self.undo_block(var))
             });
             changed.retain(|&var| {
-                self.value(var) != current[var.index()]
+                self.value(var) != self.home(var)
                     && !(self.evaluations < limit && self.undo_cycle(var))
             });
             let done = changed.is_empty() || changed.len() == before;
@@ -52,11 +52,32 @@ impl Search<'_> {
         self.remember();
     }
 
+    /// The present value of a decision. Of a group it is the one that most members have, and where it stands now, if
+    /// that is home to as many.
+    pub(super) fn home(&self, var: VarId) -> u32 {
+        let current = &self.graph.vars.current;
+        let members = self.candidates.ties.members(var);
+        if members.is_empty() {
+            return current[var.index()];
+        }
+        let here = self.value(var);
+        let at = |value: u32| {
+            let there = |member: &&VarId| current[member.index()] == value;
+            members.iter().filter(there).count()
+        };
+        let homes = members.iter().map(|member| current[member.index()]);
+        match commonest(homes, self.candidates.of(var)) {
+            Some(home) if at(home) > at(here) => home,
+            Some(_) | None => here,
+        }
+    }
+
     /// Takes a change that worsens no tier and breaks nothing.
     fn harmless(&mut self, changes: &[(VarId, u32)]) -> bool {
         self.evaluations += 1;
         let mark = self.state.mark();
-        for &(var, value) in changes {
+        let whole = self.whole(changes);
+        for &(var, value) in whole.iter() {
             self.state.assign(self.graph, var, value);
         }
         self.state.propagate(self.graph);
@@ -65,13 +86,13 @@ impl Search<'_> {
             no_worse(after, &self.base) || compare_declared(after, &self.base) == Ordering::Less;
         self.state.undo(mark);
         if ok {
-            self.force(changes);
+            self.put(&whole);
         }
         ok
     }
 
     fn undo_one(&mut self, var: VarId) -> bool {
-        let home = self.graph.vars.current[var.index()];
+        let home = self.home(var);
         home != UNSET && (self.harmless(&[(var, home)]) || self.undo_with_followers(var, home))
     }
 
@@ -90,7 +111,7 @@ impl Search<'_> {
         let block = graph.vars.block[var.index()] as usize;
         let mut changes = Vec::new();
         for &other in &graph.blocks[block] {
-            let home = graph.vars.current[other.index()];
+            let home = self.home(other);
             if self.candidates.is_free(other)
                 && self.value(other) != home
                 && self.candidates.permits(other, home)
@@ -104,7 +125,7 @@ impl Search<'_> {
     /// `var` goes home; whoever came to stand there in exchange goes home as well, and so on.
     fn undo_cycle(&mut self, var: VarId) -> bool {
         let graph = self.graph;
-        let mut changes = vec![(var, graph.vars.current[var.index()])];
+        let mut changes = vec![(var, self.home(var))];
         while changes.len() < CYCLE_MAX {
             let (last, home) = changes[changes.len() - 1];
             if home == UNSET {
@@ -117,13 +138,13 @@ impl Search<'_> {
                 .iter()
                 .copied()
                 .find(|&other| {
-                    let back = graph.vars.current[other.index()];
+                    let back = self.home(other);
                     back != home
                         && self.candidates.permits(other, back)
                         && changes.iter().all(|&(var, _)| var != other)
                 });
             let Some(next) = next else { return false };
-            changes.push((next, graph.vars.current[next.index()]));
+            changes.push((next, self.home(next)));
             if self.harmless(&changes) {
                 return true;
             }

@@ -53,7 +53,7 @@ impl Search<'_> {
             let home: Vec<_> = vars
                 .map(|&var| (var, self.graph.vars.current[var.index()]))
                 .collect();
-            self.force(&home);
+            self.put(&home);
         }
     }
 

@@ -9,6 +9,7 @@
 //! nothing better was found for `patience` tries; the run ends with the first stage that finds nothing at all. That
 //! last stage is exactly what a second solve of the answer would do, so a second solve moves nothing.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::Rng;
@@ -56,6 +57,8 @@ pub(crate) struct Search<'a> {
     pub goal: Goal,
     /// The best lower bound known for each tier. Bounds hold for every assignment.
     pub bounds: Vec<i128>,
+    /// Whether looking again may give better ones.
+    pub bounds_may_rise: bool,
     pub(super) demands: Demands,
     /// Totals of the assignment that stands.
     pub base: Totals,
@@ -184,6 +187,7 @@ impl<'a> Search<'a> {
                 guided: false,
             },
             bounds: vec![i128::MIN; base.tiers.len()],
+            bounds_may_rise: true,
             demands: Demands::default(),
             best: base.clone(),
             base,
@@ -212,6 +216,79 @@ impl<'a> Search<'a> {
         self.state.assignment[var.index()]
     }
 
+    /// A change with all that it takes along: the group of each decision, and who stands on what moves.
+    pub(super) fn whole<'c>(&self, changes: &'c [(VarId, u32)]) -> Cow<'c, [(VarId, u32)]> {
+        let ties = &self.candidates.ties;
+        if ties.is_empty() {
+            return Cow::Borrowed(changes);
+        }
+        let mut all = Vec::with_capacity(changes.len() + 2);
+        for (index, &(var, value)) in changes.iter().enumerate() {
+            let head = ties.head(var);
+            let later = &changes[index + 1..];
+            // Of two changes of a group the later counts.
+            if later.iter().any(|&(other, _)| ties.head(other) == head) {
+                continue;
+            }
+            match ties.members(var) {
+                [] => all.push((var, value)),
+                members => all.extend(members.iter().map(|&member| (member, value))),
+            }
+        }
+        self.take_along(&mut all);
+        Cow::Owned(all)
+    }
+
+    /// Whoever stood on a slot that moves away stays with it, or takes another one where it may not follow.
+    fn take_along(&self, changes: &mut Vec<(VarId, u32)>) {
+        let ties = &self.candidates.ties;
+        let changed = |changes: &[(VarId, u32)], var: VarId| {
+            let found = changes.iter().find(|&&(other, _)| other == var);
+            found.map(|&(_, value)| value)
+        };
+        for index in 0..changes.len() {
+            let (slot, value) = changes[index];
+            let from = self.value(slot);
+            for &var in ties.seated(slot) {
+                let stays = self.value(var) != from || value == from || from == UNSET;
+                if stays || !self.candidates.is_free(var) || changed(changes, var).is_some() {
+                    continue;
+                }
+                let slots = ties.slots(var).iter();
+                let after = |&slot: &VarId| changed(changes, slot).unwrap_or(self.value(slot));
+                let mut places: Vec<u32> = std::iter::once(value).chain(slots.map(after)).collect();
+                if places.contains(&from) {
+                    continue;
+                }
+                places.retain(|&place| self.candidates.permits(var, place));
+                if let Some(&place) = places.first() {
+                    changes.push((var, place));
+                }
+            }
+        }
+    }
+
+    /// The values of the slots that a decision chooses among; none where it has no slots, or none is placed.
+    pub(super) fn slot_values(&self, var: VarId) -> Vec<u32> {
+        let slots = self.candidates.ties.slots(var).iter();
+        let mut values: Vec<u32> = slots
+            .map(|&slot| self.value(slot))
+            .filter(|&value| value != UNSET && self.candidates.permits(var, value))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        values
+    }
+
+    /// The places of a decision's slots, where it has any; all of its values, where it has not.
+    pub(super) fn values_to_try(&self, var: VarId) -> Cow<'a, [u32]> {
+        let slots = self.slot_values(var);
+        match slots.is_empty() {
+            true => Cow::Borrowed(self.candidates.of(var)),
+            false => Cow::Owned(slots),
+        }
+    }
+
     /// Tries a change; returns how it compares with what stands. The caller takes it or drops it.
     #[inline]
     fn attempt(&mut self, changes: &[(VarId, u32)]) -> (crate::graph::internal::Mark, Ordering) {
@@ -230,6 +307,8 @@ impl<'a> Search<'a> {
         changes: &[(VarId, u32)],
         accept: impl Fn(Ordering) -> bool,
     ) -> Option<Ordering> {
+        let whole = self.whole(changes);
+        let changes: &[(VarId, u32)] = &whole;
         let before: [u32; 4] = std::array::from_fn(|index| {
             changes
                 .get(index)
@@ -260,7 +339,7 @@ impl<'a> Search<'a> {
 
     /// Tries a change, leaves everything as it is, and says what the totals would be compared with `other`.
     pub(crate) fn measure(&mut self, changes: &[(VarId, u32)], best: &mut Option<Totals>) -> bool {
-        let (mark, _) = self.attempt(changes);
+        let (mark, _) = self.attempt(&self.whole(changes));
         let better = match best {
             None => true,
             Some(best) => compare(&self.state.totals, best, self.goal) == Ordering::Less,
@@ -275,8 +354,13 @@ impl<'a> Search<'a> {
         better
     }
 
-    /// Makes a change whatever it does to the totals.
+    /// Makes a change, and what it takes along, whatever it does to the totals.
     pub(crate) fn force(&mut self, changes: &[(VarId, u32)]) {
+        self.put(&self.whole(changes));
+    }
+
+    /// Gives decisions their values, and nothing else.
+    pub(super) fn put(&mut self, changes: &[(VarId, u32)]) {
         for &(var, value) in changes {
             let from = self.value(var);
             self.state.assign(self.graph, var, value);
@@ -355,11 +439,22 @@ impl<'a> Search<'a> {
     }
 
     pub(crate) fn random_candidate(&mut self, var: VarId) -> Option<u32> {
+        if !self.candidates.ties.slots(var).is_empty() {
+            return self.random_slot(var);
+        }
         let values = self.candidates.of(var);
         if values.is_empty() {
             return None;
         }
         Some(values[self.rng.below(values.len())])
+    }
+
+    /// The place of a slot where a decision does not stand yet.
+    fn random_slot(&mut self, var: VarId) -> Option<u32> {
+        let mut values = self.slot_values(var);
+        values.retain(|&value| value != self.value(var));
+        let count = values.len();
+        (count > 0).then(|| values[self.rng.below(count)])
     }
 
     /// A variable in scope that another has to do with when it takes `value`: a random one that is there already.

@@ -1,4 +1,7 @@
-//! Brute force against the exact solver against the search, on random small models.
+//! Brute force against the exact solver against the search, on random small models; on such as presolve makes smaller,
+//! in [`joined`].
+
+mod joined;
 
 use std::collections::{BTreeMap, BTreeSet};
 

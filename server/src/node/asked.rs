@@ -23,7 +23,7 @@ impl Node {
                 Err(refused) => refused,
             },
             (Some(b"LEAVE"), how) => self.leave(now, how, effects),
-            (Some(b"TABLES"), _) => self.tables(),
+            (Some(b"TABLES"), names) => self.tables(names),
             (Some(b"POLICY"), what) => match self.policy(asked, what) {
                 Some(reply) => reply,
                 None => return,

@@ -29,6 +29,7 @@ mod ordering;
 mod outbound;
 #[cfg(not(madsim))]
 mod real;
+mod refusals;
 mod replicas;
 mod reviewing;
 mod start;

@@ -22,6 +22,7 @@ mod table;
 mod terms;
 mod tokens;
 mod transactions;
+mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;

@@ -29,6 +29,8 @@ struct Reach {
 /// Where a template is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum At {
+    /// On a bucket of which nothing is known, not even its constants.
+    Unknown,
     Anywhere,
     /// A part and a key.
     Bucket(u32, u32),
@@ -291,15 +293,18 @@ impl<'a> Intervals<'a> {
                 | (At::Bucket(part, key), Fold::CountDistinct(_) | Fold::Sum(_)) => {
                     self.fold(bag, part, key, *fold)
                 }
-                (_, fold) => self.anywhere(bag, *fold),
+                (At::Unknown, _) => UNKNOWN,
+                (At::Anywhere | At::Bucket(_, _), fold) => self.anywhere(bag, *fold),
             },
             Template::Part(index) => match at {
                 At::Bucket(part, _) => exactly(bucket_constant(entry.part_constant(part, *index))),
                 At::Anywhere => constants(&entry.part_constants, *index),
+                At::Unknown => UNKNOWN,
             },
             Template::Key(index) => match at {
                 At::Bucket(_, key) => exactly(bucket_constant(entry.key_constant(key, *index))),
                 At::Anywhere => constants(&entry.key_constants, *index),
+                At::Unknown => UNKNOWN,
             },
             Template::Cmp(op, a, b) => {
                 comparison(*op, self.template(bag, at, a), self.template(bag, at, b))

@@ -17,10 +17,17 @@ impl Intervals<'_> {
         let bag = lazy.bag.0;
         match self.reachable(bag) {
             Some(buckets) => {
+                // Most buckets cost what the policy costs at the very least, often nothing: no more is to be known.
+                let floor = self
+                    .least_of(lazy, At::Unknown, weight)
+                    .map(|least| least.min(0));
                 let mut change = 0_i128;
                 for (part, key) in buckets {
-                    let least = self.least_of_bucket(lazy, (part, key), weight)?;
                     let present = self.present_of(lazy, (part, key), weight);
+                    if Some(present) == floor {
+                        continue;
+                    }
+                    let least = self.least_of_bucket(lazy, (part, key), weight)?;
                     change = change.checked_add(least.checked_sub(present)?)?;
                 }
                 Some(change)

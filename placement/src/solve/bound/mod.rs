@@ -7,14 +7,34 @@
 mod cut;
 mod interval;
 mod lazy;
+mod prefix;
 mod range;
 mod shortfall;
 
 pub(crate) use cut::{Cuts, Demands, block_limits};
-use interval::Intervals;
+use interval::{At, Intervals};
 
 use super::candidates::{Candidates, value_at};
+use crate::graph::Template;
 use crate::graph::internal::{FxMap, Graph, Op, RootKind, State, soft_term};
+
+/// Lower bounds.
+pub(crate) struct Bounds {
+    /// One for each tier; the least number where none is known.
+    pub tiers: Vec<i128>,
+    /// Whether they follow from the incumbent, so that a better one may give better bounds: cuts do, the rest does not.
+    pub may_rise: bool,
+}
+
+impl Bounds {
+    fn new(tiers: Vec<Option<i128>>, may_rise: bool) -> Bounds {
+        let tiers = tiers.into_iter().map(|bound| bound.unwrap_or(i128::MIN));
+        Bounds {
+            tiers: tiers.collect(),
+            may_rise,
+        }
+    }
+}
 
 /// A lower bound for each tier, at the state's incumbent assignment.
 ///
@@ -25,7 +45,8 @@ pub(crate) fn lower_bounds(
     candidates: &Candidates,
     roots: &[u32],
     demands: &mut Demands,
-) -> Vec<i128> {
+) -> Bounds {
+    let mut may_rise = false;
     let mut bounds: Vec<Option<i128>> = state.totals.tiers.iter().copied().map(Some).collect();
     let mut intervals = Intervals::new(graph, state, candidates);
     let mut cuts = Cuts::new(graph, state, candidates, demands);
@@ -63,6 +84,7 @@ pub(crate) fn lower_bounds(
         if weight > 0
             && let Some(cut) = cuts.expression(id)
         {
+            may_rise = true;
             let cut = cut * i128::from(weight);
             if least.is_none_or(|least| cut > least) {
                 least = Some(cut);
@@ -80,17 +102,32 @@ pub(crate) fn lower_bounds(
     }
     for lazy in graph.bags.lazies.iter().filter(|lazy| lazy.alive) {
         if let RootKind::Soft { tier, weight } = lazy.kind {
-            let tier = graph.roots.tier_index(tier);
-            match intervals.least_change(lazy, weight) {
-                Some(change) => raise(&mut bounds[tier], change),
-                None => bounds[tier] = None,
-            }
+            let bound = &mut bounds[graph.roots.tier_index(tier)];
+            let change = intervals.least_change(lazy, weight);
+            *bound = bound
+                .zip(change)
+                .and_then(|(bound, change)| bound.checked_add(change));
         }
     }
-    bounds
-        .into_iter()
-        .map(|bound| bound.unwrap_or(i128::MIN))
-        .collect()
+    Bounds::new(bounds, may_rise)
+}
+
+/// Which rows the decisions in scope cannot break, wherever they go.
+pub(crate) struct Sure<'a>(Intervals<'a>);
+
+impl<'a> Sure<'a> {
+    pub(crate) fn new(graph: &'a Graph, state: &'a State, candidates: &'a Candidates) -> Sure<'a> {
+        Sure(Intervals::new(graph, state, candidates))
+    }
+
+    /// Whether a template is never FALSE on a bucket.
+    pub(crate) fn holds(&mut self, bag: u32, (part, key): (u32, u32), template: &Template) -> bool {
+        if let Template::And(all) = template {
+            return all.iter().all(|each| self.holds(bag, (part, key), each));
+        }
+        let range = self.0.template(bag, At::Bucket(part, key), template);
+        range.is_nothing() || range.low == Some(1)
+    }
 }
 
 fn raise(bound: &mut Option<i128>, by: i128) {

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::cut::{Apart, Cuts, Demand, Load, Prefix, Weigh, at_most};
+use super::cut::{Cuts, Demand, Load, Weigh, at_most};
+use super::prefix::{Apart, Prefix};
 use crate::graph::internal::{
     Key, LazyData, NULL, Op, RootKind, UNSET, bucket_constant, is_special,
 };

@@ -3,6 +3,10 @@
 //! One assumption literal stands for each row; the domains are background. The solver's own core comes first. Then
 //! each of its rows is left out in turn from a model that has only the core's rows, and so only their decisions:
 //! leaving rows out of the whole model would be a whole solve each.
+//!
+//! Each question is asked over [classes](super::classes) of the values that *its* rows do not tell apart: the fewer
+//! rows are left, the more are alike. What the solver names there stands for all that it becomes when values are
+//! exchanged; and of rows that are exchanged with one that is needed, each is needed.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +15,11 @@ use pumpkin_solver::core::predicates::Predicate;
 use pumpkin_solver::core::results::SatisfactionResultUnderAssumptions;
 
 use super::super::candidates::Candidates;
+use super::classes::{Classes, Soft};
 use super::encode::Encoder;
 use super::linear::TooWide;
 use super::touched::Touched;
-use super::{Budget, Countdown, Hard, broken_constants, hard_rows, post};
+use super::{Budget, Countdown, Hard, broken_constants, broken_now, hard_rows, post};
 use crate::graph::VarId;
 use crate::graph::internal::{Graph, Op, State};
 use crate::solve::Core;
@@ -77,8 +82,9 @@ fn find(
         }
         rows
     };
+    let known: BTreeSet<Hard> = rows.iter().copied().collect();
     if kind == Rows::All
-        && let Some(row) = broken_constants(graph, state, touched, &rows)
+        && let Some(row) = broken_constants(graph, state, touched, &known)
             .into_iter()
             .next()
     {
@@ -88,28 +94,17 @@ fn find(
             shortage: None,
         }));
     }
-    let Answer::Conflict(mut core) = check(graph, state, candidates, touched, &rows, budget)?
-    else {
+    let model = Asked {
+        graph,
+        state,
+        candidates,
+        touched,
+    };
+    let Answer::Conflict(mut core) = model.check(&rows, budget)? else {
         return Ok(None);
     };
     core.sort_by_key(|row| row.name(graph));
-    let mut minimal = true;
-    let mut index = 0;
-    while index < core.len() {
-        let mut rest = core.clone();
-        rest.remove(index);
-        match check(graph, state, candidates, touched, &rest, budget)? {
-            Answer::Conflict(smaller) => {
-                // The rows before `index` are needed by every core of what is left.
-                core.retain(|row| smaller.contains(row));
-            }
-            Answer::Satisfiable => index += 1,
-            Answer::Unknown => {
-                minimal = false;
-                index += 1;
-            }
-        }
-    }
+    let minimal = model.shrink(&mut core, budget)?;
     let names: BTreeSet<_> = core.into_iter().map(|row| row.name(graph)).collect();
     Ok(Some(Core {
         rows: names.into_iter().collect(),
@@ -118,58 +113,151 @@ fn find(
     }))
 }
 
-/// Whether the rows can hold together.
-fn check(
-    graph: &Graph,
-    state: &State,
-    candidates: &Candidates,
-    touched: &Touched,
-    rows: &[Hard],
-    budget: &mut Budget<'_>,
-) -> Result<Answer, TooWide> {
-    let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
-    let mut assumptions: Vec<(Predicate, Hard)> = Vec::new();
-    for &row in rows {
-        let literal = encoder.gate.literal();
-        post(&mut encoder, literal, row)?;
-        assumptions.push((literal.get_true_predicate(), row));
+/// What is asked about rows again and again.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    graph: &'a Graph,
+    state: &'a State,
+    candidates: &'a Candidates,
+    touched: &'a Touched,
+}
+
+impl Asked<'_> {
+    /// The values that these rows do not tell apart.
+    fn classes(&self, rows: &[Hard]) -> Classes {
+        let Asked {
+            graph,
+            state,
+            candidates,
+            touched,
+        } = *self;
+        Classes::new(graph, state, candidates, touched, rows, Soft::Ignored)
     }
-    if encoder.gate.is_dead() {
-        // Without an assumption the rows' own definitions conflict: the solver cannot say which.
-        return Ok(Answer::Conflict(rows.to_vec()));
-    }
-    let predicates: Vec<Predicate> = assumptions
-        .iter()
-        .map(|&(predicate, _)| predicate)
-        .collect();
-    let rounds = budget.rounds_max;
-    let mut brancher = encoder.gate.solver.default_brancher();
-    let mut resolver = ResolutionResolver::default();
-    let mut countdown = Countdown {
-        left: rounds,
-        aborted: false,
-        budget,
-    };
-    let result = encoder.gate.solver.satisfy_under_assumptions(
-        &mut brancher,
-        &mut countdown,
-        &mut resolver,
-        &predicates,
-    );
-    Ok(match result {
-        SatisfactionResultUnderAssumptions::Satisfiable(_) => Answer::Satisfiable,
-        SatisfactionResultUnderAssumptions::Unsatisfiable(_) => Answer::Conflict(rows.to_vec()),
-        SatisfactionResultUnderAssumptions::Unknown(_) => Answer::Unknown,
-        SatisfactionResultUnderAssumptions::UnsatisfiableUnderAssumptions(mut conflict) => {
-            let core = conflict.extract_core();
-            let named = assumptions
-                .iter()
-                .filter(|(predicate, _)| core.contains(predicate))
-                .map(|&(_, row)| row)
-                .collect();
-            Answer::Conflict(named)
+
+    /// Leaves rows out of a core until none can be; whether that is proved of all that are left.
+    fn shrink(&self, core: &mut Vec<Hard>, budget: &mut Budget<'_>) -> Result<bool, TooWide> {
+        let mut minimal = true;
+        let mut needed: BTreeSet<Hard> = BTreeSet::new();
+        let mut index = 0;
+        while index < core.len() {
+            if needed.contains(&core[index]) {
+                index += 1;
+                continue;
+            }
+            let mut rest = core.clone();
+            let row = rest.remove(index);
+            match self.check(&rest, budget)? {
+                Answer::Conflict(smaller) => {
+                    // The rows before `index` are needed by every core of what is left.
+                    core.retain(|row| smaller.contains(row));
+                }
+                Answer::Satisfiable => {
+                    needed.extend(self.classes(core).orbit(self.graph, row));
+                    index += 1;
+                }
+                Answer::Unknown => {
+                    minimal = false;
+                    index += 1;
+                }
+            }
         }
-    })
+        Ok(minimal)
+    }
+
+    /// Whether the rows can hold together.
+    fn check(&self, rows: &[Hard], budget: &mut Budget<'_>) -> Result<Answer, TooWide> {
+        let classes = self.classes(rows);
+        let assignment = &self.state.assignment;
+        let Some(kernel) = classes.kernel(self.graph, self.candidates, assignment) else {
+            return self.solve(rows, budget);
+        };
+        let touched = Touched::from(self.graph, &kernel, assignment);
+        let few = Asked {
+            candidates: &kernel,
+            touched: &touched,
+            ..*self
+        };
+        // Rows about values that are left out hold, unless they are broken already by what stays.
+        let mut encoder = Encoder::new(self.graph, self.state, &kernel, &touched, budget.seed);
+        let mut reached: BTreeSet<Hard> = hard_rows(&mut encoder)?.into_iter().collect();
+        reached.extend(broken_now(self.graph, self.state));
+        let asked: Vec<Hard> = rows
+            .iter()
+            .copied()
+            .filter(|row| reached.contains(row))
+            .collect();
+        Ok(match few.solve(&asked, budget)? {
+            Answer::Conflict(core) => {
+                let all: BTreeSet<Hard> = core
+                    .into_iter()
+                    .flat_map(|row| classes.orbit(self.graph, row))
+                    .collect();
+                Answer::Conflict(
+                    rows.iter()
+                        .copied()
+                        .filter(|row| all.contains(row))
+                        .collect(),
+                )
+            }
+            other @ (Answer::Satisfiable | Answer::Unknown) => other,
+        })
+    }
+
+    /// The same, over all values there are.
+    fn solve(&self, rows: &[Hard], budget: &mut Budget<'_>) -> Result<Answer, TooWide> {
+        if self.candidates.size() > budget.pairs_max {
+            return Ok(Answer::Unknown);
+        }
+        let Asked {
+            graph,
+            state,
+            candidates,
+            touched,
+        } = *self;
+        let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
+        let mut assumptions: Vec<(Predicate, Hard)> = Vec::new();
+        for &row in rows {
+            let literal = encoder.gate.literal();
+            post(&mut encoder, literal, row)?;
+            assumptions.push((literal.get_true_predicate(), row));
+        }
+        if encoder.gate.is_dead() {
+            // Without an assumption the rows' own definitions conflict: the solver cannot say which.
+            return Ok(Answer::Conflict(rows.to_vec()));
+        }
+        let predicates: Vec<Predicate> = assumptions
+            .iter()
+            .map(|&(predicate, _)| predicate)
+            .collect();
+        let rounds = budget.rounds_max;
+        let mut brancher = encoder.gate.solver.default_brancher();
+        let mut resolver = ResolutionResolver::default();
+        let mut countdown = Countdown {
+            left: rounds,
+            aborted: false,
+            budget,
+        };
+        let result = encoder.gate.solver.satisfy_under_assumptions(
+            &mut brancher,
+            &mut countdown,
+            &mut resolver,
+            &predicates,
+        );
+        Ok(match result {
+            SatisfactionResultUnderAssumptions::Satisfiable(_) => Answer::Satisfiable,
+            SatisfactionResultUnderAssumptions::Unsatisfiable(_) => Answer::Conflict(rows.to_vec()),
+            SatisfactionResultUnderAssumptions::Unknown(_) => Answer::Unknown,
+            SatisfactionResultUnderAssumptions::UnsatisfiableUnderAssumptions(mut conflict) => {
+                let core = conflict.extract_core();
+                let named = assumptions
+                    .iter()
+                    .filter(|(predicate, _)| core.contains(predicate))
+                    .map(|&(_, row)| row)
+                    .collect();
+                Answer::Conflict(named)
+            }
+        })
+    }
 }
 
 /// Rows of a part beyond which a fold of it is taken to depend on the whole cluster.

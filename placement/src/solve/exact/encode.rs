@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use pumpkin_solver::core::predicate;
 use pumpkin_solver::core::variables::Literal;
 
-use super::super::candidates::{Candidates, value_at};
+use super::super::candidates::Candidates;
 use super::linear::{Gate, Linear, TooWide, View};
+use super::support::{Support, Supports};
 use super::touched::Touched;
 use crate::graph::internal::{Graph, Op, State, UNSET, Val, is_true};
-use crate::graph::value::{self, NULL, OVERFLOW};
+use crate::graph::value::{NULL, OVERFLOW};
 use crate::graph::{CmpOp, VarId};
 
 /// A table with more distinct values than this becomes an integer variable instead of a sum of choices.
@@ -39,14 +40,6 @@ pub(super) struct Number {
     pub null: Literal,
 }
 
-/// What a node depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Support {
-    Nothing,
-    One(u32),
-    Many,
-}
-
 pub(super) struct Encoder<'a> {
     pub graph: &'a Graph,
     pub state: &'a State,
@@ -56,7 +49,7 @@ pub(super) struct Encoder<'a> {
     views: BTreeMap<u32, View>,
     codes: BTreeMap<u32, Code>,
     members: BTreeMap<(u32, Vec<u32>), Literal>,
-    supports: BTreeMap<u32, Support>,
+    pub supports: Supports<'a>,
 }
 
 impl<'a> Encoder<'a> {
@@ -77,12 +70,13 @@ impl<'a> Encoder<'a> {
             views: BTreeMap::new(),
             codes: BTreeMap::new(),
             members: BTreeMap::new(),
-            supports: BTreeMap::new(),
+            supports: Supports::new(graph, state, candidates, touched),
         }
     }
 
-    /// Makes the solver's variable of a decision, unless it is there: a core's model has only the core's decisions.
+    /// Makes the solver's variable of a choice, unless it is there: a core's model has only the core's decisions.
     pub(super) fn declare(&mut self, var: VarId) -> Result<View, TooWide> {
+        let var = self.supports.head(var);
         if let Some(&view) = self.views.get(&var.0) {
             return Ok(view);
         }
@@ -99,11 +93,18 @@ impl<'a> Encoder<'a> {
 
     /// The solver's variable of a decision that has a choice.
     pub(super) fn decision(&self, var: VarId) -> Option<View> {
-        self.views.get(&var.0).copied()
+        self.views.get(&self.supports.head(var).0).copied()
+    }
+
+    /// How many variables the solver decides.
+    #[cfg(test)]
+    pub(super) fn choices(&self) -> usize {
+        self.views.len()
     }
 
     /// A literal that is true exactly when the decision has one of the values.
     pub(super) fn member(&mut self, var: VarId, values: Vec<u32>) -> Result<Literal, TooWide> {
+        let var = self.supports.head(var);
         let all = self.candidates.of(var);
         if values.is_empty() {
             return Ok(self.gate.falsehood());
@@ -140,115 +141,27 @@ impl<'a> Encoder<'a> {
         Ok(literal)
     }
 
-    fn support(&mut self, id: u32) -> Support {
-        if let Some(&support) = self.supports.get(&id) {
-            return support;
-        }
-        let node = self.graph.nodes.get(id);
-        let support = match node.op {
-            Op::Const | Op::Free => Support::Nothing,
-            Op::Lookup if self.touched.free.contains(&node.a) => Support::One(node.a),
-            Op::Lookup => Support::Nothing,
-            Op::Agg => {
-                if self.agg_is_fixed(id) {
-                    Support::Nothing
-                } else {
-                    Support::Many
-                }
-            }
-            Op::Neg
-            | Op::Add
-            | Op::Sub
-            | Op::Mul
-            | Op::Div
-            | Op::Rem
-            | Op::Cmp(_)
-            | Op::And
-            | Op::Or
-            | Op::Not
-            | Op::IsNull
-            | Op::Ite
-            | Op::InSet => {
-                let mut operands = Vec::new();
-                self.graph
-                    .nodes
-                    .for_operands(id, |operand| operands.push(operand));
-                operands
-                    .into_iter()
-                    .fold(Support::Nothing, |support, operand| {
-                        match (support, self.support(operand)) {
-                            (Support::Nothing, other) | (other, Support::Nothing) => other,
-                            (Support::One(a), Support::One(b)) if a == b => Support::One(a),
-                            (Support::One(_) | Support::Many, Support::One(_) | Support::Many) => {
-                                Support::Many
-                            }
-                        }
-                    })
-            }
-        };
-        self.supports.insert(id, support);
-        support
-    }
-
-    fn agg_is_fixed(&self, id: u32) -> bool {
-        if self.graph.nodes.get(id).live > 0 {
-            return !self.touched.nodes.contains(&id);
-        }
-        let agg = self.graph.nodes.aggs[self.graph.nodes.get(id).a as usize];
-        !self.touched.parts.contains(&(agg.bag.0, agg.part))
-    }
-
-    /// The value of an expression in which decisions stand that cannot change, and at most one that can.
-    fn value_with(&self, id: u32, free: Option<(u32, u32)>) -> Val {
-        let node = self.graph.nodes.get(id);
-        let of = |operand: u32| self.value_with(operand, free);
-        match node.op {
-            Op::Agg => self.state.evaluate(self.graph, id),
-            Op::Lookup => match free {
-                Some((var, value)) if var == node.a => value_at(self.graph, id, value),
-                Some(_) | None => value_at(self.graph, id, self.state.assignment[node.a as usize]),
-            },
-            Op::Const | Op::Free => self.graph.nodes.constant(id).unwrap_or(NULL),
-            Op::Neg => value::neg(of(node.a)),
-            Op::Add => value::add(of(node.a), of(node.b)),
-            Op::Sub => value::sub(of(node.a), of(node.b)),
-            Op::Mul => value::mul(of(node.a), of(node.b)),
-            Op::Div => value::div(of(node.a), of(node.b)),
-            Op::Rem => value::rem(of(node.a), of(node.b)),
-            Op::Cmp(op) => value::cmp(op, of(node.a), of(node.b)),
-            Op::And => value::and(self.graph.nodes.operands(node.a).iter().map(|&o| of(o))),
-            Op::Or => value::or(self.graph.nodes.operands(node.a).iter().map(|&o| of(o))),
-            Op::Not => value::not(of(node.a)),
-            Op::IsNull => value::is_null(of(node.a)),
-            Op::Ite if is_true(of(node.a)) => of(node.b),
-            Op::Ite => of(node.c),
-            Op::InSet => {
-                crate::graph::internal::in_set(&self.graph.sets[node.b as usize], of(node.a))
-            }
-        }
-    }
-
     /// The code of a node.
     pub(super) fn code(&mut self, id: u32) -> Result<Code, TooWide> {
         if let Some(code) = self.codes.get(&id) {
             return Ok(code.clone());
         }
-        let code = match self.support(id) {
+        let code = match self.supports.of(id) {
             Support::Nothing => {
-                let value = self.value_with(id, None);
+                let value = self.supports.value_with(id, None);
                 self.constant(value)?
             }
             Support::One(var) => {
-                let values = self.candidates.of(VarId(var));
+                let values = self.candidates.of(var);
                 let table: Vec<(u32, Val)> = values
                     .iter()
-                    .map(|&value| (value, self.value_with(id, Some((var, value)))))
+                    .map(|&value| (value, self.supports.value_with(id, Some((var, value)))))
                     .collect();
                 let truth = is_truth(self.graph.nodes.get(id).op);
                 if truth {
-                    Code::Truth(self.truth_table(VarId(var), &table)?)
+                    Code::Truth(self.truth_table(var, &table)?)
                 } else {
-                    Code::Number(self.number_table(VarId(var), &table)?)
+                    Code::Number(self.number_table(var, &table)?)
                 }
             }
             Support::Many => self.operator(id)?,
@@ -392,7 +305,7 @@ impl<'a> Encoder<'a> {
         let node = self.graph.nodes.get(id);
         match node.op {
             Op::Const | Op::Free | Op::Lookup => {
-                let value = self.value_with(id, None);
+                let value = self.supports.value_with(id, None);
                 self.constant(value)
             }
             Op::Neg => {
@@ -616,55 +529,6 @@ impl<'a> Encoder<'a> {
             yes: self.gate.both(inside, !a.null),
             no: self.gate.both(!inside, !a.null),
         }))
-    }
-
-    /// Posts that a hard expression is not FALSE, where the literal is true.
-    ///
-    /// A comparison at the top is half-reified: the constraint itself, not a literal for its truth, meets the search.
-    pub(super) fn require(&mut self, when: Literal, id: u32) -> Result<(), TooWide> {
-        let node = self.graph.nodes.get(id);
-        if node.op == Op::And {
-            for operand in self.graph.nodes.operands(node.a).to_vec() {
-                self.require(when, operand)?;
-            }
-            return Ok(());
-        }
-        if let Op::Cmp(op) = node.op
-            && self.support(id) == Support::Many
-        {
-            let (a, b) = (self.number(node.a)?, self.number(node.b)?);
-            return self.require_comparison(when, op, &a, &b);
-        }
-        let Truth { no, .. } = self.truth(id)?;
-        self.gate.any(&[!when, !no]);
-        Ok(())
-    }
-
-    pub(super) fn require_comparison(
-        &mut self,
-        when: Literal,
-        op: CmpOp,
-        a: &Number,
-        b: &Number,
-    ) -> Result<(), TooWide> {
-        let when = self.gate.all_of(&[when, !a.null, !b.null]);
-        if when == self.gate.falsehood() {
-            return Ok(());
-        }
-        let mut difference = a.linear.clone();
-        difference.add(&b.linear, -1)?;
-        match op {
-            CmpOp::Eq => self.gate.equal_if(when, &difference, 0),
-            CmpOp::Le => self.gate.at_most_if(when, &difference, 0),
-            CmpOp::Lt => self.gate.at_most_if(when, &difference, -1),
-            CmpOp::Ge => self.gate.at_most_if(when, &difference.scaled(-1)?, 0),
-            CmpOp::Gt => self.gate.at_most_if(when, &difference.scaled(-1)?, -1),
-            CmpOp::Ne => {
-                let equal = self.gate.equal_literal(&difference, 0)?;
-                self.gate.any(&[!when, !equal]);
-                Ok(())
-            }
-        }
     }
 }
 

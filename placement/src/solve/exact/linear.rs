@@ -122,6 +122,14 @@ fn gcd(a: i128, b: i128) -> i128 {
     if b == 0 { a.abs() } else { gcd(b, a % b) }
 }
 
+/// A number as the solver has it.
+fn narrow(number: i128) -> Result<i32, TooWide> {
+    if planted(Plant::NarrowSums) {
+        return Ok(number as i32);
+    }
+    i32::try_from(number).map_err(|_| TooWide)
+}
+
 /// What a constraint became.
 enum Fitted {
     Always,
@@ -199,16 +207,14 @@ impl Gate {
 
     /// A variable between bounds.
     pub(crate) fn bounded(&mut self, low: i128, high: i128) -> Result<View, TooWide> {
-        if low < -SUM_MAX || high > SUM_MAX {
+        if (low < -SUM_MAX || high > SUM_MAX) && !planted(Plant::NarrowSums) {
             return Err(TooWide);
         }
         if self.is_dead() {
             return Ok(self.truth().get_integer_variable());
         }
-        Ok(self
-            .solver
-            .new_bounded_integer(low as i32, high as i32)
-            .scaled(1))
+        let (low, high) = (narrow(low)?, narrow(high)?);
+        Ok(self.solver.new_bounded_integer(low, high).scaled(1))
     }
 
     pub(crate) fn clause(&mut self, predicates: Vec<Predicate>) {
@@ -247,16 +253,12 @@ impl Gate {
             reach = reach
                 .checked_add(coefficient.abs().checked_mul(most).ok_or(TooWide)?)
                 .ok_or(TooWide)?;
-            let coefficient = i32::try_from(coefficient).map_err(|_| TooWide)?;
-            if reach > SUM_MAX {
+            if reach > SUM_MAX && !planted(Plant::NarrowSums) {
                 return Err(TooWide);
             }
-            views.push(term.view.scaled(coefficient));
+            views.push(term.view.scaled(narrow(coefficient)?));
         }
-        Ok(Fitted::Views(
-            views,
-            i32::try_from(right).map_err(|_| TooWide)?,
-        ))
+        Ok(Fitted::Views(views, narrow(right)?))
     }
 
     /// `linear ≤ right` where the literal is true.
@@ -426,3 +428,6 @@ impl Gate {
         Ok(Linear::of(quotient, -most, most))
     }
 }
+
+#[cfg(test)]
+mod tests;

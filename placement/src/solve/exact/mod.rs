@@ -1,13 +1,20 @@
 //! The exact solver: the graph as constraints for pumpkin, a lazy clause generation solver.
 //!
 //! It takes over where search proves nothing: small and scoped problems, proofs of optimality, all solutions, cores.
+//! What is interchangeable is counted first ([`classes`]), so that small means few kinds of values, not few values.
 //! Its answers are believed only because of what [`linear`] refuses.
 
+mod classes;
 mod cores;
 mod encode;
 mod folds;
 mod linear;
 mod relax;
+mod require;
+mod rows;
+mod sorter;
+mod support;
+mod templates;
 mod touched;
 
 use pumpkin_solver::conflict_resolvers::resolvers::ResolutionResolver;
@@ -16,14 +23,16 @@ use pumpkin_solver::core::predicate;
 use pumpkin_solver::core::predicates::Predicate;
 use pumpkin_solver::core::results::{ProblemSolution, SatisfactionResultUnderAssumptions};
 use pumpkin_solver::core::termination::TerminationCondition;
-use pumpkin_solver::core::variables::Literal;
 
-use super::Assignment;
 use super::candidates::Candidates;
-use crate::graph::internal::{Broken, Graph, Layout, RootKind, State, UNSET, soft_term};
-use crate::graph::{RowRef, VarId};
+use super::decide::EXACT_PAIRS_MAX;
+use super::{Assignment, Solver};
+use crate::graph::VarId;
+use crate::graph::internal::{Graph, RootKind, State, UNSET, soft_term};
+use classes::{Classes, Soft};
 use encode::{Encoder, encoded};
 use linear::{Linear, TooWide, View};
+use rows::{Hard, broken_constants, broken_now, hard_rows, post};
 use touched::Touched;
 
 pub(crate) use cores::{Rows, core};
@@ -33,6 +42,8 @@ pub(crate) use relax::relax;
 pub(crate) struct Budget<'a> {
     /// Rounds of its main loop, each a decision or a conflict.
     pub rounds_max: u64,
+    /// Pairs of a choice and a value in any one question about a core.
+    pub pairs_max: usize,
     pub seed: u64,
     pub abort: &'a mut dyn FnMut() -> bool,
 }
@@ -42,6 +53,12 @@ impl<'a> Budget<'a> {
     pub(crate) fn new(config: &super::Config, abort: &'a mut dyn FnMut() -> bool) -> Budget<'a> {
         Budget {
             rounds_max: config.conflicts_max,
+            pairs_max: match config.solver {
+                Solver::Exact => usize::MAX,
+                Solver::Auto | Solver::Search | Solver::Flow | Solver::Greedy => {
+                    4 * EXACT_PAIRS_MAX
+                }
+            },
             seed: config.seed,
             abort,
         }
@@ -130,121 +147,28 @@ enum Answer {
     Unknown,
 }
 
-/// A hard row of the part of the model that can change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Hard {
-    Root(u32),
-    Bucket { lazy: u32, part: u32, key: u32 },
+/// The same decisions with fewer values: a few of each class of values that nothing tells apart. Whether anything
+/// better than `state`, or anything at all, satisfies the hard rows is the same question over those. `None` where
+/// they are all.
+pub(crate) fn kernel(graph: &Graph, state: &State, candidates: &Candidates) -> Option<Candidates> {
+    let touched = Touched::from(graph, candidates, &state.assignment);
+    let rows = {
+        let mut encoder = Encoder::new(graph, state, candidates, &touched, 0);
+        hard_rows(&mut encoder).ok()?
+    };
+    let classes = Classes::new(graph, state, candidates, &touched, &rows, Soft::Counted);
+    classes.kernel(graph, candidates, &state.assignment)
 }
 
-impl Hard {
-    fn name(self, graph: &Graph) -> RowRef {
-        match self {
-            Hard::Root(root) => {
-                let root = graph.roots.root[root as usize];
-                RowRef::Root {
-                    policy: root.policy,
-                    row: root.row,
-                }
-            }
-            Hard::Bucket { lazy, part, key } => RowRef::Lazy {
-                policy: graph.bags.lazies[lazy as usize].policy,
-                part,
-                key,
-            },
-        }
+/// How many variables the constraint solver has for these decisions.
+#[cfg(test)]
+pub(crate) fn choice_count(graph: &Graph, state: &State, candidates: &Candidates) -> usize {
+    let touched = Touched::from(graph, candidates, &state.assignment);
+    let mut encoder = Encoder::new(graph, state, candidates, &touched, 0);
+    for &var in &touched.free {
+        assert!(encoder.declare(VarId(var)).is_ok());
     }
-}
-
-/// The hard rows that decisions in scope can change.
-fn hard_rows(encoder: &mut Encoder<'_>) -> Result<Vec<Hard>, TooWide> {
-    let graph = encoder.graph;
-    let mut rows: Vec<Hard> = encoder
-        .touched
-        .roots
-        .iter()
-        .filter(|&&root| folds::is_hard(graph.roots.root[root as usize].kind))
-        .map(|&root| Hard::Root(root))
-        .collect();
-    for (lazy, spec) in graph.bags.lazies.iter().enumerate() {
-        if !spec.alive || spec.kind != RootKind::Hard {
-            continue;
-        }
-        let parts = encoder
-            .touched
-            .parts
-            .range((spec.bag.0, 0)..=(spec.bag.0, u32::MAX));
-        for (bag, part) in parts.copied().collect::<Vec<_>>() {
-            for key in encoder.reachable(bag, part)? {
-                rows.push(Hard::Bucket {
-                    lazy: lazy as u32,
-                    part,
-                    key,
-                });
-            }
-        }
-    }
-    Ok(rows)
-}
-
-/// The hard rows that are broken whatever is decided.
-fn broken_constants(graph: &Graph, state: &State, touched: &Touched, rows: &[Hard]) -> Vec<RowRef> {
-    let mut lost = Vec::new();
-    for broken in state.broken.iter() {
-        match broken {
-            Broken::Root(root) if !touched.roots.contains(&root) => {
-                lost.push(Hard::Root(root).name(graph));
-            }
-            Broken::Root(_) => {}
-            Broken::Lazy(lazy, slot) => {
-                let spec = &graph.bags.lazies[lazy as usize];
-                let bag = spec.bag.0;
-                let layout = graph.bags.bag[bag as usize].layout;
-                let (part, key) = match layout {
-                    Layout::Scan => (slot, None),
-                    Layout::Dense { .. } | Layout::Sparse => state.slot_bucket(graph, bag, slot),
-                };
-                let keys = match key {
-                    Some(key) => vec![key],
-                    None => state
-                        .occupied(graph, bag, Some(part), None)
-                        .into_iter()
-                        .map(|(_, key)| key)
-                        .collect(),
-                };
-                for key in keys {
-                    let hard = Hard::Bucket { lazy, part, key };
-                    let rows_there =
-                        state.fold(graph, bag, part, key, crate::graph::Fold::CountRows);
-                    let bucket = crate::graph::internal::Bucket {
-                        state,
-                        graph,
-                        bag,
-                        part,
-                        key,
-                        rows: rows_there,
-                    };
-                    let fails = rows_there > 0 && bucket.value(&spec.template) == 0;
-                    if fails && !rows.contains(&hard) {
-                        lost.push(hard.name(graph));
-                    }
-                }
-            }
-        }
-    }
-    lost
-}
-
-/// Posts a hard row where the literal is true.
-fn post(encoder: &mut Encoder<'_>, when: Literal, hard: Hard) -> Result<(), TooWide> {
-    let graph = encoder.graph;
-    match hard {
-        Hard::Root(root) => encoder.require(when, graph.roots.root[root as usize].expr.0),
-        Hard::Bucket { lazy, part, key } => {
-            let spec = &graph.bags.lazies[lazy as usize];
-            encoder.require_template(when, spec.bag.0, part, key, &spec.template)
-        }
-    }
+    encoder.choices()
 }
 
 /// The sum of each tier.
@@ -354,7 +278,7 @@ fn attempt(
     }
     let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
     let rows = hard_rows(&mut encoder)?;
-    if !broken_constants(graph, state, touched, &rows).is_empty() {
+    if !broken_constants(graph, state, touched, &rows.iter().copied().collect()).is_empty() {
         return Ok(Verdict::Infeasible);
     }
     let truth = encoder.gate.truth();
@@ -534,7 +458,9 @@ impl Run<'_> {
     /// Forbids an assignment.
     fn block(&mut self, values: &Assignment) -> Result<(), TooWide> {
         let mut clause = Vec::new();
-        for &(var, value) in values {
+        for &var in &self.encoder.candidates.choices {
+            let position = self.encoder.candidates.position(var);
+            let (_, value) = values[position];
             if let Some(view) = self.encoder.decision(var) {
                 let number = encoded(self.encoder.graph, var, value.unwrap_or(UNSET))?;
                 clause.push(predicate![view != number]);

@@ -4,8 +4,8 @@
 //! downwards, until the constraint solver proves that fewer will not do. Unlike a core, which names one conflict, this
 //! resolves all of them at once.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pumpkin_solver::conflict_resolvers::resolvers::ResolutionResolver;
 use pumpkin_solver::core::predicate;
@@ -18,7 +18,7 @@ use super::super::candidates::Candidates;
 use super::encode::Encoder;
 use super::linear::{Linear, TooWide, View};
 use super::touched::Touched;
-use super::{Budget, Countdown, broken_constants, hard_rows, post};
+use super::{Budget, Countdown, Hard, broken_constants, hard_rows, post};
 use crate::graph::RowRef;
 use crate::graph::internal::{Graph, State};
 
@@ -49,7 +49,8 @@ fn find(
     }
     let mut encoder = Encoder::new(graph, state, candidates, touched, budget.seed);
     let rows = hard_rows(&mut encoder)?;
-    let lost = broken_constants(graph, state, touched, &rows);
+    let known: BTreeSet<Hard> = rows.iter().copied().collect();
+    let lost = broken_constants(graph, state, touched, &known);
     // What has one name is one row, however many conditions it is made of.
     let mut literals: BTreeMap<RowRef, Literal> = BTreeMap::new();
     let mut given_up = Linear::default();

@@ -3,16 +3,22 @@
 //! Files and the clock are the caller's ([`Edge`]), so the command runs the same in the binary, in tests and in
 //! a node.
 
-use std::collections::BTreeMap;
+mod arguments;
+mod help;
+mod text;
+
 use std::fmt::Write as _;
+
+use arguments::{Arguments, Force, Format, Verb, arguments};
+pub use help::USAGE;
+use text::{plan_text, text};
 
 use crate::admission::Verdict;
 use crate::answer::Answer;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::explain::Explanation;
-use crate::ordered::Plan;
 use crate::problem::Problem;
-use crate::solve::{Config, Solver};
+use crate::solve::Config;
 
 /// What the command needs of the world.
 pub struct Edge<'a> {
@@ -33,125 +39,19 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// How the command is used.
-pub const USAGE: &str = "\
-usage: placement solve|plan|explain|whatif|check --state STATE.sql --policies POLICIES.sql
-         [--time-limit-ms N] [--solver auto|search|exact|flow|greedy] [--seed N] [--threads N]
-         [--solutions N] [--json]
-       explain: --table T --key JSON [--column C]
-       whatif:  [--change SQL]... [--new-policies FILE] [--table T --key JSON [--column C]]
-       check:   --candidate FILE [--force]
-";
-
-/// Parsed arguments.
-#[derive(Debug)]
-struct Arguments {
-    verb: String,
-    state: String,
-    policies: Vec<String>,
-    time_limit_us: Option<u64>,
-    config: Config,
-    json: Format,
-    table: Option<String>,
-    key: Option<String>,
-    column: Option<String>,
-    changes: Vec<String>,
-    new_policies: Option<String>,
-    candidate: Option<String>,
-    force: Force,
-}
-
-/// How the answer is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Text,
-    Json,
-}
-
-/// Whether what is not proved may be accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Force {
-    No,
-    Yes,
-}
-
 fn usage<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::bare(ErrorKind::Usage, message))
 }
 
-fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T> {
-    text.parse()
-        .or_else(|_| usage(format!("{flag} needs a number, not {text:?}")))
-}
-
-fn arguments(args: &[String]) -> Result<Arguments> {
-    let Some((verb, mut rest)) = args.split_first() else {
-        return usage("which verb?");
-    };
-    let mut parsed = Arguments {
-        verb: verb.clone(),
-        state: String::new(),
-        policies: Vec::new(),
-        time_limit_us: None,
-        config: Config::default(),
-        json: Format::Text,
-        table: None,
-        key: None,
-        column: None,
-        changes: Vec::new(),
-        new_policies: None,
-        candidate: None,
-        force: Force::No,
-    };
-    while let Some((flag, tail)) = rest.split_first() {
-        if flag == "--json" || flag == "--force" {
-            match flag.as_str() {
-                "--json" => parsed.json = Format::Json,
-                _ => parsed.force = Force::Yes,
-            }
-            rest = tail;
-            continue;
-        }
-        let Some((value, tail)) = tail.split_first() else {
-            return usage(format!("{flag} needs a value"));
-        };
-        rest = tail;
-        match flag.as_str() {
-            "--state" => parsed.state.clone_from(value),
-            "--policies" => parsed.policies.push(value.clone()),
-            "--time-limit-ms" => {
-                parsed.time_limit_us = Some(number::<u64>(flag, value)?.saturating_mul(1000));
-            }
-            "--solver" => {
-                parsed.config.solver = match value.as_str() {
-                    "auto" => Solver::Auto,
-                    "search" => Solver::Search,
-                    "exact" => Solver::Exact,
-                    "flow" => Solver::Flow,
-                    "greedy" => Solver::Greedy,
-                    other => return usage(format!("no solver is called {other:?}")),
-                }
-            }
-            "--table" => parsed.table = Some(value.clone()),
-            "--key" => parsed.key = Some(value.clone()),
-            "--column" => parsed.column = Some(value.clone()),
-            "--change" => parsed.changes.push(value.clone()),
-            "--new-policies" => parsed.new_policies = Some(value.clone()),
-            "--candidate" => parsed.candidate = Some(value.clone()),
-            "--seed" => parsed.config.seed = number(flag, value)?,
-            "--threads" => parsed.config.threads = number::<u32>(flag, value)?.max(1),
-            "--solutions" => parsed.config.solutions = number(flag, value)?,
-            other => return usage(format!("unknown option {other}")),
-        }
-    }
-    if parsed.state.is_empty() || parsed.policies.is_empty() {
-        return usage("--state and --policies are needed");
-    }
-    Ok(parsed)
-}
-
 /// Runs the command.
 pub fn run(args: &[String], edge: &mut Edge<'_>) -> Output {
+    if let Some(verb) = help::asked(args) {
+        return Output {
+            exit_code: 0,
+            stdout: help::help(verb),
+            stderr: String::new(),
+        };
+    }
     match try_run(args, edge) {
         Ok(output) => output,
         Err(e) => {
@@ -210,8 +110,8 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
         .map(|limit| started.saturating_add(limit));
     let mut abort = || deadline.is_some_and(|d| now_us() >= d);
     let config = &arguments.config;
-    match arguments.verb.as_str() {
-        "solve" => {
+    match arguments.verb {
+        Verb::Solve => {
             let mut warnings = String::new();
             let answer = solved(&scripts, config, started, now_us, &mut abort, &mut warnings)?;
             let stdout = match arguments.json {
@@ -224,7 +124,7 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 stderr: warnings,
             })
         }
-        "plan" => {
+        Verb::Plan => {
             let mut problem = Problem::load_scripts(&scripts)?;
             let plan = problem.plan(config, &crate::plan::Config::default(), &mut abort)?;
             let stdout = match arguments.json {
@@ -237,7 +137,7 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 stderr: String::new(),
             })
         }
-        "explain" => {
+        Verb::Explain => {
             if arguments.table.is_none() {
                 return usage("explain needs --table and --key");
             }
@@ -248,14 +148,14 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
                 stderr: String::new(),
             })
         }
-        "whatif" => {
+        Verb::WhatIf => {
             let new = match &arguments.new_policies {
                 Some(path) => read(edge, path)?,
                 None => String::new(),
             };
             what_if(&scripts, &new, &arguments, now_us, &mut abort)
         }
-        "check" => {
+        Verb::Check => {
             let accepted = policies.join("\n;\n");
             let (accepted, candidate) = match &arguments.candidate {
                 Some(path) => (accepted, read(edge, path)?),
@@ -264,7 +164,6 @@ fn try_run(args: &[String], edge: &mut Edge<'_>) -> Result<Output> {
             };
             check(&state, &accepted, &candidate, &arguments, &mut abort)
         }
-        other => usage(format!("unknown verb {other:?}")),
     }
 }
 
@@ -376,86 +275,9 @@ fn pretty(value: &impl serde::Serialize) -> Result<String> {
     }
 }
 
-fn plan_text(plan: &Plan) -> String {
-    let status = serde_json::to_value(plan.status).unwrap_or_default();
-    let mut out = format!("{}\n", status.as_str().unwrap_or_default());
-    for (number, step) in plan.steps.iter().enumerate() {
-        let _ = writeln!(out, "step {}:", number + 1);
-        for s in step {
-            let key: Vec<String> = s.key.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            let _ = writeln!(
-                out,
-                "  {}[{}].{}: {} -> {}",
-                s.table,
-                key.join(","),
-                s.column,
-                s.from,
-                s.to
-            );
-        }
-    }
-    for row in &plan.blocked_by {
-        let key: Vec<String> = row.row.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let _ = writeln!(out, "blocked by: {}[{}]", row.policy, key.join(","));
-    }
-    out
-}
-
 fn json(value: &impl serde::Serialize) -> Result<String> {
     match serde_json::to_string(value) {
         Ok(text) => Ok(text + "\n"),
         Err(e) => usage(e.to_string()),
-    }
-}
-
-/// The answer for people.
-fn text(answer: &Answer) -> String {
-    let mut out = String::new();
-    let status = serde_json::to_value(answer.status).unwrap_or_default();
-    let _ = writeln!(out, "{}", status.as_str().unwrap_or_default());
-    for tier in &answer.tiers {
-        let bound = match tier.bound {
-            Some(bound) => format!("cannot be below {bound}"),
-            None => "no bound is known".to_owned(),
-        };
-        let _ = writeln!(out, "tier {}: {} ({bound})", tier.tier, tier.value);
-    }
-    for a in &answer.assignments {
-        let key: Vec<String> = a.key.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let moved = if a.current == a.value { "" } else { "  *" };
-        let _ = writeln!(
-            out,
-            "{}[{}].{}: {} -> {}{moved}",
-            a.table,
-            key.join(","),
-            a.column,
-            a.current,
-            a.value
-        );
-    }
-    conflict(&mut out, answer);
-    out
-}
-
-/// Cores of more rows than this are shown by policy: a core that is the whole cluster is read by nobody.
-const ROWS_SHOWN_MAX: usize = 20;
-
-fn conflict(out: &mut String, answer: &Answer) {
-    if let (Some(needed), Some(available)) = (answer.needed, answer.available) {
-        let _ = writeln!(out, "needed {needed}, available {available}");
-    }
-    if answer.core.len() > ROWS_SHOWN_MAX {
-        let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
-        for row in &answer.core {
-            *rows.entry(&row.policy).or_default() += 1;
-        }
-        for (policy, rows) in rows {
-            let _ = writeln!(out, "conflict: {policy}, {rows} rows");
-        }
-        return;
-    }
-    for row in &answer.core {
-        let key: Vec<String> = row.row.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let _ = writeln!(out, "conflict: {}[{}]", row.policy, key.join(","));
     }
 }
