@@ -6,6 +6,7 @@
 
 pub mod etcd;
 pub mod load;
+pub mod started;
 pub mod status;
 pub mod syncs;
 pub mod systems;

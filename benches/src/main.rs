@@ -10,7 +10,7 @@ use synod_benches::etcd::Failure;
 use synod_benches::load::{self, Figures, Load, Protocol, Verb};
 use synod_benches::systems::System;
 use synod_benches::transfers::{self, Draw, Kind, Transfers};
-use synod_benches::{status, syncs};
+use synod_benches::{started, status, syncs};
 
 /// Measures SET and GET of Synod (3 nodes), etcd (3 nodes) and Redis (1 node, appendfsync always).
 ///
@@ -62,6 +62,7 @@ fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
     let dir = arguments.dir.join(std::process::id().to_string());
     std::fs::create_dir_all(&dir)?;
+    started::end_with_signals(dir.clone())?;
     let outcome = match arguments.transactions {
         true => transactions(&arguments, &dir),
         false => run(&arguments, &dir),

@@ -4,10 +4,11 @@
 use std::io;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::load::Protocol;
+use crate::started::Started;
 
 /// A running system.
 pub struct System {
@@ -17,7 +18,7 @@ pub struct System {
     pub protocol: Protocol,
     /// Where its nodes serve clients.
     pub addresses: Vec<String>,
-    processes: Vec<Child>,
+    processes: Vec<Started>,
 }
 
 impl System {
@@ -143,16 +144,7 @@ impl System {
 
     /// The ids of its processes.
     pub fn pids(&self) -> Vec<u32> {
-        self.processes.iter().map(Child::id).collect()
-    }
-}
-
-impl Drop for System {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.processes.iter().map(Started::id).collect()
     }
 }
 
@@ -165,10 +157,10 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     ticks.iter().filter_map(|t| t.parse::<u64>().ok()).sum()
 }
 
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    command
+fn spawn(command: &mut Command) -> io::Result<Started> {
+    let command = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
+        .stderr(Stdio::null());
+    Started::spawn(command)
 }

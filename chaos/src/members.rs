@@ -362,7 +362,7 @@ impl Process {
                 let (to, contact) = (destination, membership::contact(&cause));
                 self.step(Event::ContactFailed { to, contact });
             }
-            Inbound::Reached { .. } | Inbound::Closed { .. } => {}
+            Inbound::Reached { .. } | Inbound::TurnedAway { .. } | Inbound::Closed { .. } => {}
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use synod_membership::id::{Boot, NodeId};
 use synod_storage::disk::{Disk, OpenMode, read_exact_at};
 
 use crate::formation::Founding;
+use crate::membership::files::with_reserve;
 
 /// The file that says who the directory is.
 pub const IDENTITY: &str = "identity";
@@ -213,8 +214,8 @@ where
 fn save(disk: &Arc<dyn Disk>, file: &'static str, bytes: &[u8]) -> Result<(), IdentityError> {
     let io = |error| IdentityError::Io { file, error };
     let beside = format!("{file}.new");
-    let handle = disk.open(&beside, OpenMode::Create).map_err(io)?;
-    handle.write_at(bytes, 0).map_err(io)?;
+    let handle = with_reserve(disk, || disk.open(&beside, OpenMode::Create)).map_err(io)?;
+    with_reserve(disk, || handle.write_at(bytes, 0)).map_err(io)?;
     handle.sync_data().map_err(io)?;
     disk.rename(&beside, file).map_err(io)?;
     disk.sync_dir("").map_err(io)

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use appends::{keys, write};
 use cluster::{Cluster, Node, free_ports, run_to_end};
-use synod_client::{Client, Options};
+use synod_client::{Client, Command, Options};
 
 fn client(addresses: Vec<String>) -> Client {
     let options = Options {
@@ -201,17 +201,124 @@ async fn a_port_in_use_and_a_file_for_a_directory_are_named() {
 }
 
 #[tokio::test]
-async fn a_peer_of_another_cluster_is_refused_by_name() {
+async fn a_directory_stays_with_its_cluster_whomever_it_is_told_to_join() {
     let one = Cluster::start(1);
     let mut other = Cluster::start(1);
     client(other.clients()).set("formed", "yes").await.unwrap();
     other.kill(0);
-    // The same directory, with the address of a member of another cluster to talk to: the
-    // directory wins, and its node serves on.
     other.join(0, &[one.peer_port(0)]);
     other.run(0);
     client(other.clients()).set("k", "v").await.unwrap();
     client(one.clients()).set("k", "v").await.unwrap();
+}
+
+/// What a node calls a problem.
+async fn problems(cluster: &Cluster, node: usize) -> String {
+    let question = Command::read("SYNOD").arg("STATUS");
+    let answer = client(vec![cluster.client(node)]).call(&question).await;
+    let json = answer.unwrap().into_bytes().unwrap().unwrap_or_default();
+    let status: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    status["problems"].to_string()
+}
+
+/// Waits until a node calls it a problem; the words from `from` on, up to a quotation mark.
+async fn said(cluster: &Cluster, node: usize, from: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let problems = problems(cluster, node).await;
+        if let Some(at) = problems.find(from) {
+            return problems[at..]
+                .split('"')
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+        }
+        assert!(Instant::now() < deadline, "{problems}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_of_another_cluster_is_refused_in_the_same_words_on_both_sides() {
+    let mut cluster = Cluster::start(3);
+    let mut good = client(cluster.clients());
+    for key in keys() {
+        good.set(key, "v").await.unwrap();
+    }
+    let mut other = Cluster::start(1);
+    client(other.clients()).set("formed", "yes").await.unwrap();
+    other.kill(0);
+    // It comes up where the others expect one of theirs.
+    cluster.kill(2);
+    other.move_to(0, cluster.peer_port(2));
+    other.run(0);
+    let words = said(&cluster, 0, "the calling node belongs to cluster").await;
+    assert_eq!(
+        said(&other, 0, "the calling node belongs to cluster").await,
+        words
+    );
+    for log in [cluster.log(0), other.log(0)] {
+        assert!(log.contains(&words), "{words} is not in\n{log}");
+    }
+    let refused = problems(&cluster, 0).await;
+    let there = format!("the node at {} refuses", cluster.peer(2));
+    assert!(refused.contains(&there), "{refused}");
+    assert!(problems(&other, 0).await.contains("was turned away"));
+    // Neither is the worse for it.
+    client(other.clients()).set("k", "v").await.unwrap();
+    let mut good = client(vec![cluster.client(0), cluster.client(1)]);
+    for key in keys() {
+        good.set(key, "w").await.unwrap();
+    }
+}
+
+/// A frame of another release: header, and a body that nobody here can read.
+fn frame_of_version(version: u16) -> Vec<u8> {
+    let mut frame = b"SYN0".to_vec();
+    frame.extend(4u32.to_le_bytes());
+    frame.extend(0u32.to_le_bytes());
+    frame.extend(version.to_le_bytes());
+    frame.extend(1u16.to_le_bytes());
+    frame.extend([1, 2, 3, 4]);
+    frame
+}
+
+#[tokio::test]
+async fn a_peer_of_another_version_is_told_so_and_named_on_this_side() {
+    let mut cluster = Cluster::start(3);
+    let mut stream = TcpStream::connect(cluster.peer(0)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream.write_all(&frame_of_version(99)).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(
+        answer.starts_with(b"SYN0") && answer[12..14] != [99, 0],
+        "{answer:?}"
+    );
+    let words = said(&cluster, 0, "the calling node speaks version 99").await;
+    assert!(cluster.log(0).contains(&words), "{words}");
+    // And the other way round: it is called, and answers so.
+    cluster.kill(2);
+    let listener = std::net::TcpListener::bind(cluster.peer(2)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(&frame_of_version(98));
+            // Until the caller goes: closed at once, the answer could be lost with a reset.
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    let words = said(
+        &cluster,
+        0,
+        "the calling node speaks version 1 of the peer protocol",
+    )
+    .await;
+    assert!(words.contains("98"), "{words}");
+    assert!(cluster.log(0).contains(&words), "{words}");
 }
 
 fn tempdir(name: &str) -> std::path::PathBuf {

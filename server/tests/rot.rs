@@ -35,7 +35,11 @@ fn client(addresses: Vec<String>) -> Client {
 }
 
 async fn filled() -> Cluster {
-    let cluster = Cluster::start(3);
+    filled_on(3).await
+}
+
+async fn filled_on(nodes: usize) -> Cluster {
+    let cluster = Cluster::start(nodes);
     let mut client = client(cluster.clients());
     for n in 0..KEYS {
         client
@@ -109,6 +113,23 @@ fn copies(dir: &Path, prefix: &str, n: u32) -> Vec<(PathBuf, u64)> {
     copies
 }
 
+/// Turns a bit in the header of a batch in the middle of a node's log: what was there, nobody can tell.
+fn flip_a_batch_header(data: &Path) -> String {
+    const BLOCK: usize = 4096;
+    const MAGIC: &[u8] = b"SYNODBAT";
+    let mut found = Vec::new();
+    for path in files(&data.join("log"), "segment-") {
+        let content = fs::read(&path).expect("readable");
+        let blocks = content.chunks(BLOCK).enumerate();
+        let headers = blocks.filter(|(_, block)| block.starts_with(MAGIC));
+        found.extend(headers.map(|(block, _)| (path.clone(), (block * BLOCK) as u64)));
+    }
+    let (path, at) = &found[found.len() / 2];
+    flip(path, at + 50);
+    let name = path.file_name().expect("it has a name");
+    name.to_string_lossy().into_owned()
+}
+
 /// Turns a bit in every copy of a value below a directory.
 fn flip_value(dir: &Path, prefix: &str, n: u32) -> usize {
     let copies = copies(dir, prefix, n);
@@ -177,6 +198,86 @@ async fn a_damaged_entry_and_a_damaged_manifest_are_named_and_mended() {
     assert!(problems.contains("segment-"), "{problems}");
     cluster.kill(0);
     all_is_there(&cluster, &[1, 2]).await;
+}
+
+/// One node of several has lost what no peer can name: it says so, its replicas are replaced by new ones, and
+/// when another node is gone nothing is missing.
+async fn a_bad_log_header(nodes: usize) {
+    let mut cluster = filled_on(nodes).await;
+    let bad = nodes - 1;
+    cluster.kill(bad);
+    let segment = flip_a_batch_header(&cluster.data(bad));
+    cluster.run(bad);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let there = status(&cluster, bad).await;
+        let problems = there["problems"].to_string();
+        assert!(problems.contains(&segment), "not named: {problems}");
+        let others = status(&cluster, 0).await;
+        let is_whole = |shard: &Value| {
+            let replicas = shard["replicas"].as_array().cloned().unwrap_or_default();
+            let voters = replicas.iter().filter(|it| it["role"] == "voter").count();
+            replicas.len() == 3 && voters == 3 && !shard["leader"].is_null()
+        };
+        let shards = others["shards"].as_array().cloned().unwrap_or_default();
+        let replaced = there["storage"]["damaged_replicas"] == 0;
+        if replaced && !shards.is_empty() && shards.iter().all(is_whole) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not replaced: {there}\n{others}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let log = cluster.log(bad);
+    assert!(log.contains("the replica's disk lost something"), "{log}");
+    let all: Vec<usize> = (0..nodes).collect();
+    all_is_there(&cluster, &all).await;
+    cluster.kill(0);
+    all_is_there(&cluster, &all[1..]).await;
+}
+
+#[tokio::test]
+async fn a_bad_log_header_of_one_node_of_three_costs_new_replicas_and_no_data() {
+    a_bad_log_header(3).await;
+}
+
+#[tokio::test]
+async fn a_bad_log_header_of_one_node_of_five_costs_new_replicas_and_no_data() {
+    a_bad_log_header(5).await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("ours");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("readable")),
+        }
+    }
+}
+
+/// As a power cut may leave it that took the index back to an earlier moment, and nothing else.
+#[tokio::test]
+async fn an_index_that_was_left_behind_is_rebuilt() {
+    let mut cluster = filled().await;
+    cluster.stop(0);
+    let index = cluster.data(0).join("index");
+    let before = cluster.data(0).join("index.before");
+    copy_dir(&index, &before);
+    cluster.run(0);
+    let mut client = client(vec![cluster.client(0)]);
+    for n in 0..KEYS {
+        client.set(&key(n), "newer").await.expect("it serves");
+        client.set(&key(n), value(n)).await.expect("it serves");
+    }
+    cluster.stop(0);
+    fs::remove_dir_all(&index).expect("ours");
+    fs::rename(&before, &index).expect("ours");
+    cluster.run(0);
+    all_is_there(&cluster, &[0]).await;
+    let output = cluster.stop(0);
+    assert!(output.contains("index was rebuilt"), "{output}");
 }
 
 #[tokio::test]

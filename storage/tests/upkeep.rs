@@ -5,7 +5,7 @@ mod rig;
 use bytes::Bytes;
 use rand::Rng;
 use rig::{Rig, SHARD, delete, put, rng};
-use synod_storage::disk::{Fault, Survival};
+use synod_storage::disk::{Disk, Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
     Event, KeyRange, Lane, LogBatch, LogError, Micros, Options, Pressure, ReadResult, ReplicaId,
@@ -460,4 +460,29 @@ fn a_full_disk_refuses_writes_loses_nothing_and_recovers_by_itself() {
         rig.write(vec![put("after", "space")]).unwrap();
         rig.check_with_power_loss();
     }
+}
+
+/// With not a byte left it starts all the same, out of the reserve, and shows what it holds.
+#[test]
+fn a_full_disk_does_not_keep_a_node_from_starting() {
+    const ROOM: u64 = 1 << 40;
+    let mut options = Options::tiny();
+    options.disk_reserve_bytes = 2 << 20;
+    let mut rig = Rig::sim_with(7, options);
+    rig.disk().inject(Fault::Capacity(ROOM));
+    for n in 0..100 {
+        rig.write(vec![put(format!("key-{n:03}"), vec![5; 500])])
+            .unwrap();
+    }
+    rig.pass(500).unwrap();
+    rig.cut_power(Survival::Random, Rot::Behind);
+    rig.disk().inject(Fault::Capacity(ROOM));
+    let used = ROOM - rig.disk().available_bytes().unwrap();
+    rig.disk().inject(Fault::Capacity(used));
+    rig.reopen().unwrap();
+    rig.check_user();
+    rig.disk().inject(Fault::Capacity(ROOM));
+    rig.pass(500).unwrap();
+    rig.write(vec![put("after", "space")]).unwrap();
+    rig.check_with_power_loss();
 }

@@ -57,6 +57,8 @@ points! {
     ShardThawed,
     /// A request was lost with its connection.
     RequestLost,
+    /// A client was gone before its request was answered.
+    RequestWithdrawn,
     /// The outcome of a write was said to be unknown.
     SaidUnknown,
 }

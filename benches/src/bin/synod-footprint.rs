@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use synod_benches::etcd::Failure;
 use synod_benches::load::{self, Load, Protocol, Verb};
+use synod_benches::started::{self, Started};
 use synod_benches::systems::{self, System};
 use synod_client::{Connection, Options};
 
@@ -43,7 +44,7 @@ struct Arguments {
 }
 
 struct Node {
-    child: Child,
+    process: Started,
     started: Instant,
 }
 
@@ -54,14 +55,15 @@ impl Node {
             .append(true)
             .open(dir.join("log"))?;
         let started = Instant::now();
-        let child = Command::new(synod)
-            .args(["start", "--client", CLIENT, "--peer", PEER, "--data"])
-            .arg(dir.join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok(Self { child, started })
+        let process = Started::spawn(
+            Command::new(synod)
+                .args(["start", "--client", CLIENT, "--peer", PEER, "--data"])
+                .arg(dir.join("data"))
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log),
+        )?;
+        Ok(Self { process, started })
     }
 
     /// The time from the start to the first answer to a read.
@@ -84,15 +86,14 @@ impl Node {
         })
     }
 
-    fn end(mut self, signal: Signal) -> Result<Duration, Failure> {
+    fn end(self, signal: Signal) -> Result<Duration, Failure> {
         let asked = Instant::now();
-        kill_process(Pid::from_child(&self.child), signal)?;
-        self.child.wait()?;
+        self.process.end(signal)?;
         Ok(asked.elapsed())
     }
 
     fn resident_mib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.process.id());
         let status = fs::read_to_string(path).unwrap_or_default();
         let mut lines = status.lines();
         let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
@@ -102,7 +103,7 @@ impl Node {
 
     /// CPU so far, in hundredths of a second.
     fn cpu_ticks(&self) -> u64 {
-        systems::cpu_ticks(self.child.id())
+        systems::cpu_ticks(self.process.id())
     }
 }
 
@@ -112,6 +113,7 @@ fn main() -> Result<(), Failure> {
         .dir
         .join(format!("footprint-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
+    started::end_with_signals(dir.clone())?;
     let outcome = if arguments.cluster {
         idle_cluster(&arguments, &dir)
     } else {

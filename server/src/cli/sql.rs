@@ -23,7 +23,7 @@ pub struct Sql {
 
 impl Sql {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let tables = super::runtime()?.block_on(tables(&self.server))?;
+        let tables = super::runtime()?.block_on(tables(&self.server, &[]))?;
         let rows = query(&tables, &self.query)
             .map_err(|error| Failure::Usage(format!("the query: {error}")))?;
         for row in rows {
@@ -56,16 +56,17 @@ struct Table {
 /// Tables by name.
 type Tables = BTreeMap<String, Table>;
 
-/// The cluster's tables.
-async fn tables(server: &Server) -> Result<Tables, Failure> {
+/// The cluster's tables of these names, or all.
+async fn tables(server: &Server, names: &[&str]) -> Result<Tables, Failure> {
     let mut client = controller(server).await?.client();
-    let json = asked(&mut client, &question("TABLES")).await?;
+    let question = question("TABLES").args(names);
+    let json = asked(&mut client, &question).await?;
     read(&json, "the answer")
 }
 
 /// The replicas on the node whose id begins with these digits.
 pub(super) async fn replicas_on(server: &Server, node: &str) -> Result<usize, Failure> {
-    let tables = tables(server).await?;
+    let tables = tables(server, &["replicas"]).await?;
     let Some(replicas) = tables.get("replicas") else {
         return Ok(0);
     };

@@ -65,6 +65,9 @@ pub enum Event {
 pub enum Effect {
     /// Give a request to the participant of a node, this one perhaps.
     Request(NodeId, Request),
+    /// The answers to these requests to a node are not wanted any more: what has not been started of
+    /// them need not be.
+    Withdraw(NodeId, Vec<u64>),
     /// Replies for a client, in order.
     Replies(SessionId, Vec<Reply>),
     /// A question to the node itself (`SYNOD …`); answered with [`Event::Answered`].
@@ -122,7 +125,7 @@ pub struct Gateway {
     open_commands: usize,
     /// Distinguishes this life's streams from those of earlier ones and of other nodes.
     stream_prefix: u64,
-    operations: BTreeMap<u64, Operation>,
+    operations: BTreeMap<Errand, Operation>,
     /// Request id → who waits for it, and where it was sent.
     requests: BTreeMap<u64, Pending>,
     coordinator: Coordinator,
@@ -134,7 +137,6 @@ pub struct Gateway {
     next_question: u64,
     /// Questions that wait for their next attempt, by time.
     question_retries: BTreeSet<(u64, u64)>,
-    next_operation: u64,
     next_request: u64,
     /// Sessions that may have something to start or to say.
     dirty: BTreeSet<SessionId>,
@@ -142,6 +144,9 @@ pub struct Gateway {
     /// Why commands are turned away, if they are.
     closed: Option<String>,
 }
+
+/// Names an operation: a command under way, of which there is one at a place of a session.
+type Errand = (SessionId, Place);
 
 /// A request whose outcome is open.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +160,7 @@ struct Pending {
 #[derive(Clone, Copy, Debug)]
 enum Waiter {
     /// An operation.
-    Operation(u64),
+    Operation(Errand),
     /// A question.
     Question(u64),
 }
@@ -218,7 +223,6 @@ impl Gateway {
             stream_prefix: boot_nonce << 32,
             operations: BTreeMap::new(),
             requests: BTreeMap::new(),
-            next_operation: 0,
             // Answers to an earlier life of this node must not fit requests of this one.
             next_request: boot_nonce,
             dirty: BTreeSet::new(),
@@ -262,13 +266,7 @@ impl Gateway {
                 self.sessions.insert(session, Session::new(stream));
             }
             Event::Submitted(session, batch) => self.submitted(now_us, session, batch),
-            Event::Closed(id) => {
-                if let Some(session) = self.sessions.get_mut(&id) {
-                    // What was started goes on; what was not is nobody's any more.
-                    session.closed = true;
-                    self.dirty.insert(id);
-                }
-            }
+            Event::Closed(id) => self.client_gone(id, effects),
             Event::Response(from, response) => self.answered(now, from, response, effects),
             Event::Lost(node, delivery) => {
                 let lost = self
@@ -310,14 +308,42 @@ impl Gateway {
             let mut replies = Vec::new();
             session.drain(&mut replies);
             self.open_commands -= replies.len();
-            if session.closed {
-                if session.is_idle() {
-                    self.abandon(now, id, effects);
-                    self.sessions.remove(&id);
-                }
-            } else if !replies.is_empty() {
+            let over = session.closed && session.is_idle();
+            // Of a client that is gone too: its commands are not under way any more.
+            if !replies.is_empty() {
                 effects.push(Effect::Replies(id, replies));
             }
+            if over {
+                self.abandon(now, id, effects);
+                self.sessions.remove(&id);
+            }
+        }
+    }
+
+    /// A client is gone, and with it all interest in its commands: what was not started will not be,
+    /// and of what was, the leaders are told that nobody waits for it. Transactions that the coordinator
+    /// has begun are ended by it.
+    fn client_gone(&mut self, id: SessionId, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.close();
+        self.dirty.insert(id);
+        let mut withdrawn: BTreeMap<NodeId, Vec<u64>> = BTreeMap::new();
+        let errands = self.operations.range((id, 0)..=(id, Place::MAX));
+        let errands: Vec<Errand> = errands.map(|(errand, _)| *errand).collect();
+        for errand in errands {
+            session.finish(errand.1, Reply::Null);
+            let sent = self.operations.remove(&errand).and_then(|it| it.sent);
+            if let Some(request) = sent
+                && let Some(pending) = self.requests.remove(&request)
+            {
+                withdrawn.entry(pending.node).or_default().push(request);
+            }
+        }
+        for (node, requests) in withdrawn {
+            reached!(RequestWithdrawn);
+            effects.push(Effect::Withdraw(node, requests));
         }
     }
 
@@ -354,7 +380,6 @@ impl Gateway {
             let Some(session) = self.sessions.get_mut(&id) else {
                 return;
             };
-            let closed = session.closed;
             let (place, class, deadline_us) = match session.candidate(now.monotonic.0) {
                 Candidate::None => return,
                 Candidate::Known(place) => {
@@ -373,10 +398,6 @@ impl Gateway {
                 }
                 Candidate::Command(place, class, deadline_us) => (place, class, deadline_us),
             };
-            if closed {
-                session.finish(place, Reply::Null);
-                continue;
-            }
             if class == Class::Control || session.connection.is_in_transaction() {
                 match self.start_alone(now, id, place, effects) {
                     true => continue,
@@ -433,8 +454,6 @@ impl Gateway {
         };
         let (body, merge) = part.unwrap_or_else(|| (command.clone(), Merge::Whole));
         let operation = Operation {
-            session: id,
-            place,
             command,
             class,
             shard,
@@ -443,7 +462,7 @@ impl Gateway {
             attempts,
             sent: None,
         };
-        self.send(now, operation, (epoch, stream), body, effects);
+        self.send(now, (id, place), operation, (epoch, stream), body, effects);
         true
     }
 
@@ -481,6 +500,7 @@ impl Gateway {
     fn send(
         &mut self,
         now: Now,
+        errand: Errand,
         mut operation: Operation,
         (epoch, stream): (u64, Stream),
         body: Command,
@@ -489,15 +509,13 @@ impl Gateway {
         let shard = operation.shard;
         let node = self.route(shard, operation.attempts);
         operation.attempts += 1;
-        let number = self.next_operation;
-        self.next_operation += 1;
         let Some(node) = node else {
-            self.operations.insert(number, operation);
-            return self.refused(now, number, false);
+            self.operations.insert(errand, operation);
+            return self.refused(now, errand, false);
         };
         let id = self.next_request();
         operation.sent = Some(id);
-        self.operations.insert(number, operation);
+        self.operations.insert(errand, operation);
         let request = Request {
             id,
             shard,
@@ -506,7 +524,7 @@ impl Gateway {
             stream,
             body: body.into(),
         };
-        let waiter = Waiter::Operation(number);
+        let waiter = Waiter::Operation(errand);
         self.requests.insert(
             id,
             Pending {
@@ -529,8 +547,8 @@ impl Gateway {
         let Some(Pending { waiter, shard, .. }) = self.requests.remove(&response.id) else {
             return;
         };
-        let number = match waiter {
-            Waiter::Operation(number) => number,
+        let errand = match waiter {
+            Waiter::Operation(errand) => errand,
             Waiter::Question(number) => {
                 let outcome = response.outcome;
                 return self.question_answered(now, number, from, shard, outcome, effects);
@@ -541,29 +559,30 @@ impl Gateway {
                 if self.leaders.get(&shard) != Some(&from) {
                     self.leaders.insert(shard, from);
                 }
-                self.conclude(number, reply);
+                self.conclude(errand, reply);
             }
             // The answer to another kind of question: only a defect could send it here.
-            Outcome::Unknown | Outcome::Txn(_) => self.conclude(number, unknown()),
+            Outcome::Unknown | Outcome::Txn(_) => self.conclude(errand, unknown()),
             Outcome::NotLeader { hint } => {
                 self.learn_hint(shard, from, hint);
                 let followed = hint.is_some_and(|leader| leader != from);
-                self.refused(now, number, followed);
+                self.refused(now, errand, followed);
             }
             Outcome::StaleEpoch { descriptor } => {
                 self.map.install(descriptor);
-                self.refused(now, number, true);
+                self.refused(now, errand, true);
             }
-            Outcome::StreamBroken => self.refused(now, number, true),
-            Outcome::Overloaded => self.refused(now, number, false),
+            Outcome::StreamBroken => self.refused(now, errand, true),
+            Outcome::Overloaded => self.refused(now, errand, false),
         }
     }
 
     /// A command had certainly no effect: it goes back to its session, which keeps the order.
-    fn refused(&mut self, now: Now, number: u64, at_once: bool) {
-        let Some(operation) = self.operations.remove(&number) else {
+    fn refused(&mut self, now: Now, errand: Errand, at_once: bool) {
+        let Some(operation) = self.operations.remove(&errand) else {
             return;
         };
+        let (id, place) = errand;
         let attempts = operation.attempts;
         // A hint is followed at once, but hints in a circle are not followed for ever.
         let pause_us = if at_once && attempts < 3 {
@@ -572,11 +591,11 @@ impl Gateway {
             self.settings.retry_pause_us * u64::from(attempts.min(20))
         };
         let again_us = now.monotonic.0 + pause_us;
-        let Some(session) = self.sessions.get_mut(&operation.session) else {
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         if again_us >= operation.deadline_us {
-            session.finish(operation.place, no_leader(operation.shard));
+            session.finish(place, no_leader(operation.shard));
         } else {
             let waiting = Slot::Waiting {
                 command: operation.command,
@@ -584,17 +603,17 @@ impl Gateway {
                 not_before_us: again_us,
                 attempts,
             };
-            session.refuse(operation.place, waiting);
+            session.refuse(place, waiting);
         }
-        self.dirty.insert(operation.session);
+        self.dirty.insert(id);
     }
 
     /// Ends an operation.
-    fn conclude(&mut self, number: u64, reply: Reply) {
-        let Some(operation) = self.operations.remove(&number) else {
+    fn conclude(&mut self, errand: Errand, reply: Reply) {
+        let Some(operation) = self.operations.remove(&errand) else {
             return;
         };
-        let (id, place) = (operation.session, operation.place);
+        let (id, place) = errand;
         let reply = operation.reply(reply);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.finish(place, reply);
@@ -617,21 +636,21 @@ impl Gateway {
             let Some(Pending { waiter, .. }) = self.requests.remove(&id) else {
                 continue;
             };
-            let number = match waiter {
-                Waiter::Operation(number) => number,
+            let errand = match waiter {
+                Waiter::Operation(errand) => errand,
                 Waiter::Question(number) => {
                     self.question_lost(now, number, delivery, effects);
                     continue;
                 }
             };
             let reads = |operation: &Operation| operation.class == Class::Read;
-            let reads = self.operations.get(&number).is_some_and(reads);
+            let reads = self.operations.get(&errand).is_some_and(reads);
             reached!(RequestLost);
             let again = reads || delivery == Delivery::Nothing;
             match again || planted!(SendsLostWritesAgain) {
-                true => self.refused(now, number, false),
-                false if planted!(LostIsFailed) => self.conclude(number, Reply::err("lost")),
-                false => self.conclude(number, unknown()),
+                true => self.refused(now, errand, false),
+                false if planted!(LostIsFailed) => self.conclude(errand, Reply::err("lost")),
+                false => self.conclude(errand, unknown()),
             }
         }
     }
@@ -658,21 +677,21 @@ impl Gateway {
     }
 
     fn expire_operations(&mut self, now_us: u64) {
-        let late: Vec<u64> = self
+        let late: Vec<Errand> = self
             .operations
             .iter()
             .filter(|(_, operation)| operation.deadline_us <= now_us)
-            .map(|(number, _)| *number)
+            .map(|(errand, _)| *errand)
             .collect();
-        for number in late {
-            let Some(operation) = self.operations.get(&number) else {
+        for errand in late {
+            let Some(operation) = self.operations.get(&errand) else {
                 continue;
             };
             let reads = operation.class == Class::Read;
             if let Some(id) = operation.sent {
                 self.requests.remove(&id);
             }
-            self.conclude(number, if reads { timed_out() } else { unknown() });
+            self.conclude(errand, if reads { timed_out() } else { unknown() });
         }
     }
 

@@ -3,13 +3,9 @@
 use synod_storage::ShardId;
 use synod_txn::{Class, Command, Merge, Reply};
 
-use super::handle::SessionId;
-
 /// A command that was started.
 #[derive(Debug)]
 pub(super) struct Operation {
-    pub(super) session: SessionId,
-    pub(super) place: u64,
     /// The command, for another start.
     pub(super) command: Command,
     pub(super) class: Class,

@@ -158,6 +158,19 @@ impl Session {
         }
     }
 
+    /// The client is gone: nothing of what was not started will be.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        for slot in &mut self.slots {
+            match slot {
+                Slot::Waiting { .. } | Slot::Known(_) | Slot::Reset(_) => {
+                    *slot = Slot::Done(Reply::Null);
+                }
+                Slot::UnderWay | Slot::Done(_) => {}
+            }
+        }
+    }
+
     /// A command that waits.
     pub(super) fn command(&self, place: Place) -> Option<&Command> {
         match self.slot(place) {

@@ -56,6 +56,7 @@ fn feed(gateway: &mut Gateway, now_us: u64, event: Event) -> (Vec<(NodeId, Reque
         match effect {
             Effect::Request(node, request) => requests.push((node, request)),
             Effect::Replies(_, batch) => replies.extend(batch),
+            Effect::Withdraw(..) => {}
             Effect::Ask(..) | Effect::Called { .. } => panic!("nobody was asked"),
         }
     }
@@ -448,12 +449,52 @@ fn a_leaders_question_finds_its_shard_and_comes_back_to_it() {
 fn a_client_that_is_gone_leaves_nothing_behind() {
     let mut gateway = gateway();
     let (requests, _) = submit(&mut gateway, &["SET a 1", "SET z 2"]);
-    feed(&mut gateway, 0, Event::Closed(CLIENT));
+    let (_, replies) = feed(&mut gateway, 0, Event::Closed(CLIENT));
+    assert_eq!(
+        replies.len(),
+        2,
+        "none of them counts as under way any more"
+    );
     let done = answer(requests[0].1.id, Outcome::Reply(Reply::Ok));
     let (more, replies) = feed(&mut gateway, 0, Event::Response(HERE, done));
     assert!(more.is_empty() && replies.is_empty());
     assert!(gateway.sessions.is_empty() && gateway.operations.is_empty());
     assert_eq!(gateway.requests_under_way(), 0);
+}
+
+#[test]
+fn leaders_hear_that_nobody_waits_for_the_commands_of_a_client_that_is_gone() {
+    let mut gateway = gateway();
+    let other = SessionId(2);
+    gateway.step(at(0), Event::Opened(other), &mut Vec::new());
+    let (requests, _) = submit(&mut gateway, &["GET a", "GET z", "GET y"]);
+    let batch = vec![command("GET z")];
+    let (others, _) = feed(&mut gateway, 0, Event::Submitted(other, batch));
+    let mut effects = Vec::new();
+    gateway.step(at(0), Event::Closed(CLIENT), &mut effects);
+    let id = |at: usize| requests[at].1.id;
+    assert!(
+        matches!(&effects[..], [Effect::Withdraw(HERE, here), Effect::Withdraw(THERE, there)]
+            if *here == [id(0)] && *there == [id(1), id(2)]),
+        "{effects:?}"
+    );
+    let found = answer(others[0].1.id, Outcome::Reply(Reply::Integer(1)));
+    let (_, replies) = feed(&mut gateway, 0, Event::Response(THERE, found));
+    assert!(replies.contains(&Reply::Integer(1)), "others are served");
+}
+
+#[test]
+fn what_waits_for_a_leader_goes_with_its_client() {
+    let mut gateway = gateway();
+    let (requests, _) = submit(&mut gateway, &["SET a 1", "SET b 1"]);
+    for (_, request) in &requests {
+        let refused = answer(request.id, Outcome::NotLeader { hint: None });
+        feed(&mut gateway, 0, Event::Response(HERE, refused));
+    }
+    let (again, replies) = feed(&mut gateway, 0, Event::Closed(CLIENT));
+    assert!(again.is_empty(), "{again:?}");
+    assert_eq!(replies.len(), 2);
+    assert!(gateway.sessions.is_empty() && gateway.operations.is_empty());
 }
 
 #[test]

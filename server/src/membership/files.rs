@@ -4,12 +4,16 @@
 //! identity                 node and boot, replaced whole (see crate::identity)
 //! membership/acceptor-a/-b the acceptor's state, in two copies
 //! membership/views         the view log: a base and the certified views since
+//! membership/reserve       space for the next of them when the disk is full
 //! ```
 //!
 //! The formats are the core's ([`synod_membership::durable`]); what is here says in which order bytes,
 //! syncs and names reach the disk. The acceptor's copies are overwritten in place, the second after the
 //! first is synced: a crash spoils at most one. A view is appended and synced. A new base, after old
 //! views were dropped, goes to a file beside the log, which then takes its name.
+//!
+//! A full disk must not end a node: it goes on as a member, and serves reads. What it must write for that
+//! is little, and the reserve makes room for it.
 //!
 //! What recovery finds is written anew, over itself, and synced before anybody relies on it: after the death
 //! of a process the page cache shows writes that no power cut would have left. A sync alone would not do. If
@@ -31,6 +35,9 @@ pub const DIR: &str = "membership";
 const SLOTS: [&str; 2] = ["membership/acceptor-a", "membership/acceptor-b"];
 const VIEWS: &str = "membership/views";
 const VIEWS_NEW: &str = "membership/views.new";
+const RESERVE: &str = "membership/reserve";
+/// Some views of thousands of members, and an identity.
+const RESERVE_BYTES: usize = 256 << 10;
 /// Files longer than this are not ours.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
@@ -125,6 +132,7 @@ impl Files {
         if let Some(state) = this.content.acceptor.clone() {
             this.write_now(disk, Record::Acceptor(state))?;
         }
+        set_aside(disk);
         let recovered = this.content.clone();
         Ok((this, recovered))
     }
@@ -223,16 +231,51 @@ impl Hand {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, "no file is open");
         match operation {
             Operation::Open(file, mode) => {
-                self.file = Some(disk.open(file, mode)?);
+                self.file = Some(with_reserve(disk, || disk.open(file, mode))?);
                 Ok(())
             }
             Operation::Write(at, bytes) => {
-                self.file.as_ref().ok_or_else(none)?.write_at(&bytes, at)
+                let file = self.file.as_ref().ok_or_else(none)?;
+                with_reserve(disk, || file.write_at(&bytes, at))
             }
             Operation::Sync => self.file.as_ref().ok_or_else(none)?.sync_data(),
             Operation::Rename(from, to) => disk.rename(from, to),
             Operation::SyncDir(dir) => disk.sync_dir(dir),
         }
+    }
+}
+
+/// Makes sure that there is a reserve, if there is room for it. Without one a full disk stops the node,
+/// that is all.
+pub fn set_aside(disk: &Arc<dyn Disk>) {
+    let is_there = disk
+        .open(RESERVE, OpenMode::Existing)
+        .and_then(|file| file.len())
+        .is_ok_and(|bytes| bytes >= RESERVE_BYTES as u64);
+    if is_there {
+        return;
+    }
+    let written = disk.open(RESERVE, OpenMode::Create).and_then(|file| {
+        file.write_at(&vec![0; RESERVE_BYTES], 0)?;
+        file.sync_data()
+    });
+    if written.is_err() {
+        // Half of it would only take space away.
+        let _ = disk.remove(RESERVE);
+    }
+}
+
+/// Does something that takes space, out of the reserve if there is none left. Nothing that syncs: that is
+/// never tried twice.
+pub fn with_reserve<T>(disk: &Arc<dyn Disk>, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match act() {
+        Err(error)
+            if error.kind() == io::ErrorKind::StorageFull && disk.remove(RESERVE).is_ok() =>
+        {
+            tracing::warn!("the disk is full: using the reserve for the membership");
+            act()
+        }
+        done => done,
     }
 }
 
@@ -376,6 +419,33 @@ mod tests {
             found.acceptor.map_or(0, |state| state.writes),
             files.log_bytes,
         )
+    }
+
+    #[test]
+    fn a_full_disk_has_room_for_a_view_and_the_next_boot() {
+        let sim = SimDisk::new(1);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let mut files = begun(&disk);
+        const ROOM: u64 = 1 << 40;
+        sim.inject(Fault::Capacity(ROOM));
+        let used = ROOM - disk.available_bytes().expect("its size");
+        sim.inject(Fault::Capacity(used));
+        let other = disk.open("other", OpenMode::Create);
+        let refused = other.and_then(|file| file.write_at(&[1; 8192], 0));
+        let refused = refused.expect_err("it is full").kind();
+        assert_eq!(refused, io::ErrorKind::StorageFull);
+        for _ in 0..3 {
+            let founded = crate::membership::founded(&founding(), NodeId(7)).expect("a founder");
+            let base = founded.base.expect("a base");
+            files.write_now(&disk, Record::Base(base)).expect("room");
+        }
+        let identity = begin_boot(&disk, (8, 200)).expect("room for a boot");
+        assert_eq!(identity.boot.counter, 2);
+        let (_, found) = Files::open(&disk, identity).expect("the files");
+        assert!(found.base.is_some());
+        sim.inject(Fault::Capacity(ROOM));
+        set_aside(&disk);
+        disk.open(RESERVE, OpenMode::Existing).expect("it is back");
     }
 
     #[test]

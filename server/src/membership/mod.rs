@@ -258,12 +258,15 @@ pub fn contact(cause: &Cause) -> Contact {
                 node: Some(*found),
                 cluster: None,
             },
-            Refusal::OtherCluster { theirs, .. } => Contact::Stranger {
+            Refusal::OtherCluster { called, .. } => Contact::Stranger {
                 node: None,
-                cluster: Some(*theirs),
+                cluster: Some(*called),
             },
-            // The node is there, and has a quarrel with this boot or with a former one.
-            Refusal::StaleBoot { .. } | Refusal::ClonedDirectory { .. } => Contact::Unreachable,
+            // The node is there, and has a quarrel with this boot or with a former one; or something is
+            // that speaks another language.
+            Refusal::StaleBoot { .. }
+            | Refusal::ClonedDirectory { .. }
+            | Refusal::OtherVersion { .. } => Contact::Unreachable,
         },
     }
 }

@@ -14,7 +14,7 @@ use synod_membership::id::Token;
 use synod_storage::disk::Disk;
 use tokio::sync::{Notify, mpsc};
 
-use super::files::{Files, Hand, Operation};
+use super::files::{Files, Hand, Operation, set_aside};
 use crate::identity::IdentityError;
 
 /// How long a simulated disk takes for one operation.
@@ -120,6 +120,7 @@ impl Lane {
     #[cfg(not(madsim))]
     fn run_blocking(self, mut queue: mpsc::UnboundedReceiver<Write>) {
         while let Some(write) = queue.blocking_recv() {
+            set_aside(&self.disk);
             let mut hand = Hand::default();
             let mut operations = write.operations.into_iter();
             let outcome = operations.try_for_each(|o| hand.carry_out(&self.disk, o));
@@ -131,6 +132,7 @@ impl Lane {
 
     async fn run(self, mut queue: mpsc::UnboundedReceiver<Write>, pause: Pause) {
         while let Some(write) = queue.recv().await {
+            set_aside(&self.disk);
             let mut hand = Hand::default();
             let mut outcome = Ok(());
             for operation in write.operations {

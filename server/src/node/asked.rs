@@ -25,7 +25,7 @@ impl Node {
             },
             (Some(b"LEAVE"), how) => self.leave(now, how, effects),
             #[cfg(not(madsim))]
-            (Some(b"TABLES"), _) => self.tables(),
+            (Some(b"TABLES"), names) => self.tables(names),
             #[cfg(not(madsim))]
             (Some(b"POLICY"), what) => match self.policy(asked, what) {
                 Some(reply) => reply,

@@ -34,6 +34,15 @@ impl Node {
                     .or_default()
                     .push(request);
             }
+            gateway::Effect::Withdraw(node, requests) => match node == self.id() {
+                true => self
+                    .withdrawn
+                    .extend(requests.into_iter().map(|id| Origin { node, id })),
+                false => {
+                    let withdrawals = self.outgoing.withdrawals.entry(node).or_default();
+                    withdrawals.extend(requests);
+                }
+            },
             gateway::Effect::Replies(session, replies) => {
                 self.mailbox.answered(replies.len());
                 if let Some(outbox) = self.outboxes.get(&session) {

@@ -6,9 +6,9 @@ use synod_replication::{Event as ReplicationEvent, Incarnation, Message, NodeId}
 use synod_txn::{Now, Request, Response};
 use tracing::{info, warn};
 
-use super::turn::{Effects, Node};
+use super::turn::{Effects, Node, Origin};
 use super::{NodeError, forming};
-use crate::transport::{self, Class, Delivery, Inbound, Kind};
+use crate::transport::{self, Cause, Class, Delivery, Inbound, Kind};
 use crate::{directory, formation, gateway, shards};
 
 impl Node {
@@ -32,6 +32,20 @@ impl Node {
                 cause,
                 delivery,
             } => {
+                let peer = destination.address;
+                match &cause {
+                    Cause::RefusedThere(refusal) => self.refusals.note(
+                        now.monotonic,
+                        refusal,
+                        &format!("the node at {peer} refuses to talk to this one"),
+                    ),
+                    Cause::RefusedHere(refusal) => self.refusals.note(
+                        now.monotonic,
+                        refusal,
+                        &format!("this node cannot talk to the one at {peer}"),
+                    ),
+                    Cause::Gone | Cause::Silent => {}
+                }
                 if let Some(node) = destination.node {
                     self.lost(now, NodeId(node.0), class, delivery, effects);
                 }
@@ -40,6 +54,11 @@ impl Node {
                     self.contact_failed(now, destination, cause, effects)?;
                 }
             }
+            Inbound::TurnedAway { address, refusal } => self.refusals.note(
+                now.monotonic,
+                &refusal,
+                &format!("a node at {address} was turned away"),
+            ),
             // The other direction is ours and reports for itself; answers may be lost, though.
             Inbound::Closed {
                 peer,
@@ -77,6 +96,11 @@ impl Node {
                 for request in requests {
                     self.request(now, from, request, effects);
                 }
+            }
+            Kind::Withdrawals => {
+                let ids: Vec<u64> = transport::decode(kind, body).map_err(|e| e.to_string())?;
+                let origins = ids.into_iter().map(|id| Origin { node: from, id });
+                self.withdrawn.extend(origins);
             }
             Kind::Responses => {
                 let responses: Vec<Response> =

@@ -264,6 +264,7 @@ impl Node {
             Refusal::StaleBoot { .. }
             | Refusal::ClonedDirectory { .. }
             | Refusal::OtherCluster { .. }
+            | Refusal::OtherVersion { .. }
             | Refusal::OtherNode { .. } => Ok(()),
         }
     }
@@ -313,8 +314,8 @@ pub(super) fn describe(alarm: &Alarm) -> String {
             "node {peer} holds another view {seq} than this node: it is not listened to any more"
         ),
         Alarm::ForeignCluster { cluster, node } => format!(
-            "node {node} of another cluster ({cluster}) talks to this one: check the addresses; if \
-             this cluster is new, it may have been formed in place of an older one"
+            "node {node}, or whoever has its address, belongs to another cluster ({cluster}): check \
+             the addresses; if this cluster is new, it may have been formed in place of an older one"
         ),
         Alarm::TwoVotes { voter } => format!(
             "voter {voter} has voted for two values: two processes run on copies of one directory"

@@ -30,6 +30,7 @@ mod ordering;
 mod outbound;
 #[cfg(not(madsim))]
 mod real;
+mod refusals;
 mod replicas;
 #[cfg(not(madsim))]
 mod reviewing;

@@ -55,6 +55,10 @@ impl Node {
                 unsent = true;
             }
         }
+        // Behind the requests that they are about. What is lost of them costs only what it would have saved.
+        for (node, withdrawals) in std::mem::take(&mut self.outgoing.withdrawals) {
+            self.send_batch(node, Kind::Withdrawals, &withdrawals);
+        }
         unsent
     }
 

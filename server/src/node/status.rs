@@ -55,6 +55,8 @@ fn report(node: &Node) -> Report {
     report.view = view(node, &mut report.problems);
     #[cfg(not(madsim))]
     node.describe_placement(&mut report);
+    let refusals = node.refusals.lately(node.now().monotonic);
+    report.problems.extend(refusals.map(str::to_owned));
     if let Pressure::DiskFull { available_bytes } = node.store.pressure() {
         report.problems.push(format!(
             "the disk is nearly full ({} MiB left): writes are refused, reads and deletes served",

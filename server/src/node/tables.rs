@@ -15,16 +15,40 @@ use synod_membership::member::Member;
 use synod_replication::NodeId;
 use synod_txn::Now;
 
+/// All tables, by name.
+const TABLES: [&str; 8] = [
+    "nodes", "shards", "replicas", "leaders", "moves", "plans", "policies", "views",
+];
+
 impl Node {
-    /// All tables, as JSON: name → rows, each an object.
-    pub(super) fn tables(&self) -> Reply {
+    /// The tables of these names, or all, as JSON: name → [`table`].
+    pub(super) fn tables(&self, names: &[Bytes]) -> Reply {
         let Some(active) = &self.control.active else {
             return Reply::err(
                 "this node does not place replicas: ask the one that `synod status` calls controller",
             );
         };
-        let mut tables = tables(&active.controller, &self.policies());
-        tables["views"] = views(self.membership.views());
+        let controller = &active.controller;
+        let mut tables = serde_json::Map::new();
+        for name in TABLES {
+            if !names.is_empty() && !names.iter().any(|it| it == name.as_bytes()) {
+                continue;
+            }
+            let table = match name {
+                "nodes" => nodes(controller),
+                "shards" => shards(controller),
+                "replicas" => replicas(controller),
+                "leaders" => leaders(controller),
+                "moves" => moves(controller),
+                "plans" => plans(controller),
+                "policies" => listed(&self.policies()),
+                _ => views(self.membership.views()),
+            };
+            tables.insert(name.to_owned(), table);
+        }
+        if tables.len() < names.len() {
+            return Reply::err(format!("there are the tables {}", TABLES.join(", ")));
+        }
         match serde_json::to_vec(&tables) {
             Ok(json) => Reply::Bulk(json.into()),
             Err(error) => Reply::err(format!("cannot describe the cluster: {error}")),
@@ -52,14 +76,6 @@ impl Node {
 /// A table as it travels: its columns, and its rows as lists of cells. An empty table has its columns too.
 fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [Value; N]>) -> Value {
     json!({ "columns": columns.as_slice(), "rows": rows.map(Vec::from).collect::<Vec<_>>() })
-}
-
-fn tables(controller: &Controller, policies: &Policies) -> Value {
-    json!({
-        "nodes": nodes(controller), "shards": shards(controller), "replicas": replicas(controller),
-        "leaders": leaders(controller), "moves": moves(controller), "plans": plans(controller),
-        "policies": listed(policies),
-    })
 }
 
 fn nodes(controller: &Controller) -> Value {

@@ -22,6 +22,7 @@ use tracing::{debug, error};
 use super::by_hand::ByHand;
 use super::lanes::Lanes;
 use super::ordering::{Describing, Running};
+use super::refusals::Refusals;
 use super::traffic::Traffic;
 use super::{Entropy, NodeError, Observer, TICK_MS, start};
 use crate::clock::Clock;
@@ -50,6 +51,7 @@ pub(super) struct Node {
     pub(super) gateway: Gateway,
     pub(super) transport: Transport,
     pub(super) peers: BTreeMap<NodeId, PeerState>,
+    pub(super) refusals: Refusals,
     pub(super) started_us: u64,
     pub(super) report: synod_storage::OpenReport,
     pub(super) mailbox: Arc<Mailbox>,
@@ -58,6 +60,8 @@ pub(super) struct Node {
     /// Requests that the participant is working on, and who waits for the answer.
     pub(super) tokens: BTreeMap<Token, Origin>,
     pub(super) next_token: u64,
+    /// Requests whose clients are gone, as of this turn.
+    pub(super) withdrawn: BTreeSet<Origin>,
     /// Leadership questions that wait for a quorum.
     pub(super) confirmations: BTreeMap<ReadToken, (ShardId, u64, Round)>,
     pub(super) next_read: u64,
@@ -152,7 +156,7 @@ fn founders(founding: &Founding, me: synod_membership::id::NodeId) -> BTreeMap<N
 }
 
 /// Who waits for an answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Origin {
     pub(super) node: NodeId,
     pub(super) id: u64,
@@ -163,6 +167,8 @@ pub(super) struct Origin {
 pub(super) struct Outgoing {
     pub(super) requests: BTreeMap<NodeId, Vec<Request>>,
     pub(super) responses: BTreeMap<NodeId, Vec<Response>>,
+    /// Requests of this node that nobody waits for any more.
+    pub(super) withdrawals: BTreeMap<NodeId, Vec<u64>>,
 }
 
 /// How far a clean stop is.
@@ -258,7 +264,7 @@ impl Node {
         let config = replication_config(settings, node, &me, &entropy);
         let now_us = clock.monotonic_us();
         let mut effects = synod_replication::Effects::default();
-        let recovered: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
+        let shards: Vec<ShardId> = replicas.iter().map(|replica| replica.shard).collect();
         let replication =
             Replication::new(config, Micros(now_us), store.log(), replicas, &mut effects);
         let me_nonce = me.boot.nonce;
@@ -278,6 +284,7 @@ impl Node {
             gateway,
             transport,
             peers,
+            refusals: Refusals::default(),
             started_us: now_us,
             report,
             mailbox,
@@ -285,6 +292,7 @@ impl Node {
             outboxes: BTreeMap::new(),
             tokens: BTreeMap::new(),
             next_token: 0,
+            withdrawn: BTreeSet::new(),
             confirmations: BTreeMap::new(),
             next_read: 0,
             outgoing: Outgoing::default(),
@@ -317,14 +325,12 @@ impl Node {
             unswept: true,
             dropping: BTreeMap::new(),
         };
-        (
-            this,
-            start::Recovered {
-                shards: recovered,
-                effects,
-                membership: begun,
-            },
-        )
+        let recovered = start::Recovered {
+            shards,
+            effects,
+            membership: begun,
+        };
+        (this, recovered)
     }
 
     /// This node's name in the data plane.
@@ -523,6 +529,22 @@ impl Node {
         self.step_shards(now, ShardEvent::Request { token, request }, effects);
     }
 
+    /// Lets go of requests whose clients are gone: in one pass over all that are under way, however many
+    /// clients left in this turn.
+    fn withdraw(&mut self, now: Now, effects: &mut Effects) {
+        if self.withdrawn.is_empty() {
+            return;
+        }
+        let withdrawn = std::mem::take(&mut self.withdrawn);
+        let gone = self
+            .tokens
+            .extract_if(.., |_, origin| withdrawn.contains(origin));
+        let tokens: BTreeSet<Token> = gone.map(|(token, _)| token).collect();
+        if !tokens.is_empty() {
+            self.step_shards(now, ShardEvent::Withdraw { tokens }, effects);
+        }
+    }
+
     pub(super) fn step_shards(&mut self, now: Now, event: ShardEvent, effects: &mut Effects) {
         self.participant
             .step(now, event, &mut self.store, &mut effects.shards);
@@ -543,6 +565,7 @@ impl Node {
             for effect in std::mem::take(&mut effects.gateway) {
                 self.carry_gateway(now, effect, effects);
             }
+            self.withdraw(now, effects);
             self.participant.flush(now, &mut effects.shards);
             for effect in std::mem::take(&mut effects.shards) {
                 self.carry_shard(now, effect, effects)?;

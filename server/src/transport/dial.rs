@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::frame::{self, Frame, FrameError};
+use super::frame::{self, Frame, FrameError, PROTOCOL_VERSION};
 use super::hello::{self, Answer, Class, Hello, Refusal};
 use super::{Cause, Delivery, Inbound, NotSent, Transport};
 
@@ -136,6 +136,8 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
         Class::Forward | Class::Bulk => BACKOFF_MAX,
     };
     let mut failures: u32 = 0;
+    // What was said last of a peer that refuses, or is refused: once is enough.
+    let mut refused: Option<String> = None;
     loop {
         let (reason, cause, delivery) = match connection(&transport, to, class, &mailbox).await {
             Ended::Unwanted => return,
@@ -150,20 +152,20 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
                     Delivery::Nothing
                 };
                 if was_up {
-                    (backoff, failures) = (BACKOFF_MIN, 0);
+                    (backoff, failures, refused) = (BACKOFF_MIN, 0, None);
                 }
                 (reason, cause, delivery)
             }
         };
         failures += 1;
-        match (&cause, failures) {
-            (Cause::RefusedThere(_) | Cause::RefusedHere(_), 1) => {
-                warn!(peer = %to.address, ?class, "refused: {reason}");
-            }
-            (Cause::Gone | Cause::Silent, 1) => {
-                info!(peer = %to.address, ?class, "connection lost: {reason}");
-            }
-            (_, n) => debug!(peer = %to.address, ?class, attempt = n, "{reason}"),
+        let refuses = matches!(cause, Cause::RefusedThere(_) | Cause::RefusedHere(_));
+        if refuses && refused.as_ref() != Some(&reason) {
+            warn!(peer = %to.address, ?class, "refused: {reason}");
+            refused = Some(reason);
+        } else if failures == 1 {
+            info!(peer = %to.address, ?class, "connection lost: {reason}");
+        } else {
+            debug!(peer = %to.address, ?class, attempt = failures, "{reason}");
         }
         // What waited is stale by the time the peer is back: Raft repeats, requests are answered.
         mailbox.with(|queue| {
@@ -200,6 +202,21 @@ fn broken(reason: impl ToString, cause: Cause, was_up: bool) -> Ended {
     }
 }
 
+/// No handshake came about.
+fn not_shaken(error: FrameError) -> Ended {
+    match error {
+        FrameError::Io(error) => broken(&error, cause(&error), false),
+        FrameError::OtherVersion { theirs } => {
+            let refusal = Refusal::OtherVersion {
+                caller: PROTOCOL_VERSION,
+                called: theirs,
+            };
+            broken(refusal.to_string(), Cause::RefusedHere(refusal), false)
+        }
+        error => broken(error, Cause::Silent, false),
+    }
+}
+
 /// What an error says about the process at the other end.
 fn cause(error: &std::io::Error) -> Cause {
     match error.kind() {
@@ -228,8 +245,7 @@ async fn connection(
     };
     let (stream, answer) = match timeout(CONNECT_TIMEOUT, dialled).await {
         Err(_) => return broken("no answer in time", Cause::Silent, false),
-        Ok(Err(FrameError::Io(error))) => return broken(&error, cause(&error), false),
-        Ok(Err(error)) => return broken(error, Cause::Silent, false),
+        Ok(Err(error)) => return not_shaken(error),
         Ok(Ok(shaken)) => shaken,
     };
     let peer = match answer {
@@ -305,7 +321,7 @@ async fn shake(
 /// Whether the node that answered may be talked to.
 fn admit(transport: &Transport, to: Destination, peer: &Identity) -> Result<(), Refusal> {
     let mut shared = transport.lock();
-    let cluster = shared.local.cluster;
+    let local = shared.local;
     hello::judge_place(to.node, peer.node)?;
-    hello::judge(peer, cluster, &mut shared.boots)
+    hello::judge_called(peer, &local, &mut shared.boots)
 }

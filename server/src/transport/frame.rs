@@ -58,6 +58,8 @@ pub enum Kind {
     Directory = 8,
     /// An order to a shard, or its answer.
     Shards = 9,
+    /// Forwarded requests that nobody waits for any more.
+    Withdrawals = 10,
 }
 
 impl Kind {
@@ -65,7 +67,7 @@ impl Kind {
     pub fn body_bytes_max(self) -> u32 {
         match self {
             Kind::Hello | Kind::HelloAnswer => 16 << 10,
-            Kind::Formation | Kind::Shards => 1 << 20,
+            Kind::Formation | Kind::Shards | Kind::Withdrawals => 1 << 20,
             Kind::Membership | Kind::Directory => 8 << 20,
             Kind::Raft | Kind::Requests | Kind::Responses => 48 << 20,
         }
@@ -86,6 +88,7 @@ impl TryFrom<u16> for Kind {
             7 => Kind::Formation,
             8 => Kind::Directory,
             9 => Kind::Shards,
+            10 => Kind::Withdrawals,
             other => return Err(FrameError::UnknownKind(other)),
         })
     }

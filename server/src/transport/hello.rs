@@ -102,7 +102,8 @@ enum WireAnswer {
 
 #[derive(Archive, Serialize, Deserialize)]
 enum WireRefusal {
-    OtherCluster { theirs: u128, ours: u128 },
+    OtherCluster { caller: u128, called: u128 },
+    OtherVersion { caller: u16, called: u16 },
     OtherNode { found: u128, wanted: u128 },
     StaleBoot { known: u64, offered: u64 },
     ClonedDirectory { counter: u64 },
@@ -112,12 +113,26 @@ enum WireRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Two clusters must never mix.
-    #[error("it belongs to cluster {theirs}, the caller to {ours}; check the addresses")]
+    #[error(
+        "the calling node belongs to cluster {caller}, the one that it called to {called}: check the \
+         addresses"
+    )]
     OtherCluster {
-        /// The refusing side's cluster.
-        theirs: ClusterId,
-        /// The caller's.
-        ours: ClusterId,
+        /// The cluster of the side that dialled.
+        caller: ClusterId,
+        /// The cluster of the other side.
+        called: ClusterId,
+    },
+    /// Releases that do not understand each other.
+    #[error(
+        "the calling node speaks version {caller} of the peer protocol, the one that it called \
+         version {called}: run one release on all nodes"
+    )]
+    OtherVersion {
+        /// What the side that dialled speaks.
+        caller: u16,
+        /// What the other side speaks.
+        called: u16,
     },
     /// Another node lives at the address now.
     #[error("node {found} lives there, the caller wanted {wanted}")]
@@ -209,9 +224,13 @@ pub fn encode_answer(answer: &Answer) -> Result<Frame, FrameError> {
     let wire = match answer {
         Ok(identity) => WireAnswer::Accepted((*identity).into()),
         Err(refusal) => WireAnswer::Refused(match refusal {
-            Refusal::OtherCluster { theirs, ours } => WireRefusal::OtherCluster {
-                theirs: theirs.0,
-                ours: ours.0,
+            Refusal::OtherCluster { caller, called } => WireRefusal::OtherCluster {
+                caller: caller.0,
+                called: called.0,
+            },
+            Refusal::OtherVersion { caller, called } => WireRefusal::OtherVersion {
+                caller: *caller,
+                called: *called,
             },
             Refusal::OtherNode { found, wanted } => WireRefusal::OtherNode {
                 found: found.0,
@@ -235,10 +254,13 @@ pub fn decode_answer(kind: Kind, body: &[u8]) -> Result<Answer, FrameError> {
     Ok(match frame::decode(kind, body)? {
         WireAnswer::Accepted(identity) => Ok(identity.into()),
         WireAnswer::Refused(refusal) => Err(match refusal {
-            WireRefusal::OtherCluster { theirs, ours } => Refusal::OtherCluster {
-                theirs: ClusterId(theirs),
-                ours: ClusterId(ours),
+            WireRefusal::OtherCluster { caller, called } => Refusal::OtherCluster {
+                caller: ClusterId(caller),
+                called: ClusterId(called),
             },
+            WireRefusal::OtherVersion { caller, called } => {
+                Refusal::OtherVersion { caller, called }
+            }
             WireRefusal::OtherNode { found, wanted } => Refusal::OtherNode {
                 found: NodeId(found),
                 wanted: NodeId(wanted),
@@ -257,15 +279,32 @@ fn expect(got: Kind, wanted: Kind) -> Result<(), FrameError> {
     }
 }
 
-/// Judges the other side, at either end: `ours` is the local cluster.
-pub fn judge(
-    other: &Identity,
-    ours: Option<ClusterId>,
+/// Judges whoever calls this node.
+pub fn judge_caller(
+    caller: &Identity,
+    local: &Identity,
     boots: &mut KnownBoots,
 ) -> Result<(), Refusal> {
-    match (other.cluster, ours) {
-        (Some(theirs), Some(ours)) if theirs != ours => Err(Refusal::OtherCluster { theirs, ours }),
-        _ => boots.admit(other.node, other.boot),
+    judge_clusters(caller, local)?;
+    boots.admit(caller.node, caller.boot)
+}
+
+/// Judges whoever answers this node's call.
+pub fn judge_called(
+    called: &Identity,
+    local: &Identity,
+    boots: &mut KnownBoots,
+) -> Result<(), Refusal> {
+    judge_clusters(local, called)?;
+    boots.admit(called.node, called.boot)
+}
+
+fn judge_clusters(caller: &Identity, called: &Identity) -> Result<(), Refusal> {
+    match (caller.cluster, called.cluster) {
+        (Some(caller), Some(called)) if caller != called => {
+            Err(Refusal::OtherCluster { caller, called })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -296,12 +335,14 @@ mod tests {
 
     #[test]
     fn another_cluster_is_refused() {
-        let verdict = judge(
-            &caller(Some(7), 1, 1),
-            Some(ClusterId(8)),
-            &mut KnownBoots::default(),
-        );
-        assert!(matches!(verdict, Err(Refusal::OtherCluster { .. })));
+        let (seven, eight) = (caller(Some(7), 1, 1), caller(Some(8), 1, 1));
+        let refused = Err(Refusal::OtherCluster {
+            caller: ClusterId(7),
+            called: ClusterId(8),
+        });
+        let boots = &mut KnownBoots::default();
+        assert_eq!(judge_caller(&seven, &eight, boots), refused);
+        assert_eq!(judge_called(&eight, &seven, boots), refused, "in one voice");
     }
 
     #[test]
@@ -319,20 +360,23 @@ mod tests {
     #[test]
     fn an_older_boot_and_a_clone_are_refused() {
         let mut boots = KnownBoots::default();
-        assert_eq!(judge(&caller(None, 2, 5), None, &mut boots), Ok(()));
-        assert_eq!(judge(&caller(None, 2, 5), None, &mut boots), Ok(()));
+        let local = caller(None, 1, 1);
+        let mut judge =
+            |counter, nonce| judge_caller(&caller(None, counter, nonce), &local, &mut boots);
+        assert_eq!(judge(2, 5), Ok(()));
+        assert_eq!(judge(2, 5), Ok(()));
         assert!(matches!(
-            judge(&caller(None, 1, 4), None, &mut boots),
+            judge(1, 4),
             Err(Refusal::StaleBoot {
                 known: 2,
                 offered: 1
             })
         ));
         assert!(matches!(
-            judge(&caller(None, 2, 6), None, &mut boots),
+            judge(2, 6),
             Err(Refusal::ClonedDirectory { counter: 2 })
         ));
-        assert_eq!(judge(&caller(None, 3, 6), None, &mut boots), Ok(()));
+        assert_eq!(judge(3, 6), Ok(()));
     }
 
     #[test]
@@ -344,11 +388,22 @@ mod tests {
         };
         let frame = encode_hello(&hello).unwrap();
         assert_eq!(decode_hello(Kind::Hello, &frame[16..]).unwrap(), hello);
-        let refusal = Refusal::OtherNode {
-            found: NodeId(3),
-            wanted: NodeId(2),
-        };
-        for answer in [Ok(caller(None, 1, 2)), Err(refusal)] {
+        let refusals = [
+            Refusal::OtherNode {
+                found: NodeId(3),
+                wanted: NodeId(2),
+            },
+            Refusal::OtherCluster {
+                caller: ClusterId(7),
+                called: ClusterId(8),
+            },
+            Refusal::OtherVersion {
+                caller: 2,
+                called: 1,
+            },
+        ];
+        let answers = refusals.map(Err).into_iter();
+        for answer in answers.chain([Ok(caller(None, 1, 2))]) {
             let frame = encode_answer(&answer).unwrap();
             assert_eq!(
                 decode_answer(Kind::HelloAnswer, &frame[16..]).unwrap(),

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use synod_membership::id::Identity;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::frame::{self, FrameError, Kind};
-use super::hello::{self, Answer, Class};
+use super::frame::{self, FrameError, Kind, PROTOCOL_VERSION};
+use super::hello::{self, Answer, Class, Refusal};
 use super::{Inbound, Transport};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,12 +108,17 @@ impl Transport {
         &self,
         stream: &mut TcpStream,
     ) -> Result<Option<(Identity, Class)>, FrameError> {
-        let (kind, body) = frame::read(stream).await?;
+        let (kind, body) = match frame::read(stream).await {
+            Err(FrameError::OtherVersion { theirs }) => {
+                return self.refuse_version(stream, theirs).await;
+            }
+            read => read?,
+        };
         let hello = hello::decode_hello(kind, &body)?;
         let answer: Answer = {
             let mut shared = self.lock();
             let local = shared.local;
-            hello::judge(&hello.caller, local.cluster, &mut shared.boots)
+            hello::judge_caller(&hello.caller, &local, &mut shared.boots)
                 .and_then(|()| hello::judge_place(hello.expected, local.node))
                 .map(|()| local)
         };
@@ -127,8 +132,38 @@ impl Transport {
             Err(refusal) => {
                 let Identity { node, address, .. } = hello.caller;
                 warn!(%node, %address, "refused a peer: {refusal}");
+                let turned_away = Inbound::TurnedAway {
+                    address: address.ip(),
+                    refusal,
+                };
+                // Only the status wants to know: a busy node need not.
+                let _ = self.inbox.try_send(turned_away);
                 Ok(None)
             }
         }
+    }
+
+    /// Tells a peer of another release in a frame whose header alone it can read: the version is there.
+    async fn refuse_version(
+        &self,
+        stream: &mut TcpStream,
+        theirs: u16,
+    ) -> Result<Option<(Identity, Class)>, FrameError> {
+        let refusal = Refusal::OtherVersion {
+            caller: theirs,
+            called: PROTOCOL_VERSION,
+        };
+        let address = stream.peer_addr()?.ip();
+        warn!(%address, "refused a peer: {refusal}");
+        let answer = hello::encode_answer(&Err(refusal.clone()))?;
+        stream.write_all(&answer).await?;
+        // What it still sends must not make the answer be lost with a reset.
+        stream.shutdown().await?;
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        let _ = self
+            .inbox
+            .try_send(Inbound::TurnedAway { address, refusal });
+        Ok(None)
     }
 }

@@ -16,6 +16,7 @@ mod hello;
 mod listen;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -60,6 +61,13 @@ pub enum Inbound {
         cause: Cause,
         /// What became of the frames that were taken since the last time.
         delivery: Delivery,
+    },
+    /// A node called that may not talk to this one, and was told so.
+    TurnedAway {
+        /// From where.
+        address: IpAddr,
+        /// Why.
+        refusal: Refusal,
     },
     /// A connection from a peer ended.
     Closed {

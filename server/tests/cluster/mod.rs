@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 #[path = "../support/ports.rs"]
 mod ports;
+mod small_disk;
+
+use small_disk::SmallDisk;
 
 /// Processes, their directories and ports.
 pub struct Cluster {
@@ -24,6 +27,7 @@ pub struct Node {
     peer: u16,
     join: Vec<u16>,
     flags: Vec<String>,
+    disk: Option<SmallDisk>,
     process: Option<Child>,
 }
 
@@ -68,8 +72,13 @@ impl Node {
             .append(true)
             .open(&self.log)
             .expect("a log file");
-        let child = Self::command(&self.data, self.client, self.peer, &self.join)
-            .args(&self.flags)
+        let mut command = Self::command(&self.data, self.client, self.peer, &self.join);
+        command.args(&self.flags);
+        if let Some(disk) = &self.disk {
+            command = disk.enter(&command);
+        }
+        let child = command
+            .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the log file again"))
             .stderr(log)
             .spawn()
@@ -99,6 +108,27 @@ impl Cluster {
 
     /// The same, with settings for each node.
     pub fn start_each(nodes: usize, flags: impl Fn(usize) -> Vec<String>) -> Self {
+        let mut cluster = Self::prepare(nodes, flags);
+        cluster.run_all();
+        cluster
+    }
+
+    /// The same, the last node on a disk of so many bytes; or why there is none.
+    pub fn start_on_small_disk(nodes: usize, bytes: u64) -> Result<Self, String> {
+        let mut cluster = Self::prepare(nodes, |_| Vec::new());
+        let last = &mut cluster.nodes[nodes - 1];
+        last.disk = Some(SmallDisk::mount(&last.data, bytes)?);
+        cluster.run_all();
+        Ok(cluster)
+    }
+
+    /// The small disk of the last node.
+    pub fn small_disk(&self) -> &SmallDisk {
+        let mut disks = self.nodes.iter().filter_map(|node| node.disk.as_ref());
+        disks.next().expect("one has a small disk")
+    }
+
+    fn prepare(nodes: usize, flags: impl Fn(usize) -> Vec<String>) -> Self {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("synod-test-{}-{number}", std::process::id()));
         let ports: Vec<[u16; 2]> = (0..nodes).map(|_| free_ports()).collect();
@@ -118,17 +148,20 @@ impl Cluster {
                 peer: *peer,
                 join: join.clone(),
                 flags: flags(i),
+                disk: None,
                 process: None,
             })
             .collect();
-        let mut cluster = Self { nodes, root };
-        for i in 0..cluster.nodes.len() {
-            cluster.run(i);
+        Self { nodes, root }
+    }
+
+    fn run_all(&mut self) {
+        for i in 0..self.nodes.len() {
+            self.run(i);
         }
-        for i in 0..cluster.nodes.len() {
-            cluster.wait_until_up(i);
+        for i in 0..self.nodes.len() {
+            self.wait_until_up(i);
         }
-        cluster
     }
 
     /// Waits until a node accepts clients.
@@ -160,6 +193,7 @@ impl Cluster {
             peer,
             join: join.to_vec(),
             flags,
+            disk: None,
             process: None,
         });
         self.run(i);
@@ -202,6 +236,11 @@ impl Cluster {
             std::thread::yield_now();
         }
         node.log()
+    }
+
+    /// Lets a node have another peer port from its next start on.
+    pub fn move_to(&mut self, i: usize, peer: u16) {
+        self.nodes[i].peer = peer;
     }
 
     /// Changes the addresses that a node joins through at its next start.

@@ -53,15 +53,27 @@ impl Trim {
     }
 }
 
-/// Looks at the free space, and puts the reserve back when there is enough.
-#[derive(Debug, Default)]
+/// Looks at the free space. Puts the reserve back when there is enough, and lets it go when a checkpoint, and with it
+/// what deletes give back, has no room otherwise.
+#[derive(Debug)]
 pub(crate) struct Space {
     pub available_bytes: u64,
+    /// The room that a checkpoint needs, if one is wanted.
+    wanted: Option<u64>,
     fill: Option<Fill>,
     checked: bool,
 }
 
 impl Space {
+    pub fn new(wanted: Option<u64>) -> Self {
+        Self {
+            available_bytes: 0,
+            wanted,
+            fill: None,
+            checked: false,
+        }
+    }
+
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, Trouble> {
         if let Some(fill) = &mut self.fill {
             return match fill.step() {
@@ -72,11 +84,15 @@ impl Space {
         if self.checked {
             return Ok(JobStep::Done);
         }
+        let ask = || desk.disk.available_bytes();
+        let failed = disk_trouble("cannot ask for free space");
         self.checked = true;
-        self.available_bytes = desk
-            .disk
-            .available_bytes()
-            .map_err(disk_trouble("cannot ask for free space"))?;
+        self.available_bytes = ask().map_err(failed)?;
+        let is_short = self.wanted.is_some_and(|room| self.available_bytes < room);
+        if is_short && desk.disk.remove(RESERVE).is_ok() {
+            tracing::warn!("the disk is full: using the reserve for a checkpoint");
+            self.available_bytes = ask().map_err(disk_trouble("cannot ask for free space"))?;
+        }
         let wanted = desk.options.disk_reserve_bytes;
         let has_room = self.available_bytes > desk.options.disk_low_bytes.saturating_add(wanted);
         if wanted > 0 && has_room && !reserve_is_there(desk, wanted) {

@@ -175,7 +175,7 @@ impl Store {
         // The active memtable may fill while the frozen one is written: hold proposals back in time,
         // more and more, so that it does not overflow.
         let bound = self.options.memtable_bytes.max(1);
-        let behind = self.frozen.is_some() || self.schedule.is_full();
+        let behind = self.frozen.is_some() || self.is_full();
         let used = self.active.bytes();
         if !behind || used < bound / 2 {
             return Pressure::Normal;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::{Replica, Store};
 use crate::background::{Desk, rebuild};
 use crate::cache::ValueCache;
-use crate::disk::OpenMode;
+use crate::disk::{Disk, OpenMode};
 use crate::index::IndexKey;
-use crate::log::segment::LOG_DIR;
+use crate::log::segment::{LOG_DIR, RESERVE};
 use crate::log::{GroupLog, Groups, LogContext, LogView, recover};
 use crate::manifest::{self, Edit, IndexState, Manifest, ManifestError, State};
 use crate::memtable::Memtable;
@@ -39,6 +39,23 @@ fn manifest_error(error: ManifestError) -> OpenError {
         ),
     };
     OpenError::Disk { what, source }
+}
+
+/// A new generation, with the space of the reserve if the disk is full: what it holds can then be read at
+/// least.
+fn create_manifest(
+    disk: &Arc<dyn Disk>,
+    read: &manifest::ReadManifest,
+    state: State,
+) -> Result<Manifest, ManifestError> {
+    let create = |state| Manifest::create(Arc::clone(disk), read, state, MANIFEST_BYTES);
+    match create(state.clone()) {
+        Err(ManifestError::Full) if disk.remove(RESERVE).is_ok() => {
+            tracing::warn!("the disk is full: using the reserve for the manifest");
+            create(state)
+        }
+        created => created,
+    }
 }
 
 impl Store {
@@ -76,8 +93,7 @@ impl Store {
         report.store = state.store;
         report.incarnation = state.incarnation;
         report.clean = state.index.clean;
-        let mut manifest = Manifest::create(Arc::clone(&disk), &read, state, MANIFEST_BYTES)
-            .map_err(manifest_error)?;
+        let mut manifest = create_manifest(&disk, &read, state).map_err(manifest_error)?;
 
         let view = LogView::default();
         let log = {
@@ -172,7 +188,7 @@ impl Store {
 }
 
 /// The state of a directory that has no manifest: it must have nothing else either.
-fn fresh_state(disk: &dyn crate::disk::Disk, store: u128) -> Result<State, OpenError> {
+fn fresh_state(disk: &dyn Disk, store: u128) -> Result<State, OpenError> {
     for dir in [LOG_DIR, VALUES_DIR] {
         let names = disk
             .list(dir)
@@ -263,7 +279,7 @@ fn lost_records(state: &State, view: &LogView) -> Vec<Edit> {
 
 /// Opens what the manifest names, and removes what it does not.
 fn open_files(
-    disk: &dyn crate::disk::Disk,
+    disk: &dyn Disk,
     state: &State,
     report: &mut OpenReport,
 ) -> Result<FileTable, OpenError> {

@@ -70,9 +70,16 @@ pub(super) struct Schedule {
     pub lost_ranges: Vec<KeyRange>,
 }
 
-impl Schedule {
-    pub fn is_full(&self) -> bool {
-        self.full_until.is_some()
+/// The index must never meet a full disk: sled takes no more calls after an error, and the node would have to
+/// stop. So nothing that writes into it begins with less space than this part of the mark below which writes are
+/// refused.
+const INDEX_ROOM_DIVISOR: u64 = 8;
+
+impl Store {
+    /// Whether the disk is too full for work that needs space.
+    pub(super) fn is_full(&self) -> bool {
+        let room = self.options.disk_low_bytes / INDEX_ROOM_DIVISOR;
+        self.schedule.full_until.is_some() || self.schedule.available_bytes < room
     }
 }
 
@@ -166,12 +173,14 @@ impl Store {
         }
         if self.now >= self.schedule.space_at {
             self.schedule.space_at = Micros(self.now.0 + self.options.disk_check_ms * 1_000);
-            return Some(Task::Space(Space::default()));
+            let wants_room = !self.active.is_empty() || self.frozen.is_some();
+            let room = self.options.disk_low_bytes / INDEX_ROOM_DIVISOR;
+            return Some(Task::Space(Space::new(wants_room.then_some(room))));
         }
         if let Some(trim) = self.next_trim() {
             return Some(Task::Trim(trim));
         }
-        if !self.schedule.is_full()
+        if !self.is_full()
             && let Some(checkpoint) = self.next_checkpoint()
         {
             return Some(Task::Checkpoint(checkpoint));
@@ -179,7 +188,7 @@ impl Store {
         if self.schedule.stopping == Stopping::Wanted {
             return self.next_stop();
         }
-        if self.schedule.is_full() {
+        if self.is_full() {
             return None;
         }
         if self.spares.len() + self.spares_out < self.options.spare_segments {
@@ -304,7 +313,8 @@ impl Store {
 
     fn next_scrub(&mut self) -> Option<Scrub> {
         let every = self.options.scrub_every_ms;
-        if every == 0 || self.now < self.schedule.scrub_at {
+        let is_empty = self.desk.as_ref()?.manifest.state.files.is_empty();
+        if every == 0 || is_empty || self.now < self.schedule.scrub_at {
             return None;
         }
         self.schedule.scrub_at = Micros(self.now.0 + every * 1_000);

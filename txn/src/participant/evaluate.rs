@@ -612,6 +612,17 @@ impl Leader {
     ) {
         let mut named = Vec::new();
         self.latches.release(id, latches, &mut named);
+        self.run_first(turn, own, named);
+    }
+
+    /// Runs works that have become first in a queue, each named once for each such queue, if they are
+    /// now first in all of theirs.
+    pub(super) fn run_first<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        named: Vec<WorkId>,
+    ) {
         let mut ready: VecDeque<WorkId> = VecDeque::new();
         for id in named {
             let Some(work) = self.works.get_mut(&id) else {

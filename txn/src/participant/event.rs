@@ -1,5 +1,7 @@
 //! Everything that can happen to a node's participant.
 
+use std::collections::BTreeSet;
+
 use synod_replication::NodeId;
 use synod_storage::{Entry, Micros, ReadId, ReadResult, ShardId};
 
@@ -69,6 +71,13 @@ pub enum Event {
         token: Token,
         /// What is asked.
         request: Request,
+    },
+    /// Nobody waits for the answers to these requests any more: commands among them that were not
+    /// evaluated yet will not be, and have no answer. Of requests of one stream, all must be named at
+    /// once. Those that were evaluated, or are part of a transaction, run their course.
+    Withdraw {
+        /// The requests.
+        tokens: BTreeSet<Token>,
     },
     /// The replica's role, whenever anything about it changes. `Leading` only once an entry of its
     /// own term is applied: what was acknowledged before is then part of the state.

@@ -74,6 +74,27 @@ impl Latches {
             }
         }
     }
+
+    /// Leaves the queues of `latches`, wherever in them `work` stands. Names each work that is now first
+    /// in one that this one was first in, once for each such queue.
+    pub(super) fn leave(&mut self, work: WorkId, latches: &[Latch], next: &mut Vec<WorkId>) {
+        for latch in latches {
+            let Some(queue) = self.queues.get_mut(latch) else {
+                unreachable!("a latch that is waited for has a queue");
+            };
+            let Some(place) = queue.iter().position(|it| *it == work) else {
+                unreachable!("a work stands in the queues of its latches");
+            };
+            queue.remove(place);
+            match queue.front() {
+                Some(first) if place == 0 => next.push(*first),
+                Some(_) => {}
+                None => {
+                    self.queues.remove(latch);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +122,23 @@ mod tests {
         latches.release(b, &keys(&["y", "z"]), &mut next);
         assert_eq!(next, vec![c]);
         latches.release(c, &keys(&["x", "z"]), &mut Vec::new());
+        assert!(latches.is_empty());
+    }
+
+    #[test]
+    fn a_work_that_leaves_makes_room_for_the_next_only_where_it_was_first() {
+        let mut latches = Latches::default();
+        let (a, b, c) = (WorkId(1), WorkId(2), WorkId(3));
+        latches.enqueue(a, &keys(&["x"]));
+        latches.enqueue(b, &keys(&["x", "y"]));
+        latches.enqueue(c, &keys(&["x", "y"]));
+        let mut next = Vec::new();
+        latches.leave(b, &keys(&["x", "y"]), &mut next);
+        assert_eq!(next, vec![c], "in y; in x another one is still first");
+        next.clear();
+        latches.leave(a, &keys(&["x"]), &mut next);
+        assert_eq!(next, vec![c]);
+        latches.leave(c, &keys(&["x", "y"]), &mut Vec::new());
         assert!(latches.is_empty());
     }
 }

@@ -174,7 +174,7 @@ impl Leader {
 
     pub(super) fn is_overloaded(&self, settings: &Settings) -> bool {
         self.unapplied_bytes > settings.in_flight_bytes_max
-            || self.works.len() >= settings.waiting_max
+            || self.works.len() + self.reads.len() >= settings.waiting_max
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -62,6 +62,7 @@ mod splitting;
 mod streams;
 mod tokens;
 mod transactions;
+mod withdrawing;
 mod work;
 
 use std::collections::BTreeMap;
@@ -96,7 +97,8 @@ pub struct Settings {
     pub batch_bytes_max: usize,
     /// Commands proposed and not applied, for each shard, in bytes; beyond it they are refused.
     pub in_flight_bytes_max: usize,
-    /// Commands that wait for latches or the disk, for each shard; beyond it they are refused.
+    /// Commands that wait for latches, for the disk or for the proof that this node leads, for each
+    /// shard; beyond it they are refused.
     pub waiting_max: usize,
     /// How long an unanswered confirmation of leadership is waited for before it is asked again.
     pub confirm_again_us: u64,
@@ -138,7 +140,7 @@ impl Default for Settings {
 
 /// The shards of one node.
 ///
-/// Invariants: every request is answered exactly once; every pending read of the store belongs to a
+/// Invariants: every request is answered exactly once, or withdrawn; every pending read of the store belongs to a
 /// work of its shard; the wall clock that commands see never steps back.
 #[derive(Clone, Debug)]
 pub struct Participant {
@@ -221,6 +223,10 @@ impl Participant {
                 }
             }
             Event::Request { token, request } => Self::request(shards, turn, token, request),
+            Event::Withdraw { tokens } => {
+                let shards = shards.values_mut();
+                shards.for_each(|shard| shard.withdraw(turn, &tokens));
+            }
             Event::Leadership { shard, leadership } => {
                 at(shards, shard, |it| it.leadership(turn, leadership));
             }
@@ -270,11 +276,7 @@ impl Participant {
                 at(shards, shard, |it| it.born(turn, newborn.birth));
             }
             Event::Weaned { shard, child } => at(shards, shard, |it| it.wean(child)),
-            Event::Tick => {
-                for shard in shards.values_mut() {
-                    shard.tick(turn);
-                }
-            }
+            Event::Tick => shards.values_mut().for_each(|shard| shard.tick(turn)),
         }
     }
 

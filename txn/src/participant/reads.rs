@@ -4,7 +4,7 @@
 //! acknowledged a write that the answer misses. One round confirms everything that was read before
 //! it was asked for. An answer that shows effects still on their way waits for their batch as well.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod_storage::Micros;
 
@@ -47,12 +47,39 @@ pub(super) struct Reads {
     asked: VecDeque<Asked>,
     /// Confirmed, but showing a batch that is not applied.
     confirmed: BTreeMap<Batch, Vec<Held>>,
+    /// How many answers there are in all.
+    waiting: usize,
 }
 
 impl Reads {
     /// Adds an answer.
     pub(super) fn push(&mut self, held: Held, needs: Batch) {
+        self.waiting += 1;
         self.unasked.push(HeldRead { held, needs });
+    }
+
+    /// How many answers wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
+    /// Forgets the answers to requests that nobody waits for.
+    pub(super) fn withdraw(&mut self, tokens: &BTreeSet<Token>) {
+        let mut sift = |reads: &mut Vec<HeldRead>| {
+            let before = reads.len();
+            reads.retain(|read| !tokens.contains(&read.held.token));
+            self.waiting -= before - reads.len();
+        };
+        sift(&mut self.unasked);
+        self.asked
+            .iter_mut()
+            .for_each(|asked| sift(&mut asked.reads));
+        self.confirmed.retain(|_, reads| {
+            let before = reads.len();
+            reads.retain(|held| !tokens.contains(&held.token));
+            self.waiting -= before - reads.len();
+            !reads.is_empty()
+        });
     }
 
     /// Whether a round has to be asked for.
@@ -94,6 +121,7 @@ impl Reads {
 
     /// A round was confirmed: gives out the answers that wait for nothing more.
     pub(super) fn confirm(&mut self, round: Round, applied: Batch, out: &mut Vec<Held>) {
+        let before = out.len();
         while self.asked.front().is_some_and(|asked| asked.round <= round) {
             let Some(asked) = self.asked.pop_front() else {
                 break;
@@ -105,6 +133,7 @@ impl Reads {
                 }
             }
         }
+        self.waiting -= out.len() - before;
     }
 
     /// A round failed: gives out the answers that must not be given.
@@ -113,6 +142,7 @@ impl Reads {
             let Some(asked) = self.asked.pop_front() else {
                 break;
             };
+            self.waiting -= asked.reads.len();
             out.extend(asked.reads.into_iter().map(|read| read.held));
         }
     }
@@ -123,12 +153,15 @@ impl Reads {
             if *first.key() > batch {
                 break;
             }
-            out.extend(first.remove());
+            let ready = first.remove();
+            self.waiting -= ready.len();
+            out.extend(ready);
         }
     }
 
     /// A batch will never be proposed: gives out the answers that showed it or later ones.
     pub(super) fn refused(&mut self, batch: Batch, out: &mut Vec<Held>) {
+        let before = out.len();
         let mut sift = |reads: &mut Vec<HeldRead>| {
             for read in std::mem::take(reads) {
                 match read.needs >= batch {
@@ -144,6 +177,7 @@ impl Reads {
         for (_, held) in self.confirmed.split_off(&batch) {
             out.extend(held);
         }
+        self.waiting -= out.len() - before;
     }
 
     /// Leadership is over: gives out everything.
@@ -155,5 +189,6 @@ impl Reads {
         for (_, held) in std::mem::take(&mut self.confirmed) {
             out.extend(held);
         }
+        self.waiting = 0;
     }
 }

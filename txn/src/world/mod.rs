@@ -21,6 +21,7 @@ mod splits;
 mod table;
 mod tokens;
 mod transactions;
+mod withdrawals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
