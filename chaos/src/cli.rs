@@ -58,6 +58,7 @@ cargo xtask chaos [OPTION…]: breaks a simulated cluster of production nodes, a
   --workload NAME,…|all   what clients do (all)
   --faults NAME,…|all|none  what goes wrong (all)
   --nodes N               machines, 3 to 9 (by the seed: 3, sometimes 5)
+  --placement auto|manual whether the cluster places replicas and leaders itself (by the seed)
   --seed N                one seed
   --seeds N               seeds from 0 on, or from --seed on (200)
   --minutes M             seeds until this time is over
@@ -141,6 +142,13 @@ fn set(request: &mut Simulate, option: &str, value: &str) -> Result<(), String> 
             let nodes = number(option, value, 3, 9)?;
             request.menu.nodes = u16::try_from(nodes).ok();
         }
+        "--placement" => {
+            request.menu.placed = Some(match value {
+                "auto" => true,
+                "manual" => false,
+                _ => return Err(format!("{option} {value}: it is auto or manual")),
+            });
+        }
         "--seed" => request.seed = Some(number(option, value, 0, u64::MAX)?),
         "--seeds" => request.seeds = Some(number(option, value, 1, u64::MAX)?),
         "--minutes" => {
@@ -152,7 +160,10 @@ fn set(request: &mut Simulate, option: &str, value: &str) -> Result<(), String> 
         "--bugs" => request.bugs = value.split(',').map(str::to_owned).collect(),
         _ => request.jobs = usize::try_from(number(option, value, 1, 64)?).unwrap_or(1),
     }
-    if matches!(option, "--workload" | "--faults" | "--nodes") {
+    if matches!(
+        option,
+        "--workload" | "--faults" | "--nodes" | "--placement"
+    ) {
         request.choice.push_str(&format!(" {option} {value}"));
     }
     Ok(())
@@ -162,6 +173,7 @@ const KNOWN: &[&str] = &[
     "--workload",
     "--faults",
     "--nodes",
+    "--placement",
     "--seed",
     "--seeds",
     "--minutes",
@@ -237,6 +249,7 @@ mod tests {
         let error = parsed("--frobnicate 3").err().expect("an unknown option");
         assert!(error.contains("--workload NAME"), "{error}");
         assert!(parsed("--nodes 2").is_err());
+        assert!(parsed("--placement maybe").is_err());
         assert!(parsed("--seed").is_err());
     }
 

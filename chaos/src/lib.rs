@@ -26,6 +26,8 @@ pub mod report;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
+mod settling;
+#[cfg(madsim)]
 pub mod shrink;
 pub mod timeline;
 pub mod trace;

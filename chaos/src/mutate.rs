@@ -54,6 +54,7 @@ pub fn hunt(bug: Bug, seeds_max: u64) -> Hunt {
 pub fn ground(bug: Bug) -> Menu {
     let (workloads, faults) = place(bug);
     Menu {
+        placed: Some(false),
         workloads,
         faults,
         // Learners, and replicas that move, need nodes that have none.

@@ -35,6 +35,9 @@ pub struct Plan {
     /// A node that is lost for good when all is over, and the world at rest: the others must serve.
     #[serde(default)]
     pub bereaved_of: Option<u16>,
+    /// Whether the cluster manages itself; else nobody but operators moves replicas and leaders.
+    #[serde(default)]
+    pub placed: bool,
 }
 
 /// How a client behaves.
@@ -106,6 +109,8 @@ pub struct Menu {
     pub watched: Option<bool>,
     /// Whether the world loses a node in the end; None: sometimes.
     pub bereaved: Option<bool>,
+    /// Whether the cluster manages itself; None: sometimes.
+    pub placed: Option<bool>,
 }
 
 /// How many other clients there are where readers sit at every node: a multiple of the nodes, for
@@ -140,6 +145,7 @@ impl Menu {
         }
         let strikes = self.strikes(&mut rng);
         let (lost, is_lost) = (rng.random_range(0..nodes), rng.random_bool(0.15));
+        let placed = rng.random_bool(0.5);
         Plan {
             seed,
             workload,
@@ -149,6 +155,7 @@ impl Menu {
             safety_ms: SAFETY_MS,
             strikes,
             bereaved_of: self.bereaved.unwrap_or(is_lost).then_some(lost),
+            placed: self.placed.unwrap_or(placed),
         }
     }
 
@@ -216,6 +223,9 @@ impl fmt::Display for Plan {
             },
             self.strikes.len()
         )?;
+        if self.placed {
+            f.write_str(", placed")?;
+        }
         match self.bereaved_of {
             Some(node) => write!(f, ", then without node {node}"),
             None => Ok(()),

@@ -9,16 +9,18 @@ use std::time::Duration;
 use madsim::runtime::Runtime;
 
 use crate::ending;
-use crate::fault::Strikes;
+use crate::fault::{Fault, Strikes};
 use crate::history::{Operation, Outcome};
+use crate::invariant::Watch;
 use crate::plan::Plan;
 use crate::report::{Failure, RunReport};
+use crate::settling;
 use crate::timeline::Timeline;
 use crate::workload::{Clients, Recorder};
-use crate::world::{World, world_us};
+use crate::world::{Setup, World, world_us};
 
 /// Beyond this much virtual time a run hangs.
-const TIME_LIMIT: Duration = Duration::from_secs(600);
+const TIME_LIMIT: Duration = Duration::from_secs(2_400);
 
 /// The fewest operations that must succeed, those of the observer included. Faults that hit a majority
 /// for most of a run leave little more.
@@ -84,8 +86,40 @@ pub fn run(plan: &Plan) -> RunReport {
     }
 }
 
+/// How the cluster of a plan is made.
+fn setup(plan: &Plan) -> Setup {
+    let setup = match plan.placed {
+        true => Setup::placed(plan.nodes),
+        false => Setup::manual(plan.nodes),
+    };
+    Setup {
+        reads: plan.reads,
+        ..setup
+    }
+}
+
+/// What may be asked of placement while a plan is carried out.
+fn watch(plan: &Plan) -> Watch {
+    let spoils = |fault: Fault| {
+        matches!(
+            fault,
+            Fault::Move
+                | Fault::Learner
+                | Fault::LeftWithLearners
+                | Fault::LogRot
+                | Fault::ClockJump
+                | Fault::ClockStrobe
+        )
+    };
+    match plan.placed && !plan.strikes.iter().any(|strike| spoils(strike.fault)) {
+        true => Watch::Controlled,
+        false => Watch::Distinct,
+    }
+}
+
 async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failure> {
-    let mut world = World::with_reads(plan.seed, plan.nodes, plan.reads);
+    let mut world = World::new(plan.seed, setup(plan));
+    world.invariants.watch_placement(watch(plan));
     let recorder = Arc::new(Recorder::new(world_us, world.trace.clone()));
     traces.replace(Some(Traces {
         recorder: recorder.clone(),
@@ -129,8 +163,14 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
     let alive = joined(alive).await?;
     sound(&world)?;
     let observer = alive.map_err(Failure::Stuck)?;
+    if plan.placed {
+        settling::settle(&world).await?;
+    }
     if let Some(lost) = plan.bereaved_of.filter(|_| ending::can_lose_one(plan)) {
         ending::bereave(&mut world, observer, usize::from(lost)).await?;
+        if plan.placed && plan.nodes > 3 {
+            settling::settle(&world).await?;
+        }
     }
     is_telling(&history)
 }

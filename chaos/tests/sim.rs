@@ -11,14 +11,14 @@ use synod_chaos::plan::{Habit, Menu};
 use synod_chaos::report::Failure;
 use synod_chaos::run::run;
 use synod_chaos::workload::{Clients, Recorder, Workload};
-use synod_chaos::world::{World, world_us};
+use synod_chaos::world::{Setup, World, world_us};
 
 /// Runs these seeds of a menu; the first failure is told with its replay.
 fn hold(seeds: std::ops::Range<u64>, workloads: &[Workload], faults: &[Fault]) {
     let menu = Menu {
         workloads: workloads.to_vec(),
         faults: faults.to_vec(),
-        nodes: None,
+        placed: Some(false),
         ..Menu::default()
     };
     let (mut idle, runs) = (0, seeds.end - seeds.start);
@@ -130,6 +130,7 @@ fn a_seed_has_one_trace() {
         workloads: vec![Workload::Register, Workload::ListAppend],
         faults: Fault::ALL.to_vec(),
         nodes: Some(3),
+        placed: Some(false),
         ..Menu::default()
     };
     for seed in 700..703 {
@@ -160,7 +161,7 @@ fn nine_in_ten_reads_us(seed: u64) -> u64 {
     let mut runtime = Runtime::with_seed_and_config(seed, config);
     runtime.set_time_limit(Duration::from_secs(600));
     runtime.block_on(async {
-        let world = World::new(seed, 3);
+        let world = World::new(seed, Setup::manual(3));
         let recorder = std::sync::Arc::new(Recorder::new(world_us, world.trace.clone()));
         let until_us = world_us() + 5_000_000;
         let clients = Clients {

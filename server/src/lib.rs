@@ -5,7 +5,6 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
-#[cfg(not(madsim))]
 pub mod controller;
 pub mod directory;
 pub mod edge;

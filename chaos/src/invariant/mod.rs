@@ -6,6 +6,7 @@
 
 mod committed;
 mod one_leader;
+mod placement;
 mod queues;
 mod steady;
 
@@ -16,10 +17,13 @@ use synod::node::{Observation, Observer};
 
 use self::committed::Committed;
 use self::one_leader::OneLeader;
+use self::placement::Placement;
 use self::queues::Queues;
 use self::steady::Steady;
 use crate::timeline::{Timeline, What};
 use crate::world::world_us;
+
+pub use self::placement::Watch;
 
 /// All invariants of a world. Clones share them.
 #[derive(Clone)]
@@ -34,6 +38,7 @@ struct State {
     committed: Committed,
     queues: Queues,
     steady: Steady,
+    placement: Placement,
     /// Who was seen to lead each shard last.
     leaders: BTreeMap<u64, usize>,
     violation: Option<String>,
@@ -70,6 +75,16 @@ impl Invariants {
     /// The first violation, if there was one.
     pub fn violation(&self) -> Option<String> {
         self.lock().violation.clone()
+    }
+
+    /// What is asked of placement from now on.
+    pub fn watch_placement(&self, watch: Watch) {
+        self.lock().placement.watch(watch);
+    }
+
+    /// How often voters of a shard were exchanged.
+    pub fn moves(&self) -> u64 {
+        self.lock().placement.changes
     }
 
     /// The node that was seen to lead most shards.
@@ -117,6 +132,11 @@ impl Observer for Process {
             }
             Observation::SnapshotInstalled(shard) => {
                 state.committed.jumped(node, shard.0);
+                Ok(())
+            }
+            Observation::Described(descriptor) => state.placement.described(world_us(), descriptor),
+            Observation::View(view) => {
+                state.placement.view(world_us(), view);
                 Ok(())
             }
             Observation::Queue { name, length } => state.queues.waits(node, name, *length),

@@ -10,23 +10,26 @@ use madsim::task::NodeId;
 use rand::Rng;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use synod::config::{Layers, Reads, Settings};
+use synod::config::{Layers, Settings};
 use synod::edge::Shutdown;
 use synod::node::{DiskWork, Entropy, Environment, NodeError, serve};
 use synod_storage::disk::{Disk, SimDisk, Survival};
 use synod_storage::index::MemoryIndexFactory;
 use synod_storage::{Lane, Options};
 
-use super::{CLIENT_PORT, End, Links, PEER_PORT, SimClock, ip, world_us};
+use super::{CLIENT_PORT, End, Links, PEER_PORT, Setup, SimClock, ip, world_us};
 use crate::invariant::Invariants;
 use crate::members::{self, Cluster, Register};
 use crate::timeline::{Timeline, What};
+
+/// How long a node may be away before its replicas are replaced: longer than most faults last, and short for a run.
+const REPLACE_AFTER_MS: u32 = 6_000;
 
 /// What runs on a machine.
 #[derive(Clone)]
 pub(super) enum Program {
     /// A whole node, told to join these.
-    Node(Reads, Vec<SocketAddr>),
+    Node(Setup, Vec<SocketAddr>),
     /// The membership of one, and nothing else.
     Membership(Arc<Cluster>, Register),
 }
@@ -185,8 +188,8 @@ async fn process(
     let environment = environment(&state, links, invariants.of_process(usize::from(i)));
     // Bound anew each time: the world never stops a node cleanly.
     let outcome = match program {
-        Program::Node(reads, join) => {
-            serve(environment, settings(i, reads), join, Shutdown::default()).await
+        Program::Node(setup, join) => {
+            serve(environment, settings(i, setup), join, Shutdown::default()).await
         }
         Program::Membership(cluster, register) => {
             let clock = state
@@ -194,7 +197,7 @@ async fn process(
                 .unwrap_or_else(PoisonError::into_inner)
                 .clock
                 .clone();
-            let settings = settings(i, Reads::Lease);
+            let settings = settings(i, Setup::manual(1));
             members::serve(i, environment, clock, &settings, (&cluster, &register)).await
         }
     };
@@ -275,10 +278,16 @@ fn environment(
     }
 }
 
-pub(super) fn settings(i: u16, reads: Reads) -> Settings {
+pub(super) fn settings(i: u16, setup: Setup) -> Settings {
     let mut settings =
         Settings::from_layers(&Layers::default()).expect("the default settings are valid");
-    settings.cluster.reads = reads;
+    settings.cluster.reads = setup.reads;
+    settings.cluster.placement = setup.placement;
+    settings.cluster.replace_after_ms = REPLACE_AFTER_MS;
+    if setup.zones > 1 {
+        let zone = format!("z{}", i % setup.zones);
+        settings.process.labels.insert("zone".to_owned(), zone);
+    }
     settings.process.client = SocketAddr::new(ip(i), CLIENT_PORT);
     settings.process.peer = SocketAddr::new(ip(i), PEER_PORT);
     settings.process.peer_advertise = settings.process.peer;

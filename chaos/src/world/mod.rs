@@ -15,7 +15,7 @@ use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use synod::config::Reads;
+use synod::config::{Placement, Reads};
 use synod_storage::disk::{Fault as DiskFault, SimDisk};
 use tracing::info;
 
@@ -40,6 +40,40 @@ pub enum End {
     PowerLoss,
 }
 
+/// How a cluster under test is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// How many machines there are.
+    pub nodes: u16,
+    /// How reads prove that they are current.
+    pub reads: Reads,
+    /// Who moves replicas and leaders.
+    pub placement: Placement,
+    /// How many zones the machines are in, one after the other.
+    pub zones: u16,
+}
+
+impl Setup {
+    /// A cluster that nobody but operators changes, without zones.
+    pub fn manual(nodes: u16) -> Setup {
+        Setup {
+            nodes,
+            reads: Reads::Lease,
+            placement: Placement::Manual,
+            zones: 1,
+        }
+    }
+
+    /// A cluster that manages itself, in three zones.
+    pub fn placed(nodes: u16) -> Setup {
+        Setup {
+            placement: Placement::Auto,
+            zones: 3,
+            ..Setup::manual(nodes)
+        }
+    }
+}
+
 /// A cluster under test.
 pub struct World {
     machines: Vec<Machine>,
@@ -56,16 +90,11 @@ pub struct World {
 }
 
 impl World {
-    /// `nodes` machines, started, with the settings that clusters have by themselves.
-    pub fn new(seed: u64, nodes: u16) -> Self {
-        Self::with_reads(seed, nodes, Reads::Lease)
-    }
-
-    /// `nodes` machines, started, which prove by these means that reads are current.
-    pub fn with_reads(seed: u64, nodes: u16, reads: Reads) -> Self {
-        let join: Vec<SocketAddr> = (0..nodes).map(peer).collect();
+    /// Machines, started.
+    pub fn new(seed: u64, setup: Setup) -> Self {
+        let join: Vec<SocketAddr> = (0..setup.nodes).map(peer).collect();
         let mut rng = SmallRng::seed_from_u64(seed);
-        let programs = vec![(Program::Node(reads, join), None); usize::from(nodes)];
+        let programs = vec![(Program::Node(setup, join), None); usize::from(setup.nodes)];
         Self::of_programs(&mut rng, programs)
     }
 
@@ -76,7 +105,7 @@ impl World {
         let names: Vec<(u128, u64)> = (0..founders).map(|_| rng.random()).collect();
         let places = (0..founders).zip(&names);
         let founding = places.map(|(i, (node, nonce))| (peer(i), *node, *nonce));
-        let settings = machine::settings(0, Reads::Lease);
+        let settings = machine::settings(0, Setup::manual(1));
         let cluster = Arc::new(Cluster::new(rng.random(), founding.collect(), &settings));
         let first = |i: u16| names.get(usize::from(i)).copied();
         let programs = (0..founders + joiners)
@@ -264,6 +293,13 @@ impl World {
     /// The node that leads one of the shards, as far as anybody saw; which of them follows from `draw`.
     pub fn leader_of_some(&self, draw: u64) -> Option<usize> {
         self.invariants.leader_of_some(draw)
+    }
+
+    /// The machines whose process runs.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.machines.len())
+            .filter(|i| self.machines[*i].is_running())
+            .collect()
     }
 
     /// The address of a node, as links know it.

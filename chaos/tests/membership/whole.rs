@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use synod::status::Report;
-use synod_chaos::world::{World, world_us};
+use synod_chaos::world::{Setup, World, world_us};
 use synod_client::{Client, Command, Options};
 
 use super::sequence::Sequence;
@@ -88,7 +88,7 @@ async fn agree(world: &World, patience: Duration, all_serve: bool) -> Result<u64
 }
 
 async fn storm(seed: u64, nodes: u16) -> Result<String, String> {
-    let mut world = World::new(seed, nodes);
+    let mut world = World::new(seed, Setup::manual(nodes));
     let mut sequence = Sequence::default();
     agree(&world, AGREEMENT, true).await?;
     let until_us = world_us() + SAFETY.as_micros() as u64;

@@ -1,18 +1,21 @@
 //! `synod node`: the members of the cluster.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use synod_client::Command;
 
-use super::{Failure, address::Server, report, sql};
-use crate::status::render_members;
+use super::{Failure, address::Server, controller, report, sql};
+use crate::status::{Report, render_members};
 
 /// Between two looks at a node that leaves.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// And at one that is emptied.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long nothing may change until it is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `synod node`.
 #[derive(Debug, clap::Subcommand)]
@@ -36,6 +39,9 @@ pub struct Meant {
     server: Server,
     /// Its id, or the first digits of it
     node: String,
+    /// Print JSON: an object a line
+    #[arg(long)]
+    json: bool,
 }
 
 /// A node that is to be emptied.
@@ -66,6 +72,9 @@ pub struct Leave {
     /// Leave although replicas live on the node: their shards are left with fewer copies
     #[arg(long)]
     force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Node {
@@ -86,39 +95,68 @@ impl Meant {
         let command = Command::new("SYNOD").arg(word).arg(self.node.as_str());
         let done = super::runtime()?.block_on(client.call_once(&command));
         let done = done.map_err(|error| Failure::client(&client, error))?;
-        println!("{}", super::answer::text(&done, super::answer::Form::Plain));
+        let text = super::answer::text(&done, super::answer::Form::Plain);
+        self.tell(&json!({ "done": text }), &text);
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn tell(&self, json: &Value, text: &str) {
+        match self.json {
+            true => println!("{json}"),
+            false => println!("{text}"),
+        }
     }
 }
 
 impl Emptied {
     fn run(self, word: &str) -> Result<ExitCode, Failure> {
-        let Meant { server, node } = &self.meant;
         let done = self.meant.run(word)?;
-        if self.no_wait {
-            return Ok(done);
+        match self.no_wait {
+            true => Ok(done),
+            false => super::runtime()?.block_on(self.wait()),
         }
-        super::runtime()?.block_on(async {
-            let mut before = None;
-            loop {
-                // The controller itself may be on the node, and change with that.
-                if let Ok(left) = sql::replicas_on(server, node).await {
-                    if before != Some(left) {
-                        println!("{left} replicas left");
-                    }
-                    if left == 0 {
-                        break;
-                    }
-                    before = Some(left);
+    }
+
+    /// Until nothing lives on the node. When that takes long, the controller is asked what it waits for.
+    async fn wait(&self) -> Result<ExitCode, Failure> {
+        let Meant { server, node, .. } = &self.meant;
+        let (mut before, mut since, mut told) = (None, Instant::now(), Vec::new());
+        loop {
+            // The controller itself may be on the node, and change with that.
+            if let Ok(left) = sql::replicas_on(server, node).await {
+                if before != Some(left) {
+                    let text = format!("{left} replicas left");
+                    self.meant.tell(&json!({ "replicas_left": left }), &text);
+                    (before, since) = (Some(left), Instant::now());
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                if left == 0 {
+                    break;
+                }
             }
+            if since.elapsed() > PATIENCE
+                && let Ok(report) = placed(server).await
+                && report.placement != told
+            {
+                told = report.placement;
+                for line in &told {
+                    let text = format!("  the controller: {line}");
+                    self.meant.tell(&json!({ "placement": line }), &text);
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        if !self.meant.json {
             println!(
                 "nothing lives on it any more: it may be stopped, or leave (`synod node leave`)"
             );
-            Ok(ExitCode::SUCCESS)
-        })
+        }
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What the node with the controller reports.
+async fn placed(server: &Server) -> Result<Report, Failure> {
+    report(&mut controller(server).await?.client()).await
 }
 
 impl List {
@@ -157,10 +195,11 @@ impl Leave {
             while report(&mut client).await.is_ok() {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            println!(
-                "node {} has left; view {} was its last",
-                before.node.id, before.view.seq
-            );
+            let (node, view) = (before.node.id, before.view.seq);
+            match self.json {
+                true => println!("{}", json!({ "left": node, "last_view": view })),
+                false => println!("node {node} has left; view {view} was its last"),
+            }
             Ok(ExitCode::SUCCESS)
         })
     }

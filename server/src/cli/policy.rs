@@ -54,7 +54,7 @@ pub struct Plain {
 #[derive(Debug, clap::Args)]
 pub struct Named {
     #[command(flatten)]
-    server: Server,
+    plain: Plain,
     /// Its name
     name: String,
 }
@@ -157,10 +157,13 @@ impl Policy {
                     Ok(sets.iter().map(line).collect())
                 })
             }
-            Policy::Show(Named { server, name }) => {
-                let sql = ask(&server, &["SHOW", &name])?;
-                println!("{}", String::from_utf8_lossy(&sql).trim_end());
-                Ok(ExitCode::SUCCESS)
+            Policy::Show(Named { plain, name }) => {
+                let sql = plain.ask(&["SHOW", &name])?;
+                let sql = String::from_utf8_lossy(&sql);
+                let json = serde_json::json!({ "name": name, "sql": sql });
+                plain.print(json.to_string().as_bytes(), || {
+                    Ok(format!("{}\n", sql.trim_end()))
+                })
             }
             Policy::Check(file) => {
                 let json = file.ask("CHECK", false)?;

@@ -150,6 +150,36 @@ pub const CATALOG: &[Setting] = &[
         "How long a stop waits for commands in flight",
     ),
     one(
+        "copies_per_node_max",
+        "N",
+        Some("2"),
+        "Placement: copies that a node receives at once",
+    ),
+    one(
+        "copy_mb_per_node_max",
+        "MIB",
+        Some("256"),
+        "Placement: what such copies may weigh together, but for a single one",
+    ),
+    one(
+        "stable_after_ms",
+        "MS",
+        Some("60000"),
+        "Placement: quiet after a mass loss before balance is looked at",
+    ),
+    one(
+        "rebalance_pause_ms",
+        "MS",
+        Some("5000"),
+        "Placement: pause between two decisions on balance",
+    ),
+    one(
+        "load_smoothing_s",
+        "S",
+        Some("16"),
+        "Placement: time that rates of commands are averaged over",
+    ),
+    one(
         "shards",
         "N",
         Some("8"),

@@ -127,6 +127,24 @@ pub struct ProcessSettings {
     pub log: String,
     /// Limits of the client port.
     pub clients: ClientSettings,
+    /// How placement goes about its work, while this node has the controller.
+    pub placing: PlacingSettings,
+}
+
+/// How hasty placement is. Only the node that leads the system shard has a use for it, and any may come to lead it:
+/// give the same to all. What must not differ, as when a lost node is replaced, is in [`ClusterSettings`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacingSettings {
+    /// Copies that a node receives at once; one more where one more failure would stop a shard.
+    pub copies_per_node_max: u32,
+    /// MiB that such copies may weigh together; a single one may weigh more.
+    pub copy_mb_per_node_max: u32,
+    /// After many nodes were lost at once: how long no more may be lost until anything but the most urgent is repaired.
+    pub stable_after_ms: u32,
+    /// Between two decisions on everything.
+    pub rebalance_pause_ms: u32,
+    /// Seconds that the rates of commands are averaged over.
+    pub load_smoothing_s: u32,
 }
 
 /// Limits of the client port: what one client, or all of them together, can hold of this node.
@@ -305,6 +323,7 @@ impl ProcessSettings {
             password: layers.read_optional("password")?,
             log: layers.read("log")?,
             clients: ClientSettings::from_layers(layers)?,
+            placing: PlacingSettings::from_layers(layers)?,
         })
     }
 }
@@ -332,6 +351,30 @@ impl ClientSettings {
                 .read::<Bounded<0, 600_000>>("shutdown_grace_ms")?
                 .get(),
         })
+    }
+}
+
+impl PlacingSettings {
+    fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
+        Ok(PlacingSettings {
+            copies_per_node_max: layers.read::<Bounded<1, 64>>("copies_per_node_max")?.get(),
+            copy_mb_per_node_max: layers
+                .read::<Bounded<1, 1_048_576>>("copy_mb_per_node_max")?
+                .get(),
+            stable_after_ms: layers
+                .read::<Bounded<0, 3_600_000>>("stable_after_ms")?
+                .get(),
+            rebalance_pause_ms: layers
+                .read::<Bounded<1_000, 86_400_000>>("rebalance_pause_ms")?
+                .get(),
+            load_smoothing_s: layers.read::<Bounded<1, 3_600>>("load_smoothing_s")?.get(),
+        })
+    }
+}
+
+impl Default for PlacingSettings {
+    fn default() -> Self {
+        PlacingSettings::from_layers(&Layers::default()).expect("the defaults are valid")
     }
 }
 

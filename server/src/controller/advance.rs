@@ -70,6 +70,17 @@ pub enum Waiting {
 }
 
 impl Waiting {
+    /// In words that fit many shards.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Waiting::Copies(_) => "copies are on their way",
+            Waiting::Node(_) => "the node that shall get a copy is awaited",
+            Waiting::Leader => "there is no leader now",
+            Waiting::Majority => "too few of the remaining replicas live and have caught up",
+            Waiting::Joint => "a change of members is being finished",
+        }
+    }
+
     /// In words.
     pub fn text(&self) -> String {
         match self {

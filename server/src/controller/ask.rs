@@ -15,7 +15,10 @@ use super::tables::{ShardRows, flip};
 use super::{Controller, Effect};
 
 /// How long a new controller waits for shards whose leaders have not reported yet.
-const SETTLE_US: u64 = 3_000_000;
+pub(super) const SETTLE_US: u64 = 3_000_000;
+
+/// Between two looks at whether a question can be asked, in microseconds.
+const LOOK_US: u64 = 20_000;
 
 /// A question under way.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,15 @@ impl Controller {
             }
             return;
         }
-        if self.writing.is_some() || !self.knows_enough(now_us) {
+        let whole = self.urgent_us.is_none()
+            && due(self.whole_us, self.settings.whole_pause_us)
+            && now_us >= self.whole_at_us;
+        // What follows looks at every shard, and something happens to one of them all the time.
+        if !(urgent || whole) || self.writing.is_some() || now_us < self.looked_us + LOOK_US {
+            return;
+        }
+        self.looked_us = now_us;
+        if !self.knows_enough(now_us) {
             return;
         }
         let scope = if urgent {
@@ -49,11 +60,7 @@ impl Controller {
                 true => Scope::Whole,
                 false => Scope::Urgent,
             }
-        } else if self.urgent_us.is_none()
-            && due(self.whole_us, self.settings.whole_pause_us)
-            && now_us >= self.whole_at_us
-            && self.is_calm(now_us)
-        {
+        } else if self.is_calm(now_us) {
             self.whole_us = None;
             self.whole_at_us = now_us + self.settings.whole_pause_us;
             Scope::Whole

@@ -14,8 +14,6 @@ use super::records::Policies;
 /// Loads that differ by less are equal, whatever the band says: a nearly empty shard doubles with every key.
 const BYTES_STEP: u64 = 1 << 20;
 const QPS_STEP: u64 = 50;
-/// Reports that a rate is smoothed over; one comes a second.
-const RATE_SAMPLES: u64 = 16;
 /// A zone of fewer nodes is no mass of them.
 const MASS_NODES_MIN: usize = 2;
 
@@ -186,7 +184,7 @@ impl Controller {
         let first = shard.reported_us.is_none();
         shard.reported_us = Some(now.monotonic.0);
         shard.joint = report.joint;
-        let fresh = weigh(shard, &report, first);
+        let fresh = weigh(shard, &report, first, self.settings.rate_samples.max(1));
         shard.progress = report.progress.into_iter().collect();
         let led = shard.leader.map(|(leader, _)| leader) != Some(report.leader);
         let weighs = fresh != shard.load;
@@ -288,7 +286,7 @@ impl Controller {
 
 /// What a shard weighs from now on. A guess never takes the place of what was measured: a new leader has to measure
 /// anew, and its shard has not changed by that.
-fn weigh(shard: &mut Shard, report: &Report, first: bool) -> Load {
+fn weigh(shard: &mut Shard, report: &Report, first: bool, samples: u64) -> Load {
     if !report.measured && shard.measured {
         return shard.load;
     }
@@ -298,7 +296,7 @@ fn weigh(shard: &mut Shard, report: &Report, first: bool) -> Load {
         let now = now.saturating_mul(1000);
         match first {
             true => now,
-            false => (old * (RATE_SAMPLES - 1) + now) / RATE_SAMPLES,
+            false => (old * (samples - 1) + now) / samples,
         }
     };
     let (reads, writes) = shard.rates;

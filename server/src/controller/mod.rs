@@ -31,6 +31,7 @@
 //! The core is sans-I/O. Invariants: at most one question is under way, at most one order a shard, at most one write of
 //! the plan; nothing is ordered that the stored plan does not say, except the removal of copies that nobody wants.
 
+mod account;
 mod adopt;
 pub mod advance;
 mod ask;
@@ -49,7 +50,7 @@ mod settings;
 pub mod solver;
 pub mod tables;
 mod tell;
-pub mod thread;
+pub mod worker;
 #[cfg(test)]
 mod world;
 
@@ -101,6 +102,8 @@ pub struct Controller {
     urgent_us: Option<u64>,
     whole_us: Option<u64>,
     whole_at_us: u64,
+    /// When it was last looked whether a question can be asked.
+    looked_us: u64,
     asked: Option<Asked>,
     next_question: u64,
 
@@ -173,6 +176,7 @@ impl Controller {
             urgent_us: None,
             whole_us: Some(now.monotonic.0),
             whole_at_us: 0,
+            looked_us: 0,
             asked: None,
             next_question: 0,
             head: Head::default(),

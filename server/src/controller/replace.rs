@@ -55,7 +55,7 @@ impl Controller {
     }
 
     /// Whether those who remain are a live, caught-up majority. Who leads is not damaged.
-    fn may_remove(&self, shard: &Shard, replica: ReplicaId) -> bool {
+    pub(super) fn may_remove(&self, shard: &Shard, replica: ReplicaId) -> bool {
         let Some((leader, _)) = shard.leader else {
             return false;
         };

@@ -1,7 +1,9 @@
 //! How patient and how hasty the controller is.
 
+use crate::config::{ClusterSettings, PlacingSettings};
+
 /// Times in microseconds, on the controller's own clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The replicas that a shard shall have where there are nodes enough.
     pub replicas: u32,
@@ -19,6 +21,8 @@ pub struct Settings {
     pub debounce_us: u64,
     /// Between two decisions on everything, at least.
     pub whole_pause_us: u64,
+    /// Reports that rates are averaged over; a leader sends one a second.
+    pub rate_samples: u64,
     /// Reports older than this permit repairs only.
     pub report_age_max_us: u64,
     /// How long a move may not be undone for the sake of balance, in milliseconds of the wall clock.
@@ -42,6 +46,7 @@ impl Default for Settings {
             copy_bytes_per_node: 256 << 20,
             debounce_us: 200_000,
             whole_pause_us: 5_000_000,
+            rate_samples: 16,
             report_age_max_us: 60_000_000,
             no_undo_ms: 600_000,
             stray_us: 60_000_000,
@@ -52,14 +57,33 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// With so many milliseconds until a lost node's replicas are replaced; a third of it where one more failure would
-    /// cost the majority.
-    pub fn with_grace(self, grace_ms: u32) -> Settings {
-        let grace_us = u64::from(grace_ms) * 1_000;
+    /// As a cluster and the node with the controller were told. A lost node is awaited a third of the time where one
+    /// more failure would cost the majority.
+    pub fn of(cluster: &ClusterSettings, placing: &PlacingSettings) -> Settings {
+        let ms = |ms: u32| u64::from(ms) * 1_000;
+        let grace_us = ms(cluster.replace_after_ms);
         Settings {
+            replicas: cluster.replicas,
             grace_us,
             critical_grace_us: grace_us / 3,
-            ..self
+            stable_us: ms(placing.stable_after_ms),
+            copies_per_node: placing.copies_per_node_max,
+            copy_bytes_per_node: u64::from(placing.copy_mb_per_node_max) << 20,
+            whole_pause_us: ms(placing.rebalance_pause_ms),
+            rate_samples: u64::from(placing.load_smoothing_s),
+            ..Settings::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is simulated is what runs.
+    #[test]
+    fn nobody_said_anything_means_the_defaults() {
+        let told = Settings::of(&ClusterSettings::default(), &PlacingSettings::default());
+        assert_eq!(told, Settings::default());
     }
 }

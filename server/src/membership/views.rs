@@ -64,7 +64,6 @@ impl Views {
     }
 
     /// The views that are kept, the oldest first.
-    #[cfg(not(madsim))]
     pub fn changes(&self) -> impl Iterator<Item = &ViewChange> {
         self.changes.iter().map(AsRef::as_ref)
     }

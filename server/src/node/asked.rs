@@ -5,7 +5,6 @@ use synod_txn::{Now, Reply};
 
 use super::status;
 use super::turn::{Effects, Node};
-#[cfg(not(madsim))]
 use crate::directory::NodeState;
 use crate::gateway::{self, Asked};
 
@@ -24,23 +23,17 @@ impl Node {
                 Err(refused) => refused,
             },
             (Some(b"LEAVE"), how) => self.leave(now, how, effects),
-            #[cfg(not(madsim))]
             (Some(b"TABLES"), names) => self.tables(names),
-            #[cfg(not(madsim))]
             (Some(b"POLICY"), what) => match self.policy(asked, what) {
                 Some(reply) => reply,
                 None => return,
             },
-            #[cfg(not(madsim))]
             (Some(b"EXPLAIN"), what) => match self.explain(asked, what) {
                 Some(reply) => reply,
                 None => return,
             },
-            #[cfg(not(madsim))]
             (Some(b"DRAIN"), node) => self.set_state(now, NodeState::Draining, node),
-            #[cfg(not(madsim))]
             (Some(b"UNDRAIN"), node) => self.set_state(now, NodeState::Up, node),
-            #[cfg(not(madsim))]
             (Some(b"DECOMMISSION"), node) => self.set_state(now, NodeState::Decommissioned, node),
             _ => Reply::err(USAGE),
         };

@@ -14,11 +14,11 @@ use tracing::{info, warn};
 
 use super::reviewing::Reviews;
 use super::turn::{Effects, Node};
-use crate::config::Placement;
+use crate::config::{Placement, PlacingSettings};
 use crate::controller::advance::Step;
 use crate::controller::cluster::{Duty, Load, Progress, Report};
 use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
-use crate::controller::thread::{self, SolverThread};
+use crate::controller::worker::{self, SolverWorker};
 use crate::controller::{self, Controller, Effect, Event, Settings, defaults};
 use crate::directory::{DamagedReplica, Directory, NodeState, Table};
 use crate::gateway;
@@ -42,6 +42,7 @@ const SYSTEM_BYTES: u64 = 1 << 20;
 /// The controller, if this node has it, and what it needs of the node.
 #[derive(Default)]
 pub(super) struct Control {
+    placing: PlacingSettings,
     pub(super) active: Option<Active>,
     /// Questions on policies and placement.
     pub(super) reviews: Reviews,
@@ -53,12 +54,22 @@ pub(super) struct Control {
 /// The controller of one term.
 pub(super) struct Active {
     pub(super) controller: Controller,
-    solver: SolverThread,
+    solver: SolverWorker,
     cursor: Cursor,
     revision: u64,
     /// Writes that are not applied here yet.
     writes: BTreeMap<u64, Vec<(Bytes, u64)>>,
     orders: BTreeMap<OrderId, u64>,
+}
+
+impl Control {
+    /// No controller yet; one will go about its work like this.
+    pub(super) fn new(placing: PlacingSettings) -> Control {
+        Control {
+            placing,
+            ..Control::default()
+        }
+    }
 }
 
 impl Active {
@@ -118,18 +129,14 @@ impl Node {
     }
 
     fn begin_control(&mut self, now: Now, term: u64) {
-        let solver = match thread::solver() {
+        let solver = match worker::solver() {
             Ok(solver) => solver,
             Err(error) => {
                 warn!("no thread for the solver, placement stands still: {error}");
                 return;
             }
         };
-        let settings = Settings {
-            replicas: self.founding.settings.replicas,
-            ..Settings::default()
-        };
-        let settings = settings.with_grace(self.founding.settings.replace_after_ms);
+        let settings = Settings::of(&self.founding.settings, &self.control.placing);
         let stored = [records::HEAD.as_bytes(), MOVED.as_bytes()];
         let rows = stored.iter().flat_map(|prefix| self.directory.rows(prefix));
         let rows = rows.map(|(key, row)| (key.as_ref(), row.value.as_ref()));
@@ -209,7 +216,11 @@ impl Node {
                 (Some(Table::Damaged(replica)), row) => {
                     let damaged = row.and_then(|row| DamagedReplica::decode(&row.value));
                     events.push(match damaged {
-                        Some(damaged) => Event::Damaged(damaged.shard, replica),
+                        Some(DamagedReplica { shard, node, .. }) => {
+                            warn!(%shard, %replica, %node, "this replica is damaged beyond repair: a new one takes \
+                                its place as soon as the others are a live majority that has caught up");
+                            Event::Damaged(shard, replica)
+                        }
                         None => Event::Replaced(replica),
                     });
                 }
@@ -330,6 +341,7 @@ impl Node {
                 left_s: moving.left_s,
             })
             .collect();
+        report.placement = active.controller.account(self.now());
         report.policies_violated = active.controller.unsatisfied();
         report.problems.extend(active.controller.troubles());
     }

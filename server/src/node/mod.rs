@@ -17,7 +17,6 @@ mod asked;
 mod beginning;
 mod by_hand;
 mod carry;
-#[cfg(not(madsim))]
 mod controlling;
 mod forming;
 mod inbound;
@@ -32,13 +31,11 @@ mod outbound;
 mod real;
 mod refusals;
 mod replicas;
-#[cfg(not(madsim))]
 mod reviewing;
 mod start;
 mod status;
 mod stop;
 mod surveying;
-#[cfg(not(madsim))]
 mod tables;
 mod telling;
 mod traffic;

@@ -1,7 +1,10 @@
-//! What a simulator may see of a node, and never changes: who leads, what is committed, how long
-//! queues are. Production runs without one. The invariants of `chaos` stand on it.
+//! What a simulator may see of a node, and never changes: who leads, what is committed, who carries
+//! which shard, who is a member, how long queues are. Production runs without one. The invariants of
+//! `chaos` stand on it.
 
+use synod_membership::configuration::Configuration;
 use synod_storage::{Entry, ShardId};
+use synod_txn::ShardDescriptor;
 
 use super::turn::Node;
 
@@ -19,6 +22,10 @@ pub enum Observation<'a> {
     Committed(ShardId, &'a [Entry]),
     /// A snapshot took the place of the replica's state.
     SnapshotInstalled(ShardId),
+    /// A replica applied a new description of its shard: who carries it, and which keys it has.
+    Described(&'a ShardDescriptor),
+    /// The members in force here, seen at every tick.
+    View(&'a Configuration),
     /// How much waits in one of the node's queues, seen at every tick.
     Queue {
         /// Which.
@@ -42,8 +49,11 @@ impl Node {
         }
     }
 
-    /// Shows how much waits.
-    pub(super) fn observe_queues(&self) {
+    /// Shows which members are in force, and how much waits.
+    pub(super) fn observe_tick(&self) {
+        if let Some(view) = self.membership.view() {
+            self.observe(&Observation::View(view));
+        }
         for (name, length) in [
             ("requests under way", self.tokens.len()),
             ("confirmations", self.confirmations.len()),

@@ -141,11 +141,7 @@ impl Node {
     ) {
         match message {
             Message::Order { id, order } => self.ordered(now, from, id, order, effects),
-            #[cfg(not(madsim))]
             Message::Led(reports) => self.take_reports(now, from, reports, effects),
-            // Simulated nodes have no controller.
-            #[cfg(madsim)]
-            Message::Led(_) => {}
             Message::IsFrozen { shard, into } => self.asked_whether_frozen(from, shard, into),
             Message::Frozen { shard, into } => {
                 self.heard_frozen(now, from, shard, &into, effects);

@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use synod_placement::constraints;
-use synod_placement::solve::Config;
 use synod_storage::ShardId;
 use synod_txn::{ErrorCode, Now, Reply};
 use tracing::info;
@@ -32,7 +31,7 @@ use crate::controller::policies::Edit;
 use crate::controller::records::{POLICIES, Policies, read, stored};
 use crate::controller::review::{self, Admission, Explained, Finding, Review, Reviewed, What};
 use crate::controller::tables::all_rows;
-use crate::controller::thread::Worker;
+use crate::controller::worker::{Worker, budget};
 use crate::gateway::Asked;
 
 /// How long one question is thought about. Admission that is not done by then is not proved.
@@ -379,7 +378,7 @@ fn start() -> std::io::Result<Worker<Review, Reviewed>> {
         |review: Review, abort: &mut dyn FnMut() -> bool| {
             let begun = Instant::now();
             let mut late = || abort() || begun.elapsed() > THINKING;
-            review::answer(review, &Config::default(), &mut late)
+            review::answer(review, &budget(), &mut late)
         }
     })
 }

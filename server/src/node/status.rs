@@ -53,7 +53,6 @@ fn report(node: &Node) -> Report {
         .leader(synod_txn::SYSTEM_SHARD)
         .map(|leader| leader.to_string());
     report.view = view(node, &mut report.problems);
-    #[cfg(not(madsim))]
     node.describe_placement(&mut report);
     let refusals = node.refusals.lately(node.now().monotonic);
     report.problems.extend(refusals.map(str::to_owned));
@@ -157,7 +156,6 @@ fn describe_member(
 /// What a shard weighs: as measured here, where it is led, or as its leader told.
 fn bytes_of(node: &Node, shard: ShardId) -> u64 {
     let here = node.survey.weight(shard).map(|weight| weight.bytes);
-    #[cfg(not(madsim))]
     let here = here.or_else(|| node.control.sizes.get(&shard).copied());
     here.unwrap_or(0)
 }

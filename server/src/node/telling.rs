@@ -6,6 +6,7 @@ use synod_storage::ShardId;
 use synod_txn::{Advance, Extent, Now, Response, SYSTEM_SHARD, ShardDescriptor};
 use tracing::{debug, info, warn};
 
+use super::Observation;
 use super::turn::{Effects, Node, PeerState};
 use crate::directory::{Learned, Message, NodeRecord, Table};
 use crate::transport::{self, Class, Kind};
@@ -164,6 +165,7 @@ impl Node {
         effects: &mut Effects,
     ) {
         let shard = descriptor.shard;
+        self.observe(&Observation::Described(&descriptor));
         self.set_range(now, &descriptor, effects);
         let news = self.learn_shard(descriptor.clone());
         self.unreconciled.insert(shard);

@@ -97,7 +97,6 @@ pub(super) struct Node {
     /// Orders that operators give through this node.
     pub(super) by_hand: ByHand,
     /// What places replicas and leaders, where this node leads the system shard.
-    #[cfg(not(madsim))]
     pub(super) control: super::controlling::Control,
     /// Orders that shards led here are carrying out.
     pub(super) running: BTreeMap<ShardId, Running>,
@@ -316,8 +315,7 @@ impl Node {
             survey_read: None,
             next_page_us: 0,
             by_hand: ByHand::default(),
-            #[cfg(not(madsim))]
-            control: super::controlling::Control::default(),
+            control: super::controlling::Control::new(settings.process.placing.clone()),
             running: BTreeMap::new(),
             describing: BTreeMap::new(),
             unreconciled: BTreeSet::new(),
@@ -499,14 +497,13 @@ impl Node {
         self.tick_survey(now, effects);
         self.tick_by_hand(now, effects);
         self.send_orders(now, effects);
-        #[cfg(not(madsim))]
         self.tick_control(now, effects);
         if now.monotonic.0 >= self.next_sweep_us {
             self.next_sweep_us = now.monotonic.0 + SWEEP_US;
             self.reconcile_all();
         }
         self.advance_stop(now);
-        self.observe_queues();
+        self.observe_tick();
     }
 
     pub(super) fn request(
@@ -585,7 +582,6 @@ impl Node {
                 if self.freeze_ended(now, id, &end) {
                     continue;
                 }
-                #[cfg(not(madsim))]
                 self.control_order_ended(now, id, &end, effects);
                 self.order_ended(now, id, end, effects);
             }

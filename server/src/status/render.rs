@@ -96,6 +96,7 @@ fn write_report(report: &Report, out: &mut String) -> fmt::Result {
     )?;
     write_members(report, out)?;
     write_shards(report, out)?;
+    write_placement(report, out)?;
     for running in &report.moves {
         let left = running
             .left_s
@@ -109,6 +110,21 @@ fn write_report(report: &Report, out: &mut String) -> fmt::Result {
     }
     for policy in &report.policies_violated {
         writeln!(out, "soft policy not satisfied: {policy}")?;
+    }
+    Ok(())
+}
+
+/// Who places replicas and leaders, what it does, and what it waits for.
+fn write_placement(report: &Report, out: &mut String) -> fmt::Result {
+    let Some(controller) = report.controller.as_deref() else {
+        return Ok(());
+    };
+    let Some((first, others)) = report.placement.split_first() else {
+        return Ok(());
+    };
+    writeln!(out, "\nplacement, by node {}: {first}", short(controller))?;
+    for line in others {
+        writeln!(out, "  {line}")?;
     }
     Ok(())
 }
@@ -326,6 +342,20 @@ view 2 (01234567), 2 members, 2 reachable from here
      2  [\"m\", end)  epoch 1, 1.4 MiB  leader aaaaaaaa  on aaaaaaaa bbbbbbbb
 ";
         assert_eq!(render(&sample()), expected);
+    }
+
+    #[test]
+    fn who_places_and_what_it_waits_for() {
+        let mut report = sample();
+        report.controller = Some("bbbbbbbb".repeat(4));
+        assert!(
+            !render(&report).contains("placement"),
+            "what it does is not known"
+        );
+        report.placement = vec!["decides on all shards".into(), "and waits".into()];
+        let text = render(&report);
+        let tail = "placement, by node bbbbbbbb: decides on all shards\n  and waits\n";
+        assert!(text.ends_with(tail), "{text}");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Report {
     pub traffic: TrafficReport,
     /// The node that decides placement, if one is known.
     pub controller: Option<String>,
+    /// What the controller does and waits for, in words; empty where it is not known.
+    pub placement: Vec<String>,
     /// Replicas and leaders that are being moved.
     pub moves: Vec<Move>,
     /// Soft policies that are not satisfied.
@@ -251,8 +253,9 @@ impl Report {
 }
 
 impl Report {
-    /// Takes over what only the node with the controller knows: moves, soft policies, and what is wrong with placement.
+    /// Takes over what only the node with the controller knows: what it does, moves, soft policies, and what is wrong.
     pub fn add_placement(&mut self, controller: Report) {
+        self.placement = controller.placement;
         self.moves = controller.moves;
         self.policies_violated = controller.policies_violated;
         for problem in controller.problems {

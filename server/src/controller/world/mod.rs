@@ -31,6 +31,11 @@ use crate::directory::Table;
 
 pub(super) const SECOND: u64 = 1_000_000;
 
+/// With so many shards, those on which nothing happens are reported on once in so many seconds: a report a second each
+/// was most of the work of a long simulation.
+const SHARDS_MANY: usize = 100;
+const TURNS: u64 = 5;
+
 /// Bytes that a copy receives a second.
 const COPY_RATE: u64 = 64 << 20;
 
@@ -165,8 +170,9 @@ fn replace(
 }
 
 impl World {
-    /// A cluster of `first`, one node, that holds `shards` user shards of `bytes` each, and the system shard.
-    pub(super) fn founded(seed: u64, first: NodeId, shards: u64, bytes: u64) -> World {
+    /// A cluster of the nodes `first` with their zones, that holds `shards` user shards of `bytes` each, and the system
+    /// shard.
+    pub(super) fn founded(seed: u64, first: &[(NodeId, &str)], shards: u64, bytes: u64) -> World {
         let mut world = World {
             rng: SmallRng::seed_from_u64(seed),
             now_us: SECOND,
@@ -192,11 +198,24 @@ impl World {
             queued: 0,
             next_replica: 1,
         };
-        world.join(first, "a");
+        for (node, zone) in first {
+            world.join(*node, zone);
+        }
         world.look();
+        // Round robin, as clusters are founded.
+        let nodes: Vec<NodeId> = first.iter().map(|(node, _)| *node).collect();
         for shard in 0..=shards {
             let weight = if shard == 0 { 1 << 20 } else { bytes };
-            world.found(ShardId(shard), &[first], weight);
+            let from = usize::try_from(shard).unwrap_or(0) % nodes.len();
+            let copies = if nodes.len() < 3 { 1 } else { 3 };
+            let on: Vec<NodeId> = nodes
+                .iter()
+                .cycle()
+                .skip(from)
+                .take(copies)
+                .copied()
+                .collect();
+            world.found(ShardId(shard), &on, weight);
         }
         world.put(0, Thing::Tick);
         world.put(0, Thing::Second);
@@ -471,10 +490,12 @@ impl World {
             }
         }
         let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        let many = ids.len() / SHARDS_MANY;
         for id in ids {
             let Some(shard) = self.shards.get_mut(&id) else {
                 continue;
             };
+            let copies = !shard.lacks.is_empty();
             if shard.leader.is_some_and(|leader| alive.contains(&leader)) {
                 for replica in &shard.descriptor.replicas {
                     if let Some(lacks) = shard.lacks.get_mut(&replica.replica)
@@ -486,7 +507,10 @@ impl World {
                 }
                 shard.lacks.retain(|_, lacks| *lacks > 0);
             }
-            self.report(id);
+            // Of many shards, those on which nothing happens take turns.
+            if copies || many == 0 || (self.now_us / SECOND + id.0).is_multiple_of(TURNS) {
+                self.report(id);
+            }
         }
     }
 

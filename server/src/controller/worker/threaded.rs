@@ -1,13 +1,9 @@
-//! Threads that think: the node's loop asks, goes on, and looks for the answer at its next tick.
+//! A worker on a thread of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
-
-use synod_placement::solve::Config;
-
-use super::solver::{Answer, Question, Solver};
 
 /// No question has this number.
 const NONE: u64 = u64::MAX;
@@ -72,15 +68,4 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
             Err(TryRecvError::Disconnected) => Err(format!("the thread {} has ended", self.name)),
         }
     }
-}
-
-/// The solver's thread.
-pub type SolverThread = Worker<Question, Answer>;
-
-/// Starts the solver's thread.
-pub fn solver() -> std::io::Result<SolverThread> {
-    Worker::start("synod-solver", || {
-        let mut solver = Solver::new(Config::default());
-        move |question: Question, abort: &mut dyn FnMut() -> bool| solver.answer(question, abort)
-    })
 }
