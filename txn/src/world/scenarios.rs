@@ -435,6 +435,9 @@ fn a_transaction_writes_what_it_holds() {
     let write = [&["SET", "k", "1"][..]];
     assert_eq!(ask(&mut world, prepare(young, &write)).1, CONFLICT);
     assert!(is_prepared(&ask(&mut world, prepare(old, &write)).1));
+    // Whoever reads the rows again finds the hold behind what was prepared under it.
+    world.step(0, Event::SnapshotInstalled { shard: SHARD });
+    world.elect(SHARD, 0, usize::MAX);
     ask(&mut world, resolve(old, Verdict::Aborted));
     let intent = |holder| {
         let commands = vec![command(&["SET", "k", "2"])];
