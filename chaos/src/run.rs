@@ -168,7 +168,18 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
         settling::settle(&world).await?;
     }
     let addresses = world.client_addresses();
-    joined(world.spawn(move || agreement::agree(addresses))).await??;
+    let clocks_agree = !plan
+        .strikes
+        .iter()
+        .any(|strike| strike.fault.bends_wall_clocks());
+    let agreed = world.spawn(move || async move {
+        agreement::owned(&addresses).await?;
+        match clocks_agree {
+            true => agreement::alike(&addresses).await,
+            false => Ok(()),
+        }
+    });
+    joined(agreed).await??;
     if let Some(lost) = plan.bereaved_of.filter(|_| ending::can_lose_one(plan)) {
         ending::bereave(&mut world, observer, usize::from(lost)).await?;
         if plan.placed && plan.nodes > 3 {

@@ -230,6 +230,11 @@ impl Fault {
         )
     }
 
+    /// Whether it leaves wall clocks wrong.
+    pub fn bends_wall_clocks(self) -> bool {
+        matches!(self, Fault::ClockJump | Fault::ClockStrobe)
+    }
+
     /// How often it does something again while it lasts, if it does.
     pub fn beat_ms(self) -> Option<u64> {
         match self {

@@ -206,7 +206,8 @@ async fn live(
     workload
         .check(&recorder.history())
         .map_err(Failure::Anomaly)?;
-    agreement::agree(clients.addresses).await
+    agreement::owned(&clients.addresses).await?;
+    agreement::alike(&clients.addresses).await
 }
 
 /// Strikes until the clients are done.
