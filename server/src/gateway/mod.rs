@@ -359,7 +359,8 @@ impl Gateway {
                     if self.closed.is_some() && command.class() != Class::Control =>
                 {
                     let why = self.closed.as_deref().unwrap_or_default();
-                    Slot::Done(Reply::error(ErrorCode::NotServing, why.to_owned()))
+                    // A transaction must hear of it: `EXEC` without this command is not what was meant.
+                    Slot::Known(Reply::error(ErrorCode::NotServing, why.to_owned()))
                 }
                 Submission::Command(command) => Slot::Waiting {
                     command,

@@ -517,3 +517,23 @@ fn an_answer_to_an_earlier_life_or_from_another_node_is_not_taken() {
     let (_, replies) = feed(&mut gateway, 0, Event::Response(THERE, good));
     assert_eq!(replies, vec![Reply::Integer(1)]);
 }
+
+#[test]
+fn a_transaction_of_which_a_command_was_turned_away_is_not_carried_out() {
+    let mut gateway = gateway();
+    let (_, replies) = submit(&mut gateway, &["MULTI", "SET a 1"]);
+    assert_eq!(replies.len(), 2);
+    gateway.close(Some("no majority of the members can be heard".to_owned()));
+    let (_, replies) = submit(&mut gateway, &["SET b 1"]);
+    assert!(
+        matches!(&replies[..], [Reply::Error { code, .. }] if *code == ErrorCode::NotServing),
+        "{replies:?}"
+    );
+    gateway.close(None);
+    let (requests, replies) = submit(&mut gateway, &["EXEC"]);
+    assert!(requests.is_empty(), "{requests:?}");
+    assert!(
+        matches!(&replies[..], [Reply::Error { code, .. }] if *code == ErrorCode::ExecAbort),
+        "{replies:?}"
+    );
+}
