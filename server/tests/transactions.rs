@@ -365,7 +365,9 @@ async fn a_bank_over_shards_keeps_its_total_while_nodes_are_killed() {
         let done = reader.get(ledger(clerk)).await.unwrap().unwrap_or_default();
         let done: i64 = String::from_utf8_lossy(&done).parse().unwrap_or(0);
         if !(told.acknowledged..=told.acknowledged + told.unknown).contains(&done) {
-            wrong.push(format!("clerk {clerk} was told {told:?}, and {done} were done"));
+            wrong.push(format!(
+                "clerk {clerk} was told {told:?}, and {done} were done"
+            ));
         }
         sum.acknowledged += told.acknowledged;
         sum.unknown += told.unknown;
