@@ -62,6 +62,13 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use synod_membership::configuration::{Configuration, Mode, Overlay};
+    use synod_membership::id::{Boot, ClusterId, NodeId};
+    use synod_membership::member::Member;
+    use synod_membership::message::Snapshot;
+
     use super::*;
 
     #[test]
@@ -76,12 +83,25 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_read_is_found() {
+        let member = Member {
+            node: NodeId(1),
+            boot: Boot::first(1),
+            address: ([127, 0, 0, 1], 1).into(),
+            labels: Arc::default(),
+        };
+        let (mode, overlay) = (Mode::Decentralised, Overlay::default());
+        let configuration = Configuration::genesis(ClusterId(1), mode, overlay, member);
+        let base = log::encode_base(&Snapshot {
+            configuration: Arc::new(configuration),
+            view: None,
+        });
         let mut views = Views::default();
         assert_eq!(views.look(0, &[]), Ok(()));
-        assert!(
-            views
-                .look(0, b"no view log at all, and long enough")
-                .is_err()
-        );
+        assert_eq!(views.look(0, &base), Ok(()));
+        assert_eq!(views.look(0, &base[..base.len() - 1]), Ok(()), "torn");
+        // A bad frame that a good one follows is no torn tail.
+        let mut bytes = [&base[..], &base[..]].concat();
+        bytes[base.len() - 1] ^= 1;
+        assert!(views.look(0, &bytes).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! Time: what happens at a moment, and until when the world runs.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 impl World {
@@ -188,25 +190,36 @@ impl World {
         Ok(self)
     }
 
-    /// All placed replicas have applied the same entries and hold the same values.
+    /// All replicas that the leaders' configurations list have applied the same entries and hold the same values.
+    /// (What was asked for may never have been decided: a change can go with the leader that proposed it.)
     pub(super) fn replicas_agree(&mut self) -> Result<(), String> {
-        let mut seen: BTreeMap<ShardId, (u64, Vec<u64>)> = BTreeMap::new();
-        for ((node, shard), replica) in self.placed.clone() {
-            let Some(process) = &self.machines[node].process else {
-                continue;
-            };
-            let Some(status) = process.replication.status(shard) else {
-                return Err(format!("node {node} has no replica {replica} of {shard}"));
-            };
-            let values: Vec<u64> = (0..self.plan.keys)
-                .map(|key| self.value(node, (shard, key)))
-                .collect();
-            let state = (status.applied, values);
-            let known = seen.entry(shard).or_insert_with(|| state.clone()).clone();
-            if known != state {
-                return Err(format!(
-                    "{shard}: node {node} has {state:?}, another {known:?}"
-                ));
+        let shards: BTreeSet<ShardId> = self.placed.keys().map(|(_, shard)| *shard).collect();
+        for shard in shards {
+            let configuration = self
+                .leader(shard)
+                .and_then(|leader| self.machines[leader].process.as_ref())
+                .and_then(|process| process.replication.configuration(shard).cloned())
+                .ok_or_else(|| format!("{shard} has no leader"))?;
+            let mut seen: Option<(u64, Vec<u64>)> = None;
+            for node in 0..self.machines.len() {
+                let machine = &self.machines[node];
+                let listed = configuration.nodes.iter().find(|it| *it.1 == machine.id);
+                let (Some((replica, _)), Some(process)) = (listed, &machine.process) else {
+                    continue;
+                };
+                let Some(status) = process.replication.status(shard) else {
+                    return Err(format!("node {node} has no replica {replica} of {shard}"));
+                };
+                let values: Vec<u64> = (0..self.plan.keys)
+                    .map(|key| self.value(node, (shard, key)))
+                    .collect();
+                let state = (status.applied, values);
+                let known = seen.get_or_insert_with(|| state.clone()).clone();
+                if known != state {
+                    return Err(format!(
+                        "{shard}: node {node} has {state:?}, another {known:?}"
+                    ));
+                }
             }
         }
         Ok(())
