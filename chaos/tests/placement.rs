@@ -3,30 +3,19 @@
 //! `SEEDS=FIRST..LAST` runs other seeds.
 #![cfg(madsim)]
 
+mod support;
+
 use synod_chaos::fault::Fault;
 use synod_chaos::plan::Menu;
 use synod_chaos::report::Failure;
 use synod_chaos::run::run;
 use synod_chaos::workload::Workload;
 
-fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    match std::env::var("SEEDS") {
-        Ok(text) => {
-            let (first, last) = text.split_once("..").expect("SEEDS=FIRST..LAST");
-            first.parse().expect("a number")..last.parse().expect("a number")
-        }
-        Err(_) => default,
-    }
-}
+use support::{log, seeds};
 
 /// Runs these seeds of a menu, in clusters that manage themselves.
 fn hold(default: std::ops::Range<u64>, menu: &Menu) {
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_test_writer()
-        .try_init();
+    log();
     for seed in seeds(default) {
         let plan = Menu {
             workloads: Workload::ALL.to_vec(),

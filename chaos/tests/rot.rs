@@ -2,6 +2,8 @@
 //! `SEEDS=FIRST..LAST` runs other seeds.
 #![cfg(madsim)]
 
+mod support;
+
 use std::time::Duration;
 
 use madsim::runtime::Runtime;
@@ -10,6 +12,8 @@ use synod::status::Report;
 use synod_chaos::world::{End, Setup, World};
 use synod_client::{Client, Command, Options};
 use synod_storage::disk::SimDisk;
+
+use support::{log, seeds};
 
 const KEYS: u32 = 240;
 
@@ -268,20 +272,8 @@ fn judge(
 }
 
 fn for_seeds(default: std::ops::Range<u64>, place: Place) {
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_test_writer()
-        .try_init();
-    let seeds = match std::env::var("SEEDS") {
-        Ok(text) => {
-            let (first, last) = text.split_once("..").expect("SEEDS=FIRST..LAST");
-            first.parse().expect("a number")..last.parse().expect("a number")
-        }
-        Err(_) => default,
-    };
-    for seed in seeds {
+    log();
+    for seed in seeds(default) {
         let mut runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
         runtime.set_time_limit(Duration::from_secs(600));
         match runtime.block_on(run(seed, place)) {

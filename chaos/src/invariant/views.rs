@@ -16,17 +16,18 @@ pub const FILE: &str = "membership/views";
 #[derive(Debug, Default)]
 pub struct Views {
     hashes: BTreeMap<u64, (ConfigHash, usize)>,
-    /// How long each node's log was when it was looked at last.
-    looked_at: BTreeMap<usize, usize>,
+    /// Each node's log as it was when it was looked at last.
+    looked_at: BTreeMap<usize, Vec<u8>>,
     verified: usize,
 }
 
 impl Views {
     /// Reads a node's view log, as it would after a crash now, and holds it against the others'.
     pub fn look(&mut self, node: usize, bytes: &[u8]) -> Result<(), String> {
-        if self.looked_at.insert(node, bytes.len()) == Some(bytes.len()) {
+        if self.looked_at.get(&node).is_some_and(|log| log == bytes) {
             return Ok(());
         }
+        self.looked_at.insert(node, bytes.to_vec());
         let log = log::recover(bytes).map_err(|e| format!("the view log of node {node}: {e}"))?;
         let Some(base) = log.base else {
             return Ok(());

@@ -9,13 +9,13 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use synod_chaos::invariant::views::Views;
 use synod_chaos::members::{Register, Standing};
 use synod_chaos::world::{World, world_us};
 use synod_membership::status::Phase;
 
-use super::sequence::Sequence;
 use super::strikes::{Means, strike};
-use super::{AGREEMENT, RETURN, SAFETY, for_seeds};
+use super::{AGREEMENT, RETURN, SAFETY, for_seeds, look};
 
 /// Between two looks at what the processes show.
 const LOOK: Duration = Duration::from_millis(200);
@@ -130,7 +130,7 @@ async fn storm(seed: u64) -> Result<String, String> {
     let mut world = World::of_memberships(seed, nodes - joiners, joiners, &register);
     let whom = Whom::draw(seed, world.nodes(), &mut rng);
     let means = whom.means();
-    let mut sequence = Sequence::default();
+    let mut views = Views::default();
     agree(&world, &register, Some(AGREEMENT)).await?;
     let until_us = world_us() + SAFETY.as_micros() as u64;
     let mut number = 0;
@@ -141,13 +141,13 @@ async fn storm(seed: u64) -> Result<String, String> {
         number += 1;
         let victim = whom.victim(&mut world);
         strike(&mut world, number, victim, &means);
-        sequence.look_at_all(&world)?;
+        look(&mut views, &world)?;
         whom.judge(&register)?;
     }
     world.heal();
     let members_ms = agree(&world, &register, None).await?;
     let all_ms = agree(&world, &register, Some(RETURN)).await?;
-    sequence.look_at_all(&world)?;
+    look(&mut views, &world)?;
     whom.judge(&register)?;
     let failures = world.failures();
     if !failures.is_empty() {
@@ -157,12 +157,11 @@ async fn storm(seed: u64) -> Result<String, String> {
         Whom::Anybody => "anybody".to_owned(),
         Whom::Few(few) => format!("{} of them", few.len()),
     };
+    let (seen, proofs) = views.counts();
     Ok(format!(
-        "{nodes} nodes, {joiners} joined, {number} strikes at {whom}, {} removed, {} views, {} proofs \
+        "{nodes} nodes, {joiners} joined, {number} strikes at {whom}, {} removed, {seen} views, {proofs} proofs \
          checked, agreed after {members_ms} ms, all back after {all_ms} ms",
         register.removed().len(),
-        sequence.views(),
-        sequence.verified
     ))
 }
 

@@ -5,13 +5,18 @@
 #![cfg(madsim)]
 
 mod alone;
-mod sequence;
 mod strikes;
+#[path = "../support/mod.rs"]
+mod support;
 mod whole;
 
 use std::time::{Duration, Instant};
 
 use madsim::runtime::Runtime;
+use synod_chaos::invariant::views::{self, Views};
+use synod_chaos::world::World;
+
+use support::{log, seeds};
 
 /// For so long faults strike.
 const SAFETY: Duration = Duration::from_secs(40);
@@ -23,24 +28,22 @@ const RETURN: Duration = Duration::from_secs(400);
 /// No storm lasts longer.
 const LIMIT: Duration = Duration::from_secs(1_200);
 
+/// Holds the view logs on all disks against each other, and against what they said before.
+fn look(views: &mut Views, world: &World) -> Result<(), String> {
+    (0..world.nodes()).try_for_each(|node| {
+        let log = world.disk(node).content(views::FILE);
+        views.look(node, &log.unwrap_or_default())
+    })
+}
+
 /// Runs storms, one a seed, and fails with all those that ended badly.
 fn for_seeds<F>(default: std::ops::Range<u64>, storm: impl Fn(u64) -> F)
 where
     F: Future<Output = Result<String, String>>,
 {
-    let text = std::env::var("SEEDS").unwrap_or_default();
-    let seeds = match text.split_once("..") {
-        Some((first, last)) => first.parse().expect("a number")..last.parse().expect("a number"),
-        None => default,
-    };
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_test_writer()
-        .try_init();
+    log();
     let mut wrecks = Vec::new();
-    for seed in seeds {
+    for seed in seeds(default) {
         let began = Instant::now();
         let mut runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
         runtime.set_time_limit(LIMIT);

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use rand::Rng;
 use synod::status::Report;
+use synod_chaos::invariant::views::Views;
 use synod_chaos::world::{Setup, World, world_us};
 use synod_client::{Client, Command, Options};
 
-use super::sequence::Sequence;
 use super::strikes::{Means, strike};
-use super::{AGREEMENT, RETURN, SAFETY, for_seeds};
+use super::{AGREEMENT, RETURN, SAFETY, for_seeds, look};
 
 /// The rate of a clock is off by no more than leases allow.
 const MEANS: Means = Means {
@@ -89,7 +89,7 @@ async fn agree(world: &World, patience: Duration, all_serve: bool) -> Result<u64
 
 async fn storm(seed: u64, nodes: u16) -> Result<String, String> {
     let mut world = World::new(seed, Setup::manual(nodes));
-    let mut sequence = Sequence::default();
+    let mut views = Views::default();
     agree(&world, AGREEMENT, true).await?;
     let until_us = world_us() + SAFETY.as_micros() as u64;
     let mut number = 0;
@@ -99,21 +99,20 @@ async fn storm(seed: u64, nodes: u16) -> Result<String, String> {
         number += 1;
         let victim = world.any_node();
         strike(&mut world, number, victim, &MEANS);
-        sequence.look_at_all(&world)?;
+        look(&mut views, &world)?;
     }
     (0..world.nodes()).for_each(|node| world.resume(node));
     world.heal();
     let members_ms = agree(&world, AGREEMENT, false).await?;
     let all_ms = agree(&world, RETURN, true).await?;
-    sequence.look_at_all(&world)?;
+    look(&mut views, &world)?;
     let failures = world.failures();
     if !failures.is_empty() {
         return Err(failures.join("; "));
     }
+    let (seen, proofs) = views.counts();
     Ok(format!(
-        "{nodes} nodes, {number} strikes, {} views, {} proofs checked, agreed after {members_ms} ms, all back after {all_ms} ms",
-        sequence.views(),
-        sequence.verified
+        "{nodes} nodes, {number} strikes, {seen} views, {proofs} proofs checked, agreed after {members_ms} ms, all back after {all_ms} ms",
     ))
 }
 
