@@ -56,7 +56,7 @@ impl Node {
             let shard = descriptor.shard;
             shard != SYSTEM_SHARD && participant.leads(shard) && participant.is_described(shard)
         });
-        self.survey.lead(now_us, led);
+        self.survey.lead(led);
         self.survey.tick(now_us);
         if self.survey_read.is_none()
             && let Some(request) = self.survey.next_page(now_us)

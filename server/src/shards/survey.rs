@@ -87,9 +87,8 @@ struct Surveyed {
     /// Rows of the last walk, and writes since it began.
     rows: u64,
     changes: u64,
-    /// When a walk may begin, and when it does with nothing written.
-    early_us: u64,
-    due_us: u64,
+    /// When the last walk ended, well or not; `None` before the first.
+    ended_us: Option<u64>,
     reads: u64,
     writes: u64,
     kept: VecDeque<Bytes>,
@@ -109,13 +108,13 @@ struct Walk {
 
 impl Surveyed {
     fn is_due(&self, now_us: u64) -> bool {
+        let Some(ended_us) = self.ended_us else {
+            return true;
+        };
+        let rested_us = now_us.saturating_sub(ended_us);
         let changed = self.changes.saturating_mul(WALK_ROWS_PER_WRITE) >= self.rows.max(1);
-        self.due_us <= now_us || (changed && self.early_us <= now_us)
-    }
-
-    fn rest(&mut self, now_us: u64) {
-        self.early_us = now_us + WALK_EVERY_US;
-        self.due_us = now_us + WALK_EVERY_US.max(self.rows.saturating_mul(WALK_EVERY_US_PER_ROW));
+        let long_ago = rested_us >= self.rows.saturating_mul(WALK_EVERY_US_PER_ROW);
+        rested_us >= WALK_EVERY_US && (changed || long_ago)
     }
 }
 
@@ -142,7 +141,7 @@ impl Survey {
     }
 
     /// Says which shards this node leads, as they are described; all others are forgotten.
-    pub fn lead<'a>(&mut self, now_us: u64, led: impl Iterator<Item = &'a ShardDescriptor>) {
+    pub fn lead<'a>(&mut self, led: impl Iterator<Item = &'a ShardDescriptor>) {
         let mut before = std::mem::take(&mut self.shards);
         for descriptor in led {
             let known = before.remove(&descriptor.shard);
@@ -156,8 +155,6 @@ impl Survey {
                 Some(_) | None => Surveyed {
                     epoch: descriptor.epoch,
                     range: descriptor.range.clone(),
-                    early_us: now_us,
-                    due_us: now_us,
                     ..Surveyed::default()
                 },
             };
@@ -208,7 +205,7 @@ impl Survey {
                 .shards
                 .iter_mut()
                 .filter(|(_, it)| it.is_due(now_us))
-                .min_by_key(|(_, it)| it.early_us)?;
+                .min_by_key(|(_, it)| it.ended_us)?;
             surveyed.changes = 0;
             self.walk = Some(Walk {
                 shard: *shard,
@@ -266,7 +263,7 @@ impl Survey {
             surveyed.middle = middle.map(|(_, key)| key.clone());
             surveyed.walked = true;
             surveyed.rows = rows;
-            surveyed.rest(now_us);
+            surveyed.ended_us = Some(now_us);
         }
     }
 
@@ -275,7 +272,7 @@ impl Survey {
         if let Some(walk) = self.walk.take()
             && let Some(surveyed) = self.shards.get_mut(&walk.shard)
         {
-            surveyed.rest(now_us);
+            surveyed.ended_us = Some(now_us);
         }
     }
 
@@ -370,7 +367,7 @@ mod tests {
             split_bytes,
             split_rate_per_s,
         });
-        survey.lead(1, [descriptor(1)].iter());
+        survey.lead([descriptor(1)].iter());
         survey
     }
 
@@ -431,7 +428,7 @@ mod tests {
             range: KeyRange::new("A", "Z"),
             ..descriptor(1)
         };
-        survey.lead(1, [small, descriptor(1)].iter());
+        survey.lead([small, descriptor(1)].iter());
         for keys in [0..0, 0..200] {
             survey.next_page(1).expect("a walk is due");
             let rest = None;
@@ -500,14 +497,14 @@ mod tests {
             },
         );
         assert!(survey.weight(SHARD).is_some());
-        survey.lead(3, [descriptor(2)].iter());
+        survey.lead([descriptor(2)].iter());
         assert!(survey.weight(SHARD).is_some(), "a replica moved");
         let mut smaller = descriptor(3);
         smaller.range = KeyRange::new("a", "k");
-        survey.lead(4, [smaller].iter());
+        survey.lead([smaller].iter());
         assert_eq!(survey.weight(SHARD), None);
         assert!(survey.next_page(4).is_some(), "measured anew at once");
-        survey.lead(5, [].iter());
+        survey.lead([].iter());
         assert_eq!(survey.next_page(6), None);
     }
 }
