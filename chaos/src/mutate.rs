@@ -115,6 +115,9 @@ fn is_of_transactions(bug: Bug) -> bool {
             | Bug::FloorAdmits
             | Bug::AbsentCommits
             | Bug::AbortsByItself
+            | Bug::AsksWithoutLocks
+            | Bug::AsksNobody
+            | Bug::ReadersIgnoreWriters
             | Bug::DecidesTooEarly
             | Bug::NoTombstones
             | Bug::ReleasesByClock
@@ -201,6 +204,11 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         | Bug::AbortsByItself
         | Bug::ReleasesByClock
         | Bug::TellsBeforeApply => (&transactions, &[SlowRequests]),
+        Bug::AsksWithoutLocks | Bug::AsksNobody => (
+            &[Workload::WriteSkew, ListAppend, Workload::LongFork],
+            &[Delay, SlowRequests],
+        ),
+        Bug::ReadersIgnoreWriters => (&snapshots, &[ClockJump, Delay]),
         Bug::PromisesAhead => (&transactions, &[Delay, ClockJump]),
         Bug::RetriesUnknown => (&[ListAppend], &[KillLeader, IsolateLeader, SlowRequests]),
         Bug::ForgottenIsAborted => (

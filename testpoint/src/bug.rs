@@ -93,6 +93,12 @@ bugs! {
     PromisesAhead,
     /// A new leader's clock does not begin above the ceiling.
     StartsBelowCeiling,
+    /// What a transaction writes is not locked while other shards are asked about its reads.
+    AsksWithoutLocks,
+    /// A transaction that writes in one shard asks no other shard about its reads.
+    AsksNobody,
+    /// Who validates for a writer elsewhere does not merge the version of its writes.
+    ReadersIgnoreWriters,
     /// However often a transaction has lost, it locks nothing before its end.
     NeverHolds,
     /// Answers do not wait for the batch that they show.

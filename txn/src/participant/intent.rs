@@ -93,6 +93,11 @@ impl Leader {
             TxnRequest::Recover { attempt, begun } => {
                 self.recover(turn, own, asker, attempt, begun);
             }
+            TxnRequest::Keep { at } => {
+                self.keep(turn, at);
+                let done = Outcome::Txn(TxnAnswer::Done);
+                self.answer(turn, own, asker, done, Batch(0));
+            }
             TxnRequest::Forget { attempt } => {
                 let done = Outcome::Txn(TxnAnswer::Done);
                 match self.view.committed().contains_key(&attempt) {
@@ -120,7 +125,13 @@ impl Leader {
         }
         match request {
             TxnRequest::Read { keys } => self.read(turn, own, asker, keys, slots),
-            TxnRequest::Validate { reads, .. } => {
+            TxnRequest::Validate { reads, writer, .. } => {
+                // From now on, whatever is written here is newer than what it writes elsewhere.
+                if let Some(writer) = writer
+                    && !planted!(ReadersIgnoreWriters)
+                {
+                    turn.hlc.merge(writer.version);
+                }
                 let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
                 let through = turn.hlc.read(turn.now.wall_ms);
                 let needs = needs.max(self.promise(turn, through, own.ceiling));
@@ -138,6 +149,10 @@ impl Leader {
                     let changed = Outcome::Txn(TxnAnswer::Changed);
                     return self.answer(turn, own, asker, changed, needs);
                 };
+                if let Some(elsewhere) = &intent.elsewhere {
+                    let what = (elsewhere, intent.token.clone());
+                    return self.ask_elsewhere(turn, own, asker, what, (ran, needs));
+                }
                 let replies = ran.replies;
                 if let Some(token) = intent.token.clone() {
                     let writes = ran.writes.into_iter();
@@ -172,6 +187,7 @@ impl Leader {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
     }
@@ -511,6 +527,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }
@@ -543,6 +560,7 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => {}
         TxnRequest::MergeStatus { left, .. } => {
             keys.insert(left.start.clone());
@@ -571,6 +589,7 @@ pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
         | TxnRequest::TokenStatus { .. }
         | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -591,6 +610,7 @@ pub(super) fn held_ranges_of(request: &TxnRequest) -> &[KeyRange] {
         | TxnRequest::TokenStatus { .. }
         | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -623,7 +643,13 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
     match task {
         Task::Command(it) => command(it),
         Task::Txn(TxnRequest::Read { keys }) => wanted.reads.clone_from(keys),
-        Task::Txn(TxnRequest::Validate { reads, ranges }) => {
+        Task::Txn(TxnRequest::Validate {
+            reads,
+            ranges,
+            writer,
+        }) => {
+            // Who has locks elsewhere waits for younger ones only.
+            age = writer.map(|writer| writer.txn);
             wanted
                 .reads
                 .extend(reads.iter().map(|read| read.key.clone()));
@@ -671,6 +697,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }

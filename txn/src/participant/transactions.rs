@@ -159,6 +159,13 @@ pub(super) enum TxnRecord {
         /// The floor.
         version: Version,
     },
+    /// A whole transaction that writes on this shard alone, at a version that was chosen before.
+    Write {
+        /// The version of its writes.
+        version: Version,
+        /// Keys, and what is stored under them from now on.
+        writes: Vec<(Bytes, Option<Bytes>)>,
+    },
 }
 
 /// What a record does to the rest of the state.
@@ -175,7 +182,8 @@ pub(super) struct Changes {
 /// All that a shard knows about transactions.
 ///
 /// Invariants: an attempt is in at most one of `prepared` and `finished`; one in `committed` is
-/// finished as committed; `locks` are exactly those of `prepared`.
+/// finished as committed; `locks` are exactly those of `prepared`, and, in a leader's view, of those that
+/// have their locks ahead of the log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transactions {
     floor: Version,
@@ -249,6 +257,16 @@ impl Transactions {
 
     pub(super) fn finished(&self, attempt: &AttemptId) -> Option<&Finished> {
         self.finished.get(attempt)
+    }
+
+    /// Locks for an attempt of which nothing is in the log; only in a leader's view.
+    pub(super) fn lock_ahead(&mut self, attempt: AttemptId, effects: &Prepared) {
+        self.locks.lock(attempt, effects);
+    }
+
+    /// Lets go of these locks.
+    pub(super) fn unlock_ahead(&mut self, attempt: AttemptId, effects: &Prepared) {
+        self.locks.unlock(attempt, effects);
     }
 
     /// Whether an attempt may be prepared here: it is new, and not too old.
@@ -335,6 +353,12 @@ impl Transactions {
                 writes,
             } => {
                 self.record(token, Verdict::Committed(*version), &mut changes)?;
+                let writes = writes.iter();
+                changes.writes = writes
+                    .map(|(key, value)| (key.clone(), value.clone(), *version))
+                    .collect();
+            }
+            TxnRecord::Write { version, writes } => {
                 let writes = writes.iter();
                 changes.writes = writes
                     .map(|(key, value)| (key.clone(), value.clone(), *version))

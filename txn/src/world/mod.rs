@@ -3,6 +3,7 @@
 //! The log is a list with a commit index; leadership is what the test says. The store answers late
 //! when the seed says so, so that latches and waiting reads are exercised.
 
+mod asking;
 mod attempts;
 mod clocks;
 mod coordination;
@@ -16,6 +17,7 @@ mod quiet;
 mod scenarios;
 mod scripts;
 mod shared;
+mod shipped;
 mod snapshots;
 mod splits;
 mod table;
@@ -703,6 +705,22 @@ impl World {
         self.responses.remove(&token)
     }
 
+    /// Has the questions of leaders to other shards answered, until there are none.
+    pub fn carry_calls(&mut self) {
+        while let Some((node, shard, call, key, body)) = self.calls.pop_front() {
+            let asked = self.map.locate(&key).map(|it| it.shard);
+            let answer = asked.and_then(|asked| self.ask(asked, body));
+            let outcome = answer.unwrap_or(Outcome::Unknown);
+            let told = Event::Called {
+                shard,
+                call,
+                outcome,
+            };
+            self.step(node, told);
+            self.settle(node);
+        }
+    }
+
     /// Reads a key of a shard: the version through which its leader has promised what it read.
     pub fn promised(&mut self, shard: ShardId, key: &str) -> Version {
         let read = TxnRequest::Read {
@@ -745,7 +763,12 @@ impl World {
                         ..
                     } => {
                         let before = std::mem::replace(&mut self.seen, hlc);
-                        let outcome = self.ask(shard, body).unwrap_or(Outcome::Unknown);
+                        let leader = self.logs[&shard].leader.unwrap();
+                        let token = self.send(leader, shard, body, Stream::NONE);
+                        self.settle(leader);
+                        self.carry_calls();
+                        let outcome = self.responses.remove(&token);
+                        let outcome = outcome.unwrap_or(Outcome::Unknown);
                         self.seen = before;
                         if let Some(leader) = self.logs[&shard].leader {
                             coordinator.merge_hlc(self.nodes[leader].participant.hlc());

@@ -25,8 +25,9 @@ fn every_test_that_the_table_names_exists() {
     for part in [
         "txn/src",
         "replication/src",
-        "storage/tests",
-        "server/src/gateway",
+        "storage",
+        "server",
+        "chaos",
     ] {
         sources(&home.join("..").join(part), &mut paths);
     }

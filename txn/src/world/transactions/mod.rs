@@ -56,6 +56,7 @@ impl Run {
         let settings = Settings {
             recover_after_us: 60_000,
             ask_again_us: 40_000,
+            snapshot_lease_us: 300_000,
             ..Settings::default()
         };
         let mut world = World::with_settings(3, 3, Some(seed), settings);
