@@ -27,7 +27,11 @@ fn gateway() -> Gateway {
     let mut gateway = Gateway::new(HERE, (1, 7), map, Settings::default());
     gateway.step(at(0), Event::Leader(ShardId(1), HERE), &mut Vec::new());
     gateway.step(at(0), Event::Leader(ShardId(2), THERE), &mut Vec::new());
-    gateway.step(at(0), Event::Opened(CLIENT, Connection::default()), &mut Vec::new());
+    gateway.step(
+        at(0),
+        Event::Opened(CLIENT, Connection::default()),
+        &mut Vec::new(),
+    );
     gateway
 }
 
@@ -466,7 +470,11 @@ fn a_client_that_is_gone_leaves_nothing_behind() {
 fn leaders_hear_that_nobody_waits_for_the_commands_of_a_client_that_is_gone() {
     let mut gateway = gateway();
     let other = SessionId(2);
-    gateway.step(at(0), Event::Opened(other, Connection::default()), &mut Vec::new());
+    gateway.step(
+        at(0),
+        Event::Opened(other, Connection::default()),
+        &mut Vec::new(),
+    );
     let (requests, _) = submit(&mut gateway, &["GET a", "GET z", "GET y"]);
     let batch = vec![command("GET z")];
     let (others, _) = feed(&mut gateway, 0, Event::Submitted(other, batch));
@@ -550,10 +558,16 @@ fn an_interactive_transaction_of_which_a_command_was_turned_away_is_undone() {
     assert_eq!(replies, vec![]);
     let (_, replies) = play(&mut gateway, requests, replies);
     assert_eq!(replies[0], Reply::Null);
-    assert!(not_serving(&replies[1]) && replies.len() == 2, "{replies:?}");
+    assert!(
+        not_serving(&replies[1]) && replies.len() == 2,
+        "{replies:?}"
+    );
     gateway.close(None);
     let (requests, replies) = submit(&mut gateway, &["SET b 2", "COMMIT", "GET a"]);
-    assert!(not_serving(&replies[0]) && not_serving(&replies[1]), "{replies:?}");
+    assert!(
+        not_serving(&replies[0]) && not_serving(&replies[1]),
+        "{replies:?}"
+    );
     assert_eq!(requests.len(), 1, "and what follows is by itself again");
     assert_eq!(gateway.transactions_under_way(), 0);
     assert!(gateway.tickets.is_empty());

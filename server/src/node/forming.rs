@@ -154,9 +154,10 @@ impl Clients {
     /// Announces the clients that stayed to the node that begins to serve.
     fn hand_over(self, mailbox: &Mailbox) {
         let opened = self.waiting.into_iter();
-        mailbox.put_first(opened.map(|(session, early)| {
-            Submitted::Opened(session, early.outbox, early.connection)
-        }));
+        mailbox
+            .put_first(opened.map(|(session, early)| {
+                Submitted::Opened(session, early.outbox, early.connection)
+            }));
     }
 }
 

@@ -216,9 +216,7 @@ impl Run {
         };
         match plan {
             // Reads of several shards are optimistic, until they have failed too often.
-            Ok(plan)
-                if self.reads_only() && plan.parts.len() > 1 && self.is_optimistic(turn) =>
-            {
+            Ok(plan) if self.reads_only() && plan.parts.len() > 1 && self.is_optimistic(turn) => {
                 self.gather(turn);
             }
             Ok(plan) => self.commit(turn, plan, None),

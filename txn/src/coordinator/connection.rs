@@ -531,9 +531,8 @@ mod tests {
             _ => None,
         };
         let why = Reply::error(ErrorCode::NotServing, "not yet");
-        let away = |connection: &mut Connection, line: &str| {
-            connection.turned_away(&command(line), &why)
-        };
+        let away =
+            |connection: &mut Connection, line: &str| connection.turned_away(&command(line), &why);
         // Its beginning, a command in the midst of it, or a key that was to be watched.
         let mut connection = Connection::default();
         assert_eq!(away(&mut connection, "MULTI"), None);

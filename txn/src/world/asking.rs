@@ -82,7 +82,11 @@ fn a_writer_is_locked_while_it_asks_and_logs_one_entry_then() {
     let before = entries(&world);
     let it = attempt(1);
     let (written, early) = ask(&mut world, execute(it, &[&["SET", "a", "new"]], None));
-    assert_eq!((early, entries(&world)), (None, before), "nothing is logged");
+    assert_eq!(
+        (early, entries(&world)),
+        (None, before),
+        "nothing is logged"
+    );
     let (call, writer) = question(&mut world);
     // Nobody sees its key, before or after, by itself or in a range; other keys are free.
     let (get, before_it) = ask(&mut world, command(&["GET", "a"]));
@@ -186,7 +190,9 @@ fn a_token_that_is_fenced_while_its_reads_are_asked_about_is_not_used() {
     let issue = |counter| token::issue(hlc::floor_of(START_MS), NodeId(1), counter);
     let mut tokens = (1..).map(issue);
     let at_home = |token: &Bytes| world.map.locate(&token::home(token)).map(|it| it.shard);
-    let token = tokens.find(|token| at_home(token) == Some(LEFT)).expect("some are");
+    let token = tokens
+        .find(|token| at_home(token) == Some(LEFT))
+        .expect("some are");
     let request = execute(attempt(1), &[&["SET", "a", "1"]], Some(token.clone()));
     let (written, early) = ask(&mut world, request.clone());
     assert_eq!(early, None);
@@ -205,7 +211,10 @@ fn a_token_that_is_fenced_while_its_reads_are_asked_about_is_not_used() {
 fn the_younger_of_two_that_ask_each_other_gives_way() {
     let mut world = World::new(3, 2, None);
     let (old, young) = (attempt(1), attempt(2));
-    assert_eq!(ask(&mut world, execute(old, &[&["SET", "a", "1"]], None)).1, None);
+    assert_eq!(
+        ask(&mut world, execute(old, &[&["SET", "a", "1"]], None)).1,
+        None
+    );
     let validate = |txn: AttemptId| TxnRequest::Validate {
         reads: vec![KeyRead {
             key: Bytes::from_static(b"a"),

@@ -38,7 +38,10 @@ fn a_wait_that_is_given_up_is_not_the_lock() {
     let get = world.send(0, SHARD, command(&["GET", "k"]), Stream::NONE);
     world.settle(0);
     assert_eq!(world.responses.remove(&get), None);
-    assert_eq!(world.ask(SHARD, resolve(holder, Verdict::Committed(version))), DONE);
+    assert_eq!(
+        world.ask(SHARD, resolve(holder, Verdict::Committed(version))),
+        DONE
+    );
     let held = Outcome::Reply(Reply::bulk("held"));
     assert_eq!(world.responses.remove(&get), Some(held));
 }
@@ -75,14 +78,23 @@ fn no_row_is_lost_where_a_page_ends() {
         let words = |rows: Vec<(&String, &String)>| {
             let word = |text: &String| Reply::Bulk(Bytes::copy_from_slice(text.as_bytes()));
             let rows = rows.into_iter();
-            Reply::Array(rows.flat_map(|(key, value)| [word(key), word(value)]).collect())
+            Reply::Array(
+                rows.flat_map(|(key, value)| [word(key), word(value)])
+                    .collect(),
+            )
         };
         let forward = words(left.iter().collect());
         assert!(world.run(&["RANGE", "k", "l"]) == forward, "late: {late:?}");
         let backward = words(left.iter().rev().collect());
-        assert!(world.run(&["RANGE", "k", "l", "REVERSE"]) == backward, "late: {late:?}");
+        assert!(
+            world.run(&["RANGE", "k", "l", "REVERSE"]) == backward,
+            "late: {late:?}"
+        );
         let some = words(left.iter().take(2_050).collect());
-        assert!(world.run(&["RANGE", "k", "l", "LIMIT", "2050"]) == some, "late: {late:?}");
+        assert!(
+            world.run(&["RANGE", "k", "l", "LIMIT", "2050"]) == some,
+            "late: {late:?}"
+        );
         let count = i64::try_from(left.len()).unwrap();
         assert_eq!(world.run(&["DBSIZE"]), Reply::Integer(count));
     }

@@ -7,8 +7,8 @@ use synod_testpoint::{Bug, plant};
 use super::World;
 use super::attempts::{attempt, prepare, prepared, resolve};
 use crate::{
-    Event, Leadership, Outcome, Reply, Settings, SnapshotRead, Stream, TxnAnswer, TxnRequest, Verdict,
-    hlc,
+    Event, Leadership, Outcome, Reply, Settings, SnapshotRead, Stream, TxnAnswer, TxnRequest,
+    Verdict, hlc,
 };
 
 const LEFT: ShardId = ShardId(1);

@@ -22,13 +22,7 @@ fn every_test_that_the_table_names_exists() {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = std::fs::read_to_string(home.join("RULES.md")).unwrap();
     let mut paths = Vec::new();
-    for part in [
-        "txn/src",
-        "replication/src",
-        "storage",
-        "server",
-        "chaos",
-    ] {
+    for part in ["txn/src", "replication/src", "storage", "server", "chaos"] {
         sources(&home.join("..").join(part), &mut paths);
     }
     let texts: Vec<String> = paths
