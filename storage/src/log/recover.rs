@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use synod_testpoint::planted;
+
 use super::frame::{
     BLOCK, BatchHeader, DecodedBatch, EncodedBatch, HEADER, HeaderError, Link, SegmentHeader,
 };
@@ -121,6 +123,7 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
     let number = SegmentNumber(previous.0 + 1);
     let store = context.state.store;
     let incarnation = context.state.incarnation;
+    let ambiguous = ambiguous.filter(|_| !planted!(LeavesLastBatchBehind));
     let (first, chain, previous_end) = match &ambiguous {
         Some(batch) => (
             batch.header.sequence,
@@ -147,7 +150,11 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         segment: number,
         incarnation,
         previous,
-        previous_end,
+        previous_end: if planted!(ForgetsWhereItEnds) {
+            u64::MAX
+        } else {
+            previous_end
+        },
         first,
         chain,
         bytes: context.options.segment_bytes,
@@ -501,6 +508,10 @@ impl Scan<'_, '_> {
             }
             Some(_) | None => header.sequence > self.last,
         };
+        let (ours, in_turn) = match planted!(TakesStaleFrames) {
+            true => (true, header.sequence.0 == self.last.0 + 1),
+            false => (ours, in_turn),
+        };
         let frame_bytes = header
             .frame_bytes()
             .filter(|length| *length <= bytes.len() - at)?;
@@ -509,6 +520,9 @@ impl Scan<'_, '_> {
 
     /// Looks for a batch of this segment beyond `from`: a torn length must not hide one.
     fn successor(&self, bytes: &[u8], from: usize, found: &Found) -> Option<(usize, BatchSeq)> {
+        if planted!(TakesDamageForATail) {
+            return None;
+        }
         (from..bytes.len()).step_by(BLOCK).find_map(|at| {
             self.header_at(bytes, at, found, true)
                 .map(|(header, _)| (at, header.sequence))

@@ -18,7 +18,7 @@ use synod_storage::{
     ConfState, Direction, Entry, EntryId, EntryKind, Event, Fatal, HardState, Job, JobStep,
     KeyRange, LogBatch, Lookup, Micros, NewestVersion, OpenConfig, OpenError, OpenReport, Options,
     ReadId, ReadResult, RecoveredReplica, ReplicaId, Scan, ScanPage, ScanRequest, ScanWhat,
-    ShardId, Space, Store, Version, Write, WriteOp,
+    ShardId, SnapshotChunk, SnapshotHeader, Space, Store, Version, Write, WriteOp,
 };
 
 pub type Model = BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>;
@@ -334,6 +334,22 @@ impl Rig {
         }
     }
 
+    /// A snapshot of a shard whose rows fit into one chunk.
+    pub fn exported(&mut self, shard: ShardId) -> (SnapshotHeader, SnapshotChunk) {
+        let export = self.store.export(shard, KeyRange::all());
+        let ready = self.wait_for(|event| matches!(event, Event::ExportReady { .. }));
+        let Event::ExportReady { header, .. } = ready else {
+            unreachable!("just matched")
+        };
+        self.store.export_chunk(export, 0);
+        let sent = self.wait_for(|event| matches!(event, Event::ExportChunk { .. }));
+        let Event::ExportChunk { chunk, .. } = sent else {
+            unreachable!("just matched")
+        };
+        assert!(chunk.last, "the shard is small");
+        (header, chunk)
+    }
+
     /// Opens again after the process died.
     pub fn kill(&mut self) {
         if let Ground::Sim { disk, index } = &mut self.ground {
@@ -517,7 +533,6 @@ impl Rig {
         assert_eq!(reverse, expected);
     }
 
-    /// As [`Rig::check`], point reads only.
     /// What is there stays there when the power fails, and with the index gone.
     pub fn check_with_power_loss(&mut self) {
         self.check();
@@ -525,6 +540,7 @@ impl Rig {
         self.check();
     }
 
+    /// As [`Rig::check`], point reads only.
     pub fn check_user(&mut self) {
         let model = self.model.clone();
         for ((space, key), expected) in &model {
