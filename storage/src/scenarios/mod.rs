@@ -38,8 +38,8 @@ fn two_shards(seed: u64) -> Rig {
 /// The segment that the log ends with.
 fn newest_segment(rig: &Rig) -> String {
     let paths = rig.disk().paths().into_iter();
-    let segments = paths.filter(|path| path.contains("segment-"));
-    segments.last().expect("a log has a segment")
+    let mut segments = paths.filter(|path| path.contains("segment-"));
+    segments.next_back().expect("a log has a segment")
 }
 
 /// What the replica of a shard lost, as the start has found it.

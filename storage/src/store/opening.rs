@@ -91,8 +91,8 @@ impl Store {
         report.store = state.store;
         report.incarnation = state.incarnation;
         report.clean = state.index.clean;
-        let mut manifest = create_manifest(&disk, &read, state, options.manifest_bytes)
-            .map_err(manifest_error)?;
+        let mut manifest =
+            create_manifest(&disk, &read, state, options.manifest_bytes).map_err(manifest_error)?;
 
         let view = LogView::default();
         let log = {

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use synod_testpoint::planted;
+
 use super::{
     FILE_HEADER_BYTES, FILE_MAGIC, FORMAT, FooterEntry, RECORD_HEADER_BYTES, TRAILER_BYTES,
     TRAILER_MAGIC,
 };
-use synod_testpoint::planted;
-
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::index::Pointer;
 use crate::manifest::FileState;

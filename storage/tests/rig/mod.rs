@@ -164,6 +164,16 @@ pub fn open_on(
     options: &Options,
     boot: u128,
 ) -> Result<synod_storage::Opened, OpenError> {
+    open_named(ground, options, boot, 7)
+}
+
+/// Opens a store; should it be a fresh one, under this name.
+pub fn open_named(
+    ground: &Ground,
+    options: &Options,
+    boot: u128,
+    fresh_store: u128,
+) -> Result<synod_storage::Opened, OpenError> {
     let (disk, index): (Arc<dyn Disk>, Box<dyn IndexFactory>) = match ground {
         Ground::Sim { disk, index } => (Arc::new(disk.clone()), Box::new(index.clone())),
         Ground::Real { disk, index } => (Arc::clone(disk), index()),
@@ -173,7 +183,7 @@ pub fn open_on(
         index,
         options: options.clone(),
         boot,
-        fresh_store: 7,
+        fresh_store,
     };
     Store::open(config, &mut |_| ())
 }
@@ -191,8 +201,20 @@ impl Rig {
         Self::on(ground, options)
     }
 
+    pub fn sim_named(seed: u64, name: u128) -> Self {
+        let ground = Ground::Sim {
+            disk: SimDisk::new(seed),
+            index: MemoryIndexFactory::new(),
+        };
+        Self::on_named(ground, Options::tiny(), name)
+    }
+
     pub fn on(ground: Ground, options: Options) -> Self {
-        let opened = open_on(&ground, &options, 1).expect("a fresh store opens");
+        Self::on_named(ground, options, 7)
+    }
+
+    pub fn on_named(ground: Ground, options: Options, name: u128) -> Self {
+        let opened = open_named(&ground, &options, 1, name).expect("a fresh store opens");
         let mut rig = Self {
             ground,
             options,
