@@ -15,7 +15,7 @@ use super::frame::{
 use super::segment::{LOG_DIR, LogName, Roll, RollError, parse_name, segment_path, spare_path};
 use super::view::Groups;
 use super::writer::{LogWriter, Placement};
-use crate::disk::{Disk, read_exact_at};
+use crate::disk::{Disk, DiskFile, read_exact_at};
 use crate::manifest::State;
 use crate::{BatchSeq, JobStep, OpenError, OpenProgress, OpenReport, Options, SegmentNumber};
 
@@ -160,30 +160,13 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         bytes: context.options.segment_bytes,
     };
     let bytes = context.options.segment_bytes;
-    let mut roll = Roll::new(Arc::clone(&disk), header, copy, spares.pop(), bytes);
-    let file = loop {
-        match roll.step() {
-            Ok(JobStep::Again) => {}
-            Ok(JobStep::Done) => {
-                if let Some(file) = roll.file() {
-                    break file;
-                }
-            }
-            Err(RollError::Full) => {
-                return Err(OpenError::Disk {
-                    what: format!("no space for {}", segment_path(number)),
-                    source: io::Error::from(io::ErrorKind::StorageFull),
-                });
-            }
-            Err(RollError::Fatal(fatal)) => {
-                let source = fatal.source.unwrap_or_else(|| io::Error::other("unknown"));
-                return Err(OpenError::Disk {
-                    what: fatal.what,
-                    source,
-                });
-            }
-        }
-    };
+    let file = begin(Roll::new(
+        Arc::clone(&disk),
+        header,
+        copy,
+        spares.pop(),
+        bytes,
+    ))?;
     if copy_bytes > 0 {
         let placement = Placement {
             segment: number,
@@ -214,6 +197,33 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         spares,
         next_spare,
     })
+}
+
+/// Makes the segment of the new incarnation.
+fn begin(mut roll: Roll) -> Result<Arc<dyn DiskFile>, OpenError> {
+    loop {
+        match roll.step() {
+            Ok(JobStep::Again) => {}
+            Ok(JobStep::Done) => {
+                if let Some(file) = roll.file() {
+                    return Ok(file);
+                }
+            }
+            Err(RollError::Full) => {
+                return Err(OpenError::Disk {
+                    what: format!("no space for {}", segment_path(roll.header().segment)),
+                    source: io::Error::from(io::ErrorKind::StorageFull),
+                });
+            }
+            Err(RollError::Fatal(fatal)) => {
+                let source = fatal.source.unwrap_or_else(|| io::Error::other("unknown"));
+                return Err(OpenError::Disk {
+                    what: fatal.what,
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// The segments in order, their headers read; older ones and spares made ready to be used again.
