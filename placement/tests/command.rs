@@ -346,8 +346,7 @@ const CHECK: [&str; 8] = [
 /// Feasible now; but not once either of two nodes is gone, or the zone of one of them.
 #[test]
 fn check_refuses_what_the_loss_of_one_node_or_zone_would_make_infeasible() {
-    let candidate =
-        "CREATE CONSTRAINT few AS SELECT * FROM replicas r CHECK r.controllable__node IN ('n1', 'n2')";
+    let candidate = "CREATE CONSTRAINT few AS SELECT * FROM replicas r CHECK r.controllable__node IN ('n1', 'n2')";
     let files = [("s", STATE), ("p", POLICIES), ("c", candidate)];
     let output = command(&files, &CHECK);
     assert_eq!(output.exit_code, 3, "{output:?}");

@@ -117,8 +117,7 @@ fn change(world: &mut World, rng: &mut SmallRng) -> Change {
     match rng.random_range(0..20) {
         // One column of a node.
         0..=9 => {
-            let mut row =
-                world.tables["nodes"][&format!("{:?}", [text(format!("n{n}"))])].clone();
+            let mut row = world.tables["nodes"][&format!("{:?}", [text(format!("n{n}"))])].clone();
             let column = [1, 2, 4, 5, 5, 5, 5, 6, 8][rng.random_range(0..9)];
             row[column] = node_row(n, rng)[column].clone();
             world.put("nodes", row, 1)

@@ -275,11 +275,7 @@ impl Compiler {
     }
 
     /// All groups of a block; the only one, where there are no keys.
-    pub(super) fn all_groups(
-        &self,
-        block: &Block,
-        grouping: &mut Grouping,
-    ) -> Result<Vec<Group>> {
+    pub(super) fn all_groups(&self, block: &Block, grouping: &mut Grouping) -> Result<Vec<Group>> {
         match block.keys.is_empty() {
             true => Ok(vec![grouping.only_group()]),
             false => self.groups(grouping, block.place),

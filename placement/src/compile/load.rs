@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
+use super::blocks::Wanted;
 use super::cells::Target;
 use super::constants::ConstantResult;
 use super::fold::Set;
 use super::join::Part;
 use super::joined::Handle;
 use super::maps::Maps;
-use super::resolve::Wanted;
 use super::resolved::RelationId;
 use super::view::ViewOf;
 use super::{Compiler, Kinds, MirrorOf};

@@ -1,17 +1,19 @@
 //! The compiler: from tables, views and constraints to the expression graph.
 //!
 //! 1. [`load`] and [`decisions`]: statements run or are kept; decision tables get their variables.
-//! 2. [`resolve`]: names become positions, types are checked, constant subqueries become values.
+//! 2. [`blocks`], [`resolve`] and [`scope`]: names become positions, types are checked, constant subqueries become
+//!    values.
 //! 3. [`join`]: the rows of a block, decision joins factored into lookups.
 //! 4. [`group`] and [`folded`]: rows are folded into bags; groups exist whatever is placed.
 //! 5. [`policy`] and [`template`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of
 //!    one template for all groups of a bag.
 //!
-//! [`cells`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled problem, and
-//! [`turnover`] the groups and rows of a [`view`] that come and go with them.
+//! [`cells`], [`operators`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled
+//! problem, and [`turnover`] the groups and rows of a [`view`] that come and go with them.
 //!
 //! What is built never depends on what is placed now, nor on other policies: presolve is the solvers' business.
 
+mod blocks;
 mod cells;
 mod components;
 mod constants;
@@ -26,6 +28,7 @@ mod join;
 mod joined;
 mod load;
 mod maps;
+mod operators;
 mod policy;
 mod present;
 mod reads;
@@ -34,6 +37,7 @@ mod remap;
 mod resolve;
 mod resolved;
 mod rows;
+mod scope;
 mod template;
 mod turnover;
 mod view;

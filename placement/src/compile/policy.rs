@@ -6,13 +6,13 @@
 use std::rc::Rc;
 
 use super::Compiler;
+use super::blocks::Wanted;
 use super::cells::{Cell, NodeRef};
 use super::folded::Group;
 use super::group::Grouping;
 use super::join::{Frame, Match, Part};
 use super::joined::{Handle, Joined};
 use super::reads::{Reads, reads_of};
-use super::resolve::Wanted;
 use super::resolved::{Block, Expr, Operator, RelationId};
 use crate::dialect::ast::{self, Deferral, Goal, Infix, Sense};
 use crate::error::{Error, ErrorKind, Place, Result};

@@ -97,7 +97,9 @@ impl Compiler {
 
     /// Numbers the groups in which decisions may put a row that has come, where a template judges them.
     fn name_groups(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
-        let Of::Policy(policy) = of else { return Ok(()) };
+        let Of::Policy(policy) = of else {
+            return Ok(());
+        };
         if self.policies[policy].template.is_none() || !self.is_there(of, source, row) {
             return Ok(());
         }
@@ -128,13 +130,18 @@ impl Compiler {
                 return rebuild();
             };
             let mut named = BTreeSet::new();
+            let mut first = Vec::new();
             let mut result = Ok(());
-            for tuple in met.tuples.iter().filter(|tuple| known.number(tuple).is_none()) {
-                result = result.and_then(|()| self.check_names(&known, tuple));
-                named.insert(known.add(tuple.clone()));
+            for tuple in &met.tuples {
+                if known.number(tuple).is_none() {
+                    result = result.and_then(|()| self.check_names(&known, tuple));
+                    named.insert(known.add(tuple.clone()));
+                    first.push(tuple.clone());
+                }
             }
             self.tuples.insert(name, known);
             result?;
+            self.number_entries(name, &first)?;
             if named.is_empty() {
                 continue;
             }
@@ -169,9 +176,14 @@ impl Compiler {
                 return rebuild();
             };
             let mut crossed = Vec::new();
+            let mut first = Vec::new();
             for own in met.used() {
-                let of_component = known.reuse(met.tuples[own as usize].clone());
-                let before = known.count(of_component);
+                let tuple = &met.tuples[own as usize];
+                let of_tuple = known.reuse(tuple.clone());
+                let before = known.count(of_tuple);
+                if before == 0 {
+                    first.push(tuple.clone());
+                }
                 let mut count = before;
                 for _ in 0..met.count(own) {
                     let Some(next) = step(count) else {
@@ -179,10 +191,13 @@ impl Compiler {
                     };
                     count = next;
                 }
-                known.set_count(of_component, count);
+                known.set_count(of_tuple, count);
                 if (before == 0) != (count == 0) {
-                    crossed.push((of_component, before > 0));
+                    crossed.push((of_tuple, before > 0));
                 }
+            }
+            if component.keyed {
+                self.number_entries((block.id, number), &first)?;
             }
             if let Some(grouping) = self.grouping_of(of) {
                 for (tuple, had_rows) in crossed {
@@ -233,7 +248,11 @@ impl Compiler {
                 && dictionary.is_used(number)
             {
                 // Its groups are taken away by number, before anything else can get the number.
+                let tuple = dictionary.tuples[number as usize].clone();
                 dictionary.retire(number);
+                if grouping.components[component].keyed {
+                    self.number_entries(name, &[tuple])?;
+                }
             }
             if had_rows == has_rows {
                 continue;
@@ -344,7 +363,9 @@ impl Compiler {
         let mut groups = Vec::with_capacity(parts.len() * keys.len());
         for part in parts {
             let part = grouping.part_of(part.into_boxed_slice());
-            let all = keys.iter().map(|&key| u32::try_from(key).unwrap_or(u32::MAX));
+            let all = keys
+                .iter()
+                .map(|&key| u32::try_from(key).unwrap_or(u32::MAX));
             groups.extend(all.map(|key| (part, key)));
         }
         Ok(groups)
@@ -423,7 +444,8 @@ impl Compiler {
             if block.links.iter().any(|link| link.relation == relation) {
                 return rebuild();
             }
-            let sources = (0..block.sources.len()).filter(|&s| block.sources[s].relation == relation);
+            let sources =
+                (0..block.sources.len()).filter(|&s| block.sources[s].relation == relation);
             let sources: Vec<usize> = sources.collect();
             match self.reach(of, &block, sources) {
                 Reach::No => {}

@@ -447,8 +447,7 @@ impl Model {
         entry.expr_rows += u32::from(!exprs.is_empty());
         entry.keys = entry.keys.max(key_bound);
         let key_fixed = matches!(row.key, Key::Const(_));
-        let refit =
-            !entry.fits(row.part, key_bound) || (entry.fixed_keys && !key_fixed);
+        let refit = !entry.fits(row.part, key_bound) || (entry.fixed_keys && !key_fixed);
         entry.fixed_keys &= key_fixed;
         if entry.counts_only {
             let rows = &entry.parts[part];
