@@ -386,7 +386,17 @@ fn check_refuses_what_the_loss_of_one_node_or_zone_would_make_infeasible() {
 #[test]
 fn what_is_not_decided_in_time_is_unknown() {
     let now = ["--time-limit-ms", "0"];
-    let output = with("solve", STATE, POLICIES, &[now[0], now[1], "--json"]);
+    // Nine replicas on eight nodes, with no time to find out that it cannot be.
+    let rows = |n: usize, row: &dyn Fn(usize) -> String| (1..=n).map(row).collect::<String>();
+    let crowd = format!(
+        "CREATE TABLE n (x INTEGER PRIMARY KEY);
+        CREATE TABLE t (id INTEGER PRIMARY KEY, controllable__x INTEGER REFERENCES n (x));\n{}{}",
+        rows(8, &|x| format!("INSERT INTO n VALUES ({x});\n")),
+        rows(9, &|id| format!("INSERT INTO t VALUES ({id}, NULL);\n")),
+    );
+    let apart = "CREATE CONSTRAINT apart AS SELECT * FROM t a JOIN t b ON a.id < b.id \
+        CHECK a.controllable__x <> b.controllable__x";
+    let output = with("solve", &crowd, apart, &[now[0], now[1], "--json"]);
     assert_eq!(output.exit_code, 4, "{output:?}");
     assert_eq!(json(&output)["status"], "unknown");
     let harmless = "CREATE CONSTRAINT small AS SELECT * FROM replicas r CHECK r.bytes < 100";
