@@ -141,53 +141,7 @@ impl Compiler {
             let resolved = self.resolve(condition, scopes, inner)?;
             conditions.push(self.condition(resolved)?);
         }
-        let mut keys = Vec::new();
-        let mut key_names = Vec::new();
-        for (index, key) in select.group_by.iter().flatten().enumerate() {
-            // GROUP BY 1 and GROUP BY alias mean the select list.
-            let key = match &key.node {
-                ast::Node::Literal(Literal::Integer(n)) => {
-                    let position = usize::try_from(*n - 1).ok();
-                    match position.and_then(|p| select.items.get(p)) {
-                        Some(ast::Item::Expr(expr, _)) => expr,
-                        Some(ast::Item::All(_) | ast::Item::AllOf(..)) | None => {
-                            let message = format!("GROUP BY {n} names no expression");
-                            return error(ErrorKind::Name, key.place, message);
-                        }
-                    }
-                }
-                ast::Node::Column { table: None, name } if !self.in_scope(name, scopes) => {
-                    let alias = select.items.iter().find_map(|item| match item {
-                        ast::Item::Expr(expr, alias) if alias.eq_ignore_ascii_case(name) => {
-                            Some(expr)
-                        }
-                        _ => None,
-                    });
-                    alias.unwrap_or(key)
-                }
-                _ => key,
-            };
-            if aggregates_in(key) {
-                let message = "an aggregate in GROUP BY";
-                return error(ErrorKind::Syntax, key.place, message);
-            }
-            let name = match &key.node {
-                ast::Node::Column { name, .. } => name.clone(),
-                _ => format!("key{}", index + 1),
-            };
-            let name = match key_names.contains(&name) {
-                true => match &key.node {
-                    ast::Node::Column {
-                        table: Some(table),
-                        name,
-                    } => format!("{table}.{name}"),
-                    _ => format!("key{}", index + 1),
-                },
-                false => name,
-            };
-            key_names.push(name);
-            keys.push(self.resolve(key, scopes, inner)?);
-        }
+        let (keys, key_names) = self.resolve_keys(select, scopes, inner)?;
         let item_aggregates = wanted.items
             && select.items.iter().any(|item| match item {
                 ast::Item::Expr(expr, _) => aggregates_in(expr),
@@ -214,31 +168,10 @@ impl Compiler {
             Some(goal) => Some(self.resolve(goal, scopes, inner)?),
             None => None,
         };
-        let mut outputs = Vec::new();
-        if wanted.items {
-            for item in &select.items {
-                match item {
-                    ast::Item::Expr(expr, name) => {
-                        outputs.push((name.clone(), self.resolve(expr, scopes, inner)?));
-                    }
-                    ast::Item::All(place) => {
-                        for index in 0..sources.len() {
-                            self.expand(index, *place, scopes, &sources, grouped, &mut outputs)?;
-                        }
-                    }
-                    ast::Item::AllOf(place, alias) => {
-                        let found = sources
-                            .iter()
-                            .position(|s| s.alias.eq_ignore_ascii_case(alias));
-                        let Some(index) = found else {
-                            let message = format!("no source is named {alias}");
-                            return error(ErrorKind::Name, *place, message);
-                        };
-                        self.expand(index, *place, scopes, &sources, grouped, &mut outputs)?;
-                    }
-                }
-            }
-        }
+        let outputs = match wanted.items {
+            true => self.resolve_items(select, scopes, inner, &sources, grouped)?,
+            false => Vec::new(),
+        };
         let aggregates = scopes
             .last_mut()
             .and_then(|s| s.folded.take())
@@ -276,6 +209,100 @@ impl Compiler {
             links: std::mem::take(inner),
         };
         Ok((block, goal))
+    }
+
+    /// The keys of GROUP BY, and their names.
+    fn resolve_keys(
+        &mut self,
+        select: &ast::Select,
+        scopes: &mut Vec<Scope>,
+        inner: &mut Vec<Link>,
+    ) -> Result<(Vec<Expr>, Vec<String>)> {
+        let mut keys = Vec::new();
+        let mut names = Vec::new();
+        for (index, key) in select.group_by.iter().flatten().enumerate() {
+            let key = self.key_meant(select, key, scopes)?;
+            if aggregates_in(key) {
+                let message = "an aggregate in GROUP BY";
+                return error(ErrorKind::Syntax, key.place, message);
+            }
+            let numbered = || format!("key{}", index + 1);
+            let name = match &key.node {
+                ast::Node::Column { table, name } => match (names.contains(name), table) {
+                    (false, _) => name.clone(),
+                    (true, Some(table)) => format!("{table}.{name}"),
+                    (true, None) => numbered(),
+                },
+                _ => numbered(),
+            };
+            names.push(name);
+            keys.push(self.resolve(key, scopes, inner)?);
+        }
+        Ok((keys, names))
+    }
+
+    /// GROUP BY 1 and GROUP BY alias mean the select list.
+    fn key_meant<'a>(
+        &self,
+        select: &'a ast::Select,
+        key: &'a ast::Expr,
+        scopes: &[Scope],
+    ) -> Result<&'a ast::Expr> {
+        Ok(match &key.node {
+            ast::Node::Literal(Literal::Integer(n)) => {
+                let position = n.checked_sub(1).and_then(|n| usize::try_from(n).ok());
+                match position.and_then(|p| select.items.get(p)) {
+                    Some(ast::Item::Expr(expr, _)) => expr,
+                    Some(ast::Item::All(_) | ast::Item::AllOf(..)) | None => {
+                        let message = format!("GROUP BY {n} names no expression");
+                        return error(ErrorKind::Name, key.place, message);
+                    }
+                }
+            }
+            ast::Node::Column { table: None, name } if !self.in_scope(name, scopes) => {
+                let alias = select.items.iter().find_map(|item| match item {
+                    ast::Item::Expr(expr, alias) if alias.eq_ignore_ascii_case(name) => Some(expr),
+                    _ => None,
+                });
+                alias.unwrap_or(key)
+            }
+            _ => key,
+        })
+    }
+
+    /// The select list.
+    fn resolve_items(
+        &mut self,
+        select: &ast::Select,
+        scopes: &mut Vec<Scope>,
+        inner: &mut Vec<Link>,
+        sources: &[SourceOf],
+        grouped: bool,
+    ) -> Result<Vec<(String, Expr)>> {
+        let mut outputs = Vec::new();
+        for item in &select.items {
+            match item {
+                ast::Item::Expr(expr, name) => {
+                    outputs.push((name.clone(), self.resolve(expr, scopes, inner)?));
+                }
+                ast::Item::All(place) => {
+                    for index in 0..sources.len() {
+                        self.expand(index, *place, scopes, sources, grouped, &mut outputs)?;
+                    }
+                }
+                ast::Item::AllOf(place, alias) => {
+                    let found = sources
+                        .iter()
+                        .position(|s| s.alias.eq_ignore_ascii_case(alias));
+                    let Some(index) = found else {
+                        let message = format!("no source is named {alias}");
+                        return error(ErrorKind::Name, *place, message);
+                    };
+                    self.expand(index, *place, scopes, sources, grouped, &mut outputs)?;
+                }
+            }
+        }
+        Ok(outputs)
     }
 
     fn expand(

@@ -43,16 +43,8 @@ impl Compiler {
         for (index, aggregate) in block.aggregates.iter().enumerate() {
             let place = aggregate.place;
             let cell = grouping.cell_of[index].unwrap_or(0);
-            let shape = grouping
-                .cells
-                .get(usize::from(cell))
-                .copied()
-                .unwrap_or(CellShape {
-                    den: 1,
-                    real: false,
-                    text: false,
-                    certain: 0,
-                });
+            let shape = grouping.cells.get(usize::from(cell)).copied();
+            let shape = shape.unwrap_or(CellShape::NONE);
             let one_group = block.keys.is_empty();
             let fold = |this: &mut Compiler, fold: Fold| -> Result<NodeRef> {
                 match (&mut this.target, group) {

@@ -149,6 +149,16 @@ pub(super) struct CellShape {
     pub certain: u32,
 }
 
+impl CellShape {
+    /// Before the first row.
+    pub(super) const NONE: CellShape = CellShape {
+        den: 1,
+        real: false,
+        text: false,
+        certain: 0,
+    };
+}
+
 /// An argument of aggregates, and of which assignment they speak.
 #[derive(Clone, Debug)]
 pub(crate) struct Argument {
@@ -198,15 +208,7 @@ impl Compiler {
         for found in self.matches(block, parent, Part::Whole)? {
             rows.push(self.prepare_row(block, parent, &found, &components, &arguments)?);
         }
-        let mut cells = vec![
-            CellShape {
-                den: 1,
-                real: false,
-                text: false,
-                certain: 0
-            };
-            arguments.len()
-        ];
+        let mut cells = vec![CellShape::NONE; arguments.len()];
         for row in &rows {
             for (component, cell) in components.iter_mut().zip(&row.tuples) {
                 component.keyed |= !matches!(cell, Cell::Const(_));

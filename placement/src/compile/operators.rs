@@ -1,7 +1,7 @@
 //! SQL's operators over several decisions: nodes of the graph.
 //!
-//! Numbers in nodes are integers over a constant denominator, so operands are brought over a common one first. A divisor
-//! must be known never to be 0. AVG is compared by cross-multiplication.
+//! Numbers in nodes are integers over a constant denominator, so operands are brought over a common one first. A
+//! divisor must be known never to be 0. AVG is compared by cross-multiplication.
 
 use super::Compiler;
 use super::cells::{Cell, Term};
@@ -15,6 +15,14 @@ use crate::tables::Value;
 
 fn unsupported<T>(place: Place, what: impl Into<String>) -> Result<T> {
     Err(Error::at(ErrorKind::Unsupported, place, what))
+}
+
+fn zero_divisor(op: Infix, place: Place) -> Error {
+    let message = format!(
+        "a divisor of {} that can be 0; write NULLIF(divisor, 0)",
+        op.sql()
+    );
+    Error::at(ErrorKind::Arithmetic, place, message)
 }
 
 fn gcd(a: i64, b: i64) -> i64 {
@@ -78,37 +86,7 @@ impl Compiler {
                 Ok(Cell::truth(self.emit(junction(both), place)?))
             }
             (Operator::Infix(op), [a, b]) => self.infix_node(op, *a, *b, place),
-            (Operator::Choose, [c, a, b]) => {
-                let cond = self.condition_node(*c, place)?.expr();
-                let (a_null, b_null) = (is_null(a), is_null(b));
-                [*a, *b].iter().for_each(|&cell| self.rely_on_no_zero(cell));
-                let (mut a, mut b) = (self.term(*a, place)?, self.term(*b, place)?);
-                if a_null {
-                    a.den = b.den;
-                    a.text = b.text;
-                } else if b_null {
-                    b.den = a.den;
-                    b.text = a.text;
-                }
-                let (a, b) = self.aligned(a, b, place)?;
-                let (then, otherwise) = (a.node.expr(), b.node.expr());
-                let node = self.emit(
-                    G::Ite {
-                        cond,
-                        then,
-                        otherwise,
-                    },
-                    place,
-                )?;
-                Ok(Cell::Node(Term {
-                    node,
-                    den: a.den,
-                    real: a.real || b.real,
-                    text: a.text,
-                    nonzero: (a.nonzero || a_null) && (b.nonzero || b_null),
-                    never_null: a.never_null && b.never_null,
-                }))
-            }
+            (Operator::Choose, [c, a, b]) => self.choose_node(*c, *a, *b, place),
             (Operator::InSet(set), [a]) => self.in_set_node(set, *a, place),
             (Operator::Call(number), _) => {
                 let name = match number {
@@ -122,6 +100,39 @@ impl Compiler {
             }
             (op, _) => unsupported(place, format!("{op:?}")),
         }
+    }
+
+    fn choose_node(&mut self, c: Cell, a: Cell, b: Cell, place: Place) -> Result<Cell> {
+        use graph::Expr as G;
+        let cond = self.condition_node(c, place)?.expr();
+        let (a_null, b_null) = (is_null(&a), is_null(&b));
+        [a, b].iter().for_each(|&cell| self.rely_on_no_zero(cell));
+        let (mut a, mut b) = (self.term(a, place)?, self.term(b, place)?);
+        if a_null {
+            a.den = b.den;
+            a.text = b.text;
+        } else if b_null {
+            b.den = a.den;
+            b.text = a.text;
+        }
+        let (a, b) = self.aligned(a, b, place)?;
+        let (then, otherwise) = (a.node.expr(), b.node.expr());
+        let node = self.emit(
+            G::Ite {
+                cond,
+                then,
+                otherwise,
+            },
+            place,
+        )?;
+        Ok(Cell::Node(Term {
+            node,
+            den: a.den,
+            real: a.real || b.real,
+            text: a.text,
+            nonzero: (a.nonzero || a_null) && (b.nonzero || b_null),
+            never_null: a.never_null && b.never_null,
+        }))
     }
 
     fn in_set_node(&mut self, set: u32, a: Cell, place: Place) -> Result<Cell> {
@@ -225,13 +236,6 @@ impl Compiler {
                 never_null,
             })
         };
-        let zero = || {
-            let message = format!(
-                "a divisor of {} that can be 0; write NULLIF(divisor, 0)",
-                op.sql()
-            );
-            Error::at(ErrorKind::Arithmetic, place, message)
-        };
         match op {
             Infix::Add | Infix::Subtract => {
                 let (a, b) = self.aligned(a, b, place)?;
@@ -246,34 +250,13 @@ impl Compiler {
                 let node = self.emit(G::Mul(a.node.expr(), b.node.expr()), place)?;
                 Ok(result(node, den))
             }
-            Infix::Divide if real => {
-                let Cell::Const(divisor) = b_cell else {
-                    let what =
-                        "a division of decimals by what depends on decisions; multiply across";
-                    return unsupported(place, what);
-                };
-                let Some(number) = integer(divisor, b.den, place)?.filter(|&n| n != 0) else {
-                    return Err(zero());
-                };
-                // (a / x) / (number / y) = a·y / (x·number)
-                let shared = gcd(b.den, number.saturating_abs());
-                let (times, number) = (
-                    b.den / shared * number.signum(),
-                    number.saturating_abs() / shared,
-                );
-                let den = a.den.checked_mul(number).ok_or_else(|| {
-                    Error::at(ErrorKind::Arithmetic, place, "this divisor overflows")
-                })?;
-                let times = self.const_node(Some(times), place)?;
-                let node = self.emit(G::Mul(a.node.expr(), times.expr()), place)?;
-                Ok(result(node, den))
-            }
+            Infix::Divide if real => self.divided(a, (b_cell, b.den), place),
             Infix::Divide | Infix::Modulo => {
                 if real {
                     return unsupported(place, "% of decimals over decisions");
                 }
                 if !b.nonzero || matches!(b_cell, Cell::Const(Value::Integer(0))) {
-                    return Err(zero());
+                    return Err(zero_divisor(op, place));
                 }
                 self.rely_on_no_zero(b_cell);
                 let node = match op {
@@ -284,6 +267,33 @@ impl Compiler {
             }
             _ => unsupported(place, op.sql()),
         }
+    }
+
+    /// A decimal by a constant.
+    fn divided(&mut self, a: Term, (divisor, den): (Cell, i64), place: Place) -> Result<Cell> {
+        let Cell::Const(divisor) = divisor else {
+            let what = "a division of decimals by what depends on decisions; multiply across";
+            return unsupported(place, what);
+        };
+        let Some(number) = integer(divisor, den, place)?.filter(|&n| n != 0) else {
+            return Err(zero_divisor(Infix::Divide, place));
+        };
+        // (a / x) / (number / y) = a·y / (x·number)
+        let shared = gcd(den, number.saturating_abs());
+        let times = den / shared * number.signum();
+        let number = number.saturating_abs() / shared;
+        let overflows = || Error::at(ErrorKind::Arithmetic, place, "this divisor overflows");
+        let den = a.den.checked_mul(number).ok_or_else(overflows)?;
+        let times = self.const_node(Some(times), place)?;
+        let node = self.emit(graph::Expr::Mul(a.node.expr(), times.expr()), place)?;
+        Ok(Cell::Node(Term {
+            node,
+            den,
+            real: true,
+            text: false,
+            nonzero: false,
+            ..a
+        }))
     }
 
     /// Notes that what is compiled is sound only while a column has no 0.

@@ -1,14 +1,15 @@
 //! Groups with expressions of their own, and rows of views, that come and go with rows.
 //!
 //! Which groups there are follows from constants alone ([`super::components`]), so a changed row can give a group its
-//! first row or take its last: the first node of a zone, the last shard of a tenant. A template need not know, for it is
-//! idle on a group without rows; a group that a policy judges by an expression of its own, or that is a row of a view,
-//! comes or goes with the tuple of its keys. How many rows of a component have each tuple is counted; a tuple whose
-//! count leaves or reaches zero has *crossed*, and once the change is in the tables its groups are made or taken away.
+//! first row or take its last: the first node of a zone, the last shard of a tenant. A template need not know, for it
+//! is idle on a group without rows; a group that a policy judges by an expression of its own, or that is a row of a
+//! view, comes or goes with the tuple of its keys. How many rows of a component have each tuple is counted; a tuple
+//! whose count leaves or reaches zero has *crossed*, and once the change is in the tables its groups are made or taken
+//! away.
 //!
 //! A row of a view is a row like any other to what reads the view: it is joined when it comes, and takes what came of
-//! it away when it goes. Rows that come wait until all blocks have met the changed row itself, and then come one by one:
-//! so a row that joins both the changed row and a row of the view that follows from it is met once.
+//! it away when it goes. Rows that come wait until all blocks have met the changed row itself, and then come one by
+//! one: so a row that joins both the changed row and a row of the view that follows from it is met once.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

@@ -1,7 +1,8 @@
 //! A view that depends on decisions: expanded once, shared by all that reads it, kept row by row.
 //!
 //! A row keeps its number for as long as it is there, as a row of a table keeps its slot: what was joined with it is
-//! found by that number when it goes ([`super::joined`]), and rows that come ([`super::turnover`]) are joined by theirs.
+//! found by that number when it goes ([`super::joined`]), and a row that comes ([`super::turnover`]) is joined by its
+//! number.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

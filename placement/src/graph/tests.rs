@@ -173,15 +173,14 @@ fn a_maximum_follows_rows_that_come_and_go() {
         let image = (0..6).map(|v| Some(7 * v % 11)).collect();
         let map = model.add_map(domain, image).expect("fits");
         let vars: Vec<VarId> = (0..8)
-            .map(|block| {
-                model.add_var(VarSpec {
-                    domain,
-                    allowed: None,
-                    nullable: Nullable::No,
-                    current: Some(block % 6),
-                    block,
-                })
+            .map(|block| VarSpec {
+                domain,
+                allowed: None,
+                nullable: Nullable::No,
+                current: Some(block % 6),
+                block,
             })
+            .map(|spec| model.add_var(spec))
             .collect();
         let bag = model.add_bag(BagSpec { cells: 1 });
         let row = |rng: &mut Rng| Row {
@@ -195,10 +194,7 @@ fn a_maximum_follows_rows_that_come_and_go() {
             }],
         };
         let mut rows = Vec::new();
-        for _ in 0..60 {
-            let row = row(&mut rng);
-            rows.push(model.add_row(bag, row).expect("stratified"));
-        }
+        rows.extend((0..60).map(|_| model.add_row(bag, row(&mut rng)).expect("stratified")));
         // A bucket that has no row yet is asked for, too.
         for (part, key) in [(0, 0), (0, 2), (1, 1), (2, 0)] {
             for fold in [Fold::Max(0), Fold::Min(0), Fold::CountRows] {
@@ -220,13 +216,10 @@ fn a_maximum_follows_rows_that_come_and_go() {
                     model.remove_row(rows.swap_remove(rng.below(rows.len())));
                 }
                 1 => {
-                    let value = Some(rng.below(6) as u32);
-                    model.set_current(vars[rng.below(vars.len())], value);
+                    let var = vars[rng.below(vars.len())];
+                    model.set_current(var, Some(rng.below(6) as u32));
                 }
-                _ => {
-                    let row = row(&mut rng);
-                    rows.push(model.add_row(bag, row).expect("stratified"));
-                }
+                _ => rows.push(model.add_row(bag, row(&mut rng)).expect("stratified")),
             }
             assert!(model.state.sealed, "nothing starts over");
             let followed = incremental(&mut model);
