@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::frame::{BatchHeader, DecodedBatch};
-use super::segment::segment_path;
 use super::group::{GroupLog, Run};
+use super::segment::segment_path;
 use super::view::LogView;
 use super::writer::Placement;
 use crate::disk::{Disk, OpenMode, read_exact_at};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::batch::Record;
 use super::group::{GroupLog, Run};
 use super::replay::Ahead;
-use crate::{BatchSeq, EntryId, ReplicaId, ShardId, entry_checksum};
+use crate::{BatchSeq, Entry, EntryId, ReplicaId, ShardId, entry_checksum};
 
 /// Everything the view knows.
 #[derive(Debug, Default)]
@@ -42,26 +42,7 @@ impl Groups {
                 shard,
                 replica,
                 entries,
-            } => {
-                let Some(group) = self.groups.get_mut(shard).filter(|g| g.replica == *replica)
-                else {
-                    return;
-                };
-                let mut freed = 0;
-                for entry in entries {
-                    freed += group.push_run(Run {
-                        first: entry.id.index,
-                        count: 1,
-                        term: entry.id.term,
-                        batch: seq,
-                        ordinal,
-                    });
-                    self.cached_bytes += entry.data.len();
-                    group.cached.push_back(entry.clone());
-                    self.order.push_back((*shard, entry.id.index));
-                }
-                self.cached_bytes -= freed;
-            }
+            } => self.extend((*shard, *replica), seq, ordinal, entries),
             Record::HardState {
                 shard,
                 replica,
@@ -118,6 +99,33 @@ impl Groups {
             }
         }
         self.evict();
+    }
+
+    /// Takes in new entries, which replace what the log has from the first of them on.
+    fn extend(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        seq: BatchSeq,
+        ordinal: u32,
+        entries: &[Entry],
+    ) {
+        let Some(group) = self.groups.get_mut(&shard).filter(|g| g.replica == replica) else {
+            return;
+        };
+        let mut freed = 0;
+        for entry in entries {
+            freed += group.push_run(Run {
+                first: entry.id.index,
+                count: 1,
+                term: entry.id.term,
+                batch: seq,
+                ordinal,
+            });
+            self.cached_bytes += entry.data.len();
+            group.cached.push_back(entry.clone());
+            self.order.push_back((shard, entry.id.index));
+        }
+        self.cached_bytes -= freed;
     }
 
     /// Points entries to their rewritten copies, where the live copy is still the one that was copied.

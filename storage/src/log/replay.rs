@@ -26,12 +26,10 @@ impl Groups {
         let DecodedRecord { head, entries } = record;
         match head {
             RecordHead::Entries { shard, replica, .. } => {
-                let known = state
-                    .replicas
-                    .get(&shard)
-                    .filter(|known| known.replica == replica);
-                if known.is_some_and(|known| seq <= known.floor) {
-                    return; // An installed snapshot took the place of these.
+                // An installed snapshot may have taken the place of these.
+                let known = state.replicas.get(&shard);
+                if known.is_some_and(|known| known.replica == replica && seq <= known.floor) {
+                    return;
                 }
                 for entry in entries {
                     self.replay_entry((shard, replica), seq, ordinal, entry);
@@ -42,54 +40,36 @@ impl Groups {
                 replica,
                 state,
             } => {
-                self.take(
-                    seq,
-                    ordinal,
-                    &Record::HardState {
-                        shard,
-                        replica,
-                        state,
-                    },
-                );
+                let record = Record::HardState {
+                    shard,
+                    replica,
+                    state,
+                };
+                self.take(seq, ordinal, &record);
             }
             RecordHead::Marker {
                 shard,
                 replica,
                 id,
                 conf,
-            } => {
-                if state.dropped.contains(&replica) {
-                    return;
-                }
-                match self.groups.get(&shard) {
-                    // Its state is already beyond: this marker is history.
-                    Some(group) if group.replica == replica && id.index < group.start.index => {}
-                    Some(group) if group.replica != replica => {}
-                    Some(_) | None => {
-                        self.take(
-                            seq,
-                            ordinal,
-                            &Record::Marker {
-                                shard,
-                                replica,
-                                id,
-                                conf,
-                            },
-                        );
-                    }
-                }
+            } if !state.dropped.contains(&replica) => {
+                let record = Record::Marker {
+                    shard,
+                    replica,
+                    id,
+                    conf,
+                };
+                self.replay_marker((shard, replica), id, (seq, ordinal), &record);
             }
+            RecordHead::Marker { .. } => {}
             RecordHead::Repair { shard, replica, .. } => {
                 if let Some(Ok(entry)) = entries.into_iter().next() {
-                    self.take(
-                        seq,
-                        ordinal,
-                        &Record::Repair {
-                            shard,
-                            replica,
-                            entry,
-                        },
-                    );
+                    let record = Record::Repair {
+                        shard,
+                        replica,
+                        entry,
+                    };
+                    self.take(seq, ordinal, &record);
                 }
             }
             RecordHead::Rewritten {
@@ -110,6 +90,23 @@ impl Groups {
             }
         }
         self.evict();
+    }
+
+    /// Takes in a marker, unless the replica's state is already beyond it, or it is another one's.
+    fn replay_marker(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        id: EntryId,
+        (seq, ordinal): (BatchSeq, u32),
+        record: &Record,
+    ) {
+        let is_history = self
+            .groups
+            .get(&shard)
+            .is_some_and(|group| group.replica != replica || id.index < group.start.index);
+        if !is_history {
+            self.take(seq, ordinal, record);
+        }
     }
 
     /// Takes in one entry that recovery has read, or the place of one that is damaged.
