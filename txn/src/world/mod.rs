@@ -20,7 +20,6 @@ mod shared;
 mod shipped;
 mod snapshots;
 mod splits;
-mod table;
 mod terms;
 mod tokens;
 mod transactions;
