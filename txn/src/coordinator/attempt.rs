@@ -500,25 +500,11 @@ impl Run {
                 version,
                 told,
             } => {
-                if let Some(index) = waiting.remove(&call)
-                    && outcome == Outcome::Txn(TxnAnswer::Done)
-                {
+                let index = waiting.remove(&call);
+                if let Some(index) = index.filter(|_| outcome == Outcome::Txn(TxnAnswer::Done)) {
                     left.remove(&index);
                 }
-                match left.is_empty() {
-                    true => {
-                        let request = TxnRequest::Forget { attempt: self.id() };
-                        let _ = turn.call(self.owner(), &self.plan.parts[0].key, request);
-                    }
-                    false => {
-                        self.phase = Phase::Resolving {
-                            waiting,
-                            left,
-                            version,
-                            told,
-                        };
-                    }
-                }
+                self.resolving(turn, waiting, left, (version, told));
             }
             Phase::Pause { .. } | Phase::Over => unreachable!("these phases wait for no answer"),
         }
@@ -637,20 +623,31 @@ impl Run {
         };
     }
 
-    pub(super) fn tick(&mut self, turn: &mut Turn) {
-        let now = turn.monotonic();
-        let late = now.0.saturating_sub(self.asked.0) >= turn.settings.answer_max_us;
-        match &mut self.phase {
-            Phase::Pause { until } if now >= *until => self.begin(turn),
+    /// Whether what the present phase asks for changes nothing: then it can be begun again at any time.
+    fn has_no_effect(&self) -> bool {
+        match &self.phase {
             Phase::Holding { .. }
             | Phase::Gathering { .. }
             | Phase::Looking { .. }
             | Phase::Validating { .. }
-                if late =>
-            {
-                self.again(turn);
-            }
-            Phase::Asking { .. } if late => self.again(turn),
+            | Phase::Asking { .. } => true,
+            Phase::Pause { .. }
+            | Phase::Executing { .. }
+            | Phase::Preparing { .. }
+            | Phase::Concluding { .. }
+            | Phase::Doubting { .. }
+            | Phase::Resolving { .. }
+            | Phase::Over => false,
+        }
+    }
+
+    pub(super) fn tick(&mut self, turn: &mut Turn) {
+        let now = turn.monotonic();
+        let late = now.0.saturating_sub(self.asked.0) >= turn.settings.answer_max_us;
+        let has_no_effect = self.has_no_effect();
+        match &mut self.phase {
+            Phase::Pause { until } if now >= *until => self.begin(turn),
+            _ if late && has_no_effect => self.again(turn),
             Phase::Executing { .. } if late => match self.plan.writes() && !self.has_token() {
                 true => self.unknown(turn),
                 false => {

@@ -198,9 +198,14 @@ impl Connection {
         let Command::Transaction(transaction) = command else {
             return self.data(command);
         };
-        if let Some(reply) = self.lost_step(&transaction) {
-            return Next::Reply(reply);
+        match self.lost_step(&transaction) {
+            Some(reply) => Next::Reply(reply),
+            None => self.step(transaction, ticket),
         }
+    }
+
+    /// A step of a transaction.
+    fn step(&mut self, transaction: TransactionCommand, ticket: Ticket) -> Next {
         match (transaction, &mut self.state) {
             (TransactionCommand::Multi, State::Plain) => {
                 self.state = State::Multi {

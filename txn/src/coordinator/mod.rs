@@ -160,6 +160,7 @@ struct Turn<'a> {
     last_txn: &'a mut u64,
     last_call: &'a mut u64,
     calls: &'a mut BTreeMap<Call, Owner>,
+    keeping: &'a mut Keeping,
 }
 
 impl Turn<'_> {
@@ -255,6 +256,7 @@ impl Coordinator {
             last_txn: &mut self.last_txn,
             last_call: &mut self.last_call,
             calls: &mut self.calls,
+            keeping: &mut self.keeping,
         };
         match event {
             Event::Run { ticket, script } => {
@@ -281,9 +283,8 @@ impl Coordinator {
                 session.watch(&mut turn, ticket, keys);
             }
             Event::Execute { ticket, command } => {
-                if let Some(session) = self.sessions.get_mut(&ticket)
-                    && !session.is_over()
-                {
+                let session = self.sessions.get_mut(&ticket);
+                if let Some(session) = session.filter(|it| !it.is_over()) {
                     session.execute(&mut turn, ticket, command);
                 }
             }
@@ -324,10 +325,7 @@ impl Coordinator {
                     }
                 }
             },
-            Event::Tick => {
-                tick(&mut turn, &mut self.runs, &mut self.sessions);
-                keep_the_past(&mut turn, &self.sessions, &mut self.keeping);
-            }
+            Event::Tick => tick(&mut turn, &mut self.runs, &mut self.sessions),
         }
     }
 
@@ -369,21 +367,22 @@ fn tick(
         Owner::Run(txn) => runs.contains_key(txn),
         Owner::Session(ticket) => sessions.contains_key(ticket),
     });
+    keep_the_past(turn, sessions);
 }
 
 /// Tells all shards the lowest version that somebody reads at, so that it is not collected.
-fn keep_the_past(turn: &mut Turn, sessions: &BTreeMap<Ticket, Session>, keeping: &mut Keeping) {
+fn keep_the_past(turn: &mut Turn, sessions: &BTreeMap<Ticket, Session>) {
     let readers = sessions.iter();
     let readers = readers.filter_map(|(ticket, session)| Some((session.at()?, *ticket)));
     let Some((at, ticket)) = readers.min() else {
         return;
     };
     // An older one than they know of cannot wait.
-    if turn.monotonic() < keeping.next && at >= keeping.at {
+    if turn.monotonic() < turn.keeping.next && at >= turn.keeping.at {
         return;
     }
     let next = Micros(turn.monotonic().0 + turn.settings.keep_every_us);
-    *keeping = Keeping { at, next };
+    *turn.keeping = Keeping { at, next };
     let shards: Vec<_> = turn
         .map
         .descriptors()

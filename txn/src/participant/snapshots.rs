@@ -43,11 +43,12 @@ use synod_storage::{
 };
 use synod_testpoint::{planted, reached};
 
-use super::event::Token;
+use super::event::{Batch, Token};
 use super::latch::WorkId;
 use super::leader::Leader;
 use super::scan::{ANSWER_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, direction_of, is_walk};
 use super::shard::{Own, Role, Shard, corrupt_reply, read_failed_reply};
+use super::work::Asker;
 use super::{Effect, Turn};
 use crate::command::{Command, Key};
 use crate::glob;
@@ -163,13 +164,21 @@ struct Walk {
 
 impl Leader {
     /// Somebody reads the past at a version.
-    pub(super) fn keep<S: State>(&mut self, turn: &Turn<S>, at: Version) {
+    pub(super) fn keep<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        asker: Asker,
+        at: Version,
+    ) {
         let until = Micros(turn.now.monotonic.0 + turn.settings.snapshot_lease_us);
         let readers = &mut self.closing.readers;
         readers.insert(at, until);
         if readers.len() > READERS_MAX {
             readers.pop_last();
         }
+        let done = Outcome::Txn(TxnAnswer::Done);
+        self.answer(turn, own, asker, done, Batch(0));
     }
 
     /// Closes a version if one is asked for, or if it is time and something is written anyway.

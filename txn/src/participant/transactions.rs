@@ -179,6 +179,15 @@ pub(super) struct Changes {
     pub(super) released: Option<(AttemptId, Verdict)>,
 }
 
+impl Changes {
+    /// All writes of a transaction, at its version.
+    fn write(&mut self, writes: &[(Bytes, Option<Bytes>)], version: Version) {
+        let writes = writes.iter();
+        let write = |(key, value): &(Bytes, Option<Bytes>)| (key.clone(), value.clone(), version);
+        self.writes = writes.map(write).collect();
+    }
+}
+
 /// All that a shard knows about transactions.
 ///
 /// Invariants: an attempt is in at most one of `prepared` and `finished`; one in `committed` is
@@ -353,17 +362,9 @@ impl Transactions {
                 writes,
             } => {
                 self.record(token, Verdict::Committed(*version), &mut changes)?;
-                let writes = writes.iter();
-                changes.writes = writes
-                    .map(|(key, value)| (key.clone(), value.clone(), *version))
-                    .collect();
+                changes.write(writes, *version);
             }
-            TxnRecord::Write { version, writes } => {
-                let writes = writes.iter();
-                changes.writes = writes
-                    .map(|(key, value)| (key.clone(), value.clone(), *version))
-                    .collect();
-            }
+            TxnRecord::Write { version, writes } => changes.write(writes, *version),
             TxnRecord::Fence { token } => self.record(token, Verdict::Aborted, &mut changes)?,
             TxnRecord::TokenFloor { version } => self.raise_token_floor(*version, &mut changes),
             TxnRecord::Floor { version } => self.raise_floor(*version, &mut changes),
@@ -389,10 +390,7 @@ impl Transactions {
         if let Some(token) = &prepared.token {
             self.record(token, verdict, changes)?;
         }
-        let writes = prepared.writes.iter();
-        changes.writes = writes
-            .map(|(key, value)| (key.clone(), value.clone(), version))
-            .collect();
+        changes.write(&prepared.writes, version);
         let spans = prepared.spans.clone();
         let committed = Committed {
             begun,
@@ -456,10 +454,7 @@ impl Transactions {
                 if version < prepared.version {
                     return Err(format!("{attempt:?} commits below its prepare"));
                 }
-                let writes = prepared.writes.iter();
-                changes.writes = writes
-                    .map(|(key, value)| (key.clone(), value.clone(), version))
-                    .collect();
+                changes.write(&prepared.writes, version);
             }
             (None, Verdict::Committed(_)) => {
                 return Err(format!("{attempt:?} commits and is not prepared"));

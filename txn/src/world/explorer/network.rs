@@ -268,6 +268,7 @@ impl State {
             ended_at: None,
             state: Outcome::Running,
             past: matches!(job, Job::Snapshot(_)),
+            token: None,
         });
         let it = &mut *self.sites[site];
         it.begun += 1;
