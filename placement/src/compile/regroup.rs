@@ -171,9 +171,16 @@ impl Compiler {
 
     /// Whether all changes of a component's rows are told by the key tuples that they had and have.
     fn is_followed(&self, block: &Block, component: &Component) -> bool {
-        let lookups = self.bindings(block.id).lookups;
         let source = component.sources.trailing_zeros() as usize;
-        lookups & component.sources == component.sources && is_alone(block, component, source)
+        is_alone(block, component, source) && self.looks_up(block, source)
+    }
+
+    /// Whether rows of a block reach a source through a decision.
+    pub(super) fn looks_up(&self, block: &Block, source: usize) -> bool {
+        let bindings = self.bindings(block.id);
+        let met = bindings.lookups >> source & 1 == 1;
+        let rowed = bindings.rows >> source & 1 == 1;
+        met || (!rowed && self.is_looked_up_only(block, source))
     }
 
     /// Whether the tuples of a component can have changed in a way that only enumerating them can tell.

@@ -158,7 +158,7 @@ impl Compiler {
                     continue;
                 }
                 let rowed = bindings.rows >> source & 1 == 1;
-                let looked_up = bindings.lookups >> source & 1 == 1;
+                let looked_up = self.looks_up(&block, source);
                 if rowed && looked_up {
                     return rebuild();
                 }
