@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::background::{Desk, FinishedFile, Indexing, Trouble, disk_trouble, rebuild::Forgetting};
 use crate::disk::DiskFile;
-use crate::index::{IndexKey, Pointer, Tree, pointer};
+use crate::index::{Index, IndexKey, Pointer, Tree, pointer};
 use crate::manifest::{Edit, RangeDrop, ReplicaState};
 use crate::threshold::Thresholds;
 use crate::value::{
@@ -462,6 +462,7 @@ impl ImportChunk {
                     let edit = forgetting.edit();
                     let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
                     let finished = std::mem::take(&mut self.finished);
+                    let finished = finished.into_iter().map(|file| Arc::new(file.into()));
                     // Once committed, a full disk is no reason to give up: the next start forgets again.
                     match edit.map_or(Ok(()), |edit| desk.manifest.append(vec![edit])) {
                         Ok(()) | Err(crate::manifest::ManifestError::Full) => {}
@@ -469,7 +470,7 @@ impl ImportChunk {
                             return Err(Trouble::Fatal(fatal));
                         }
                     }
-                    self.phase = Phase::Index(Indexing::new(finished, thresholds));
+                    self.phase = Phase::Index(Indexing::new(finished.collect(), thresholds));
                 }
             }
             Phase::Index(indexing) => {

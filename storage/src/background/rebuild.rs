@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::merging::{Before, merge_files};
 use super::{Desk, FinishedFile, Indexing, Stamp, Trouble};
-use crate::index::{IndexError, IndexKey, Pointer, Tree, pointer};
+use crate::index::{Index, IndexError, IndexKey, Layered, Pointer, Tree, pointer};
 use crate::manifest::{Edit, IndexState, ManifestError};
 use crate::threshold::Thresholds;
 use crate::value::{read_footer, read_record, value_path};
@@ -92,7 +92,7 @@ pub(crate) fn open_index(
             ..known.clone()
         })],
     )?;
-    desk.index = index;
+    desk.index = Arc::new(Layered::new(index));
     match catch_up(desk, known.complete_to, report)? {
         Ok(()) => Ok(Ok(())),
         Err(error) => Ok(Err(error.to_string())),
@@ -118,7 +118,7 @@ fn catch_up(
         let Some(file) = finished_file(desk, number, report)? else {
             continue;
         };
-        let mut indexing = Indexing::new(vec![file], thresholds.clone());
+        let mut indexing = Indexing::new(vec![Arc::new(file.into())], thresholds.clone());
         loop {
             match indexing.step(desk) {
                 Ok(JobStep::Again) => {}
@@ -208,10 +208,11 @@ pub(crate) fn rebuild_index(
     desk.factory
         .discard()
         .map_err(|error| damaged(error.to_string()))?;
-    desk.index = desk
+    let index = desk
         .factory
         .open()
         .map_err(|error| damaged(error.to_string()))?;
+    desk.index = Arc::new(Layered::new(index));
     desk.live = crate::live::LiveMap::default();
     let known = desk.manifest.state.files.iter();
     let files: Vec<(FileNumber, u32)> = known.map(|(n, file)| (*n, file.records)).collect();
@@ -396,8 +397,7 @@ type NewestPointers = Vec<(Vec<u8>, Pointer)>;
 fn newest_pointers(desk: &Desk, range: &KeyRange) -> Result<NewestPointers, OpenError> {
     let mut found = Vec::new();
     let mut bad = None;
-    let index: &Arc<dyn crate::index::Index> = &desk.index;
-    let walked = index.range(
+    let walked = desk.index.range(
         Tree::Newest,
         &range.start,
         range.end.as_deref(),
