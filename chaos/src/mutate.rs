@@ -68,12 +68,15 @@ pub fn hunt(bug: Bug, menu: &Menu, seeds_max: u64) -> Hunt {
     }
 }
 
+/// Workloads, and the faults that strike them.
+type Ground = (Vec<Workload>, Vec<Fault>);
+
 /// Where a bug is looked for.
 pub fn shown(bug: Bug) -> Shown {
     if let Some(apart) = apart(bug) {
         return Shown::ByTest(apart);
     }
-    let (workloads, faults) = place(bug);
+    let (workloads, faults) = place(bug).unwrap_or_default();
     Shown::ByNodes(Box::new(Menu {
         placed: Some(false),
         workloads,
@@ -158,20 +161,39 @@ fn apart(bug: Bug) -> Option<Apart> {
             "txn: planted_bugs_are_caught",
             "it is planted in the order of a merge that the world of transactions gives itself",
         ),
+        Bug::ForgetsWhereItEnds => (
+            "storage: what_was_cut_off_stays_cut_off",
+            "no simulated disk shows again what a power cut took",
+        ),
+        Bug::TakesStaleFrames => (
+            "storage: frames_of_other_segments_never_chain",
+            "a second guard hides it: what lies behind the end of the log has been counted already",
+        ),
+        Bug::SnapshotsForDamage => (
+            "replication: a_damaged_entry_is_not_answered_with_a_snapshot",
+            "it breaks no promise: a leader that never learns of the damage goes on",
+        ),
         _ => return None,
     };
     Some(Apart { test, why })
 }
 
 /// The workloads that would show a bug, and the faults that would bring it out.
-fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
+fn place(bug: Bug) -> Option<Ground> {
+    of_single_commands(bug).or_else(|| of_transactions(bug))
+}
+
+/// Bugs of the store, of replication and of the gateway.
+fn of_single_commands(bug: Bug) -> Option<Ground> {
     use Fault::*;
-    use Workload::{Append, Bank, Counter, ListAppend, Register, Snapshot};
+    use Workload::{Append, Counter, Register};
     let (singles, register) = ([Register, Append, Counter], [Register]);
-    let (transactions, snapshots) = ([ListAppend, Bank], [Snapshot]);
     let (workloads, faults): (&[Workload], &[Fault]) = match bug {
         Bug::SkipsSync | Bug::AcknowledgesBeforeSync => (&singles, &[PowerAll, DiskSlow]),
-        Bug::SkipsValueSync => (&singles, &[PowerAll, PowerOne]),
+        Bug::SkipsValueSync | Bug::TrustsTheIndex => (&singles, &[PowerAll, PowerOne]),
+        Bug::TrimsBeforeItIsNoted => (&singles, &[PowerAll, PowerOne, KillOne]),
+        Bug::LeavesLastBatchBehind => (&singles, &[SyncError, KillAll, PowerAll]),
+        Bug::TakesDamageForATail => (&singles, &[LogRot]),
         Bug::ForgetsVotes => (&singles, &[ElectionStorm]),
         Bug::LeavesCommitBehind => (&singles, &[Move, PowerAll, Halves, Learner]),
         Bug::NoSecondLook | Bug::ConfirmsAnyone | Bug::JoinsEarlierRound => {
@@ -187,6 +209,17 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
         }
         Bug::HidesExpired => (&[Workload::Expiry], &[ClockJump, Transfer, KillLeader]),
         Bug::AnswersBeforeApply => (&singles, &[IsolateLeader, SlowSuccession, SlowAnswers]),
+        _ => return None,
+    };
+    Some((workloads.to_vec(), faults.to_vec()))
+}
+
+/// Bugs of transactions, snapshots and shards that change.
+fn of_transactions(bug: Bug) -> Option<Ground> {
+    use Fault::*;
+    use Workload::{Bank, ListAppend, Snapshot};
+    let (transactions, snapshots) = ([ListAppend, Bank], [Snapshot]);
+    let (workloads, faults): (&[Workload], &[Fault]) = match bug {
         Bug::ReadsAreNotLocked | Bug::RangesAreNotChecked => (
             &[ListAppend, Bank, Workload::WriteSkew, Workload::LongFork],
             &[Delay, Transfer],
@@ -225,13 +258,25 @@ fn place(bug: Bug) -> (Vec<Workload>, Vec<Fault>) {
             &[Workload::Tokens],
             &[KillLeader, FreezeLeader, IsolateLeader, Delay],
         ),
-        // These stand apart.
-        Bug::VotesByTicks
-        | Bug::ServesBeforeOwnTerm
-        | Bug::AppliesOldTerms
-        | Bug::IgnoresSilence
-        | Bug::NeverHolds
-        | Bug::MergesOverLaggards => (&[], &[]),
+        _ => return None,
     };
-    (workloads.to_vec(), faults.to_vec())
+    Some((workloads.to_vec(), faults.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_is_looked_for_in_one_place() {
+        for &bug in Bug::ALL {
+            let places = [
+                apart(bug).is_some(),
+                of_single_commands(bug).is_some(),
+                of_transactions(bug).is_some(),
+            ];
+            let places = places.iter().filter(|there| **there).count();
+            assert_eq!(places, 1, "{bug:?}");
+        }
+    }
 }

@@ -331,23 +331,92 @@ fn whatif_explains_one_row_before_and_after() {
     assert_eq!(output.exit_code, 2, "{output:?}");
 }
 
+/// The command line of `check`, with a candidate in file `c`.
+const CHECK: [&str; 8] = [
+    "check",
+    "--state",
+    "s",
+    "--policies",
+    "p",
+    "--candidate",
+    "c",
+    "--json",
+];
+
+/// Feasible now; but not once either of two nodes is gone, or the zone of one of them.
 #[test]
-fn check_refuses_what_a_loss_would_make_infeasible() {
+fn check_refuses_what_the_loss_of_one_node_or_zone_would_make_infeasible() {
+    let candidate = "CREATE CONSTRAINT few AS SELECT * FROM replicas r CHECK r.controllable__node IN ('n1', 'n2')";
+    let files = [("s", STATE), ("p", POLICIES), ("c", candidate)];
+    let output = command(&files, &CHECK);
+    assert_eq!(output.exit_code, 3, "{output:?}");
+    let admission = json(&output);
+    assert_eq!(admission["verdict"], "refused");
+    assert_eq!(admission["scenarios"], 7, "now, three nodes, three zones");
+    let findings = admission["findings"].as_array().unwrap();
+    let scenarios: Vec<&str> = findings
+        .iter()
+        .map(|f| f["scenario"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        scenarios,
+        [
+            "loss of nodes 'n1'",
+            "loss of nodes 'n2'",
+            "loss of zone 'a'",
+            "loss of zone 'b'"
+        ]
+    );
+    for finding in findings {
+        assert_ne!(finding["before"], "infeasible");
+        assert_eq!(finding["after"], "infeasible");
+        assert_eq!(finding["relaxation"].as_array().unwrap().len(), 1);
+        let core = finding["core"].as_array().unwrap();
+        assert!(core.iter().any(|row| row["policy"] == "few"), "{core:?}");
+    }
+    // Only one node, or only one zone: no policy survives its loss, so that is no reason to refuse one.
+    let alone = STATE.replace(", ('n2', 'b', 10), ('n3', 'c', 10)", "");
+    let files = [("s", alone.as_str()), ("p", ""), ("c", candidate)];
+    let output = command(&files, &CHECK);
+    assert_eq!(output.exit_code, 0, "{output:?}");
+    assert_eq!(json(&output)["scenarios"], 1);
+}
+
+/// What was not checked in time is neither accepted nor refused; whoever knows better may force it.
+#[test]
+fn what_is_not_decided_in_time_is_unknown() {
+    let now = ["--time-limit-ms", "0"];
+    // Nine replicas on eight nodes, with no time to find out that it cannot be.
+    let rows = |n: usize, row: &dyn Fn(usize) -> String| (1..=n).map(row).collect::<String>();
+    let crowd = format!(
+        "CREATE TABLE n (x INTEGER PRIMARY KEY);
+        CREATE TABLE t (id INTEGER PRIMARY KEY, controllable__x INTEGER REFERENCES n (x));\n{}{}",
+        rows(8, &|x| format!("INSERT INTO n VALUES ({x});\n")),
+        rows(9, &|id| format!("INSERT INTO t VALUES ({id}, NULL);\n")),
+    );
+    let apart = "CREATE CONSTRAINT apart AS SELECT * FROM t a JOIN t b ON a.id < b.id \
+        CHECK a.controllable__x <> b.controllable__x";
+    let output = with("solve", &crowd, apart, &[now[0], now[1], "--json"]);
+    assert_eq!(output.exit_code, 4, "{output:?}");
+    assert_eq!(json(&output)["status"], "unknown");
+    let harmless = "CREATE CONSTRAINT small AS SELECT * FROM replicas r CHECK r.bytes < 100";
+    let files = [("s", STATE), ("p", POLICIES), ("c", harmless)];
+    let mut args = CHECK.to_vec();
+    args.extend(now);
+    let output = command(&files, &args);
+    assert_eq!(output.exit_code, 4, "{output:?}");
+    assert_eq!(json(&output)["verdict"], "unproven");
+    args.push("--force");
+    assert_eq!(command(&files, &args).exit_code, 0);
+}
+
+#[test]
+fn check_refuses_what_is_infeasible_as_it_is() {
     let candidate = "CREATE CONSTRAINT spread AS SELECT * FROM replicas r JOIN nodes n \
         ON n.node_id = r.controllable__node GROUP BY n.zone CHECK count(*) >= 1";
     // Three zones and two replicas: infeasible at once.
     let files = [("s", STATE), ("p", POLICIES), ("c", candidate)];
-    let args = [
-        "check",
-        "--state",
-        "s",
-        "--policies",
-        "p",
-        "--candidate",
-        "c",
-        "--json",
-    ];
-    let output = command(&files, &args);
+    let output = command(&files, &CHECK);
     assert_eq!(output.exit_code, 3, "{output:?}");
     let admission = json(&output);
     assert_eq!(admission["verdict"], "refused");
@@ -367,7 +436,7 @@ fn check_refuses_what_a_loss_would_make_infeasible() {
     let two = STATE.replace(", ('n3', 'c', 10)", "");
     let harmless = "CREATE CONSTRAINT small AS SELECT * FROM replicas r CHECK r.bytes < 100";
     let files = [("s", two.as_str()), ("p", POLICIES), ("c", harmless)];
-    let output = command(&files, &args);
+    let output = command(&files, &CHECK);
     assert_eq!(output.exit_code, 0, "{output:?}");
     assert_eq!(json(&output)["verdict"], "accepted");
 }

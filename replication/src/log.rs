@@ -24,6 +24,7 @@ use std::cell::RefCell;
 use raft::eraftpb::{Entry as RaftEntry, EntryType, HardState as RaftHardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 use synod_storage::{EntryId, EntryKind, LogError, LogView, ReplicaId, ShardId};
+use synod_testpoint::planted;
 
 use crate::configuration::Configuration;
 use crate::eraft;
@@ -163,6 +164,9 @@ impl raft::Storage for GroupLog {
             Err(LogError::Temporarily) => {
                 inner.wanted.entries = Some((low, high, context));
                 Err(StorageError::LogTemporarilyUnavailable.into())
+            }
+            Err(LogError::Damaged { .. }) if planted!(SnapshotsForDamage) => {
+                Err(StorageError::Compacted.into())
             }
             Err(LogError::Damaged { id, checksum: _ }) => {
                 inner.wanted.damaged = Some(id);

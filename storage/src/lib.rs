@@ -1,5 +1,9 @@
 //! One node's durable state: log, memtable, value files, index, manifest.
 
+// The rig of the tests names the crate as everybody else does.
+#[cfg(test)]
+extern crate self as synod_storage;
+
 mod background;
 mod cache;
 mod codec;
@@ -19,6 +23,11 @@ mod options;
 mod raft_state;
 mod read;
 mod reader;
+#[cfg(test)]
+#[path = "../tests/rig/mod.rs"]
+mod rig;
+#[cfg(test)]
+mod scenarios;
 mod snapshot;
 mod status;
 mod store;

@@ -38,6 +38,8 @@ pub struct Options {
     /// After so long without a checkpoint, keys are looked at again whose older versions may be out of
     /// reach by now.
     pub collect_after_ms: u64,
+    /// Room for records of the manifest before it is written anew.
+    pub manifest_bytes: u64,
     /// One step of background work writes about this much.
     pub chunk_bytes: usize,
     /// Below this much free space, writes are refused.
@@ -68,6 +70,7 @@ impl Default for Options {
             reclaim_below_percent: 50,
             reclaim_dead_bytes: 128 << 20,
             collect_after_ms: 5_000,
+            manifest_bytes: 512 << 10,
             chunk_bytes: 256 << 10,
             disk_low_bytes: 256 << 20,
             disk_reserve_bytes: 64 << 20,
@@ -97,6 +100,7 @@ impl Options {
             reclaim_below_percent: 50,
             reclaim_dead_bytes: 16 << 10,
             collect_after_ms: 200,
+            manifest_bytes: 16 << 10,
             chunk_bytes: 4 << 10,
             disk_low_bytes: 256 << 10,
             disk_reserve_bytes: 128 << 10,

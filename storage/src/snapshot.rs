@@ -304,11 +304,7 @@ impl Import {
         let Some(mut writer) = self.writer.take() else {
             return Ok(());
         };
-        let finished = writer.finish().and_then(|state| {
-            writer.file().sync_data()?;
-            Ok(state)
-        });
-        match finished {
+        match writer.finish() {
             Ok(state) => {
                 let path = writer.path().to_owned();
                 let file = writer.file();

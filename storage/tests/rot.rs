@@ -7,9 +7,7 @@ use rand::Rng;
 use rig::{Change, REPLICA, Rig, SHARD, put, put_local, rng};
 use synod_storage::disk::{Disk, Survival};
 use synod_storage::index::Rot;
-use synod_storage::{
-    Event, LogBatch, Lookup, ReadResult, SnapshotHeader, Space, Version, WriteOp, entry_checksum,
-};
+use synod_storage::{Event, LogBatch, Lookup, ReadResult, Space, Version, WriteOp, entry_checksum};
 
 /// Fifty values of 200 bytes in a checkpoint, and the paths of its value files.
 fn fifty_values(seed: u64) -> (Rig, Vec<String>) {
@@ -268,9 +266,67 @@ fn a_directory_that_is_not_whole_is_refused_and_named() {
             ),
         }
     }
-    // A value file of another store.
-    let header = SnapshotHeader::default();
-    assert_eq!(header.applied.index, 0);
+}
+
+/// Log and manifest carry the store's name, the index too: pieces of two directories never make one.
+#[test]
+fn what_belongs_to_another_store_is_refused_and_named() {
+    let build = |store| {
+        let mut rig = Rig::sim_named(46, store);
+        rig.churn(46, 60);
+        rig.store.checkpoint();
+        rig.run().unwrap();
+        rig
+    };
+    let mut rig = build(7);
+    let other = build(8);
+    let own: Vec<(String, Vec<u8>)> = contents(&rig, |_| true);
+    for foreign in ["segment-", "manifest-"] {
+        let killed = rig.disk().kill();
+        let newest = killed
+            .paths()
+            .into_iter()
+            .filter(|path| path.contains("manifest-"));
+        for path in newest.collect::<Vec<_>>() {
+            if foreign == "manifest-" {
+                killed.lose(&path);
+            }
+        }
+        for (path, content) in contents(&other, |path| path.contains(foreign)) {
+            killed.put(&path, content);
+        }
+        let ground = rig::Ground::Sim {
+            disk: killed.clone(),
+            index: rig.index().clone(),
+        };
+        let refused = rig::open_on(&ground, &rig.options, 1).expect_err("a mixture");
+        let said = refused.to_string();
+        assert!(said.contains("log/segment-"), "{foreign}: {said}");
+        assert!(said.contains(&format!("{:032x}", 7)), "{foreign}: {said}");
+        assert!(said.contains(&format!("{:032x}", 8)), "{foreign}: {said}");
+        // It was left as it was: with its own pieces it opens again.
+        for path in killed.paths() {
+            killed.lose(&path);
+        }
+        for (path, content) in &own {
+            killed.put(path, content.clone());
+        }
+        if let rig::Ground::Sim { disk, .. } = &mut rig.ground {
+            *disk = killed;
+        }
+    }
+    rig.index().restore(other.index().copy());
+    rig.reopen().unwrap();
+    assert!(rig.report.index_rebuilt.is_some());
+    rig.check();
+}
+
+/// Some files of a rig, as a reader sees them.
+fn contents(rig: &Rig, wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
+    let paths = rig.disk().paths().into_iter().filter(|path| wanted(path));
+    paths
+        .map(|path| (path.clone(), rig.disk().content(&path).unwrap()))
+        .collect()
 }
 
 /// Paths of value files, oldest first.

@@ -149,38 +149,6 @@ fn history_is_kept_above_the_threshold_and_goes_below_it() {
 }
 
 #[test]
-fn crash_between_each_two_steps_of_a_reclaim_and_a_trim() {
-    for step in 0.. {
-        let mut rig = Rig::sim(step);
-        rig.churn(5, 120);
-        rig.disk().inject(Fault::CrashAfter(step * 3));
-        let mut rng = rng(7);
-        let mut crashed = false;
-        for _ in 0..40 {
-            let key = format!("key-{:03}", rng.random_range(0..50));
-            if rig.write(vec![put(key, vec![9; 700])]).is_err() {
-                crashed = true;
-                break;
-            }
-            let threshold = Version(rig.version);
-            rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
-        }
-        if step % 3 == 0 && crashed {
-            rig.kill();
-        } else {
-            let rot = if step % 2 == 0 { Rot::Old } else { Rot::Gone };
-            rig.power_loss(Survival::Random, rot);
-        }
-        rig.disk().heal();
-        rig.check_with_power_loss();
-        if !crashed {
-            assert!(step > 10);
-            break;
-        }
-    }
-}
-
-#[test]
 fn a_slow_group_does_not_pin_the_log() {
     let mut rig = Rig::sim(8);
     let slow = ShardId(2);
@@ -427,7 +395,6 @@ fn an_index_that_is_torn_empty_behind_or_ahead_is_rebuilt() {
     rig.check();
 }
 
-/// Takes a snapshot out of one rig and into another.
 #[test]
 fn a_full_disk_refuses_writes_loses_nothing_and_recovers_by_itself() {
     for tight in (150..900).step_by(50) {

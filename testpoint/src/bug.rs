@@ -129,6 +129,20 @@ bugs! {
     ServesUnclosed,
     /// A read of the past below what is kept is answered from what is left.
     ReadsBelowKept,
+    /// A start after a crash relies on the last batch of the log where it lies, and does not write it anew.
+    LeavesLastBatchBehind,
+    /// A new segment of the log does not say where the one before ends.
+    ForgetsWhereItEnds,
+    /// Damage in the log is cut off as a torn tail, without a look at what follows.
+    TakesDamageForATail,
+    /// A frame of the log counts by its sequence alone, whatever segment and chain it was written for.
+    TakesStaleFrames,
+    /// A segment of the log goes before the manifest says so.
+    TrimsBeforeItIsNoted,
+    /// The index is trusted after a power cut.
+    TrustsTheIndex,
+    /// A leader that meets a damaged entry of its log sends a snapshot instead.
+    SnapshotsForDamage,
 }
 
 thread_local! {

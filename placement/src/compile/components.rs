@@ -5,14 +5,44 @@
 //! the groups are the product of each component's distinct tuples, so the product itself is not enumerated unless every
 //! group needs an expression of its own.
 
+use std::collections::HashMap;
+
 use super::Compiler;
 use super::cells::Cell;
 use super::group::{Component, Dictionary, GROUPS_MAX};
 use super::join::{Bound, Frame, Match, Part};
+use super::maps::MapRef;
 use super::resolved::{Block, Expr, Node, RelationId};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph;
 use crate::tables::Value;
+
+/// What a cell of a key tuple is made of, as far as the tuples that it may become go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Made {
+    Const(Value),
+    /// A column, by a decision: the first, the second, … of the tuple.
+    Map(usize, MapRef),
+    /// What no tuple is made of.
+    Other,
+}
+
+fn made_of(cells: &[Cell]) -> Vec<Made> {
+    let mut vars: Vec<graph::VarId> = Vec::new();
+    let made = cells.iter().map(|cell| match *cell {
+        Cell::Const(value) => Made::Const(value.key()),
+        Cell::Map { var, map } => {
+            let known = vars.iter().position(|&v| v == var);
+            let position = known.unwrap_or_else(|| {
+                vars.push(var);
+                vars.len() - 1
+            });
+            Made::Map(position, map)
+        }
+        Cell::Node(_) | Cell::Ratio { .. } => Made::Other,
+    });
+    made.collect()
+}
 
 /// Visits the columns of the block's own sources that an expression reads.
 fn visit_columns(expr: &Expr, visit: &mut impl FnMut(usize, usize)) -> bool {
@@ -174,7 +204,7 @@ impl Compiler {
             for &key in &component.keys {
                 cells.push(self.eval(&block.keys[key], &frame)?);
             }
-            self.add_tuples(&mut dictionary, &cells, block.place)?;
+            self.add_tuples(&mut dictionary, &cells, 1, block.place)?;
             if nullable {
                 let nulls = vec![Value::Null; component.keys.len()].into_boxed_slice();
                 dictionary.null = Some(dictionary.add(nulls));
@@ -190,6 +220,7 @@ impl Compiler {
         let part = Part::Constants {
             sources: component.sources,
             limit,
+            fixed: None,
         };
         let found = if component.sources == 0 {
             let bound = vec![Bound::Unbound; block.sources.len()].into_boxed_slice();
@@ -200,7 +231,23 @@ impl Compiler {
         } else {
             self.matches(block, None, part)?
         };
-        for row in &found {
+        self.note_tuples(block, component, &found, &mut dictionary)?;
+        self.tuples.insert((block.id, number), dictionary);
+        Ok(!found.is_empty())
+    }
+
+    /// Adds the key tuples of joined rows of a component. Rows whose keys are made alike may have the same tuples,
+    /// whatever each decides: those are enumerated once.
+    pub(super) fn note_tuples(
+        &mut self,
+        block: &Block,
+        component: &Component,
+        found: &[Match],
+        dictionary: &mut Dictionary,
+    ) -> Result<()> {
+        let mut kinds: HashMap<Vec<Made>, usize> = HashMap::new();
+        let mut met: Vec<(Vec<Cell>, u32)> = Vec::new();
+        for row in found {
             let frame = Frame {
                 parent: None,
                 block,
@@ -211,17 +258,25 @@ impl Compiler {
             for &key in &component.keys {
                 cells.push(self.eval(&block.keys[key], &frame)?);
             }
-            self.add_tuples(&mut dictionary, &cells, block.place)?;
+            let next = met.len();
+            let kind = *kinds.entry(made_of(&cells)).or_insert(next);
+            match met.get_mut(kind) {
+                Some((_, count)) => *count += 1,
+                None => met.push((cells, 1)),
+            }
         }
-        self.tuples.insert((block.id, number), dictionary);
-        Ok(!found.is_empty())
+        for (cells, count) in met {
+            self.add_tuples(dictionary, &cells, count, block.place)?;
+        }
+        Ok(())
     }
 
-    /// Adds the tuple of `cells`, or all that it may become.
+    /// Adds the tuple of `cells`, or all that it may become, for so many rows.
     fn add_tuples(
         &mut self,
         dictionary: &mut Dictionary,
         cells: &[Cell],
+        rows: u32,
         place: Place,
     ) -> Result<()> {
         let mut vars: Vec<graph::VarId> = Vec::new();
@@ -269,7 +324,8 @@ impl Compiler {
             tuples = next;
         }
         for tuple in tuples {
-            dictionary.add(tuple.into_boxed_slice());
+            let number = dictionary.add(tuple.into_boxed_slice());
+            dictionary.set_count(number, dictionary.count(number).saturating_add(rows));
         }
         Ok(())
     }

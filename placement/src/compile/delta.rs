@@ -4,9 +4,8 @@
 //! records ([`super::joined`]) away; a row that changes does both and keeps its decisions. No view is run again.
 //! Subqueries that are correlated by an equality re-derive the outer rows with that key.
 //!
-//! What cannot be done by keys (a changed domain, a constant query over the changed table, a group that comes or goes
-//! with an expression of its own) compiles the problem again from the tables. The two ways are held
-//! equal by tests; only the time differs.
+//! What cannot be done by keys (a column of another type, a value of a constant query that became part of expressions)
+//! compiles the problem again from the tables. The two ways are held equal by tests; only the time differs.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -14,10 +13,11 @@ use std::rc::Rc;
 use super::Compiler;
 use super::constants::Stale;
 use super::group::{Argument, Grouping};
-use super::join::Part;
+use super::join::{Match, Part};
 use super::joined::Handle;
 use super::reads::Reads;
 use super::resolved::{Block, RelationId};
+use super::turnover::Origin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::VarId;
 use crate::ordered::Target;
@@ -78,10 +78,10 @@ pub(super) enum Reach {
 }
 
 /// Whose block it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Of {
-    Policy(usize),
     View(usize),
+    Policy(usize),
 }
 
 pub(super) fn rebuild<T>() -> Result<T> {
@@ -380,7 +380,7 @@ impl Compiler {
     }
 
     /// How a changed row that is a row of `sources` of a block can be followed there.
-    pub(super) fn reach(&self, of: Of, block: &Block, sources: Vec<usize>, existed: bool) -> Reach {
+    pub(super) fn reach(&self, of: Of, block: &Block, sources: Vec<usize>) -> Reach {
         if sources.is_empty() {
             return Reach::No;
         }
@@ -391,9 +391,6 @@ impl Compiler {
             ),
             Of::View(view) => (&self.views[view].grouping, false),
         };
-        if matches!(of, Of::View(_)) && !block.grouped {
-            return Reach::Rebuild;
-        }
         if block.grouped {
             let Some(grouping) = grouping else {
                 return Reach::Rebuild;
@@ -401,13 +398,19 @@ impl Compiler {
             if grouping.is_brittle(block) {
                 return Reach::Rebuild;
             }
-            // A group with an expression of its own may go with the row.
-            let named = grouping
-                .components
-                .iter()
-                .any(|c| sources.iter().any(|&s| c.sources >> s & 1 == 1) && !c.keys.is_empty());
-            if existed && named && !template {
-                return Reach::Rebuild;
+            let own = !template && !block.keys.is_empty();
+            for component in &grouping.components {
+                if sources.iter().all(|&s| component.sources >> s & 1 == 0) {
+                    continue;
+                }
+                let named = !component.keys.is_empty();
+                if own && named && !self.is_counted(block, component) {
+                    return Reach::Rebuild;
+                }
+                // With its first or last row, all groups come or go.
+                if own && !named && self.model.row_count(grouping.bag) == 0 {
+                    return Reach::Rebuild;
+                }
             }
         }
         Reach::Rows(sources)
@@ -419,20 +422,13 @@ impl Compiler {
             Some(grouping) => grouping.joined.take(source, row),
             None => match of {
                 Of::Policy(policy) => self.policies[policy].joined.take(source, row),
-                Of::View(_) => Vec::new(),
+                Of::View(view) => self.views[view].joined.take(source, row),
             },
         };
         for handle in handles {
             match (handle, of) {
                 (Handle::Bag(row), _) => self.model.remove_row(row),
-                (Handle::Row(row), Of::Policy(policy)) => {
-                    let of = &mut self.policies[policy];
-                    if let Some(root) = of.roots[row as usize].take() {
-                        self.model.remove_root(root);
-                    }
-                    of.free_rows.push(row);
-                }
-                (Handle::Row(_), Of::View(_)) => {}
+                (Handle::Row(row), _) => self.drop_row(of, row)?,
             }
         }
         Ok(())
@@ -441,10 +437,11 @@ impl Compiler {
     /// Adds what a row of a source brings.
     pub(super) fn bring(&mut self, of: Of, source: usize, row: u32) -> Result<()> {
         let block = self.block_of(of);
-        let RelationId::Mirror(mirror) = block.sources[source].relation else {
-            return rebuild();
+        let there = match block.sources[source].relation {
+            RelationId::Mirror(mirror) => self.mirrors[mirror].mirror.row(row).is_some(),
+            RelationId::View(view) => self.views[view].row(row).is_some(),
         };
-        if self.mirrors[mirror].mirror.row(row).is_none() {
+        if !there {
             return Ok(());
         }
         let mut found = self.matches(&block, None, Part::Delta { source, row })?;
@@ -452,30 +449,32 @@ impl Compiler {
         let same = |s: &usize| block.sources[*s].relation == block.sources[source].relation;
         let earlier: Vec<usize> = (0..source).filter(same).collect();
         found.retain(|m| earlier.iter().all(|&s| m.rows()[s] != row));
-        if let Of::Policy(policy) = of
-            && !block.grouped
-        {
-            let goal = Rc::clone(&self.policies[policy].goal);
+        if !block.grouped {
             for m in &found {
-                self.compile_row(policy, &block, &goal, m)?;
+                self.bring_row(of, &block, m)?;
             }
             return Ok(());
         }
         let Some(mut grouping) = self.grouping_of(of).take() else {
             return rebuild();
         };
-        let named = grouping
-            .components
-            .iter()
-            .any(|c| c.sources >> source & 1 == 1 && !c.keys.is_empty());
-        if found.is_empty() && named && grouping.constants.is_none() {
-            // A group may have come without a row of its own.
-            *self.grouping_of(of) = Some(grouping);
-            return rebuild();
-        }
         let result = self.bring_to_bag(of, &block, &mut grouping, &found);
         *self.grouping_of(of) = Some(grouping);
         result
+    }
+
+    fn bring_row(&mut self, of: Of, block: &Block, found: &Match) -> Result<()> {
+        match of {
+            Of::Policy(policy) => {
+                let goal = Rc::clone(&self.policies[policy].goal);
+                self.compile_row(policy, block, &goal, found)
+            }
+            Of::View(view) => {
+                let row = self.conditional_row(block, None, found)?;
+                self.announce(view, row, Origin::Joined(found.rows()));
+                Ok(())
+            }
+        }
     }
 
     fn bring_to_bag(
@@ -483,7 +482,7 @@ impl Compiler {
         of: Of,
         block: &Block,
         grouping: &mut Grouping,
-        found: &[super::join::Match],
+        found: &[Match],
     ) -> Result<()> {
         let arguments = grouping.arguments.clone();
         for m in found {
@@ -497,21 +496,24 @@ impl Compiler {
         of: Of,
         block: &Block,
         grouping: &mut Grouping,
-        found: &super::join::Match,
+        found: &Match,
         arguments: &[Argument],
     ) -> Result<()> {
         self.introduce_tuples(block, grouping, found)?;
         let parts = grouping.part_count();
         let components = grouping.components.clone();
         let row = self.prepare_row(block, None, found, &components, arguments)?;
+        if !self.stays_certain(grouping, &row)? {
+            return rebuild();
+        }
         self.add_joined_row(grouping, row, block.place)?;
-        for part in parts..grouping.part_count() {
-            let known = match of {
-                Of::Policy(policy) => self.introduce_part(policy, grouping, part)?,
-                Of::View(_) => false,
-            };
-            if !known {
-                return rebuild();
+        if let Of::Policy(policy) = of
+            && self.policies[policy].template.is_some()
+        {
+            for part in parts..grouping.part_count() {
+                if !self.introduce_part(policy, grouping, part)? {
+                    return rebuild();
+                }
             }
         }
         Ok(())
@@ -522,7 +524,7 @@ impl Compiler {
         &mut self,
         block: &Block,
         grouping: &Grouping,
-        found: &super::join::Match,
+        found: &Match,
     ) -> Result<()> {
         let frame = super::join::Frame {
             parent: None,
@@ -540,6 +542,12 @@ impl Compiler {
                     super::Cell::Const(value) => tuple.push(value.key()),
                     _ => return rebuild(),
                 }
+            }
+            let Some(dictionary) = self.tuples.get(&(block.id, number)) else {
+                return rebuild();
+            };
+            if dictionary.number(&tuple).is_none() {
+                self.check_names(dictionary, &tuple)?;
             }
             if let Some(dictionary) = self.tuples.get_mut(&(block.id, number)) {
                 dictionary.add(tuple.into_boxed_slice());

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Target};
 use super::fold::Set;
-use super::join::{Bound, Frame, Part};
+use super::join::{Bound, Frame, Match, Part};
 use super::maps::Recipe;
 use super::resolved::{Block, Expr, Node, Operator, RelationId};
 use crate::dialect::ast::Infix;
@@ -18,6 +18,18 @@ use crate::tables::Value;
 pub(crate) struct ConditionalRow {
     pub condition: Option<NodeRef>,
     pub cells: Box<[Cell]>,
+}
+
+impl ConditionalRow {
+    /// The nodes of the graph that it names.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        let cells = self.cells.iter().flat_map(|cell| match cell {
+            Cell::Const(_) | Cell::Map { .. } => [None, None],
+            Cell::Node(term) => [Some(term.node), None],
+            Cell::Ratio { sum, count } => [Some(sum.node), Some(*count)],
+        });
+        self.condition.into_iter().chain(cells.flatten())
+    }
 }
 
 fn lost(place: Place, what: &str) -> Error {
@@ -199,13 +211,37 @@ impl Compiler {
                 let map = self.map(self.domain_of(var), recipe, place)?;
                 Ok(Cell::Map { var, map })
             }
-            (RelationId::View(view), Bound::Row(row)) => {
-                Ok(self.views[view].rows[row as usize].cells[column])
-            }
+            (RelationId::View(view), Bound::Row(row)) => match self.views[view].row(row) {
+                Some(row) => Ok(row.cells[column]),
+                None => Err(lost(place, "a removed row")),
+            },
             (_, Bound::Unbound) | (RelationId::View(_), Bound::Lookup { .. }) => {
                 Err(lost(place, "a source"))
             }
         }
+    }
+
+    /// A joined row as a row of the block, where it has no groups.
+    pub(super) fn conditional_row(
+        &mut self,
+        block: &Block,
+        parent: Option<&Frame<'_>>,
+        found: &Match,
+    ) -> Result<ConditionalRow> {
+        let frame = Frame {
+            parent,
+            block,
+            bound: &found.bound,
+            folded: None,
+        };
+        let mut cells = Vec::with_capacity(block.outputs.len());
+        for (_, output) in &block.outputs {
+            cells.push(self.eval(output, &frame)?);
+        }
+        Ok(ConditionalRow {
+            condition: found.condition,
+            cells: cells.into_boxed_slice(),
+        })
     }
 
     /// The rows of a subquery under the rows around it; an uncorrelated one is compiled once.
@@ -232,21 +268,7 @@ impl Compiler {
         } else {
             let mut rows = Vec::new();
             for found in self.matches(block, parent, Part::Whole)? {
-                let frame = Frame {
-                    parent,
-                    block,
-                    bound: &found.bound,
-                    folded: None,
-                };
-                let mut cells = Vec::with_capacity(block.outputs.len());
-                for (_, output) in &block.outputs {
-                    cells.push(self.eval(output, &frame)?);
-                }
-                let cells = cells.into_boxed_slice();
-                rows.push(ConditionalRow {
-                    condition: found.condition,
-                    cells,
-                });
+                rows.push(self.conditional_row(block, parent, &found)?);
             }
             rows
         };

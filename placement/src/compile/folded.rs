@@ -43,16 +43,8 @@ impl Compiler {
         for (index, aggregate) in block.aggregates.iter().enumerate() {
             let place = aggregate.place;
             let cell = grouping.cell_of[index].unwrap_or(0);
-            let shape = grouping
-                .cells
-                .get(usize::from(cell))
-                .copied()
-                .unwrap_or(CellShape {
-                    den: 1,
-                    real: false,
-                    text: false,
-                    certain: 0,
-                });
+            let shape = grouping.cells.get(usize::from(cell)).copied();
+            let shape = shape.unwrap_or(CellShape::NONE);
             let one_group = block.keys.is_empty();
             let fold = |this: &mut Compiler, fold: Fold| -> Result<NodeRef> {
                 match (&mut this.target, group) {
@@ -138,8 +130,7 @@ impl Compiler {
         Ok(cells)
     }
 
-    /// All groups.
-    pub(super) fn groups(&self, grouping: &mut Grouping, place: Place) -> Result<Vec<Group>> {
+    fn groups(&self, grouping: &mut Grouping, place: Place) -> Result<Vec<Group>> {
         let unkeyed = self.sizes(grouping, false);
         let keyed = self.sizes(grouping, true);
         let parts: u64 = unkeyed.iter().product();
@@ -259,60 +250,61 @@ impl Compiler {
         Ok(condition)
     }
 
-    /// The rows of a grouped view or subquery, one for each group.
+    /// The rows of a grouped subquery, one for each group.
     pub(super) fn grouped_rows(
         &mut self,
         block: &Block,
         parent: Option<&Frame<'_>>,
     ) -> Result<Vec<ConditionalRow>> {
-        self.grouped(block, parent).map(|(rows, _)| rows)
+        let Some(mut grouping) = self.grouping(block, parent)? else {
+            return Ok(Vec::new());
+        };
+        let mut rows = Vec::new();
+        for group in self.all_groups(block, &mut grouping)? {
+            rows.extend(self.group_row(block, &grouping, &group, parent)?);
+        }
+        Ok(rows)
     }
 
-    /// The rows of a grouped block, and the bag behind them.
-    pub(super) fn grouped(
+    /// All groups of a block; the only one, where there are no keys.
+    pub(super) fn all_groups(&self, block: &Block, grouping: &mut Grouping) -> Result<Vec<Group>> {
+        match block.keys.is_empty() {
+            true => Ok(vec![grouping.only_group()]),
+            false => self.groups(grouping, block.place),
+        }
+    }
+
+    /// The row of a group; `None` if it is never there.
+    pub(super) fn group_row(
         &mut self,
         block: &Block,
+        grouping: &Grouping,
+        group: &Group,
         parent: Option<&Frame<'_>>,
-    ) -> Result<(Vec<ConditionalRow>, Option<Grouping>)> {
-        let Some(mut grouping) = self.grouping(block, parent)? else {
-            return Ok((Vec::new(), None));
+    ) -> Result<Option<ConditionalRow>> {
+        let (part, key) = (group.part, group.key);
+        let folded = self.folded(block, grouping, part, key, &group.values)?;
+        let frame = Frame {
+            parent,
+            block,
+            bound: &[],
+            folded: Some(&folded),
         };
-        let groups = match block.keys.is_empty() {
-            true => vec![grouping.only_group()],
-            false => self.groups(&mut grouping, block.place)?,
+        let condition =
+            self.group_condition(block, grouping, &frame, (part, key), group.optional)?;
+        let condition = match condition {
+            Cell::Const(value) if value.truth() == Some(true) => None,
+            Cell::Const(_) => return Ok(None),
+            cell => Some(self.condition_node(cell, block.place)?),
         };
-        let mut rows = Vec::with_capacity(groups.len());
-        for group in groups {
-            let Group {
-                part,
-                key,
-                values,
-                optional,
-            } = group;
-            let folded = self.folded(block, &grouping, part, key, &values)?;
-            let frame = Frame {
-                parent,
-                block,
-                bound: &[],
-                folded: Some(&folded),
-            };
-            let condition =
-                self.group_condition(block, &grouping, &frame, (part, key), optional)?;
-            let condition = match condition {
-                Cell::Const(value) if value.truth() == Some(true) => None,
-                Cell::Const(_) => continue,
-                cell => Some(self.condition_node(cell, block.place)?),
-            };
-            let mut cells = Vec::with_capacity(block.outputs.len());
-            for (_, output) in &block.outputs {
-                cells.push(self.eval(output, &frame)?);
-            }
-            rows.push(ConditionalRow {
-                condition,
-                cells: cells.into_boxed_slice(),
-            });
+        let mut cells = Vec::with_capacity(block.outputs.len());
+        for (_, output) in &block.outputs {
+            cells.push(self.eval(output, &frame)?);
         }
-        Ok((rows, Some(grouping)))
+        Ok(Some(ConditionalRow {
+            condition,
+            cells: cells.into_boxed_slice(),
+        }))
     }
 
     /// The cells of the template: keys are constants of parts and keys, which are handed to the graph.

@@ -2,8 +2,9 @@
 
 use super::Compiler;
 use super::fold::{FUNCTIONS, ResultType, Set};
-use super::resolve::{Scope, apply, constant, error, join};
+use super::resolve::{apply, constant, error, join};
 use super::resolved::{AggregateOf, Expr, Link, Node, Operator, Type};
+use super::scope::Scope;
 use crate::dialect::ast::{self, Aggregate, Infix};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::tables::Value;

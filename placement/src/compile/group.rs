@@ -2,7 +2,7 @@
 //!
 //! Which groups exist never depends on what is placed: see [`super::components`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Compiler;
 use super::cells::{Cell, NodeRef, Term};
@@ -21,10 +21,16 @@ use crate::tables::Value;
 pub(super) const GROUPS_MAX: u64 = 4_000_000;
 
 /// Numbers for the distinct key tuples of a component.
+///
+/// Invariant: `numbers` names exactly the numbers that are in use; a number that is not is in `free`.
 #[derive(Debug, Default)]
 pub(crate) struct Dictionary {
     pub tuples: Vec<Box<[Value]>>,
     numbers: HashMap<Box<[Value]>, u32>,
+    /// How many rows of the component have each tuple, as far as anyone needs to know when the last one goes
+    /// ([`super::turnover`]).
+    counts: Vec<u32>,
+    free: Vec<u32>,
     /// The tuple of a decision that may be NULL: its group exists only when it is not empty.
     pub null: Option<u32>,
 }
@@ -34,21 +40,32 @@ impl Dictionary {
         self.numbers.get(tuple).copied()
     }
 
-    /// Whether a number names no group any more.
-    pub(super) fn is_unused(&self, number: usize) -> bool {
-        self.number(&self.tuples[number]).map(|n| n as usize) != Some(number)
+    /// Whether a number names a group.
+    pub(super) fn is_used(&self, number: u32) -> bool {
+        self.number(&self.tuples[number as usize]) == Some(number)
     }
 
-    /// Notes that a tuple has a number.
-    pub(super) fn note(&mut self, tuple: Box<[Value]>, number: u32) {
+    /// The numbers that name groups.
+    pub(super) fn used(&self) -> impl Iterator<Item = u32> + '_ {
+        let all = u32::try_from(self.tuples.len()).unwrap_or(u32::MAX);
+        (0..all).filter(|&number| self.is_used(number))
+    }
+
+    /// Gives a number another tuple.
+    pub(super) fn rename(&mut self, number: u32, tuple: Box<[Value]>) {
+        let old = std::mem::replace(&mut self.tuples[number as usize], tuple.clone());
+        self.numbers.remove(&old);
         self.numbers.insert(tuple, number);
     }
 
-    /// Takes a tuple's number away.
-    pub(super) fn forget(&mut self, tuple: &[Value]) {
-        self.numbers.remove(tuple);
+    /// Takes a number from its tuple, for another one.
+    pub(super) fn retire(&mut self, number: u32) {
+        self.numbers.remove(&self.tuples[number as usize]);
+        self.counts[number as usize] = 0;
+        self.free.push(number);
     }
 
+    /// The number of a tuple, a new one if it has none.
     pub(crate) fn add(&mut self, tuple: Box<[Value]>) -> u32 {
         if let Some(number) = self.number(&tuple) {
             return number;
@@ -56,7 +73,29 @@ impl Dictionary {
         let number = u32::try_from(self.tuples.len()).unwrap_or(u32::MAX);
         self.numbers.insert(tuple.clone(), number);
         self.tuples.push(tuple);
+        self.counts.push(0);
         number
+    }
+
+    /// The number of a tuple, a retired one before a new one. Whoever keeps something by number must be told.
+    pub(super) fn reuse(&mut self, tuple: Box<[Value]>) -> u32 {
+        if self.number(&tuple).is_none()
+            && let Some(number) = self.free.pop()
+        {
+            self.numbers.insert(tuple.clone(), number);
+            self.tuples[number as usize] = tuple;
+            return number;
+        }
+        self.add(tuple)
+    }
+
+    /// How many rows have the tuple of a number.
+    pub(super) fn count(&self, number: u32) -> u32 {
+        self.counts[number as usize]
+    }
+
+    pub(super) fn set_count(&mut self, number: u32, count: u32) {
+        self.counts[number as usize] = count;
     }
 }
 
@@ -93,6 +132,11 @@ pub(crate) struct Grouping {
     pub constants: Option<Vec<KeyConstant>>,
     /// Which joined row became which row of the bag.
     pub joined: Joined,
+    /// For each (part, key) with an expression of its own, the row of the policy or of the view that stands for it.
+    pub(super) standing: HashMap<(u32, u32), u32>,
+    /// The (component, number) whose tuples have had their first or last row since groups were last brought up to
+    /// date, and whether they had a row then.
+    pub(super) crossed: BTreeMap<(usize, u32), bool>,
 }
 
 /// What is known of a bag's cell over all of its rows.
@@ -103,6 +147,16 @@ pub(super) struct CellShape {
     pub text: bool,
     /// In a bag of one group: rows that always exist with a cell that is never NULL.
     pub certain: u32,
+}
+
+impl CellShape {
+    /// Before the first row.
+    pub(super) const NONE: CellShape = CellShape {
+        den: 1,
+        real: false,
+        text: false,
+        certain: 0,
+    };
 }
 
 /// An argument of aggregates, and of which assignment they speak.
@@ -154,15 +208,7 @@ impl Compiler {
         for found in self.matches(block, parent, Part::Whole)? {
             rows.push(self.prepare_row(block, parent, &found, &components, &arguments)?);
         }
-        let mut cells = vec![
-            CellShape {
-                den: 1,
-                real: false,
-                text: false,
-                certain: 0
-            };
-            arguments.len()
-        ];
+        let mut cells = vec![CellShape::NONE; arguments.len()];
         for row in &rows {
             for (component, cell) in components.iter_mut().zip(&row.tuples) {
                 component.keyed |= !matches!(cell, Cell::Const(_));
@@ -207,6 +253,8 @@ impl Compiler {
             arguments: Vec::new(),
             constants: None,
             joined: Joined::new(block.sources.len()),
+            standing: HashMap::new(),
+            crossed: BTreeMap::new(),
         };
         if block.keys.is_empty() {
             grouping.part_of(Box::new([]));
@@ -234,6 +282,23 @@ impl Compiler {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row leaves what is never NULL so, where compiled expressions rely on it.
+    pub(super) fn stays_certain(&mut self, grouping: &Grouping, row: &PreparedRow) -> Result<bool> {
+        if grouping.keys > 0 {
+            return Ok(true);
+        }
+        for (index, argument) in grouping.arguments.iter().enumerate() {
+            if grouping.cells[index].certain == 0 || argument.when == When::Present {
+                continue;
+            }
+            let shape = self.shape(row.arguments[index], argument.expr.place)?;
+            if row.condition.is_some() || !shape.never_null {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn check_key_space(&self, grouping: &Grouping, place: Place) -> Result<()> {
@@ -480,6 +545,16 @@ impl Grouping {
         part
     }
 
+    /// The group of a fold without keys.
+    pub(super) fn only_group(&self) -> Group {
+        Group {
+            part: self.part_base,
+            key: 0,
+            values: Box::from([]),
+            optional: false,
+        }
+    }
+
     /// Whether the rows that are certain to be there may stop being so when rows change.
     pub(super) fn is_brittle(&self, block: &Block) -> bool {
         let average = block
@@ -502,14 +577,25 @@ impl Grouping {
     pub(crate) fn part_count(&self) -> u32 {
         u32::try_from(self.parts.len()).unwrap_or(u32::MAX)
     }
+}
 
-    /// The group of a fold without keys.
-    pub(super) fn only_group(&self) -> Group {
-        Group {
-            part: self.part_base,
-            key: 0,
-            values: Box::from([]),
-            optional: false,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_used_again_once_its_tuple_is_gone() {
+        let mut dictionary = Dictionary::default();
+        let tuple = |n: i64| -> Box<[Value]> { Box::from([Value::Integer(n)]) };
+        assert_eq!(dictionary.add(tuple(5)), 0);
+        assert_eq!(dictionary.add(tuple(6)), 1);
+        dictionary.set_count(0, 3);
+        dictionary.retire(0);
+        assert_eq!(dictionary.number(&tuple(5)), None);
+        assert_eq!(dictionary.used().collect::<Vec<_>>(), [1]);
+        assert_eq!(dictionary.reuse(tuple(6)), 1);
+        assert_eq!(dictionary.reuse(tuple(7)), 0);
+        assert_eq!(dictionary.count(0), 0);
+        assert_eq!(dictionary.reuse(tuple(5)), 2);
     }
 }

@@ -81,18 +81,23 @@ pub(super) enum Part {
     /// All of it.
     Whole,
     /// The sources of a mask under the conditions on constants alone: the groups that exist whatever is
-    /// placed. At most so many matches are wanted.
-    Constants { sources: u64, limit: usize },
+    /// placed. At most so many matches are wanted; one source may be bound to one row.
+    Constants {
+        sources: u64,
+        limit: usize,
+        fixed: Option<(usize, u32)>,
+    },
     /// All of it, with one source bound to one row: what an inserted row adds.
     Delta { source: usize, row: u32 },
 }
 
 impl Part {
-    /// The row that a source is bound to.
-    fn fixed(self, source: usize) -> Option<u32> {
+    /// The source that is bound to one row, and the row.
+    fn fixed(self) -> Option<(usize, u32)> {
         match self {
-            Part::Delta { source: own, row } if own == source => Some(row),
-            Part::Delta { .. } | Part::Whole | Part::Constants { .. } => None,
+            Part::Delta { source, row } => Some((source, row)),
+            Part::Constants { fixed, .. } => fixed,
+            Part::Whole => None,
         }
     }
 }
@@ -167,7 +172,7 @@ impl Compiler {
         };
         let mut order: Vec<usize> = Vec::new();
         let mut mask = 0u64;
-        if let Part::Delta { source, .. } = part {
+        if let Some((source, _)) = part.fixed() {
             order.push(source);
             mask |= 1 << source;
         }
@@ -324,7 +329,7 @@ impl Compiler {
         if constants.iter().any(|(_, value, _)| value.is_null()) {
             return Ok(());
         }
-        let fixed = joining.part.fixed(source);
+        let fixed = (joining.part.fixed()).and_then(|(own, row)| (own == source).then_some(row));
         if let RelationId::Mirror(mirror) = relation
             && self.mirrors[mirror].decisions.is_empty()
             && fixed.is_none()
@@ -355,7 +360,7 @@ impl Compiler {
             let kept = conditions.len();
             if let RelationId::View(view) = relation
                 && !constants_only
-                && let Some(condition) = self.views[view].rows[row as usize].condition
+                && let Some(condition) = self.views[view].row(row).and_then(|r| r.condition)
             {
                 conditions.push(condition);
             }
@@ -448,10 +453,7 @@ impl Compiler {
                         return (rows, 0);
                     }
                 }
-                (
-                    (0..u32::try_from(view.rows.len()).unwrap_or(u32::MAX)).collect(),
-                    0,
-                )
+                (view.numbers().collect(), 0)
             }
         }
     }

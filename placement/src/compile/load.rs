@@ -1,17 +1,18 @@
 //! Statements into tables, variables, views and constraints.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::cells::{Cell, Target};
+use super::blocks::Wanted;
+use super::cells::Target;
 use super::constants::ConstantResult;
 use super::fold::Set;
+use super::join::Part;
+use super::joined::Handle;
 use super::maps::Maps;
-use super::reads::reads_of;
-use super::resolve::Wanted;
 use super::resolved::RelationId;
-use super::{Compiler, Kinds, MirrorOf, ViewOf};
+use super::view::ViewOf;
+use super::{Compiler, Kinds, MirrorOf};
 use crate::dialect::ast::{self, Statement};
 use crate::dialect::parse;
 use crate::error::{Error, ErrorKind, Place, Result, Source};
@@ -79,6 +80,7 @@ impl Compiler {
             opening: Vec::new(),
             decision_tables: BTreeMap::new(),
             views: Vec::new(),
+            arrivals: VecDeque::new(),
             domains: Vec::new(),
             variables: Vec::new(),
             blocks_of: BTreeMap::new(),
@@ -303,30 +305,25 @@ impl Compiler {
             }
         }
         let block = Rc::new(block);
-        let (rows, grouping) = if block.grouped {
-            let (rows, grouping) = self.grouped(&block, None)?;
-            (Rc::new(rows), grouping)
-        } else {
-            (self.block_rows(&block, None)?, None)
-        };
-        // Later deltas join against cells that nothing may use yet.
-        for row in rows.iter() {
-            for cell in &row.cells {
-                if let Cell::Node(term) = cell {
-                    self.model.keep(term.node.expr());
+        let mut view = ViewOf::new(Rc::clone(&block));
+        if !block.grouped {
+            for found in self.matches(&block, None, Part::Whole)? {
+                let row = self.conditional_row(&block, None, &found)?;
+                self.keep(&row);
+                let number = view.insert(row);
+                view.joined.add(&found.rows(), Handle::Row(number));
+            }
+        } else if let Some(mut grouping) = self.grouping(&block, None)? {
+            for group in self.all_groups(&block, &mut grouping)? {
+                if let Some(row) = self.group_row(&block, &grouping, &group, None)? {
+                    self.keep(&row);
+                    let number = view.insert(row);
+                    grouping.standing.insert((group.part, group.key), number);
                 }
             }
-            if let Some(condition) = row.condition {
-                self.model.keep(condition.expr());
-            }
+            view.grouping = Some(grouping);
         }
-        self.views.push(ViewOf {
-            reads: Rc::new(reads_of(&block, None)),
-            block,
-            grouping,
-            rows,
-            indexes: RefCell::default(),
-        });
+        self.views.push(view);
         Ok(RelationId::View(self.views.len() - 1))
     }
 

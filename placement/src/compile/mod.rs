@@ -1,16 +1,19 @@
 //! The compiler: from tables, views and constraints to the expression graph.
 //!
 //! 1. [`load`] and [`decisions`]: statements run or are kept; decision tables get their variables.
-//! 2. [`resolve`]: names become positions, types are checked, constant subqueries become values.
+//! 2. [`blocks`], [`resolve`] and [`scope`]: names become positions, types are checked, constant subqueries become
+//!    values.
 //! 3. [`join`]: the rows of a block, decision joins factored into lookups.
 //! 4. [`group`] and [`folded`]: rows are folded into bags; groups exist whatever is placed.
 //! 5. [`policy`] and [`template`]: each constraint becomes hard rows or soft cells, of single rows, of groups, or of
 //!    one template for all groups of a bag.
 //!
-//! [`cells`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled problem.
+//! [`cells`], [`operators`], [`fold`] and [`maps`] give operators their meaning; [`delta`] changes rows of a compiled
+//! problem, and [`turnover`] the groups and rows of a [`view`] that come and go with them.
 //!
 //! What is built never depends on what is placed now, nor on other policies: presolve is the solvers' business.
 
+mod blocks;
 mod cells;
 mod components;
 mod constants;
@@ -25,6 +28,7 @@ mod join;
 mod joined;
 mod load;
 mod maps;
+mod operators;
 mod policy;
 mod present;
 mod reads;
@@ -33,11 +37,13 @@ mod remap;
 mod resolve;
 mod resolved;
 mod rows;
+mod scope;
 mod template;
+mod turnover;
+mod view;
 mod warnings;
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 pub(crate) use cells::Cell;
@@ -49,7 +55,8 @@ use group::Dictionary;
 pub(crate) use load::Goals;
 use maps::{DomainRef, MapRef, Maps};
 pub(crate) use policy::PolicyOf;
-use resolved::{Block, RelationId};
+use resolved::RelationId;
+use view::ViewOf;
 pub use warnings::Warning;
 
 use crate::dialect::ast;
@@ -130,48 +137,6 @@ pub(crate) struct VariableOf {
     pub slot: u32,
 }
 
-/// Rows of a view by the constant in one of its columns.
-type ViewIndex = HashMap<Value, Vec<u32>>;
-
-/// A view that depends on decisions, expanded once.
-#[derive(Debug)]
-struct ViewOf {
-    block: Rc<Block>,
-    /// The bag behind it, if it is grouped.
-    grouping: Option<group::Grouping>,
-    /// What it reads of each source.
-    reads: Rc<Vec<reads::Reads>>,
-    rows: Rc<Vec<ConditionalRow>>,
-    /// Rows by the constant in a column; `None` where some row's cell is no constant.
-    indexes: RefCell<BTreeMap<usize, Option<ViewIndex>>>,
-}
-
-impl ViewOf {
-    fn find(&self, column: usize, value: Value) -> Option<Vec<u32>> {
-        let mut indexes = self.indexes.borrow_mut();
-        let index = indexes.entry(column).or_insert_with(|| {
-            let mut index = ViewIndex::new();
-            for (number, row) in self.rows.iter().enumerate() {
-                let Cell::Const(value) = row.cells[column] else {
-                    return None;
-                };
-                index
-                    .entry(value.key())
-                    .or_default()
-                    .push(u32::try_from(number).ok()?);
-            }
-            Some(index)
-        });
-        Some(
-            index
-                .as_ref()?
-                .get(&value.key())
-                .cloned()
-                .unwrap_or_default(),
-        )
-    }
-}
-
 /// A compiled problem.
 #[derive(Debug)]
 pub(crate) struct Compiler {
@@ -185,6 +150,8 @@ pub(crate) struct Compiler {
     opening: Vec<String>,
     decision_tables: BTreeMap<String, Vec<ast::DecisionColumn>>,
     views: Vec<ViewOf>,
+    /// Rows that are to come to views ([`turnover`]).
+    arrivals: VecDeque<turnover::Arrival>,
     domains: Vec<DomainOf>,
     pub variables: Vec<VariableOf>,
     blocks_of: BTreeMap<(String, Value), u32>,

@@ -6,13 +6,13 @@
 use std::rc::Rc;
 
 use super::Compiler;
+use super::blocks::Wanted;
 use super::cells::{Cell, NodeRef};
 use super::folded::Group;
 use super::group::Grouping;
 use super::join::{Frame, Match, Part};
 use super::joined::{Handle, Joined};
 use super::reads::{Reads, reads_of};
-use super::resolve::Wanted;
 use super::resolved::{Block, Expr, Operator, RelationId};
 use crate::dialect::ast::{self, Deferral, Goal, Infix, Sense};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -288,39 +288,46 @@ impl Compiler {
             self.policies[policy].grouping = Some(grouping);
             return Ok(());
         }
-        let groups = match block.keys.is_empty() {
-            true => vec![grouping.only_group()],
-            false => self.groups(&mut grouping, block.place)?,
-        };
-        for group in groups {
-            let Group {
-                part,
-                key,
-                values,
-                optional,
-            } = group;
-            let folded = self.folded(block, &grouping, part, key, &values)?;
-            let frame = Frame {
-                parent: None,
-                block,
-                bound: &[],
-                folded: Some(&folded),
-            };
-            let condition =
-                self.group_condition(block, &grouping, &frame, (part, key), optional)?;
-            if let Cell::Const(value) = condition
-                && value.truth() != Some(true)
-            {
-                continue;
-            }
-            let cell = self.eval(goal, &frame)?;
-            let cell = match condition {
-                Cell::Const(_) => cell,
-                condition => self.under(policy, condition, cell, goal.place)?,
-            };
-            self.add_cell(policy, RowIdentity::Group(values), cell, goal.place)?;
+        for group in self.all_groups(block, &mut grouping)? {
+            self.compile_group(policy, block, goal, &mut grouping, group)?;
         }
         self.policies[policy].grouping = Some(grouping);
+        Ok(())
+    }
+
+    /// The expression of one group of a policy.
+    pub(super) fn compile_group(
+        &mut self,
+        policy: usize,
+        block: &Block,
+        goal: &Expr,
+        grouping: &mut Grouping,
+        group: Group,
+    ) -> Result<()> {
+        let (part, key) = (group.part, group.key);
+        let folded = self.folded(block, grouping, part, key, &group.values)?;
+        let frame = Frame {
+            parent: None,
+            block,
+            bound: &[],
+            folded: Some(&folded),
+        };
+        let condition =
+            self.group_condition(block, grouping, &frame, (part, key), group.optional)?;
+        if let Cell::Const(value) = condition
+            && value.truth() != Some(true)
+        {
+            return Ok(());
+        }
+        let cell = self.eval(goal, &frame)?;
+        let cell = match condition {
+            Cell::Const(_) => cell,
+            condition => self.under(policy, condition, cell, goal.place)?,
+        };
+        let identity = RowIdentity::Group(group.values);
+        if let Some(row) = self.add_cell(policy, identity, cell, goal.place)? {
+            grouping.standing.insert((part, key), row);
+        }
         Ok(())
     }
 
@@ -456,7 +463,7 @@ impl Compiler {
             }
             RelationId::View(view) => {
                 let view = &self.views[view];
-                let Some(row) = view.rows.get(slot as usize) else {
+                let Some(row) = view.row(slot) else {
                     return Vec::new();
                 };
                 let outputs = view.block.outputs.iter().zip(row.cells.iter());

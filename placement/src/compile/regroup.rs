@@ -3,7 +3,8 @@
 //! Groups are numbered, and rows are in buckets by number. A changed key gives a number another name: the bucket and
 //! its rows stay, only the constants that its template reads are told. Where no name can be given on (a zone that
 //! appears, or loses its last node) numbers are added, or stay unused; a template is idle on a group without rows, so
-//! an unused number says nothing. Groups with expressions of their own are compiled again.
+//! an unused number says nothing. A group with an expression of its own is one that goes and one that comes
+//! ([`super::turnover`]).
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,7 +14,9 @@ use super::constants::Stale;
 use super::delta::{Of, rebuild};
 use super::group::{Component, Dictionary, Grouping};
 use super::join::{Bound, Frame};
+use super::reads::Reads;
 use super::resolved::{Block, RelationId};
+use super::view::ViewOf;
 use crate::error::Result;
 use crate::tables::Value;
 
@@ -26,15 +29,6 @@ pub(super) struct Rename {
     pub new: Box<[Value]>,
     /// Whether rows of the bag come from rows of the source, and rely on the number.
     pub rowed: bool,
-}
-
-impl Dictionary {
-    /// Gives a number another tuple.
-    fn rename(&mut self, number: u32, tuple: Box<[Value]>) {
-        let old = std::mem::replace(&mut self.tuples[number as usize], tuple.clone());
-        self.forget(&old);
-        self.note(tuple, number);
-    }
 }
 
 impl Compiler {
@@ -89,16 +83,17 @@ impl Compiler {
         let mut changed = BTreeSet::new();
         for of in self.all_of() {
             let block = self.block_of(of);
-            let Some(grouping) = self.grouping_of(of).take() else {
+            let Some(mut grouping) = self.grouping_of(of).take() else {
                 if block.grouped && block.sources.iter().any(|s| is_stale(s.relation, stale)) {
                     return rebuild();
                 }
                 continue;
             };
-            let result = self.regroup_one(of, &block, &grouping, stale, &mut changed);
+            let result = self.regroup_one(of, &block, &mut grouping, stale, &mut changed);
             *self.grouping_of(of) = Some(grouping);
             result?;
         }
+        self.admit_arrivals()?;
         Ok(changed)
     }
 
@@ -106,12 +101,12 @@ impl Compiler {
         &mut self,
         of: Of,
         block: &Rc<Block>,
-        grouping: &Grouping,
+        grouping: &mut Grouping,
         stale: &Stale,
         changed: &mut BTreeSet<(usize, usize)>,
     ) -> Result<()> {
-        for (number, component) in grouping.components.iter().enumerate() {
-            if !self.is_stale(of, block, number, component, stale)? {
+        for (number, component) in grouping.components.clone().iter().enumerate() {
+            if !self.is_stale(of, block, number, component, stale) {
                 continue;
             }
             if component.keys.is_empty() {
@@ -136,18 +131,19 @@ impl Compiler {
             if renamed.is_empty() {
                 continue;
             }
-            let Of::Policy(policy) = of else {
-                return rebuild();
-            };
-            if self.policies[policy].template.is_none() {
-                return rebuild();
-            }
             let others = grouping.components.iter().filter(|c| c.keyed).count() > 1;
             if others && component.keyed && renamed.iter().any(|&n| n as usize + 1 == grown) {
                 // Numbers of several components make one key, in a radix that may have grown.
                 return rebuild();
             }
-            self.introduce_names(policy, grouping, number, &renamed)?;
+            match of {
+                Of::Policy(policy) if self.policies[policy].template.is_some() => {
+                    self.introduce_names(policy, grouping, number, &renamed)?;
+                }
+                Of::Policy(_) | Of::View(_) => {
+                    self.replace_groups(of, block, grouping, number, &renamed)?;
+                }
+            }
         }
         Ok(())
     }
@@ -160,42 +156,69 @@ impl Compiler {
         number: usize,
         component: &Component,
         stale: &Stale,
-    ) -> Result<bool> {
+    ) -> bool {
         if stale
             .renames
             .iter()
             .any(|r| r.of == of && r.component == number)
         {
-            return Ok(true);
+            return true;
         }
         if let Some((_, mirror, decision)) = component.decision {
             let domain = self.mirrors[mirror].decisions[decision].domain;
-            return Ok(stale.values.iter().any(|(d, _)| *d == domain));
+            return stale.values.iter().any(|(d, _)| *d == domain);
         }
         let bindings = self.bindings(block.id);
         let reads = self.reads_of(of);
         for source in (0..block.sources.len()).filter(|s| component.sources >> s & 1 == 1) {
-            let RelationId::Mirror(mirror) = block.sources[source].relation else {
-                continue;
-            };
-            if component.keyed && !self.mirrors[mirror].decisions.is_empty() {
-                // Keys made of decisions and of constants of their rows.
-                let touches = |d: &super::DecisionOf| {
-                    stale.mirrors.contains_key(&d.mirror)
-                        || stale.values.iter().any(|(domain, _)| *domain == d.domain)
-                };
-                if self.mirrors[mirror].decisions.iter().any(touches) {
-                    return rebuild();
+            let mirror = match block.sources[source].relation {
+                RelationId::Mirror(mirror) => mirror,
+                // Keys that a view makes of decisions are columns over domains.
+                RelationId::View(view) if component.keyed && self.view_is_stale(view, stale) => {
+                    return true;
                 }
+                RelationId::View(_) => continue,
+            };
+            if component.keyed && self.lookups_are_stale(block, &reads, mirror, stale) {
+                return true;
             }
             if bindings.rows >> source & 1 == 0
                 && let Some(columns) = stale.mirrors.get(&mirror)
                 && reads[source].any(columns)
             {
-                return Ok(true);
+                return true;
             }
         }
-        Ok(false)
+        false
+    }
+
+    /// Whether what the decisions of a mirror look up, for a block, has changed.
+    fn lookups_are_stale(
+        &self,
+        block: &Block,
+        reads: &[Reads],
+        mirror: usize,
+        stale: &Stale,
+    ) -> bool {
+        self.mirrors[mirror].decisions.iter().any(|decision| {
+            let over = RelationId::Mirror(decision.mirror);
+            let read = |columns: &BTreeSet<usize>| {
+                let mut sources = block.sources.iter().zip(reads);
+                sources.any(|(s, reads)| s.relation == over && reads.any(columns))
+                    || (decision.columns.iter()).any(|c| columns.contains(&c.domain_column))
+            };
+            stale.mirrors.get(&decision.mirror).is_some_and(read)
+                || stale.values.iter().any(|(d, _)| *d == decision.domain)
+        })
+    }
+
+    /// Whether what a view looks up by decisions has changed.
+    fn view_is_stale(&self, view: usize, stale: &Stale) -> bool {
+        let ViewOf { block, reads, .. } = &self.views[view];
+        block.sources.iter().any(|source| match source.relation {
+            RelationId::Mirror(mirror) => self.lookups_are_stale(block, reads, mirror, stale),
+            RelationId::View(inner) => self.view_is_stale(inner, stale),
+        })
     }
 
     /// Makes the known names those of `fresh`; the numbers that have another name now.
@@ -223,38 +246,29 @@ impl Compiler {
                 Some(_) | None => {}
             }
         }
-        let mut unused: Vec<u32> = (0..known.tuples.len())
-            .filter(|&n| fresh.number(&known.tuples[n]).is_none() || known.is_unused(n))
-            .map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+        let gone: Vec<u32> = (known.used())
+            .filter(|&n| fresh.number(&known.tuples[n as usize]).is_none())
             .collect();
-        for &number in &unused {
-            let tuple = known.tuples[number as usize].clone();
-            if known.number(&tuple) == Some(number) {
-                known.forget(&tuple);
-                renamed.insert(number);
+        for number in gone {
+            known.retire(number);
+            renamed.insert(number);
+        }
+        for tuple in &fresh.tuples {
+            if known.number(tuple).is_none() {
+                self.check_names(known, tuple)?;
+                renamed.insert(known.reuse(tuple.clone()));
             }
         }
-        unused.reverse();
-        for tuple in &fresh.tuples {
-            if known.number(tuple).is_some() {
-                continue;
+        for number in fresh.used() {
+            if let Some(own) = known.number(&fresh.tuples[number as usize]) {
+                known.set_count(own, fresh.count(number));
             }
-            self.check_names(known, tuple)?;
-            let number = match unused.pop() {
-                Some(number) => {
-                    known.tuples[number as usize] = tuple.clone();
-                    known.note(tuple.clone(), number);
-                    number
-                }
-                None => known.add(tuple.clone()),
-            };
-            renamed.insert(number);
         }
         Ok(renamed)
     }
 
     /// A key with a NULL, a 0 or a type that no key had before breaks what the template relied on.
-    fn check_names(&self, known: &Dictionary, tuple: &[Value]) -> Result<()> {
+    pub(super) fn check_names(&self, known: &Dictionary, tuple: &[Value]) -> Result<()> {
         for (position, value) in tuple.iter().enumerate() {
             let class = |value: &Value| match value {
                 Value::Null => 0,

@@ -202,6 +202,40 @@ impl Compiler {
         Ok(changed)
     }
 
+    /// Computes again the columns that may hold the number of one of these tuples of a component, in which a row that
+    /// came or went has given it a number or taken it away.
+    pub(super) fn number_entries(
+        &mut self,
+        (block, component): (usize, usize),
+        tuples: &[Box<[Value]>],
+    ) -> Result<()> {
+        let may_hold = |cells: &[Operand]| {
+            let agrees = |(cell, value): (&Operand, &Value)| match cell {
+                Operand::Const(constant) => constant.key() == *value,
+                Operand::Map(_) => true,
+            };
+            (tuples.iter()).any(|tuple| cells.iter().zip(tuple.iter()).all(agrees))
+        };
+        for index in 0..self.maps.entries.len() {
+            let entry = &self.maps.entries[index];
+            let holds = match &entry.recipe {
+                Recipe::Tuple {
+                    block: b,
+                    component: c,
+                    cells,
+                } => (*b, *c) == (block, component) && may_hold(cells),
+                Recipe::Slot | Recipe::Find { .. } | Recipe::Column { .. } | Recipe::Apply(..) => {
+                    false
+                }
+            };
+            if holds {
+                let len = u32::try_from(entry.values.len()).unwrap_or(u32::MAX);
+                self.recompute(MapRef(u32::try_from(index).unwrap_or(u32::MAX)), 0..len)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the graph, unless something that was compiled relied on what is no more.
     fn keep_properties(&mut self, map: MapRef, changed: &BTreeSet<u32>) -> Result<()> {
         let entry = self.maps.entry(map);

@@ -25,8 +25,8 @@ struct RowChange {
     new: Option<Box<[Value]>>,
 }
 
-/// Rows of sources whose joined rows are to be made again; `None` is the changed row itself.
-type Plan = Vec<(Of, usize, Option<u32>)>;
+/// Rows of sources whose joined rows are to be made again, each once; `None` is the changed row itself where it is new.
+type Plan = BTreeSet<(Of, usize, Option<u32>)>;
 
 impl Compiler {
     /// Changes the row in a slot of a mirror, or adds one.
@@ -65,7 +65,7 @@ impl Compiler {
         let (plan, renaming) = self.plan_of(&change, slot)?;
         for &(of, source, row) in &plan {
             if let Some(row) = row.or(slot) {
-                self.take_away(of, source, row)?;
+                self.leave(of, source, row)?;
             }
         }
         let looked_up = self.mirrors[table].decisions.is_empty() && self.is_looked_up(table);
@@ -88,8 +88,12 @@ impl Compiler {
             stale.renames.push(rename);
         }
         for &(of, source, row) in &plan {
-            self.bring(of, source, row.unwrap_or(slot))?;
+            self.enter(of, source, row.unwrap_or(slot))?;
         }
+        for of in plan.iter().map(|&(of, _, _)| of).collect::<BTreeSet<_>>() {
+            self.turn_over(of)?;
+        }
+        self.admit_arrivals()?;
         Ok(touched)
     }
 
@@ -155,7 +159,10 @@ impl Compiler {
                 if rowed && looked_up {
                     return rebuild();
                 }
-                let named = updated && reads[source].other.is_disjoint(columns);
+                // Rows that are joined follow their keys into other groups, where groups come and go.
+                let named = updated
+                    && reads[source].other.is_disjoint(columns)
+                    && !(rowed && self.has_own_groups(of));
                 if let (true, Some(slot)) = (named && block.grouped, slot)
                     && let Some(component) = self.own_component(of, source)
                     && let Some(tuple) = self.tuple_of(of, component, source, slot)?
@@ -174,11 +181,10 @@ impl Compiler {
                     rows.push(source);
                 }
             }
-            match self.reach(of, &block, rows, old.is_some()) {
+            match self.reach(of, &block, rows) {
                 Reach::No => {}
                 Reach::Rebuild => return rebuild(),
-                // The changed row itself: its slot is not known yet where it is new.
-                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, None))),
+                Reach::Rows(sources) => plan.extend(sources.into_iter().map(|s| (of, s, slot))),
             }
             self.plan_links(of, &block, change, &mut plan)?;
         }

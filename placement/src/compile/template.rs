@@ -153,6 +153,9 @@ impl Compiler {
             return Ok(true);
         }
         let place = self.policies[policy].goal.place;
+        if !self.is_whole(grouping, constants, (part, 0), false) {
+            return Ok(false);
+        }
         let row = self.half_constants(grouping, constants, part, 0, false, place)?;
         let kind = self.policies[policy].kind;
         let keys = if reads(&template, Half::Key) {

@@ -172,6 +172,8 @@ pub(crate) struct Bags {
 
 /// A part of at most this many rows is scanned.
 pub(crate) const SCAN_ROWS_MAX: usize = 24;
+/// Up to so many parts a dense bag of few keys has room for more keys.
+const SPARE_PARTS_MAX: usize = 1024;
 /// A dense array has at most this many buckets, or four for each row.
 const DENSE_BUCKETS_MAX: u64 = 1 << 21;
 
@@ -187,11 +189,13 @@ impl Bag {
         let busiest = self.parts.iter().map(Vec::len).max().unwrap_or(0);
         let parts = self.parts.len().max(1);
         let mean = self.row_count as usize / parts;
-        let stride = if self.keys <= 8 {
-            self.keys.max(1)
-        } else {
-            self.keys.saturating_add(self.keys / 8)
+        // Room for keys that come, as far as it costs little: a zone more must not lay the bag out anew.
+        let spare = match (self.keys, parts) {
+            (9.., _) => self.keys / 8,
+            (0..9, 0..=SPARE_PARTS_MAX) => 4,
+            (0..9, _) => 0,
         };
+        let stride = self.keys.saturating_add(spare).max(1);
         let buckets = parts as u64 * u64::from(stride);
         self.layout = if busiest <= SCAN_ROWS_MAX && (mean <= 8 || buckets > DENSE_BUCKETS_MAX) {
             Layout::Scan
@@ -443,9 +447,7 @@ impl Model {
         entry.expr_rows += u32::from(!exprs.is_empty());
         entry.keys = entry.keys.max(key_bound);
         let key_fixed = matches!(row.key, Key::Const(_));
-        let refit = !entry.fits(row.part, key_bound)
-            || (entry.fixed_keys && !key_fixed)
-            || entry.tournaments;
+        let refit = !entry.fits(row.part, key_bound) || (entry.fixed_keys && !key_fixed);
         entry.fixed_keys &= key_fixed;
         if entry.counts_only {
             let rows = &entry.parts[part];
@@ -514,6 +516,11 @@ impl Model {
         bags.rows[row.index()].alive = false;
         bags.free_rows.push(id);
         self.graph.version += 1;
+    }
+
+    /// The rows of a bag, whether or not their conditions hold.
+    pub fn row_count(&self, bag: BagId) -> u32 {
+        self.graph.bags.bag[bag.index()].row_count
     }
 
     /// One more than the greatest key that the row may have.

@@ -617,8 +617,23 @@ impl Tournament {
         }
     }
 
+    /// Leaves for so many rows; those that are there keep theirs.
+    pub(super) fn make_room(&mut self, rows: u32) {
+        if rows <= self.width {
+            return;
+        }
+        let mut wider = Tournament::with_rows(rows);
+        let (old, new) = (self.width as usize, wider.width as usize);
+        wider.nodes[new..new + old].copy_from_slice(&self.nodes[old..]);
+        for at in (1..new).rev() {
+            wider.nodes[at] = wider.nodes[2 * at].max(wider.nodes[2 * at + 1]);
+        }
+        *self = wider;
+    }
+
+    /// The greatest value; NULL before the first row.
     fn winner(&self) -> Val {
-        self.nodes[1]
+        self.nodes.get(1).copied().unwrap_or(NULL)
     }
 }
 

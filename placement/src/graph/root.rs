@@ -304,6 +304,7 @@ impl Model {
             if refit {
                 self.state.unseal();
             }
+            self.state.make_room(&mut self.graph, agg.bag.0);
         }
         let before = self.graph.nodes.len();
         let id = self.graph.nodes.add(expr, agg_level)?;

@@ -364,23 +364,58 @@ impl State {
             return;
         }
         let data = graph.bags.rows[row as usize];
-        let bag = &mut graph.bags.bag[data.bag as usize];
-        let state = &mut self.bags[data.bag as usize];
-        match bag.layout {
+        match graph.bags.bag[data.bag as usize].layout {
             Layout::Scan => {
                 graph.bags.rows[row as usize].alive = false;
                 self.toggle_scanned(graph, row, false, true);
             }
-            Layout::Dense { stride } => {
-                let buckets = bag.parts.len() * stride as usize;
-                bag.slot_folds
-                    .resize(buckets.max(bag.slot_folds.len()), NIL);
-                state.make_room(bag, buckets);
+            Layout::Dense { .. } => {
+                self.make_room(graph, data.bag);
+                self.seat(graph, row);
                 self.bump(graph, row, 1);
             }
             Layout::Sparse => self.bump(graph, row, 1),
         }
         self.guide_row(graph, row, 1);
+    }
+
+    /// Room for the buckets of parts that came.
+    pub(crate) fn make_room(&mut self, graph: &mut Graph, bag: u32) {
+        let entry = &mut graph.bags.bag[bag as usize];
+        if let (true, Layout::Dense { stride }) = (self.sealed, entry.layout) {
+            let buckets = entry.parts.len() * stride as usize;
+            entry
+                .slot_folds
+                .resize(buckets.max(entry.slot_folds.len()), NIL);
+            self.bags[bag as usize].make_room(entry, buckets);
+        }
+    }
+
+    /// Gives a new row a leaf of its own in the tournaments of its bucket.
+    fn seat(&mut self, graph: &mut Graph, row: u32) {
+        let data = graph.bags.rows[row as usize];
+        let bag = &graph.bags.bag[data.bag as usize];
+        let (true, super::bag::Key::Const(key)) = (bag.tournaments, data.key) else {
+            return;
+        };
+        let others = &bag.parts[data.part as usize];
+        let mut taken = vec![false; others.len()];
+        for &other in others.iter().filter(|&&other| other != row) {
+            let other = &graph.bags.rows[other as usize];
+            if other.key == data.key
+                && let Some(leaf) = taken.get_mut(other.leaf as usize)
+            {
+                *leaf = true;
+            }
+        }
+        // They are one fewer than the leaves looked at.
+        let leaf = taken.iter().position(|&taken| !taken).unwrap_or(0) as u32;
+        let slot = self.slot_of(graph, data.bag, data.part, key) as usize;
+        let cells = usize::from(bag.cells);
+        for tree in 0..2 * cells {
+            self.bags[data.bag as usize].trees[slot * 2 * cells + tree].make_room(leaf + 1);
+        }
+        graph.bags.rows[row as usize].leaf = leaf;
     }
 
     /// A row is about to be removed from the declarations.

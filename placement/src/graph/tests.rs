@@ -161,6 +161,75 @@ fn change(made: &mut Made, rng: &mut Rng) -> &'static str {
     }
 }
 
+/// Maxima over rows that never leave their buckets are kept as tournaments: rows that come get leaves of their own,
+/// rows that go leave theirs to others, and the tournament grows, all without starting over.
+#[test]
+fn a_maximum_follows_rows_that_come_and_go() {
+    use super::{Agg, BagSpec, Expr, Fold, Nullable, RootKind, Row, VarSpec};
+    for seed in 0..200 {
+        let mut rng = Rng::new(seed);
+        let mut model = Model::new();
+        let domain = model.add_domain(6);
+        let image = (0..6).map(|v| Some(7 * v % 11)).collect();
+        let map = model.add_map(domain, image).expect("fits");
+        let vars: Vec<VarId> = (0..8)
+            .map(|block| VarSpec {
+                domain,
+                allowed: None,
+                nullable: Nullable::No,
+                current: Some(block % 6),
+                block,
+            })
+            .map(|spec| model.add_var(spec))
+            .collect();
+        let bag = model.add_bag(BagSpec { cells: 1 });
+        let row = |rng: &mut Rng| Row {
+            part: rng.below(2) as u32,
+            key: Key::Const(rng.below(3) as u32),
+            cond: None,
+            cells: vec![Cell::Lookup {
+                var: vars[rng.below(vars.len())],
+                map,
+                times: 1 + rng.below(3) as i64,
+            }],
+        };
+        let mut rows = Vec::new();
+        rows.extend((0..60).map(|_| model.add_row(bag, row(&mut rng)).expect("stratified")));
+        // A bucket that has no row yet is asked for, too.
+        for (part, key) in [(0, 0), (0, 2), (1, 1), (2, 0)] {
+            for fold in [Fold::Max(0), Fold::Min(0), Fold::CountRows] {
+                let agg = Agg {
+                    bag,
+                    part,
+                    key,
+                    fold,
+                };
+                let fold = model.expr(Expr::Agg(agg)).expect("exists");
+                let kind = RootKind::Soft { tier: 0, weight: 1 };
+                model.add_root(0, u64::from(part), kind, fold);
+            }
+        }
+        model.refresh().expect("no overflow");
+        for step in 0..60 {
+            match rng.below(3) {
+                0 if !rows.is_empty() => {
+                    model.remove_row(rows.swap_remove(rng.below(rows.len())));
+                }
+                1 => {
+                    let var = vars[rng.below(vars.len())];
+                    model.set_current(var, Some(rng.below(6) as u32));
+                }
+                _ => rows.push(model.add_row(bag, row(&mut rng)).expect("stratified")),
+            }
+            assert!(model.state.sealed, "nothing starts over");
+            let followed = incremental(&mut model);
+            let assignment = reference::current(&model);
+            let expected = reference::evaluate(&model, &assignment).expect("no overflow");
+            assert_eq!(followed, expected, "seed {seed}, step {step}");
+        }
+    }
+}
+
 #[test]
 fn probe_tells_what_a_change_breaks_and_repairs() {
     for seed in 0..800 {

@@ -28,7 +28,12 @@ impl World {
         let opened = match Store::open(open, &mut |_| {}) {
             Ok(opened) => opened,
             Err(error) => {
-                self.fail(format!("node {node} does not open: {error}"));
+                // Its disk may fail it here as well.
+                if self.fatal_allowed {
+                    self.say(|| format!("node {node} does not open: {error}"));
+                } else {
+                    self.fail(format!("node {node} does not open: {error}"));
+                }
                 return;
             }
         };

@@ -17,14 +17,20 @@ pub(super) enum Fault {
     Transfer(ShardId, u64),
     Replace(ShardId, u64),
     Rate(usize, u64),
+    /// Each step of a disk job takes longer than an election.
+    SlowDisk(usize),
+    /// A sync to come fails, and the node stops.
+    FailSync(usize, u64),
+    /// The disk is as it should be, and its node runs.
+    SoundDisk(usize),
 }
 
 /// Which faults a seed may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Severity {
-    /// Only the network, clocks and pauses.
+    /// Only the network, clocks, pauses and slow disks.
     Network,
-    /// Also kills and power cuts.
+    /// Also kills, power cuts and failed syncs.
     Crashes,
     /// Also changes of the members.
     Changes,
@@ -64,6 +70,17 @@ impl World {
                 let machine = &mut self.machines[node];
                 machine.clock = (self.now, machine.now(self.now).0);
                 machine.rate_ppm = ppm;
+            }
+            Fault::SlowDisk(node) => self.machines[node].disk_us = Some((400_000, 900_000)),
+            Fault::FailSync(node, after) => {
+                self.fatal_allowed = true;
+                let fault = synod_storage::disk::Fault::FailSync(after);
+                self.machines[node].disk.inject(fault);
+            }
+            Fault::SoundDisk(node) => {
+                self.machines[node].disk.heal();
+                self.machines[node].disk_us = None;
+                self.start(node);
             }
         }
     }
@@ -150,9 +167,9 @@ impl World {
             let pick = self.random.next() % 1_000;
             let span = self.random.between(50_000, 2_500_000);
             let kinds = match severity {
-                Severity::Network => 6,
-                Severity::Crashes => 10,
-                Severity::Changes => 12,
+                Severity::Network => 7,
+                Severity::Crashes => 12,
+                Severity::Changes => 14,
             };
             let (fault, end) = match self.random.next() % kinds {
                 0 => (Fault::Isolate(node), Some(Fault::Mend)),
@@ -161,16 +178,21 @@ impl World {
                 3 => (Fault::Pause(node, span), None),
                 4 => (Fault::Transfer(shard, pick), None),
                 5 => (Fault::Rate(node, 950_000 + 100 * pick), None),
-                6 | 7 => (Fault::Kill(node), Some(Fault::Start(node))),
-                8 => (Fault::PowerLoss(node), Some(Fault::Start(node))),
-                9 if pick < 300 => {
+                6 => (Fault::SlowDisk(node), Some(Fault::SoundDisk(node))),
+                7 | 8 => (Fault::Kill(node), Some(Fault::Start(node))),
+                9 => (Fault::PowerLoss(node), Some(Fault::Start(node))),
+                10 if pick < 300 => {
                     for node in 0..nodes as usize {
                         let up = self.random.between(0, 1_000_000);
                         self.after(at + span + up, Happening::Fault(Fault::Start(node)));
                     }
                     (Fault::PowerLossOfAll, None)
                 }
-                9 => (Fault::PowerLoss(node), Some(Fault::Start(node))),
+                10 => (Fault::PowerLoss(node), Some(Fault::Start(node))),
+                11 => (
+                    Fault::FailSync(node, pick % 5),
+                    Some(Fault::SoundDisk(node)),
+                ),
                 _ => (Fault::Replace(shard, pick), None),
             };
             self.after(at, Happening::Fault(fault));

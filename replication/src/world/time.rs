@@ -134,11 +134,14 @@ impl World {
 
     /// All faults end, all nodes run.
     pub(super) fn heal(&mut self) {
+        self.fatal_allowed = false;
         for row in &mut self.links {
             row.fill(FAIR);
         }
         for node in 0..self.machines.len() {
             self.machines[node].paused_until = 0;
+            self.machines[node].disk_us = None;
+            self.machines[node].disk.heal();
             if !self.is_up(node) {
                 self.start(node);
             }

@@ -13,8 +13,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Desk, FinishedFile, Indexing, Trouble, disk_trouble};
-use synod_testpoint::planted;
-
 use crate::index::{IndexKey, Unmerged};
 use crate::manifest::{Edit, ReplicaState, ThresholdState};
 use crate::memtable::Memtable;
@@ -248,13 +246,7 @@ impl Checkpoint {
         let Some(mut writer) = self.writer.take() else {
             return Ok(());
         };
-        let finished = writer.finish().and_then(|state| {
-            if !planted!(SkipsValueSync) {
-                writer.file().sync_data()?;
-            }
-            Ok(state)
-        });
-        match finished {
+        match writer.finish() {
             Ok(state) => {
                 self.finished.push(FinishedFile {
                     number: writer.number(),

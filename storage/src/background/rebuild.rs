@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use synod_testpoint::planted;
 
 use super::merging::{Before, merge_files};
 use super::{Desk, FinishedFile, Indexing, Stamp, Trouble};
@@ -59,7 +60,7 @@ pub(crate) fn open_index(
     if known.generation == 0 {
         return Ok(Err("there is none yet".to_owned()));
     }
-    if !known.clean && known.boot != boot {
+    if !known.clean && known.boot != boot && !planted!(TrustsTheIndex) {
         return Ok(Err(
             "the machine was restarted without a clean stop".to_owned()
         ));

@@ -295,11 +295,7 @@ impl Reclaim {
         let Some(mut writer) = self.writer.take() else {
             return Ok(());
         };
-        let finished = writer.finish().and_then(|state| {
-            writer.file().sync_data()?;
-            Ok(state)
-        });
-        match finished {
+        match writer.finish() {
             Ok(state) => {
                 self.finished = Some(FinishedFile {
                     number: writer.number(),

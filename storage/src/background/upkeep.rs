@@ -6,6 +6,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use synod_testpoint::planted;
+
 use super::rebuild::Forgetting;
 use super::{Desk, Trouble, disk_trouble};
 use crate::disk::OpenMode;
@@ -31,6 +33,11 @@ pub(crate) struct Trim {
 
 impl Trim {
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, Trouble> {
+        if planted!(TrimsBeforeItIsNoted)
+            && let Some((number, spare)) = self.segments.pop_front()
+        {
+            return self.take_off(desk, number, spare);
+        }
         if !self.noted {
             // The manifest first: a log that lacks what the manifest wants is not whole.
             let (log_start, starts) = (self.log_start, self.starts.clone());
@@ -42,6 +49,16 @@ impl Trim {
         let Some((number, spare)) = self.segments.pop_front() else {
             return Ok(JobStep::Done);
         };
+        self.take_off(desk, number, spare)
+    }
+
+    /// Gives a segment another name, or removes it.
+    fn take_off(
+        &mut self,
+        desk: &Desk,
+        number: SegmentNumber,
+        spare: Option<String>,
+    ) -> Result<JobStep, Trouble> {
         let path = segment_path(number);
         let gone = match &spare {
             Some(spare) => desk.disk.rename(&path, spare),

@@ -511,6 +511,58 @@ mod tests {
         assert_eq!(Pointer::decode(&[0xff; 40]), None, "numbers without an end");
     }
 
+    /// Pointers are merged again after a crash, in any order: the outcome is the same, and what does not
+    /// count is let go, and nothing else is.
+    #[test]
+    fn merging_depends_neither_on_order_nor_on_repetition() {
+        use crate::index::{IndexFactory, MemoryIndexFactory};
+        use rand::rngs::SmallRng;
+        use rand::seq::{IndexedRandom, SliceRandom};
+        use rand::{Rng, SeedableRng};
+
+        for seed in 0..300 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let versions = rng.random_range(1..40);
+            let threshold = Version(rng.random_range(0..45));
+            // Some are rewritten copies: of one version, the one in the latest file counts.
+            let mut pointers: Vec<Pointer> = (1..=versions)
+                .flat_map(|version| {
+                    let copies: u64 = rng.random_range(1..4);
+                    (0..copies).map(move |copy| pointer(version, version + 100 * copy, 0, 0, 9))
+                })
+                .collect();
+            let mut expected: Vec<Pointer> = Vec::new();
+            for pointer in pointers.iter().rev() {
+                let known = expected.last().map(|known| known.version);
+                if known != Some(pointer.version) && known.is_none_or(|known| known > threshold) {
+                    expected.push(*pointer);
+                }
+            }
+            let index = MemoryIndexFactory::new().open().unwrap();
+            let mut displaced = Vec::new();
+            for _ in 0..2 {
+                pointers.shuffle(&mut rng);
+                let mut rest = pointers.as_slice();
+                while !rest.is_empty() {
+                    let (some, more) = rest.split_at(rng.random_range(1..=rest.len().min(5)));
+                    merge(&*index, b"k", some, threshold, &mut displaced).unwrap();
+                    rest = more;
+                }
+                let again = pointers.choose(&mut rng).copied().unwrap();
+                merge(&*index, b"k", &[again], threshold, &mut displaced).unwrap();
+                assert_eq!(all(&*index, b"k").unwrap(), expected, "seed {seed}");
+            }
+            for pointer in &pointers {
+                let counts = expected.contains(pointer);
+                assert_ne!(
+                    displaced.contains(pointer),
+                    counts,
+                    "seed {seed}: {pointer:?}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn the_entry_of_an_ordinary_key_fits_into_a_node_of_sled() {
         // A million files in, at the end of a full one.

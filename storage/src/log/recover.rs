@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use synod_testpoint::planted;
+
 use super::frame::{
     BLOCK, BatchHeader, DecodedBatch, EncodedBatch, HEADER, HeaderError, Link, SegmentHeader,
 };
 use super::segment::{LOG_DIR, LogName, Roll, RollError, parse_name, segment_path, spare_path};
 use super::view::Groups;
 use super::writer::{LogWriter, Placement};
-use crate::disk::{Disk, read_exact_at};
+use crate::disk::{Disk, DiskFile, read_exact_at};
 use crate::manifest::State;
 use crate::{BatchSeq, JobStep, OpenError, OpenProgress, OpenReport, Options, SegmentNumber};
 
@@ -121,6 +123,7 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
     let number = SegmentNumber(previous.0 + 1);
     let store = context.state.store;
     let incarnation = context.state.incarnation;
+    let ambiguous = ambiguous.filter(|_| !planted!(LeavesLastBatchBehind));
     let (first, chain, previous_end) = match &ambiguous {
         Some(batch) => (
             batch.header.sequence,
@@ -147,36 +150,23 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         segment: number,
         incarnation,
         previous,
-        previous_end,
+        previous_end: if planted!(ForgetsWhereItEnds) {
+            u64::MAX
+        } else {
+            previous_end
+        },
         first,
         chain,
         bytes: context.options.segment_bytes,
     };
     let bytes = context.options.segment_bytes;
-    let mut roll = Roll::new(Arc::clone(&disk), header, copy, spares.pop(), bytes);
-    let file = loop {
-        match roll.step() {
-            Ok(JobStep::Again) => {}
-            Ok(JobStep::Done) => {
-                if let Some(file) = roll.file() {
-                    break file;
-                }
-            }
-            Err(RollError::Full) => {
-                return Err(OpenError::Disk {
-                    what: format!("no space for {}", segment_path(number)),
-                    source: io::Error::from(io::ErrorKind::StorageFull),
-                });
-            }
-            Err(RollError::Fatal(fatal)) => {
-                let source = fatal.source.unwrap_or_else(|| io::Error::other("unknown"));
-                return Err(OpenError::Disk {
-                    what: fatal.what,
-                    source,
-                });
-            }
-        }
-    };
+    let file = begin(Roll::new(
+        Arc::clone(&disk),
+        header,
+        copy,
+        spares.pop(),
+        bytes,
+    ))?;
     if copy_bytes > 0 {
         let placement = Placement {
             segment: number,
@@ -207,6 +197,33 @@ pub(crate) fn recover(mut context: LogContext<'_>) -> Result<RecoveredLog, OpenE
         spares,
         next_spare,
     })
+}
+
+/// Makes the segment of the new incarnation.
+fn begin(mut roll: Roll) -> Result<Arc<dyn DiskFile>, OpenError> {
+    loop {
+        match roll.step() {
+            Ok(JobStep::Again) => {}
+            Ok(JobStep::Done) => {
+                if let Some(file) = roll.file() {
+                    return Ok(file);
+                }
+            }
+            Err(RollError::Full) => {
+                return Err(OpenError::Disk {
+                    what: format!("no space for {}", segment_path(roll.header().segment)),
+                    source: io::Error::from(io::ErrorKind::StorageFull),
+                });
+            }
+            Err(RollError::Fatal(fatal)) => {
+                let source = fatal.source.unwrap_or_else(|| io::Error::other("unknown"));
+                return Err(OpenError::Disk {
+                    what: fatal.what,
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// The segments in order, their headers read; older ones and spares made ready to be used again.
@@ -501,6 +518,10 @@ impl Scan<'_, '_> {
             }
             Some(_) | None => header.sequence > self.last,
         };
+        let (ours, in_turn) = match planted!(TakesStaleFrames) {
+            true => (true, header.sequence.0 == self.last.0 + 1),
+            false => (ours, in_turn),
+        };
         let frame_bytes = header
             .frame_bytes()
             .filter(|length| *length <= bytes.len() - at)?;
@@ -509,6 +530,9 @@ impl Scan<'_, '_> {
 
     /// Looks for a batch of this segment beyond `from`: a torn length must not hide one.
     fn successor(&self, bytes: &[u8], from: usize, found: &Found) -> Option<(usize, BatchSeq)> {
+        if planted!(TakesDamageForATail) {
+            return None;
+        }
         (from..bytes.len()).step_by(BLOCK).find_map(|at| {
             self.header_at(bytes, at, found, true)
                 .map(|(header, _)| (at, header.sequence))

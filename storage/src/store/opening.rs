@@ -24,9 +24,6 @@ use crate::{
     RecoveredReplica, ReplicaId, Stats,
 };
 
-/// Room for records of the manifest before it is written anew.
-const MANIFEST_BYTES: u64 = 512 << 10;
-
 fn manifest_error(error: ManifestError) -> OpenError {
     let (what, source) = match error {
         ManifestError::Full => (
@@ -47,8 +44,9 @@ fn create_manifest(
     disk: &Arc<dyn Disk>,
     read: &manifest::ReadManifest,
     state: State,
+    bytes: u64,
 ) -> Result<Manifest, ManifestError> {
-    let create = |state| Manifest::create(Arc::clone(disk), read, state, MANIFEST_BYTES);
+    let create = |state| Manifest::create(Arc::clone(disk), read, state, bytes);
     match create(state.clone()) {
         Err(ManifestError::Full) if disk.remove(RESERVE).is_ok() => {
             tracing::warn!("the disk is full: using the reserve for the manifest");
@@ -93,7 +91,8 @@ impl Store {
         report.store = state.store;
         report.incarnation = state.incarnation;
         report.clean = state.index.clean;
-        let mut manifest = create_manifest(&disk, &read, state).map_err(manifest_error)?;
+        let mut manifest =
+            create_manifest(&disk, &read, state, options.manifest_bytes).map_err(manifest_error)?;
 
         let view = LogView::default();
         let log = {

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use synod_testpoint::planted;
+
 use super::{
     FILE_HEADER_BYTES, FILE_MAGIC, FORMAT, FooterEntry, RECORD_HEADER_BYTES, TRAILER_BYTES,
     TRAILER_MAGIC,
@@ -168,7 +170,7 @@ impl ValueWriter {
         Ok(())
     }
 
-    /// Writes footer and trailer. The file still has to be synced.
+    /// Writes footer and trailer, and syncs the file; its name is its directory's affair.
     pub fn finish(&mut self) -> io::Result<FileState> {
         let footer_offset = self.bytes();
         let footer = codec::encode(&self.footer);
@@ -193,6 +195,9 @@ impl ValueWriter {
         self.buffer.extend(trailer);
         self.flush()?;
         self.buffer = Vec::new();
+        if !planted!(SkipsValueSync) {
+            self.file.sync_data()?;
+        }
         Ok(FileState {
             bytes: self.written,
             record_bytes: footer_offset - FILE_HEADER_BYTES as u64,

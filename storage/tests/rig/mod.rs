@@ -18,7 +18,7 @@ use synod_storage::{
     ConfState, Direction, Entry, EntryId, EntryKind, Event, Fatal, HardState, Job, JobStep,
     KeyRange, LogBatch, Lookup, Micros, NewestVersion, OpenConfig, OpenError, OpenReport, Options,
     ReadId, ReadResult, RecoveredReplica, ReplicaId, Scan, ScanPage, ScanRequest, ScanWhat,
-    ShardId, Space, Store, Version, Write, WriteOp,
+    ShardId, SnapshotChunk, SnapshotHeader, Space, Store, Version, Write, WriteOp,
 };
 
 pub type Model = BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>;
@@ -164,6 +164,16 @@ pub fn open_on(
     options: &Options,
     boot: u128,
 ) -> Result<synod_storage::Opened, OpenError> {
+    open_named(ground, options, boot, 7)
+}
+
+/// Opens a store; should it be a fresh one, under this name.
+pub fn open_named(
+    ground: &Ground,
+    options: &Options,
+    boot: u128,
+    fresh_store: u128,
+) -> Result<synod_storage::Opened, OpenError> {
     let (disk, index): (Arc<dyn Disk>, Box<dyn IndexFactory>) = match ground {
         Ground::Sim { disk, index } => (Arc::new(disk.clone()), Box::new(index.clone())),
         Ground::Real { disk, index } => (Arc::clone(disk), index()),
@@ -173,7 +183,7 @@ pub fn open_on(
         index,
         options: options.clone(),
         boot,
-        fresh_store: 7,
+        fresh_store,
     };
     Store::open(config, &mut |_| ())
 }
@@ -191,8 +201,20 @@ impl Rig {
         Self::on(ground, options)
     }
 
+    pub fn sim_named(seed: u64, name: u128) -> Self {
+        let ground = Ground::Sim {
+            disk: SimDisk::new(seed),
+            index: MemoryIndexFactory::new(),
+        };
+        Self::on_named(ground, Options::tiny(), name)
+    }
+
     pub fn on(ground: Ground, options: Options) -> Self {
-        let opened = open_on(&ground, &options, 1).expect("a fresh store opens");
+        Self::on_named(ground, options, 7)
+    }
+
+    pub fn on_named(ground: Ground, options: Options, name: u128) -> Self {
+        let opened = open_named(&ground, &options, 1, name).expect("a fresh store opens");
         let mut rig = Self {
             ground,
             options,
@@ -332,6 +354,22 @@ impl Rig {
                 self.model.insert((change.space, change.key), change.value);
             }
         }
+    }
+
+    /// A snapshot of a shard whose rows fit into one chunk.
+    pub fn exported(&mut self, shard: ShardId) -> (SnapshotHeader, SnapshotChunk) {
+        let export = self.store.export(shard, KeyRange::all());
+        let ready = self.wait_for(|event| matches!(event, Event::ExportReady { .. }));
+        let Event::ExportReady { header, .. } = ready else {
+            unreachable!("just matched")
+        };
+        self.store.export_chunk(export, 0);
+        let sent = self.wait_for(|event| matches!(event, Event::ExportChunk { .. }));
+        let Event::ExportChunk { chunk, .. } = sent else {
+            unreachable!("just matched")
+        };
+        assert!(chunk.last, "the shard is small");
+        (header, chunk)
     }
 
     /// Opens again after the process died.
@@ -517,7 +555,6 @@ impl Rig {
         assert_eq!(reverse, expected);
     }
 
-    /// As [`Rig::check`], point reads only.
     /// What is there stays there when the power fails, and with the index gone.
     pub fn check_with_power_loss(&mut self) {
         self.check();
@@ -525,6 +562,7 @@ impl Rig {
         self.check();
     }
 
+    /// As [`Rig::check`], point reads only.
     pub fn check_user(&mut self) {
         let model = self.model.clone();
         for ((space, key), expected) in &model {

@@ -18,7 +18,6 @@ mod scripts;
 mod shared;
 mod snapshots;
 mod splits;
-mod table;
 mod terms;
 mod tokens;
 mod transactions;

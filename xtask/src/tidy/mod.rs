@@ -5,10 +5,12 @@
 //! * [`text`]: left-over markers, paths of someone's machine, wide lines.
 //! * [`length`]: functions and files that want to be split. What is too long already stands in
 //!   `xtask/ratchet.txt` with its length, and may only get shorter.
+//! * [`rules`]: tables of rules name tests that exist.
 
 mod ambient;
 mod arrows;
 mod length;
+mod rules;
 mod text;
 
 use std::{fmt, fs, path::Path, process::Command};
@@ -64,6 +66,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         if source.path.ends_with(".rs") {
             findings.extend(ambient::check(source));
         }
+    }
+    let functions = rules::functions(&sources);
+    for table in rules::tables(&sources) {
+        findings.extend(rules::check(table, &functions));
     }
     findings.extend(length::check(&measured, &ratchet)?);
     for finding in &findings {

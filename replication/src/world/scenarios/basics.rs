@@ -93,6 +93,26 @@ fn a_proposal_of_a_deposed_leader_is_reported_lost() {
     world.finish().map(drop).expect("the history holds");
 }
 
+/// raft-rs would forward it, and nobody would know whether it was answered.
+#[test]
+fn only_the_leader_proposes() {
+    let mut world = quiet_world(12);
+    write(&mut world, 1).expect("the leader serves");
+    world.run_ms(100);
+    let (before, now) = (world.committed.clone(), world.machines[0].now(world.now));
+    let process = world.machines[0].process.as_mut().expect("it runs");
+    let refused = process
+        .replication
+        .propose(now, S, Bytes::from_static(b"x"));
+    let Err(crate::ProposeError::NotLeader(Some(leader))) = refused else {
+        panic!("a follower took a proposal: {refused:?}");
+    };
+    assert_eq!(leader, member(1));
+    world.settle(0);
+    world.run_ms(500);
+    assert_eq!(world.committed, before);
+}
+
 #[test]
 fn late_and_repeated_messages_change_nothing() {
     for seed in 0..10 {

@@ -92,6 +92,24 @@ fn a_single_node_acknowledges_after_its_fsync() {
     }
 }
 
+/// The leader, node 1, wishes that both others campaign, in the same term.
+fn ask_both_to_campaign(world: &mut World) -> Result<(), String> {
+    let process = world.machines[1].process.as_mut().ok_or("no process")?;
+    if let Some(group) = process.replication.groups.get_mut(&S) {
+        group.raft.raft.send_timeout_now(member(0).replica.0);
+        group.raft.raft.send_timeout_now(member(2).replica.0);
+    }
+    process.replication.mark(S);
+    world.settle(1);
+    Ok(())
+}
+
+fn node_0_leads(world: &World) -> bool {
+    let process = world.machines[0].process.as_ref();
+    let leadership = process.and_then(|process| process.replication.leadership(S));
+    leadership.is_some_and(|leadership| leadership.role == Role::Leader)
+}
+
 /// Catalogue 22 and 5: a voter restarts after it has voted, and is asked again, for the same term.
 fn double_votes() -> Result<(), String> {
     for seed in 0..5 {
@@ -103,25 +121,14 @@ fn double_votes() -> Result<(), String> {
         }
         // Both followers are asked to campaign, one of them later than a restart is held back.
         world.links[1][2].delay_us = (640_000, 640_001);
-        let process = world.machines[1].process.as_mut().ok_or("no process")?;
-        if let Some(group) = process.replication.groups.get_mut(&S) {
-            group.raft.raft.send_timeout_now(member(0).replica.0);
-            group.raft.raft.send_timeout_now(member(2).replica.0);
-        }
-        process.replication.mark(S);
-        world.settle(1);
+        ask_both_to_campaign(&mut world)?;
         // To the very moment: nothing of the new term must reach the voter.
-        let leads = |world: &World| {
-            let process = world.machines[0].process.as_ref();
-            let leadership = process.and_then(|process| process.replication.leadership(S));
-            leadership.is_some_and(|leadership| leadership.role == Role::Leader)
-        };
         for _ in 0..1_000 {
-            if !leads(&world) {
+            if !node_0_leads(&world) {
                 world.run(30);
             }
         }
-        if !leads(&world) {
+        if !node_0_leads(&world) {
             return Err("node 0 was not elected".to_string());
         }
         world.isolate(0);
@@ -136,6 +143,38 @@ fn double_votes() -> Result<(), String> {
 #[test]
 fn a_lost_vote_is_noticed() {
     noticed(Bug::ForgetsVotes, double_votes);
+}
+
+/// The voter's vote is on its way to the disk when the power fails, and it is asked again.
+fn votes_before_they_are_synced() -> Result<(), String> {
+    for seed in 0..5 {
+        let mut world = quiet_world(seed);
+        write(&mut world, 1)?;
+        world.run_ms(100);
+        for (one, other) in [(0, 2), (2, 0)] {
+            world.links[one][other].cut = true;
+        }
+        world.links[1][2].delay_us = (640_000, 640_001);
+        world.machines[1].disk_us = Some((400_000, 400_001));
+        ask_both_to_campaign(&mut world)?;
+        for _ in 0..5_000 {
+            if !node_0_leads(&world) {
+                world.run(20);
+            }
+        }
+        world.isolate(0);
+        world.power_loss_leaving(1, Survival::Nothing);
+        world.machines[1].disk_us = None;
+        world.start(1);
+        world.run_ms(1_500);
+        holds(&mut world)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_vote_is_told_after_its_sync() {
+    noticed(Bug::AcknowledgesBeforeSync, votes_before_they_are_synced);
 }
 
 /// Scenario 17: of three voters two are replaced; they restart with a state from before the change,

@@ -53,6 +53,53 @@ fn a_replica_with_a_damaged_entry_neither_votes_nor_serves() {
     world.finish().map(drop).expect("the history holds");
 }
 
+/// A follower was away, and what it lacks is damaged on the leader's disk. raft-rs would have it sent a
+/// snapshot, and nobody would learn of the damage.
+fn damage_met_while_sending() -> Result<(), String> {
+    let mut plan = Plan::new(87);
+    plan.shards = 1;
+    plan.clients = 0;
+    plan.quiet_after_ms = 1_000_000;
+    // What is durable is read from the disk.
+    let options = Options {
+        entry_cache_bytes: 0,
+        log_keep_bytes: 1 << 20,
+        ..Options::tiny()
+    };
+    let mut world = World::with_options(plan, options);
+    if !world.run_until(2_000, |world| world.leader(S) == Some(1)) {
+        return Err("no first leader".to_string());
+    }
+    world.run_ms(300);
+    write(&mut world, 1)?;
+    world.isolate(2);
+    for _ in 0..5 {
+        write(&mut world, 1)?;
+    }
+    world.run_ms(300);
+    if !rot(&world, 1, &4u64.to_le_bytes()) {
+        return Err("the fourth write is not in the log".to_string());
+    }
+    world.fault(random::Fault::Mend);
+    let noticed = |world: &mut World| world.counts.contains_key("damaged");
+    if !world.run_until(5_000, noticed) {
+        return Err("nobody learned of the damage".to_string());
+    }
+    let mended = |world: &mut World| world.counts.contains_key("repaired");
+    if !world.run_until(5_000, mended) {
+        return Err("it was not repaired".to_string());
+    }
+    if world.counts.contains_key("snapshots") {
+        return Err("it was answered with a snapshot".to_string());
+    }
+    world.finish().map(drop)
+}
+
+#[test]
+fn a_damaged_entry_is_not_answered_with_a_snapshot() {
+    noticed(Bug::SnapshotsForDamage, damage_met_while_sending);
+}
+
 /// Rows of a shard's own are bad in the files of a node that starts: it stands aside, and the leader
 /// sends it its state, under the replica id that it has.
 #[test]

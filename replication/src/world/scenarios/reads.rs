@@ -1,6 +1,7 @@
 //! Reads: leases by the clock, quorum rounds, and leaders that do not know yet that they were deposed.
 
 use super::*;
+use crate::message::{Batch, GroupReply, HeartbeatReply, Rest};
 
 /// The old leader may read by its lease until no other can be elected; not a moment longer.
 fn lease_of_a_leader_whose_answers_were_slow() -> Result<(), String> {
@@ -266,6 +267,57 @@ fn read_that_joins_an_earlier_round() -> Result<(), String> {
 #[test]
 fn a_quorum_read_counts_on_a_later_round() {
     noticed(Bug::JoinsEarlierRound, read_that_joins_an_earlier_round);
+}
+
+/// Rounds begin anew with each life of a process: answers to those of an earlier one may still arrive.
+#[test]
+fn an_answer_to_an_earlier_life_confirms_nothing() {
+    let mut plan = Plan::new(13);
+    plan.shards = 1;
+    plan.clients = 0;
+    plan.reads = Reads::Quorum;
+    plan.quiet_after_ms = 1_000_000;
+    let mut world = with_leader(plan);
+    write(&mut world, 1).expect("the leader serves");
+    world.isolate(1);
+    world.begin_op_at(1, 99, KEY, false);
+    world.run_ms(2);
+    let process = world.machines[1].process.as_ref().expect("it runs");
+    let group = process.replication.groups.get(&S).expect("its replica");
+    let leading = group.leading.as_ref().expect("it leads");
+    let (round, _) = leading.read_round.expect("the read waits for a round");
+    let (term, commit) = (group.term(), group.committed());
+    let answer = |world: &mut World, life| {
+        for follower in [0, 2] {
+            let reply = GroupReply {
+                shard: S,
+                from: member(follower).replica,
+                to: member(1).replica,
+                term,
+                commit,
+                rest: Rest::Awake,
+            };
+            let reply = HeartbeatReply {
+                incarnation: Incarnation(life),
+                round: round.0,
+                groups: vec![reply],
+            };
+            let batch = Batch {
+                replies: vec![reply],
+                ..Batch::default()
+            };
+            let from = world.machines[follower].id;
+            let message = Message::Batch(batch);
+            world.event(1, Event::Receive { from, message });
+        }
+        world.run_ms(2);
+    };
+    let life = world.machines[1].life;
+    answer(&mut world, life - 1);
+    assert_eq!(world.ops.len(), 1, "it still waits");
+    answer(&mut world, life);
+    assert!(world.ops.is_empty(), "it is answered");
+    world.finish().map(drop).expect("the history holds");
 }
 
 /// The leader keeps the learners, the other voters elect another leader.
