@@ -123,27 +123,7 @@ impl Checkpoint {
                 self.phase = Phase::Commit;
             }
             Phase::Commit => {
-                let files = self
-                    .finished
-                    .iter()
-                    .map(|file| (file.number, file.state.clone()))
-                    .collect();
-                desk.manifest.append(vec![
-                    Edit::Checkpoint {
-                        files,
-                        replicas: self.replicas.clone(),
-                        thresholds: self.thresholds.clone().into_iter().collect(),
-                    },
-                    Edit::LogDurable(self.durable),
-                ])?;
-                for file in &self.finished {
-                    desk.files.insert(file.number, Arc::clone(&file.file));
-                }
-                for file in self.finished.drain(..) {
-                    let file = Unmerged::from(file);
-                    (0..file.footer.len()).for_each(|at| desk.live.set(&file.pointer(at)));
-                    desk.index.add(file);
-                }
+                self.commit(desk)?;
                 if self.repaired.is_empty() {
                     self.phase = Phase::Done;
                     return Ok(JobStep::Done);
@@ -162,6 +142,27 @@ impl Checkpoint {
             Phase::Done => return Ok(JobStep::Done),
         }
         Ok(JobStep::Again)
+    }
+
+    /// Makes it a fact, and lets readers see the files.
+    fn commit(&mut self, desk: &mut Desk) -> Result<(), Trouble> {
+        let files = self.finished.iter();
+        let files = files.map(|file| (file.number, file.state.clone()));
+        desk.manifest.append(vec![
+            Edit::Checkpoint {
+                files: files.collect(),
+                replicas: self.replicas.clone(),
+                thresholds: self.thresholds.clone().into_iter().collect(),
+            },
+            Edit::LogDurable(self.durable),
+        ])?;
+        for file in self.finished.drain(..) {
+            desk.files.insert(file.number, Arc::clone(&file.file));
+            let file = Unmerged::from(file);
+            (0..file.footer.len()).for_each(|at| desk.live.set(&file.pointer(at)));
+            desk.index.add(file);
+        }
+        Ok(())
     }
 
     /// Writes some local rows. Returns the last key, if there may be more.

@@ -209,11 +209,10 @@ pub(crate) fn rebuild_index(
     desk.factory
         .discard()
         .map_err(|error| damaged(error.to_string()))?;
-    let index = desk
-        .factory
-        .open()
-        .map_err(|error| damaged(error.to_string()))?;
-    desk.index = Arc::new(Layered::new(index));
+    let index = desk.factory.open();
+    desk.index = Arc::new(Layered::new(
+        index.map_err(|error| damaged(error.to_string()))?,
+    ));
     desk.live = crate::live::LiveMap::default();
     let known = desk.manifest.state.files.iter();
     let files: Vec<(FileNumber, u32)> = known.map(|(n, file)| (*n, file.records)).collect();

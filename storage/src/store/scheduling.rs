@@ -1,8 +1,9 @@
 //! Which piece of background work comes next.
 //!
 //! One at a time: first what is small and frees something, then what frees memory (a checkpoint), then
-//! what it has left to do (its pointers go into the index), what somebody waits for (snapshots), what keeps the disk in order (reclaim), and when nothing else is
-//! to be done, the scrubber. With the disk full, only what needs no space runs.
+//! what a checkpoint has left to do (its pointers go into the index), what somebody waits for
+//! (snapshots), what keeps the disk in order (reclaim), and when nothing else is to be done, the
+//! scrubber. With the disk full, only what needs no space runs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
