@@ -167,6 +167,37 @@ fn history_is_kept_above_the_threshold_and_goes_below_it() {
     assert_eq!(gone, ReadResult::Absent { deleted_at: None });
 }
 
+/// A checkpoint begins and does not end: proposals are held back, more and more, and the log never is.
+#[test]
+fn memory_that_fills_faster_than_it_is_written_slows_proposals() {
+    let mut rig = Rig::sim(13);
+    rig.write(vec![put("first", "1")]).unwrap();
+    rig.store.checkpoint();
+    let mut held = Vec::new();
+    rig.store.take_jobs(&mut held);
+    assert!(held.iter().all(|job| job.lane() == Lane::Background));
+    assert_eq!(held.len(), 1);
+    assert_eq!(rig.store.pressure(), Pressure::Normal);
+    let mut delays = Vec::new();
+    for n in 0..60u32 {
+        let entry = rig.submit(SHARD, vec![put(format!("key-{n:03}"), vec![1; 500])]);
+        rig.run().unwrap();
+        rig.apply_entry(SHARD, &entry);
+        if let Pressure::Slow { delay_us } = rig.store.pressure() {
+            delays.push(delay_us);
+        }
+    }
+    assert!(delays.len() > 10, "{delays:?}");
+    assert!(delays.is_sorted() && delays[0] < delays[9], "{delays:?}");
+    for mut job in held {
+        rig::run_job(&mut job);
+        rig.store.complete(job).unwrap();
+    }
+    rig.run().unwrap();
+    assert_eq!(rig.store.pressure(), Pressure::Normal);
+    rig.check_with_power_loss();
+}
+
 #[test]
 fn a_slow_group_does_not_pin_the_log() {
     let mut rig = Rig::sim(8);
