@@ -12,7 +12,8 @@
 //! of the shard's own was bad when the node started) gets a snapshot from the leader, under the id it
 //! has: its promises and votes were in the log. The snapshot has to be as of its last entry at least,
 //! so that what it acknowledged is in it, or was never committed; it takes the place of rows and log
-//! together.
+//! together. So does a replica that asks for entries in vain: whoever has applied them may have let
+//! them go.
 //!
 //! What nobody can name (a term, a vote, a record whose header is gone) no peer can bring back. That
 //! replica has to be replaced, under a new id, as a learner first.
@@ -35,6 +36,9 @@ use crate::snapshot::Cause;
 
 /// How often peers are asked.
 const ASK_US: u64 = 200_000;
+
+/// How long peers are asked for entries before the leader is asked for its state as well.
+const ENTRIES_ONLY_US: u64 = 2_000_000;
 
 /// How long peers are asked before the operator is told that it may not help.
 const HOPE_US: u64 = 30_000_000;
@@ -121,7 +125,7 @@ impl DamagedReplica {
 
     /// Whether a snapshot as of `id` would make it whole.
     pub(crate) fn accepts_snapshot(&self, id: EntryId, members: &Configuration) -> bool {
-        matches!(self.wrong, Wrong::Rows)
+        matches!(self.wrong, Wrong::Rows | Wrong::Entries(_))
             && !self.writing
             && id.index >= self.last.max(self.applied)
             && members.contains(self.replica)
@@ -168,17 +172,21 @@ impl Replication {
     pub(crate) fn tick_repairs(&mut self, now: Micros, fx: &mut Effects) {
         let own = self.config.node;
         for (&shard, damaged) in &mut self.damaged {
-            let body = match &damaged.wrong {
-                Wrong::Entries(entries) => RepairBody::Request {
-                    wanted: entries
-                        .iter()
-                        .take(WANTED_MAX)
-                        .map(|(&id, &checksum)| (id, checksum))
-                        .collect(),
-                },
-                Wrong::Rows => RepairBody::StateWanted {
-                    least: damaged.last.max(damaged.applied),
-                },
+            let state = RepairBody::StateWanted {
+                least: damaged.last.max(damaged.applied),
+            };
+            let first = damaged.first_asked_at.unwrap_or(now);
+            let wishes = match &damaged.wrong {
+                Wrong::Entries(entries) => {
+                    let wanted = entries.iter().take(WANTED_MAX);
+                    let wanted = wanted.map(|(&id, &checksum)| (id, checksum)).collect();
+                    let in_vain = now.0 >= first.0 + ENTRIES_ONLY_US;
+                    let entries = RepairBody::Request { wanted };
+                    std::iter::once(entries)
+                        .chain(in_vain.then_some(state))
+                        .collect()
+                }
+                Wrong::Rows => vec![state],
                 Wrong::Unknown => continue,
             };
             let due = damaged.asked_at.is_none_or(|at| now.0 >= at.0 + ASK_US);
@@ -186,7 +194,7 @@ impl Replication {
                 continue;
             }
             damaged.asked_at = Some(now);
-            let first = *damaged.first_asked_at.get_or_insert(now);
+            damaged.first_asked_at = Some(first);
             if !damaged.despaired && now.0 >= first.0 + HOPE_US {
                 damaged.despaired = true;
                 let (replica, damage) = (damaged.replica, Damage::Irreparable);
@@ -201,16 +209,18 @@ impl Replication {
                 .members()
                 .filter(|member| member.node != own)
             {
-                let message = RepairMessage {
-                    shard,
-                    from: damaged.replica,
-                    to: member.replica,
-                    body: body.clone(),
-                };
-                fx.push(Effect::Send {
-                    to: member.node,
-                    message: Message::Repair(message),
-                });
+                for body in &wishes {
+                    let message = RepairMessage {
+                        shard,
+                        from: damaged.replica,
+                        to: member.replica,
+                        body: body.clone(),
+                    };
+                    fx.push(Effect::Send {
+                        to: member.node,
+                        message: Message::Repair(message),
+                    });
+                }
             }
         }
     }
@@ -302,6 +312,8 @@ impl Replication {
         entries: Vec<(EntryId, WireEntry)>,
         store: &mut Store,
     ) {
+        // Once the state is being switched in, its log follows.
+        let installing = self.is_installing(shard);
         let Some(damaged) = self.damaged.get_mut(&shard) else {
             return;
         };
@@ -309,7 +321,7 @@ impl Replication {
         let Wrong::Entries(wanted) = &damaged.wrong else {
             return;
         };
-        if to != replica || damaged.writing {
+        if to != replica || damaged.writing || installing {
             return;
         }
         let mut batch = LogBatch::new();

@@ -558,6 +558,12 @@ impl Replication {
         }
     }
 
+    /// Whether a snapshot of the shard is complete, and on its way into the store.
+    pub(crate) fn is_installing(&self, shard: ShardId) -> bool {
+        let incoming = self.transfers.into.get(&shard);
+        incoming.is_some_and(|incoming| incoming.installing)
+    }
+
     fn incoming_of(&self, import: TransferId) -> Option<ShardId> {
         let mut of = self.transfers.into.iter();
         of.find(|(_, incoming)| incoming.import == import)

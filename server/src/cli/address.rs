@@ -4,12 +4,13 @@ use synod_client::{Client, Options};
 
 use crate::config::Address;
 
-/// The flags that every client command has.
+/// The flags that every client command has, before its verb, if it has one, or behind it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Server {
     /// Nodes to talk to, with commas between them; the first that answers is used
     #[arg(
         long,
+        global = true,
         value_name = "HOST:PORT",
         env = "SYNOD_ADDR",
         default_value = "127.0.0.1:7601",
@@ -20,6 +21,7 @@ pub struct Server {
     /// The cluster's password
     #[arg(
         long,
+        global = true,
         value_name = "TEXT",
         env = "SYNOD_PASSWORD",
         hide_env_values = true

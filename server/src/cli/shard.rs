@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use serde_json::json;
 use synod_client::{Command, Options};
 
 use super::{Failure, address::Server, answer};
@@ -11,6 +12,9 @@ use super::{Failure, address::Server, answer};
 pub struct Shard {
     #[command(flatten)]
     server: Server,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     order: Order,
 }
@@ -106,7 +110,36 @@ impl Shard {
         });
         let done = super::runtime()?.block_on(client.call_once(&command));
         let done = done.map_err(|error| Failure::client(&client, error))?;
-        println!("{}", answer::text(&done, answer::Form::Plain));
+        let text = answer::text(&done, answer::Form::Plain);
+        match self.json {
+            true => println!("{}", json!({ "done": text })),
+            false => println!("{text}"),
+        }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        shard: Shard,
+    }
+
+    #[test]
+    fn flags_go_before_the_order_or_behind_it() {
+        let before = ["shard", "--json", "--addr", "a:1", "move", "7", "x", "y"];
+        let behind = ["shard", "move", "7", "x", "y", "--addr", "a:1", "--json"];
+        for line in [before, behind] {
+            let Line { shard } = Line::try_parse_from(line).expect("a command line");
+            assert!(shard.json);
+            assert_eq!(shard.server.addr[0].to_string(), "a:1");
+            assert_eq!(shard.order.words(), ["MOVE", "7", "x", "y"]);
+        }
     }
 }

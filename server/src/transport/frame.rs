@@ -25,7 +25,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"SYN0";
-/// Version of the peer protocol; both ends must speak the same.
+/// Version of the peer protocol; both ends must speak the same. It is raised with the first change after a
+/// release: nodes of two unreleased builds are not meant to meet.
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 16;

@@ -5,8 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::frame::{BatchHeader, DecodedBatch};
+use super::group::{GroupLog, Run};
 use super::segment::segment_path;
-use super::view::{GroupLog, LogView, Run};
+use super::view::LogView;
 use super::writer::Placement;
 use crate::disk::{Disk, OpenMode, read_exact_at};
 use crate::{BatchSeq, Entry, EntryId, ReplicaId, ShardId};

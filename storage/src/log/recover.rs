@@ -12,8 +12,8 @@ use synod_testpoint::planted;
 use super::frame::{
     BLOCK, BatchHeader, DecodedBatch, EncodedBatch, HEADER, HeaderError, Link, SegmentHeader,
 };
+use super::groups::Groups;
 use super::segment::{LOG_DIR, LogName, Roll, RollError, parse_name, segment_path, spare_path};
-use super::view::Groups;
 use super::writer::{LogWriter, Placement};
 use crate::disk::{Disk, DiskFile, read_exact_at};
 use crate::manifest::State;

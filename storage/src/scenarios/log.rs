@@ -3,8 +3,8 @@
 use super::*;
 use crate::disk::{Fault, Survival};
 use crate::index::Rot;
-use crate::rig::{put, run_job};
-use crate::{Entry, Lane, Space, entry_checksum};
+use crate::rig::{REPLICA, encode, put, run_job};
+use crate::{Entry, EntryId, EntryKind, HardState, Lane, LogBatch, Space, entry_checksum};
 
 /// Batches begin at multiples of this.
 const BLOCK: usize = 4096;
@@ -204,6 +204,44 @@ fn one_batch_is_in_flight() {
     rig.run().unwrap();
     // The two that waited went together.
     assert_eq!(rig.store.synced().0, synced.0 + 2);
+}
+
+/// What is too large for one write goes in several, and a crash may fall between them: a log with entries
+/// of a term that its hard state does not know would have forgotten a vote.
+#[test]
+fn a_hard_state_is_never_later_than_its_entries() {
+    for step in 0.. {
+        let mut rig = Rig::sim(56);
+        rig.write(vec![put("a", "1")]).unwrap();
+        let state = HardState {
+            term: 7,
+            vote: REPLICA,
+            commit: 1,
+        };
+        let entries: Vec<Entry> = (2..12)
+            .map(|index| Entry {
+                id: EntryId::new(7, index),
+                kind: EntryKind::Normal,
+                data: encode(index, &[put(format!("k{index}"), vec![1; 4_000])]),
+            })
+            .collect();
+        let mut batch = LogBatch::new();
+        batch.entries(SHARD, REPLICA, &entries);
+        batch.hard_state(SHARD, REPLICA, state);
+        rig.disk().inject(Fault::CrashAfter(step));
+        rig.store.submit(batch);
+        let crashed = rig.run().is_err();
+        rig.power_loss(Survival::Nothing, Rot::Gone);
+        let found = rig.replicas[0].clone();
+        if found.last.term == 7 {
+            assert_eq!((found.hard_state.term, found.hard_state.vote), (7, REPLICA));
+        }
+        if !crashed {
+            assert_eq!(found.last, entries[9].id);
+            assert!(step > 4, "it went in one write");
+            break;
+        }
+    }
 }
 
 /// Raft asks for terms and entries in the midst of handing them over.

@@ -53,24 +53,104 @@ fn a_replica_with_a_damaged_entry_neither_votes_nor_serves() {
     world.finish().map(drop).expect("the history holds");
 }
 
-/// A follower was away, and what it lacks is damaged on the leader's disk. raft-rs would have it sent a
-/// snapshot, and nobody would learn of the damage.
-fn damage_met_while_sending() -> Result<(), String> {
-    let mut plan = Plan::new(87);
+/// As [`quiet_world`], and nobody's log is cut.
+fn with_a_long_log(seed: u64, entry_cache_bytes: usize) -> World {
+    let mut plan = Plan::new(seed);
     plan.shards = 1;
     plan.clients = 0;
     plan.quiet_after_ms = 1_000_000;
-    // What is durable is read from the disk.
     let options = Options {
-        entry_cache_bytes: 0,
+        entry_cache_bytes,
         log_keep_bytes: 1 << 20,
         ..Options::tiny()
     };
     let mut world = World::with_options(plan, options);
-    if !world.run_until(2_000, |world| world.leader(S) == Some(1)) {
-        return Err("no first leader".to_string());
-    }
+    assert!(
+        world.run_until(2_000, |world| world.leader(S) == Some(1)),
+        "no first leader"
+    );
     world.run_ms(300);
+    world
+}
+
+/// One good copy is enough, whoever has it; without any, nobody takes the entry for one that never was.
+#[test]
+fn an_entry_that_is_damaged_everywhere_waits_for_one_good_copy() {
+    for good in 0..=1 {
+        let mut world = with_a_long_log(90 + good, 32 << 10);
+        for _ in 0..5 {
+            write(&mut world, 1).expect("the leader serves");
+        }
+        world.run_ms(300);
+        for node in 0..3 {
+            world.kill(node);
+        }
+        let wanted = 3u64.to_le_bytes();
+        for node in 0..3 - good as usize {
+            assert!(rot(&world, node, &wanted), "the third write is in its log");
+        }
+        for node in 0..3 {
+            world.start(node);
+        }
+        assert_eq!(world.counts.get("damaged"), Some(&(3 - good)));
+        world.run_ms(4_000);
+        if good == 0 {
+            assert_eq!(world.leader(S), None);
+            assert_eq!(world.counts.get("repaired"), None);
+            // The bit is turned back: a copy was put in.
+            world.kill(2);
+            assert!(unrot(&world, 2, &wanted), "it is still there");
+            world.start(2);
+            world.run_ms(4_000);
+        }
+        assert_eq!(world.counts.get("repaired"), Some(&2), "{good} good copies");
+        assert!(world.leader(S).is_some(), "they serve again");
+        world.finish().map(drop).expect("the history holds");
+    }
+}
+
+/// The others have applied the entry, and let it go: the leader's state takes its place.
+#[test]
+fn a_damaged_entry_that_no_log_has_any_more_comes_with_a_snapshot() {
+    for seed in 92..96 {
+        let mut world = quiet_world(seed);
+        for _ in 0..5 {
+            write(&mut world, 1).expect("the leader serves");
+        }
+        world.run_ms(100);
+        world.kill(0);
+        assert!(rot(&world, 0, &3u64.to_le_bytes()), "it is in the log");
+        for _ in 0..40 {
+            write(&mut world, 1).expect("the others are a majority");
+        }
+        world.run_ms(2_500);
+        let process = world.machines[1].process.as_ref().expect("it runs");
+        let first = process.store.log().first_index(S).expect("a replica");
+        assert!(
+            first > 10,
+            "the scenario is void: the log begins at {first}"
+        );
+        world.start(0);
+        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+        let whole = world.run_until(6_000, |world| world.replica(0, S).is_some());
+        assert!(whole, "seed {seed}: it still stands aside");
+        world.kill(0);
+        world.start(0);
+        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+        world.kill(2);
+        write(&mut world, 1).expect("with it there is a majority");
+        world
+            .finish()
+            .map(drop)
+            .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+    }
+}
+
+/// A follower was away, and what it lacks is damaged on the leader's disk. raft-rs would have it sent a
+/// snapshot, and nobody would learn of the damage.
+fn damage_met_while_sending() -> Result<(), String> {
+    // What is durable is read from the disk.
+    let mut world = with_a_long_log(87, 0);
     write(&mut world, 1)?;
     world.isolate(2);
     for _ in 0..5 {
@@ -146,10 +226,22 @@ fn lost_rows_come_back_with_a_snapshot() {
 
 /// Turns a bit of the entry with this value, wherever its node's log has it.
 fn rot(world: &World, node: usize, value: &[u8]) -> bool {
+    turn(world, node, value, [b'x'; 20])
+}
+
+/// Turns it back.
+fn unrot(world: &World, node: usize, value: &[u8]) -> bool {
+    let mut padding = [b'x'; 20];
+    padding[15 - 9] ^= 1 << 3;
+    turn(world, node, value, padding)
+}
+
+/// Turns a bit behind this value, the first place where such bytes follow it.
+fn turn(world: &World, node: usize, value: &[u8], padding: [u8; 20]) -> bool {
     let disk = &world.machines[node].disk;
     let mut pattern = vec![KEY.1];
     pattern.extend_from_slice(value);
-    pattern.extend_from_slice(&[b'x'; 20]);
+    pattern.extend_from_slice(&padding);
     for path in disk.paths() {
         let content = disk.content(&path).unwrap_or_default();
         if let Some(at) = content

@@ -9,13 +9,16 @@
 //! The disk outlives the node: clones share it, and handles that were open when the node died no
 //! longer work, so a forgotten task of a dead node cannot write.
 
+mod file;
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::file::{FileState, SECTOR};
+use self::names::{Names, dir_of, not_found};
 use super::{Disk, DiskFile, OpenMode};
-
-const SECTOR: usize = 512;
 
 /// Something that goes wrong, once or from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,33 +49,13 @@ pub enum Survival {
     Everything,
 }
 
-#[derive(Debug, Default)]
-struct FileState {
-    cache: Vec<u8>,
-    platter: Vec<u8>,
-    /// Sectors whose cache was written since the last sync.
-    dirty: BTreeSet<usize>,
-    /// Whether the length changed since the last sync.
-    length_dirty: bool,
-}
-
-/// A change of names that no sync of its directory has covered.
-#[derive(Clone, Debug)]
-enum NameChange {
-    Link(String, u64),
-    Unlink(String),
-    Rename(String, String),
-}
-
 #[derive(Debug)]
 struct State {
     rng: u64,
     generation: u64,
     files: BTreeMap<u64, FileState>,
     next_file: u64,
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
-    changes: Vec<NameChange>,
+    names: Names,
     dirs: BTreeSet<String>,
     operations: u64,
     capacity: u64,
@@ -100,10 +83,6 @@ fn due(fault: &mut Option<u64>) -> bool {
         }
         None => false,
     }
-}
-
-fn dir_of(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
 impl State {
@@ -134,28 +113,9 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        let linked: BTreeSet<u64> = self.names.values().copied().collect();
-        linked
-            .iter()
-            .filter_map(|id| self.files.get(id))
-            .map(|f| f.cache.len() as u64)
-            .sum()
-    }
-
-    fn apply_change(names: &mut BTreeMap<String, u64>, change: &NameChange) {
-        match change {
-            NameChange::Link(path, id) => {
-                names.insert(path.clone(), *id);
-            }
-            NameChange::Unlink(path) => {
-                names.remove(path);
-            }
-            NameChange::Rename(from, to) => {
-                if let Some(id) = names.remove(from) {
-                    names.insert(to.clone(), id);
-                }
-            }
-        }
+        let linked = self.names.files();
+        let files = linked.iter().filter_map(|id| self.files.get(id));
+        files.map(FileState::len).sum()
     }
 }
 
@@ -175,9 +135,7 @@ impl SimDisk {
             generation: 0,
             files: BTreeMap::new(),
             next_file: 0,
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            changes: Vec::new(),
+            names: Names::default(),
             dirs: BTreeSet::from([String::new()]),
             operations: 0,
             capacity: u64::MAX,
@@ -246,22 +204,17 @@ impl SimDisk {
         let mut state = self.lock();
         state.generation += 1;
         state.crash_after = None;
-        let changes = std::mem::take(&mut state.changes);
+        let unsynced = state.names.unsynced();
         let kept = match survival {
             Survival::Random => {
-                usize::try_from(state.random() % (changes.len() as u64 + 1)).unwrap_or(0)
+                usize::try_from(state.random() % (unsynced as u64 + 1)).unwrap_or(0)
             }
             Survival::Nothing => 0,
-            Survival::Everything => changes.len(),
+            Survival::Everything => unsynced,
         };
-        let mut names = std::mem::take(&mut state.durable_names);
-        for change in &changes[..kept] {
-            State::apply_change(&mut names, change);
-        }
-        let linked: BTreeSet<u64> = names.values().copied().collect();
+        state.names.survive(kept);
+        let linked = state.names.files();
         state.files.retain(|id, _| linked.contains(id));
-        state.durable_names.clone_from(&names);
-        state.names = names;
         let ids: Vec<u64> = state.files.keys().copied().collect();
         for id in ids {
             let Some(mut file) = state.files.remove(&id) else {
@@ -282,13 +235,8 @@ impl SimDisk {
     /// If there is no such file, or no such byte in it.
     pub fn flip_bit(&self, path: &str, byte: u64, bit: u8) {
         let mut state = self.lock();
-        let id = state.names[path];
-        let file = state.files.get_mut(&id).expect("a named file");
         let at = usize::try_from(byte).expect("an offset within memory");
-        file.cache[at] ^= 1 << (bit % 8);
-        if let Some(platter) = file.platter.get_mut(at) {
-            *platter = file.cache[at];
-        }
+        state.named(path).flip(at, bit);
     }
 
     /// Cuts a file, durably: a lost tail.
@@ -297,23 +245,13 @@ impl SimDisk {
     /// If there is no such file.
     pub fn truncate(&self, path: &str, len: u64) {
         let mut state = self.lock();
-        let id = state.names[path];
-        let file = state.files.get_mut(&id).expect("a named file");
         let len = usize::try_from(len).expect("a length within memory");
-        file.cache.resize(len, 0);
-        file.platter.clone_from(&file.cache);
-        file.dirty.clear();
+        state.named(path).lose_tail(len);
     }
 
     /// Takes a file away, durably.
     pub fn lose(&self, path: &str) {
-        let mut state = self.lock();
-        state.names.remove(path);
-        state.durable_names.remove(path);
-        state.changes.retain(|change| match change {
-            NameChange::Link(name, _) | NameChange::Unlink(name) => name != path,
-            NameChange::Rename(from, to) => from != path && to != path,
-        });
+        self.lock().names.lose(path);
     }
 
     /// The content of a file, as a reader sees it.
@@ -321,7 +259,7 @@ impl SimDisk {
     pub fn content(&self, path: &str) -> Option<Vec<u8>> {
         let state = self.lock();
         let id = state.names.get(path)?;
-        state.files.get(id).map(|file| file.cache.clone())
+        state.files.get(&id).map(|file| file.content().to_vec())
     }
 
     /// Writes a whole file, durably: to put back a copy of earlier, for example.
@@ -329,22 +267,14 @@ impl SimDisk {
         let mut state = self.lock();
         let id = state.next_file;
         state.next_file += 1;
-        state.files.insert(
-            id,
-            FileState {
-                platter: content.clone(),
-                cache: content,
-                ..FileState::default()
-            },
-        );
-        state.names.insert(path.to_owned(), id);
-        state.durable_names.insert(path.to_owned(), id);
+        state.files.insert(id, FileState::durable(content));
+        state.names.put(path, id);
     }
 
     /// All files, sorted.
     #[must_use]
     pub fn paths(&self) -> Vec<String> {
-        self.lock().names.keys().cloned().collect()
+        self.lock().names.paths()
     }
 
     fn alive(&self, state: &State) -> io::Result<()> {
@@ -356,71 +286,21 @@ impl SimDisk {
     }
 }
 
-impl FileState {
-    /// Leaves of the unsynced sectors what the power cut spares.
-    fn survive(&mut self, survival: Survival, mut random: impl FnMut() -> u64) {
-        let mut kept = std::mem::take(&mut self.platter);
-        let durable_len = kept.len();
-        if self.length_dirty {
-            let (low, high) = (
-                durable_len.min(self.cache.len()),
-                durable_len.max(self.cache.len()),
-            );
-            let len = match survival {
-                Survival::Random => {
-                    // Lengths move sector by sector: a file is never longer by half of a write.
-                    let steps = (high - low).div_ceil(SECTOR) as u64;
-                    let step = usize::try_from(random() % (steps + 1)).unwrap_or(0);
-                    (low + step * SECTOR).min(high)
-                }
-                Survival::Nothing => durable_len,
-                Survival::Everything => self.cache.len(),
-            };
-            kept.resize(len, 0);
-        }
-        for sector in std::mem::take(&mut self.dirty) {
-            let survives = match survival {
-                Survival::Random => random() & 1 == 0,
-                Survival::Nothing => false,
-                Survival::Everything => true,
-            };
-            let from = sector * SECTOR;
-            let to = (from + SECTOR).min(kept.len()).min(self.cache.len());
-            if survives && from < to {
-                kept[from..to].copy_from_slice(&self.cache[from..to]);
-            }
-        }
-        self.length_dirty = false;
-        self.cache.clone_from(&kept);
-        self.platter = kept;
-    }
-}
-
 impl Disk for SimDisk {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
         self.alive(&state)?;
         if !state.dirs.contains(dir_of(path)) {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no directory for {path}"),
-            ));
+            return Err(not_found(format!("no directory for {path}")));
         }
-        let id = match (state.names.get(path).copied(), mode) {
+        let id = match (state.names.get(path), mode) {
             (Some(id), OpenMode::Existing) => id,
             (None, OpenMode::Existing) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!("no file {path}"),
-                ));
+                return Err(not_found(format!("no file {path}")));
             }
             (Some(id), OpenMode::Create) => {
                 state.operation()?;
-                if let Some(file) = state.files.get_mut(&id) {
-                    file.cache.clear();
-                    file.dirty.clear();
-                    file.length_dirty = true;
-                }
+                state.file(id)?.empty();
                 id
             }
             (None, OpenMode::Create) => {
@@ -428,8 +308,7 @@ impl Disk for SimDisk {
                 let id = state.next_file;
                 state.next_file += 1;
                 state.files.insert(id, FileState::default());
-                state.names.insert(path.to_owned(), id);
-                state.changes.push(NameChange::Link(path.to_owned(), id));
+                state.names.link(path, id);
                 id
             }
         };
@@ -444,46 +323,23 @@ impl Disk for SimDisk {
         let mut state = self.lock();
         self.alive(&state)?;
         state.operation()?;
-        if state.names.remove(path).is_none() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no file {path}"),
-            ));
-        }
-        state.changes.push(NameChange::Unlink(path.to_owned()));
-        Ok(())
+        state.names.unlink(path)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.lock();
         self.alive(&state)?;
         state.operation()?;
-        let Some(id) = state.names.remove(from) else {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no file {from}"),
-            ));
-        };
-        state.names.insert(to.to_owned(), id);
-        state
-            .changes
-            .push(NameChange::Rename(from.to_owned(), to.to_owned()));
-        Ok(())
+        state.names.rename(from, to)
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let state = self.lock();
         self.alive(&state)?;
         if !state.dirs.contains(dir) {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no directory {dir}"),
-            ));
+            return Err(not_found(format!("no directory {dir}")));
         }
-        let names = state.names.keys().filter(|path| dir_of(path) == dir);
-        Ok(names
-            .map(|path| path.rsplit('/').next().unwrap_or(path).to_owned())
-            .collect())
+        Ok(state.names.list(dir))
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
@@ -498,17 +354,7 @@ impl Disk for SimDisk {
         let mut state = self.lock();
         self.alive(&state)?;
         state.operation()?;
-        // Renames stay within a directory, so a directory's changes can be told apart.
-        let (synced, left): (Vec<_>, Vec<_>) = std::mem::take(&mut state.changes)
-            .into_iter()
-            .partition(|change| match change {
-                NameChange::Link(path, _) | NameChange::Unlink(path) => dir_of(path) == dir,
-                NameChange::Rename(_, to) => dir_of(to) == dir,
-            });
-        state.changes = left;
-        for change in &synced {
-            State::apply_change(&mut state.durable_names, change);
-        }
+        state.names.sync(dir);
         Ok(())
     }
 
@@ -541,25 +387,26 @@ impl State {
             .ok_or_else(|| eio("the file is gone"))
     }
 
-    fn write(&mut self, id: u64, bytes: &[u8], offset: usize) -> io::Result<()> {
-        let used = if self.capacity == u64::MAX {
-            0
-        } else {
-            self.used()
-        };
-        let capacity = self.capacity;
-        let file = self.file(id)?;
-        let end = offset + bytes.len();
-        if end > file.cache.len() {
-            let grown = (end - file.cache.len()) as u64;
-            if used.saturating_add(grown) > capacity {
-                return Err(io::Error::from(io::ErrorKind::StorageFull));
-            }
-            file.cache.resize(end, 0);
-            file.length_dirty = true;
+    fn named(&mut self, path: &str) -> &mut FileState {
+        let id = self.names.get(path).expect("a name");
+        self.files.get_mut(&id).expect("a named file")
+    }
+
+    /// Whether a file may become this long.
+    fn room_for(&self, id: u64, len: usize) -> io::Result<()> {
+        let now = self.files.get(&id).map_or(0, FileState::len);
+        let grown = (len as u64).saturating_sub(now);
+        // What is used is counted only where it matters.
+        let is_bounded = grown > 0 && self.capacity < u64::MAX;
+        if is_bounded && self.used().saturating_add(grown) > self.capacity {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
-        file.cache[offset..end].copy_from_slice(bytes);
-        file.dirty.extend(offset / SECTOR..end.div_ceil(SECTOR));
+        Ok(())
+    }
+
+    fn write(&mut self, id: u64, bytes: &[u8], offset: usize) -> io::Result<()> {
+        self.room_for(id, offset + bytes.len())?;
+        self.file(id)?.write(bytes, offset);
         Ok(())
     }
 }
@@ -570,12 +417,11 @@ impl DiskFile for SimFile {
             if due(&mut state.fail_read) {
                 return Err(eio(&format!("read of {} fails", self.path)));
             }
-            let file = state.file(self.id)?;
-            let from = usize::try_from(offset)
-                .unwrap_or(usize::MAX)
-                .min(file.cache.len());
-            let read = buffer.len().min(file.cache.len() - from);
-            buffer[..read].copy_from_slice(&file.cache[from..from + read]);
+            let content = state.file(self.id)?.content();
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            let rest = &content[from.min(content.len())..];
+            let read = buffer.len().min(rest.len());
+            buffer[..read].copy_from_slice(&rest[..read]);
             Ok(read)
         })
     }
@@ -603,43 +449,25 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state| {
             state.operation()?;
-            let fails = due(&mut state.fail_sync);
-            let file = state.file(self.id)?;
-            let dirty = std::mem::take(&mut file.dirty);
-            if fails {
+            if due(&mut state.fail_sync) {
+                state.file(self.id)?.fail_sync();
                 return Err(eio(&format!("sync of {} fails", self.path)));
             }
-            if std::mem::take(&mut file.length_dirty) || file.platter.len() != file.cache.len() {
-                file.platter.resize(file.cache.len(), 0);
-            }
-            for sector in dirty {
-                let from = sector * SECTOR;
-                let to = (from + SECTOR).min(file.cache.len());
-                if from < to {
-                    file.platter[from..to].copy_from_slice(&file.cache[from..to]);
-                }
-            }
+            state.file(self.id)?.sync();
             Ok(())
         })
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|state| Ok(state.file(self.id)?.cache.len() as u64))
+        self.with(|state| Ok(state.file(self.id)?.len()))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|state| {
             state.operation()?;
-            let used = state.used();
-            let capacity = state.capacity;
-            let file = state.file(self.id)?;
             let len = usize::try_from(len).map_err(|_| eio("length"))?;
-            let grown = len.saturating_sub(file.cache.len()) as u64;
-            if used.saturating_add(grown) > capacity {
-                return Err(io::Error::from(io::ErrorKind::StorageFull));
-            }
-            file.cache.resize(len, 0);
-            file.length_dirty = true;
+            state.room_for(self.id, len)?;
+            state.file(self.id)?.set_len(len);
             Ok(())
         })
     }
