@@ -117,11 +117,8 @@ impl Compiler {
                 mirror,
                 column,
             } => {
-                let stale = stale
-                    .mirrors
-                    .get(mirror)
-                    .is_some_and(|c| c.contains(column));
-                if first && stale {
+                let columns = stale.mirrors.get(mirror);
+                if first && columns.is_some_and(|columns| columns.contains(column)) {
                     return Affected::All;
                 }
                 values.extend(&changed[slots.0 as usize]);

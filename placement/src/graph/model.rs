@@ -250,8 +250,8 @@ impl Model {
         Ok(id)
     }
 
-    /// Changes entries of columns: (column, value, image). Cost: a look at every variable, once for all changes, and for
-    /// each change the variables that have the value now and look the column up.
+    /// Changes entries of columns: (column, value, image). Cost: a look at every variable, once for all changes, and
+    /// for each change the variables that have the value now and look the column up.
     pub fn set_maps(&mut self, changes: &[(MapId, u32, Option<i64>)]) -> Result<(), ModelError> {
         let mut changed = Vec::with_capacity(changes.len());
         let mut holders: BTreeMap<(DomainId, u32), Vec<VarId>> = BTreeMap::new();
