@@ -9,6 +9,11 @@ pub struct Options {
     /// A checkpoint also starts when the active memtable has been waiting this long, so that a node
     /// that went quiet has little to replay.
     pub checkpoint_after_ms: u64,
+    /// The pointers of a checkpoint are put into the index so long after it or later. By then the
+    /// versions that they displace should be out of reach: an entry that has to keep both is long.
+    pub merge_after_ms: u64,
+    /// Files wait for the index up to this many; some 3 MiB each.
+    pub unmerged_files_max: usize,
     /// The cache of values that were read from disk.
     pub value_cache_bytes: usize,
     /// The cache of log entries, for all groups together.
@@ -52,6 +57,8 @@ impl Default for Options {
         Self {
             memtable_bytes: 32 << 20,
             checkpoint_after_ms: 60_000,
+            merge_after_ms: 6_000,
+            unmerged_files_max: 8,
             value_cache_bytes: 32 << 20,
             entry_cache_bytes: 16 << 20,
             segment_bytes: 32 << 20,
@@ -80,6 +87,8 @@ impl Options {
         Self {
             memtable_bytes: 32 << 10,
             checkpoint_after_ms: 1_000,
+            merge_after_ms: 300,
+            unmerged_files_max: 3,
             value_cache_bytes: 16 << 10,
             entry_cache_bytes: 32 << 10,
             segment_bytes: 64 << 10,

@@ -18,8 +18,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::background::{Desk, FinishedFile, Indexing, Trouble, disk_trouble, rebuild::Forgetting};
 use crate::disk::DiskFile;
-use crate::index::{IndexKey, Pointer, Tree, pointer};
-use crate::manifest::{Edit, RangeDrop, ReplicaState};
+use crate::index::{Index, IndexKey, Pointer, Tree, pointer};
+use crate::manifest::{Edit, ManifestError, RangeDrop, ReplicaState};
 use crate::threshold::Thresholds;
 use crate::value::{
     ReadError, Record, VALUES_DIR, ValueWriter, read_record, scan_records, value_path,
@@ -457,15 +457,14 @@ impl ImportChunk {
                 if forgetting.step(desk)? == JobStep::Done {
                     let edit = forgetting.edit();
                     let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
-                    let finished = std::mem::take(&mut self.finished);
+                    let files = self.finished.drain(..).map(|file| Arc::new(file.into()));
+                    let indexing = Indexing::new(files.collect(), thresholds);
                     // Once committed, a full disk is no reason to give up: the next start forgets again.
                     match edit.map_or(Ok(()), |edit| desk.manifest.append(vec![edit])) {
-                        Ok(()) | Err(crate::manifest::ManifestError::Full) => {}
-                        Err(crate::manifest::ManifestError::Fatal(fatal)) => {
-                            return Err(Trouble::Fatal(fatal));
-                        }
+                        Ok(()) | Err(ManifestError::Full) => {}
+                        Err(ManifestError::Fatal(fatal)) => return Err(Trouble::Fatal(fatal)),
                     }
-                    self.phase = Phase::Index(Indexing::new(finished, thresholds));
+                    self.phase = Phase::Index(indexing);
                 }
             }
             Phase::Index(indexing) => {

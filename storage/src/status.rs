@@ -155,6 +155,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Value files.
     pub value_files: u64,
+    /// Files whose pointers are on their way into the index.
+    pub unmerged_files: u64,
     /// Their bytes.
     pub value_bytes: u64,
     /// Of these, bytes that a key still needs.

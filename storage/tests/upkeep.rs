@@ -45,7 +45,7 @@ fn deletes_go_when_nothing_is_left_to_hide() {
         rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
     }
     rig.store.checkpoint();
-    rig.pass(500).unwrap();
+    rig.pass(1_500).unwrap();
     let stats = rig.store.stats();
     assert!(stats.value_bytes < 30_000, "{stats:?}");
     rig.check_with_power_loss();
@@ -105,6 +105,25 @@ fn a_delete_stays_while_a_reader_may_ask_for_what_it_hides() {
 }
 
 #[test]
+fn what_waits_for_the_index_is_found_and_comes_into_it() {
+    let mut rig = Rig::sim(6);
+    for round in 0..2u8 {
+        for key in 0..40 {
+            rig.write(vec![put(format!("key-{key:02}"), vec![round; 20])])
+                .unwrap();
+        }
+        rig.store.checkpoint();
+        rig.run().unwrap();
+    }
+    assert_eq!(rig.store.stats().unmerged_files, 2);
+    rig.check();
+    rig.pass(1_000).unwrap();
+    assert_eq!(rig.store.stats().unmerged_files, 0);
+    rig.check();
+    rig.check_with_power_loss();
+}
+
+#[test]
 fn history_is_kept_above_the_threshold_and_goes_below_it() {
     let mut rig = Rig::sim(3);
     let mut versions = Vec::new();
@@ -140,7 +159,8 @@ fn history_is_kept_above_the_threshold_and_goes_below_it() {
         .set_threshold(SHARD, KeyRange::all(), Version(versions[20]));
     rig.write(vec![put("k", "new")]).unwrap();
     rig.store.checkpoint();
-    rig.run().unwrap();
+    rig.pass(1_000).unwrap();
+    assert_eq!(rig.store.stats().unmerged_files, 0);
     let at = rig.get_at(Space::User, b"k", Version(versions[20]));
     assert!(matches!(at, ReadResult::Found { .. }));
     let gone = rig.get_at(Space::User, b"k", Version(versions[10]));

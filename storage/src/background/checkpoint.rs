@@ -2,8 +2,9 @@
 //!
 //! The rows are written sorted, without the versions that nobody can ask for any more; the files and
 //! their directory are synced; a record of the manifest commits them together with what they bring
-//! each replica to. Only then the pointers go into the index. A crash at any step leaves either no
-//! trace, or files that the manifest knows and whose pointers are merged at the next start.
+//! each replica to. From then on the files' footers are searched along with the index, until their
+//! pointers are merged into it. A crash at any step leaves either no trace, or files that the manifest
+//! knows and whose pointers are merged at the next start.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Desk, FinishedFile, Indexing, Trouble, disk_trouble};
-use crate::index::IndexKey;
+use crate::index::{IndexKey, Unmerged};
 use crate::manifest::{Edit, ReplicaState, ThresholdState};
 use crate::memtable::Memtable;
 use crate::threshold::Thresholds;
@@ -122,24 +123,15 @@ impl Checkpoint {
                 self.phase = Phase::Commit;
             }
             Phase::Commit => {
-                let files = self
-                    .finished
-                    .iter()
-                    .map(|file| (file.number, file.state.clone()))
-                    .collect();
-                desk.manifest.append(vec![
-                    Edit::Checkpoint {
-                        files,
-                        replicas: self.replicas.clone(),
-                        thresholds: self.thresholds.clone().into_iter().collect(),
-                    },
-                    Edit::LogDurable(self.durable),
-                ])?;
-                for file in &self.finished {
-                    desk.files.insert(file.number, Arc::clone(&file.file));
+                self.commit(desk)?;
+                if self.repaired.is_empty() {
+                    self.phase = Phase::Done;
+                    return Ok(JobStep::Done);
                 }
-                let finished = std::mem::take(&mut self.finished);
-                self.phase = Phase::Index(Indexing::new(finished, self.by_key.clone()));
+                // They may be older than what the index moved to its history: no reader would find
+                // its way between the two.
+                let all = desk.index.unmerged().to_vec();
+                self.phase = Phase::Index(Indexing::new(all, self.by_key.clone()));
             }
             Phase::Index(indexing) => {
                 if indexing.step(desk)? == JobStep::Done {
@@ -150,6 +142,27 @@ impl Checkpoint {
             Phase::Done => return Ok(JobStep::Done),
         }
         Ok(JobStep::Again)
+    }
+
+    /// Makes it a fact, and lets readers see the files.
+    fn commit(&mut self, desk: &mut Desk) -> Result<(), Trouble> {
+        let files = self.finished.iter();
+        let files = files.map(|file| (file.number, file.state.clone()));
+        desk.manifest.append(vec![
+            Edit::Checkpoint {
+                files: files.collect(),
+                replicas: self.replicas.clone(),
+                thresholds: self.thresholds.clone().into_iter().collect(),
+            },
+            Edit::LogDurable(self.durable),
+        ])?;
+        for file in self.finished.drain(..) {
+            desk.files.insert(file.number, Arc::clone(&file.file));
+            let file = Unmerged::from(file);
+            (0..file.footer.len()).for_each(|at| desk.live.set(&file.pointer(at)));
+            desk.index.add(file);
+        }
+        Ok(())
     }
 
     /// Writes some local rows. Returns the last key, if there may be more.

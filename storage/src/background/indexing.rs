@@ -1,14 +1,14 @@
 //! Putting the pointers of finished files into the index: sorted, one by one, a few at a step.
 //!
 //! A sled batch would apply them in random order and slow down every read from then on; sorted single
-//! inserts touch each page once.
+//! inserts touch each page once. Several files go in together, key by key, for the same reason.
 
 use std::sync::Arc;
 
 use super::{Desk, Trouble};
 use crate::disk::DiskFile;
-use crate::index::{Index, IndexError, Pointer, Tree, pointer};
-use crate::manifest::{Edit, FileState};
+use crate::index::{Index, IndexError, Tree, Unmerged, pointer};
+use crate::manifest::{Edit, FileState, ManifestError};
 use crate::threshold::Thresholds;
 use crate::value::FooterEntry;
 use crate::{FileNumber, JobStep};
@@ -20,6 +20,15 @@ pub(crate) struct FinishedFile {
     pub state: FileState,
     pub file: Arc<dyn DiskFile>,
     pub footer: Vec<FooterEntry>,
+}
+
+impl From<FinishedFile> for Unmerged {
+    fn from(file: FinishedFile) -> Self {
+        Self {
+            number: file.number,
+            footer: file.footer,
+        }
+    }
 }
 
 /// What the index says of itself.
@@ -78,40 +87,24 @@ const KEYS_PER_STEP: usize = 128;
 enum Phase {
     Insert,
     Sync,
-    Note,
+    Note(FileNumber),
     Done,
 }
 
-/// Files whose pointers are on their way into the index.
+/// Files whose pointers are put into the index.
 #[derive(Debug)]
 pub(crate) struct Indexing {
-    files: Vec<FinishedFile>,
+    /// Oldest first, and of each its next record.
+    files: Vec<(Arc<Unmerged>, usize)>,
     thresholds: Thresholds,
-    /// The file at work, and its next record.
-    file: usize,
-    record: usize,
     phase: Phase,
 }
 
-/// The pointer to a footer's record.
-pub(crate) fn pointer_to(file: FileNumber, ordinal: usize, entry: &FooterEntry) -> Pointer {
-    Pointer {
-        version: entry.version,
-        file,
-        ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
-        offset: entry.offset,
-        bytes: entry.bytes,
-        is_delete: entry.is_delete,
-    }
-}
-
 impl Indexing {
-    pub fn new(files: Vec<FinishedFile>, thresholds: Thresholds) -> Self {
+    pub fn new(files: Vec<Arc<Unmerged>>, thresholds: Thresholds) -> Self {
         Self {
-            files,
+            files: files.into_iter().map(|file| (file, 0)).collect(),
             thresholds,
-            file: 0,
-            record: 0,
             phase: Phase::Insert,
         }
     }
@@ -122,30 +115,29 @@ impl Indexing {
                 self.insert_some(desk)?;
             }
             Phase::Sync => {
-                let Some(complete_to) = self.files.last().map(|file| file.number) else {
+                let Some(last) = self.files.last().map(|(file, _)| file.number) else {
                     self.phase = Phase::Done;
                     return Ok(JobStep::Done);
                 };
+                let files: Vec<_> = self
+                    .files
+                    .iter()
+                    .map(|(file, _)| Arc::clone(file))
+                    .collect();
+                desk.index.merged(&files);
+                let complete_to = desk.index.complete_to(last);
                 let state = &desk.manifest.state;
                 let stamp = Stamp {
                     store: state.store,
                     generation: state.index.generation,
                     complete_to: complete_to.max(state.index.complete_to),
                 };
-                stamp.write(&*desk.index)?;
+                stamp.write(desk.index.base())?;
                 desk.index.sync()?;
-                self.phase = Phase::Note;
+                self.phase = Phase::Note(complete_to);
             }
-            Phase::Note => {
-                if let Some(file) = self.files.last() {
-                    // With no space to note it, the pointers are merged once more at the next start.
-                    match desk.manifest.append(vec![Edit::IndexComplete(file.number)]) {
-                        Ok(()) | Err(crate::manifest::ManifestError::Full) => {}
-                        Err(crate::manifest::ManifestError::Fatal(fatal)) => {
-                            return Err(Trouble::Fatal(fatal));
-                        }
-                    }
-                }
+            Phase::Note(complete_to) => {
+                note_complete(desk, complete_to)?;
                 self.phase = Phase::Done;
                 return Ok(JobStep::Done);
             }
@@ -154,37 +146,38 @@ impl Indexing {
         Ok(JobStep::Again)
     }
 
+    /// The next key of all files.
+    fn next_key(&self) -> Option<&[u8]> {
+        let heads = self.files.iter().map(|(file, at)| file.footer.get(*at));
+        heads.flatten().map(|entry| entry.key.as_slice()).min()
+    }
+
     fn insert_some(&mut self, desk: &mut Desk) -> Result<(), IndexError> {
         let mut pointers = Vec::new();
         let mut displaced = Vec::new();
         for _ in 0..KEYS_PER_STEP {
-            let Some(file) = self.files.get(self.file) else {
+            let Some(key) = self.next_key().map(<[u8]>::to_vec) else {
                 self.phase = Phase::Sync;
                 return Ok(());
             };
-            let Some(first) = file.footer.get(self.record) else {
-                self.file += 1;
-                self.record = 0;
-                continue;
-            };
             pointers.clear();
-            while let Some(entry) = file.footer.get(self.record).filter(|e| e.key == first.key) {
-                pointers.push(pointer_to(file.number, self.record, entry));
-                self.record += 1;
+            for (file, at) in &mut self.files {
+                let is_dropped = desk.manifest.state.is_dropped(file.number, &key);
+                while file.footer.get(*at).is_some_and(|entry| entry.key == key) {
+                    if !is_dropped {
+                        pointers.push(file.pointer(*at));
+                    }
+                    *at += 1;
+                }
             }
-            if desk.manifest.state.is_dropped(file.number, &first.key) {
+            if pointers.is_empty() {
                 continue;
             }
-            let threshold = self.thresholds.of(&first.key);
-            let is_superseded = pointer::merge(
-                &*desk.index,
-                &first.key,
-                &pointers,
-                threshold,
-                &mut displaced,
-            )?;
+            let threshold = self.thresholds.of(&key);
+            let base = desk.index.base();
+            let is_superseded = pointer::merge(base, &key, &pointers, threshold, &mut displaced)?;
             if is_superseded {
-                desk.superseded.note(&first.key);
+                desk.superseded.note(&key);
             }
             for pointer in &pointers {
                 desk.live.set(pointer);
@@ -194,5 +187,61 @@ impl Indexing {
             }
         }
         Ok(())
+    }
+}
+
+/// Notes in the manifest how far the index has all pointers. With no space to note it, they are merged
+/// once more at the next start.
+pub(super) fn note_complete(desk: &mut Desk, complete_to: FileNumber) -> Result<(), Trouble> {
+    if complete_to <= desk.manifest.state.index.complete_to {
+        return Ok(());
+    }
+    match desk.manifest.append(vec![Edit::IndexComplete(complete_to)]) {
+        Ok(()) | Err(ManifestError::Full) => Ok(()),
+        Err(ManifestError::Fatal(fatal)) => Err(Trouble::Fatal(fatal)),
+    }
+}
+
+/// Keys of one piece of merging: a checkpoint must not wait long for its turn.
+const KEYS_PER_MERGE: usize = 2048;
+
+/// Puts files into the index that waited for it, a piece at a time.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    indexing: Indexing,
+    pub finished: bool,
+    steps: usize,
+}
+
+impl Merge {
+    pub fn new(files: Vec<Arc<Unmerged>>, thresholds: Thresholds) -> Self {
+        Self {
+            indexing: Indexing::new(files, thresholds),
+            finished: false,
+            steps: 0,
+        }
+    }
+
+    pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, Trouble> {
+        if self.steps == 0 && self.is_overtaken(desk) {
+            self.finished = true;
+            return Ok(JobStep::Done);
+        }
+        self.steps += 1;
+        self.finished = self.indexing.step(desk)? == JobStep::Done;
+        if self.finished || self.steps == KEYS_PER_MERGE / KEYS_PER_STEP {
+            self.steps = 0;
+            return Ok(JobStep::Done);
+        }
+        Ok(JobStep::Again)
+    }
+
+    /// A checkpoint with repairs puts everything into the index at once. Then these files may have been
+    /// rewritten since, and must not be merged again.
+    fn is_overtaken(&self, desk: &Desk) -> bool {
+        let waiting = desk.index.unmerged();
+        let waits = |file: &Unmerged| waiting.iter().any(|other| other.number == file.number);
+        self.indexing.phase == Phase::Insert
+            && !self.indexing.files.iter().all(|(file, _)| waits(file))
     }
 }

@@ -12,7 +12,6 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::indexing::pointer_to;
 use super::{Desk, FinishedFile};
 use crate::FileNumber;
 use crate::index::{Index, IndexError, Piece, Pointer, pointer};
@@ -48,7 +47,7 @@ pub(super) fn merge_files(
         numbers: files.iter().map(|file| file.number).collect(),
         state: &desk.manifest.state,
         thresholds: Thresholds::new(&desk.manifest.state.thresholds),
-        index: &*desk.index,
+        index: desk.index.base(),
         before,
         merged: &merged,
     };
@@ -138,7 +137,7 @@ impl Filling<'_, '_> {
             let number = self.files[file].number;
             if !self.state.is_dropped(number, key) {
                 let entry = &self.files[file].footer[record];
-                let pointer = pointer_to(number, record, entry);
+                let pointer = Pointer::to_record(number, record, entry);
                 pointer::merge_lists(&mut list, &[pointer], &mut displaced);
             }
             records += 1;

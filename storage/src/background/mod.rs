@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 pub(crate) use checkpoint::{Checkpoint, Repaired};
 pub(crate) use collecting::{Collect, Superseded};
-pub(crate) use indexing::{FinishedFile, Indexing, Stamp};
+pub(crate) use indexing::{FinishedFile, Indexing, Merge, Stamp};
 pub(crate) use reclaim::{Depth, Reclaim};
 pub(crate) use upkeep::{Count, Drop, Forget, Scrub, Space, Stop, Trim};
 
 use crate::disk::Disk;
-use crate::index::{Index, IndexError, IndexFactory, no_index};
+use crate::index::{IndexError, IndexFactory, Layered, no_index};
 use crate::live::LiveMap;
 use crate::log::segment::Fill;
 use crate::manifest::{Edit, IndexState, Manifest, ManifestError};
@@ -37,7 +37,7 @@ pub(crate) struct Desk {
     pub disk: Arc<dyn Disk>,
     pub options: Arc<Options>,
     pub manifest: Manifest,
-    pub index: Arc<dyn Index>,
+    pub index: Arc<Layered>,
     pub factory: Box<dyn IndexFactory>,
     pub files: FileTable,
     pub live: LiveMap,
@@ -93,7 +93,7 @@ impl Desk {
         Self {
             disk: Arc::clone(disk),
             options: Arc::clone(options),
-            index: no_index(),
+            index: Arc::new(Layered::new(no_index())),
             factory,
             manifest,
             files,
@@ -121,6 +121,7 @@ impl Desk {
 #[derive(Debug)]
 pub(crate) enum Task {
     Checkpoint(Checkpoint),
+    Merge(Merge),
     /// Fills a spare segment.
     Fill(Option<Fill>),
     Trim(Trim),
@@ -153,6 +154,7 @@ impl BackgroundWork {
         let desk = &mut self.desk;
         let step = match &mut self.task {
             Task::Checkpoint(checkpoint) => checkpoint.step(desk),
+            Task::Merge(merge) => merge.step(desk),
             Task::Fill(Some(fill)) => fill
                 .step()
                 .map_err(disk_trouble("cannot fill a spare segment")),

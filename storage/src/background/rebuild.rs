@@ -14,7 +14,7 @@ use synod_testpoint::planted;
 
 use super::merging::{Before, merge_files};
 use super::{Desk, FinishedFile, Indexing, Stamp, Trouble};
-use crate::index::{IndexError, IndexKey, Pointer, Tree, pointer};
+use crate::index::{Index, IndexError, IndexKey, Layered, Pointer, Tree, pointer};
 use crate::manifest::{Edit, IndexState, ManifestError};
 use crate::threshold::Thresholds;
 use crate::value::{read_footer, read_record, value_path};
@@ -93,7 +93,7 @@ pub(crate) fn open_index(
             ..known.clone()
         })],
     )?;
-    desk.index = index;
+    desk.index = Arc::new(Layered::new(index));
     match catch_up(desk, known.complete_to, report)? {
         Ok(()) => Ok(Ok(())),
         Err(error) => Ok(Err(error.to_string())),
@@ -119,7 +119,7 @@ fn catch_up(
         let Some(file) = finished_file(desk, number, report)? else {
             continue;
         };
-        let mut indexing = Indexing::new(vec![file], thresholds.clone());
+        let mut indexing = Indexing::new(vec![Arc::new(file.into())], thresholds.clone());
         loop {
             match indexing.step(desk) {
                 Ok(JobStep::Again) => {}
@@ -209,10 +209,10 @@ pub(crate) fn rebuild_index(
     desk.factory
         .discard()
         .map_err(|error| damaged(error.to_string()))?;
-    desk.index = desk
-        .factory
-        .open()
-        .map_err(|error| damaged(error.to_string()))?;
+    let index = desk.factory.open();
+    desk.index = Arc::new(Layered::new(
+        index.map_err(|error| damaged(error.to_string()))?,
+    ));
     desk.live = crate::live::LiveMap::default();
     let known = desk.manifest.state.files.iter();
     let files: Vec<(FileNumber, u32)> = known.map(|(n, file)| (*n, file.records)).collect();
@@ -397,8 +397,7 @@ type NewestPointers = Vec<(Vec<u8>, Pointer)>;
 fn newest_pointers(desk: &Desk, range: &KeyRange) -> Result<NewestPointers, OpenError> {
     let mut found = Vec::new();
     let mut bad = None;
-    let index: &Arc<dyn crate::index::Index> = &desk.index;
-    let walked = index.range(
+    let walked = desk.index.range(
         Tree::Newest,
         &range.start,
         range.end.as_deref(),

@@ -13,10 +13,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::indexing::pointer_to;
+use super::indexing::note_complete;
 use super::{Desk, FinishedFile, Stamp, Trouble, disk_trouble};
-use crate::index::{Pointer, pointer};
-use crate::manifest::{Edit, ManifestError};
+use crate::index::{Index, Pointer, pointer};
+use crate::manifest::Edit;
 use crate::value::{
     FooterEntry, ReadError, VALUES_DIR, ValueWriter, read_footer, read_record, value_path,
 };
@@ -169,17 +169,15 @@ impl Reclaim {
                 if let Some(file) = &self.finished {
                     let state = &desk.manifest.state;
                     let (store, generation) = (state.store, state.index.generation);
+                    let complete_to = desk.index.complete_to(file.number);
                     Stamp {
                         store,
                         generation,
-                        complete_to: file.number,
+                        complete_to: complete_to.max(state.index.complete_to),
                     }
-                    .write(&*desk.index)?;
+                    .write(desk.index.base())?;
                     desk.index.sync()?;
-                    match desk.manifest.append(vec![Edit::IndexComplete(file.number)]) {
-                        Ok(()) | Err(ManifestError::Full) => {}
-                        Err(ManifestError::Fatal(fatal)) => return Err(Trouble::Fatal(fatal)),
-                    }
+                    note_complete(desk, complete_to)?;
                 }
                 self.phase = Phase::Remove;
             }
@@ -245,7 +243,7 @@ impl Reclaim {
         while let Some(moved) = self.moves.get_mut(self.next) {
             self.next += 1;
             let key = &moved.entry.key;
-            let from = pointer_to(moved.from, moved.ordinal as usize, &moved.entry);
+            let from = Pointer::to_record(moved.from, moved.ordinal as usize, &moved.entry);
             let mut is_newest = false;
             if self.depth == Depth::Deep {
                 let entry = pointer::get(&*desk.index, key)?.unwrap_or_default();

@@ -4,14 +4,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use synod_testpoint::planted;
 
-use super::indexing::pointer_to;
 use super::rebuild::Forgetting;
 use super::{Desk, Trouble, disk_trouble};
 use crate::disk::OpenMode;
-use crate::index::{IndexError, Pointer, Tree, no_index, pointer};
+use crate::index::{Index, IndexError, Layered, Pointer, Tree, no_index, pointer};
 use crate::log::segment::{Fill, RESERVE, segment_path};
 use crate::manifest::{Edit, IndexState, RangeDrop};
 use crate::value::{FooterEntry, ReadError, read_footer, read_record, value_path};
@@ -259,7 +259,7 @@ impl Stop {
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, Trouble> {
         desk.index.sync()?;
         // The last handle: sled writes what it has when it is dropped.
-        desk.index = no_index();
+        desk.index = Arc::new(Layered::new(no_index()));
         let clean = match desk.factory.seal() {
             Ok(()) => true,
             Err(error) => {
@@ -303,7 +303,7 @@ impl Scrub {
         };
         let mut bytes = 0;
         while let Some(entry) = footer.get(self.next_record) {
-            let pointer = pointer_to(*number, self.next_record, entry);
+            let pointer = Pointer::to_record(*number, self.next_record, entry);
             self.next_record += 1;
             bytes += entry.bytes as usize;
             if let Err(ReadError::Damaged) = read_record(&*file, &entry.key, &pointer)

@@ -8,6 +8,7 @@
 //! The trait is drawn here, and not above, so that log, memtable, checkpoint, reclaim and recovery
 //! run under the simulated disk.
 
+mod layered;
 mod memory;
 pub(crate) mod pointer;
 mod sled;
@@ -15,6 +16,7 @@ mod sled;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 
+pub(crate) use layered::{Layered, Unmerged};
 pub use memory::{MemoryIndexFactory, Rot};
 pub(crate) use pointer::{IndexKey, Pointer};
 pub use sled::SledIndexFactory;

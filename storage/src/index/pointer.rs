@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 
 use super::{Index, IndexError, Tree};
+use crate::value::FooterEntry;
 use crate::{Direction, FileNumber, ReplicaId, ShardId, Version};
 
 /// The form of a row's key in index and value files: local rows first, by replica; then user rows.
@@ -152,6 +153,18 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 impl Pointer {
+    /// The pointer to a record, by what its file's footer says of it.
+    pub fn to_record(file: FileNumber, ordinal: usize, entry: &FooterEntry) -> Self {
+        Self {
+            version: entry.version,
+            file,
+            ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
+            offset: entry.offset,
+            bytes: entry.bytes,
+            is_delete: entry.is_delete,
+        }
+    }
+
     /// An entry of one version is short enough to lie inside of sled's nodes (22 bytes): what is
     /// longer costs an allocation and two atomic counts at each change of its page.
     fn encode_into(&self, out: &mut Vec<u8>) {
@@ -214,6 +227,10 @@ impl Pointers {
             list,
             has_history: *flags != 0,
         })
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        entry_bytes(&self.list, self.has_history)
     }
 
     /// The newest version at or below `at`, of those in the entry itself.
@@ -315,7 +332,7 @@ fn store(
             }
         }
     }
-    let mut value = Vec::with_capacity(1 + POINTER_BYTES * inline.len());
+    let mut value = Vec::with_capacity(POINTER_BYTES);
     for pointer in older {
         value.clear();
         pointer.encode_into(&mut value);
@@ -324,12 +341,18 @@ fn store(
     if inline.is_empty() {
         return index.remove(Tree::Newest, key);
     }
-    value.clear();
-    value.push(u8::from(!older.is_empty()));
+    let entry = entry_bytes(inline, !older.is_empty());
+    index.insert(Tree::Newest, key, &entry)
+}
+
+/// The form of an entry.
+fn entry_bytes(inline: &[Pointer], has_history: bool) -> Vec<u8> {
+    let mut value = Vec::with_capacity(1 + POINTER_BYTES * inline.len());
+    value.push(u8::from(has_history));
     for pointer in inline {
         pointer.encode_into(&mut value);
     }
-    index.insert(Tree::Newest, key, &value)
+    value
 }
 
 /// Keeps what can still be asked for: everything above the threshold, and the newest at or below it.

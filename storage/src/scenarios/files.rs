@@ -75,12 +75,14 @@ fn crashes_while_files_and_segments_go() {
     for step in 0.. {
         let mut rig = Rig::sim(step);
         rig.churn(5, 120);
-        rig.disk().inject(Fault::CrashAfter(step * 3));
+        rig.disk().inject(Fault::CrashAfter(step));
         let mut rng = rng(7);
         let mut crashed = false;
         for _ in 0..40 {
             let key = format!("key-{:03}", rng.random_range(0..50));
-            if rig.write(vec![put(key, vec![9; 700])]).is_err() {
+            let written = rig.write(vec![put(key, vec![9; 700])]);
+            // With time for the pointers to go into the index, and for a reclaim.
+            if written.and_then(|()| rig.pass(20)).is_err() {
                 crashed = true;
                 break;
             }

@@ -161,7 +161,7 @@ impl Store {
             locals,
             cache: ValueCache::new(options.value_cache_bytes),
             damage: super::damage::DamagedRows::default(),
-            index: Arc::clone(&desk.index),
+            index: desk.index.clone(),
             files,
             queries: VecDeque::new(),
             reads_in_flight: false,

@@ -4,7 +4,8 @@
 //! is live gives the space back. The longer that waits, the less of the file is left to be copied: with
 //! keys that change often, none of it. So nothing is rewritten while dead data is a small amount, or the
 //! smaller part of all; then the files with the least live data go first. A file without any goes at
-//! once, and when space is short, each file that is worth it.
+//! once, and when space is short, each file that is worth it. A file whose pointers are not in the index yet
+//! waits: what is live of it is not known.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +67,7 @@ impl Store {
         }
     }
 
-    fn space_is_short(&self) -> bool {
+    pub(super) fn space_is_short(&self) -> bool {
         self.schedule.available_bytes / 4 < self.options.disk_low_bytes
     }
 
@@ -91,13 +92,15 @@ impl Store {
             false => 0,
         };
         let mut sparse: Vec<(u64, FileNumber, u64)> = Vec::new();
+        let waiting = desk.index.unmerged();
+        let waits = |number| waiting.iter().any(|file| file.number == number);
         for (number, file) in &desk.manifest.state.files {
             let live = desk.live.bytes(*number);
             // Of its records only: a small file is mostly footer, and would never be dense.
             let percent = live * 100 / file.record_bytes.max(1);
             let wanted =
                 live == 0 || percent < below_percent || reclaims.bad_footers.contains(number);
-            if wanted && !reclaims.impossible.contains(number) {
+            if wanted && !waits(*number) && !reclaims.impossible.contains(number) {
                 sparse.push((percent, *number, live));
             }
         }
@@ -140,6 +143,10 @@ impl Store {
             }
             reclaims.deep.until = FileNumber(desk.manifest.state.next_file.0 - 1);
         }
+        if !desk.index.unmerged().is_empty() {
+            // First everything goes into the index: what a delete hides must be known.
+            return None;
+        }
         let until = reclaims.deep.until;
         let left = files
             .iter()
@@ -155,6 +162,11 @@ impl Store {
                 None
             }
         }
+    }
+
+    /// Whether a round of deep reclaims is under way, or waits for the index.
+    pub(super) fn is_reclaiming_deeply(&self) -> bool {
+        self.schedule.reclaims.deep.until != FileNumber(0)
     }
 
     pub(super) fn reclaim_done(&mut self, reclaim: &Reclaim) {

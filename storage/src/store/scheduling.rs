@@ -1,24 +1,26 @@
 //! Which piece of background work comes next.
 //!
 //! One at a time: first what is small and frees something, then what frees memory (a checkpoint), then
-//! what somebody waits for (snapshots), what keeps the disk in order (reclaim), and when nothing else is
-//! to be done, the scrubber. With the disk full, only what needs no space runs.
+//! what a checkpoint has left to do (its pointers go into the index), what somebody waits for
+//! (snapshots), what keeps the disk in order (reclaim), and when nothing else is to be done, the
+//! scrubber. With the disk full, only what needs no space runs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Store;
 use super::reclaiming::Reclaims;
 use super::transfers::{Export, ImportSlot};
 use crate::background::{
-    BackgroundWork, Checkpoint, Count, Desk, Drop, Forget, Scrub, Space, Stop, Task, Trouble,
-    rebuild::Forgetting,
+    BackgroundWork, Checkpoint, Count, Desk, Drop, Forget, Merge, Scrub, Space, Stop, Task,
+    Trouble, rebuild::Forgetting,
 };
 use crate::index::{IndexKey, no_index};
 use crate::log::segment::{Fill, spare_path};
 use crate::manifest::ReplicaState;
 use crate::memtable::Memtable;
-use crate::{BatchSeq, EntryId, Event, Fatal, KeyRange, Micros, ShardId, TransferId};
+use crate::threshold::Thresholds;
+use crate::{BatchSeq, EntryId, Event, Fatal, FileNumber, KeyRange, Micros, ShardId, TransferId};
 
 /// A memtable that takes no more rows, and what it brings the replicas to: captured together.
 #[derive(Debug)]
@@ -44,11 +46,15 @@ enum Stopping {
 pub(super) struct Schedule {
     /// A checkpoint was asked for.
     pub checkpoint_wanted: bool,
+    /// Files on their way into the index.
+    merge: Option<Merge>,
+    /// Since when each file waits for it.
+    unmerged: BTreeMap<FileNumber, Micros>,
     /// Memtables to be freed.
     discards: Vec<Arc<Memtable>>,
     pub drops: VecDeque<(Drop, Option<KeyRange>)>,
-    pub exports: std::collections::BTreeMap<TransferId, Export>,
-    pub imports: std::collections::BTreeMap<TransferId, ImportSlot>,
+    pub exports: BTreeMap<TransferId, Export>,
+    pub imports: BTreeMap<TransferId, ImportSlot>,
     pub next_transfer: u64,
     forget: Option<Forget>,
     forget_due: bool,
@@ -180,16 +186,25 @@ impl Store {
         if let Some(trim) = self.next_trim() {
             return Some(Task::Trim(trim));
         }
-        if !self.is_full()
-            && let Some(checkpoint) = self.next_checkpoint()
-        {
-            return Some(Task::Checkpoint(checkpoint));
+        if !self.is_full() {
+            if self.schedule.unmerged.len() >= self.options.unmerged_files_max
+                && let Some(merge) = self.next_merge()
+            {
+                return Some(Task::Merge(merge));
+            }
+            if let Some(checkpoint) = self.next_checkpoint() {
+                return Some(Task::Checkpoint(checkpoint));
+            }
         }
         if self.schedule.stopping == Stopping::Wanted {
-            return self.next_stop();
+            let merge = (!self.is_full()).then(|| self.next_merge()).flatten();
+            return merge.map(Task::Merge).or_else(|| self.next_stop());
         }
         if self.is_full() {
             return None;
+        }
+        if let Some(merge) = self.next_merge() {
+            return Some(Task::Merge(merge));
         }
         if self.spares.len() + self.spares_out < self.options.spare_segments {
             let path = spare_path(self.next_spare);
@@ -213,6 +228,50 @@ impl Store {
             return Some(Task::Reclaim(reclaim));
         }
         self.next_scrub().map(Task::Scrub)
+    }
+
+    /// Files that are to go into the index now: all, if what comes next changes ranges of it as a whole.
+    /// Else those that have waited long enough, once the oldest has waited twice as long: so there are some.
+    fn next_merge(&mut self) -> Option<Merge> {
+        if let Some(merge) = self.schedule.merge.take() {
+            return Some(merge);
+        }
+        let waiting = self.desk.as_ref()?.index.unmerged();
+        let oldest = self.schedule.unmerged.values().min()?;
+        let forgets = self.schedule.forget_due || self.schedule.forget.is_some();
+        let imports = self.schedule.imports.values().any(ImportSlot::is_ready);
+        let stops = self.schedule.stopping == Stopping::Wanted;
+        let after_us = self.options.merge_after_ms * 1_000;
+        let waited_us = |since: &Micros| self.now.0.saturating_sub(since.0);
+        let whole = forgets || imports || stops || self.is_reclaiming_deeply();
+        let files = if whole || self.space_is_short() {
+            waiting.to_vec()
+        } else if waited_us(oldest) >= 2 * after_us
+            || waiting.len() >= self.options.unmerged_files_max
+        {
+            let ripe = |number| {
+                let since = self.schedule.unmerged.get(number);
+                since.is_none_or(|since| waited_us(since) >= after_us)
+            };
+            let ripe = waiting.iter().filter(|file| ripe(&file.number)).count();
+            // With no room for more, the older half has to do.
+            waiting[..ripe.max(waiting.len().div_ceil(2))].to_vec()
+        } else {
+            return None;
+        };
+        Some(Merge::new(files, Thresholds::new(&self.thresholds)))
+    }
+
+    /// Keeps account of the files that wait for the index.
+    fn note_unmerged(&mut self, desk: &Desk) {
+        let waiting = desk.index.unmerged();
+        let known = std::mem::take(&mut self.schedule.unmerged);
+        let since = |number| known.get(&number).copied().unwrap_or(self.now);
+        self.schedule.unmerged = waiting
+            .iter()
+            .map(|file| (file.number, since(file.number)))
+            .collect();
+        self.stats.unmerged_files = waiting.len() as u64;
     }
 
     /// A dropped range must not come back with a memtable that waits for space.
@@ -335,6 +394,7 @@ impl Store {
             trouble,
         } = work;
         self.note_figures(&desk);
+        self.note_unmerged(&desk);
         self.desk = Some(desk);
         match trouble {
             Some(Trouble::Fatal(fatal)) => return Err(fatal),
@@ -352,6 +412,8 @@ impl Store {
         }
         match task {
             Task::Checkpoint(checkpoint) => self.checkpoint_done(checkpoint),
+            Task::Merge(merge) if merge.finished => self.schedule.reclaims.due = true,
+            Task::Merge(merge) => self.schedule.merge = Some(merge),
             Task::Fill(fill) => self.spares.extend(fill.map(Fill::into_path)),
             Task::Trim(trim) => self.trim_done(trim),
             Task::Space(space) => {
@@ -393,6 +455,7 @@ impl Store {
             Task::Drop(drop) => self.schedule.drops.push_front((drop, None)),
             Task::Forget(_) => self.schedule.forget_due = true,
             Task::Count(count) => self.schedule.count = Some(count),
+            Task::Merge(merge) => self.schedule.merge = Some(merge),
             Task::Scrub(scrub) => self.schedule.scrub = scrub,
             Task::Trim(_) => self.schedule.trim_due = true,
             Task::Stop(_) => self.schedule.stopping = Stopping::Done,

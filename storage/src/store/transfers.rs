@@ -42,6 +42,13 @@ pub(super) struct ImportSlot {
     aborted: bool,
 }
 
+impl ImportSlot {
+    /// Whether there is a chunk to be written.
+    pub fn is_ready(&self) -> bool {
+        self.import.is_some() && self.chunk.is_some()
+    }
+}
+
 impl Store {
     fn next_transfer(&mut self) -> TransferId {
         self.schedule.next_transfer += 1;
@@ -251,7 +258,7 @@ impl Store {
     pub(super) fn next_import(&mut self) -> Option<ImportChunk> {
         let submitted = self.submitted;
         for slot in self.schedule.imports.values_mut() {
-            if slot.chunk.is_none() || slot.import.is_none() {
+            if !slot.is_ready() {
                 continue;
             }
             let (Some(import), Some(chunk)) = (slot.import.take(), slot.chunk.take()) else {
