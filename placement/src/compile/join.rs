@@ -111,7 +111,7 @@ struct Joining<'a> {
 }
 
 /// `column = other` of a condition, for the given source.
-fn equality(condition: &Expr, source: usize) -> Option<(usize, &Expr)> {
+pub(super) fn equality(condition: &Expr, source: usize) -> Option<(usize, &Expr)> {
     let Node::Apply(Operator::Infix(Infix::Equal), args) = &condition.node else {
         return None;
     };
@@ -158,6 +158,23 @@ impl Compiler {
             self.join(&mut joining, 0, 0, &mut bound, done, &mut conditions)?;
         }
         Ok(joining.out)
+    }
+
+    /// Whether rows of a block can reach a source through a decision only: by a unique column, and by nothing else.
+    pub(super) fn is_looked_up_only(&self, block: &Block, source: usize) -> bool {
+        let RelationId::Mirror(mirror) = block.sources[source].relation else {
+            return false;
+        };
+        let entry = &self.mirrors[mirror];
+        let by_decision = |condition: &Expr| {
+            equality(condition, source).is_some_and(|(column, other)| {
+                other.decision && other.sources != 0 && entry.mirror.is_unique(&[column])
+            })
+        };
+        let mut tied = block.conditions.iter();
+        entry.decisions.is_empty()
+            && block.conditions.iter().any(by_decision)
+            && !tied.any(|c| !c.decision && c.sources >> source & 1 == 1)
     }
 
     fn join_order(&self, block: &Block, part: Part) -> Vec<usize> {

@@ -85,6 +85,7 @@ impl Compiler {
             variables: Vec::new(),
             blocks_of: BTreeMap::new(),
             maps: Maps::default(),
+            images: Vec::new(),
             sets: Vec::new(),
             set_numbers: BTreeMap::new(),
             scalars: Vec::new(),

@@ -156,6 +156,8 @@ pub(crate) struct Compiler {
     pub variables: Vec<VariableOf>,
     blocks_of: BTreeMap<(String, Value), u32>,
     maps: Maps,
+    /// Entries of columns that the graph is still to be told: (column, value, image).
+    images: Vec<(graph::MapId, u32, Option<i64>)>,
     sets: Vec<Set>,
     set_numbers: BTreeMap<Set, u32>,
     /// Values of constant scalar subqueries.

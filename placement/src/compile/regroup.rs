@@ -20,29 +20,36 @@ use super::view::ViewOf;
 use crate::error::Result;
 use crate::tables::Value;
 
-/// The key tuple that a changed row had, and the one that it has.
+type Tuple = Box<[Value]>;
+
+/// The key tuple that a changed row had, and the one that it has, as the only row of a component.
 #[derive(Clone, Debug)]
 pub(super) struct Rename {
     pub of: Of,
     pub component: usize,
-    pub old: Box<[Value]>,
-    pub new: Box<[Value]>,
+    /// `None` where the row has come.
+    pub old: Option<Tuple>,
+    /// `None` where it has gone.
+    pub new: Option<Tuple>,
     /// Whether rows of the bag come from rows of the source, and rely on the number.
     pub rowed: bool,
+}
+
+/// What a component's numbers have become.
+#[derive(Debug, Default)]
+struct Renamed {
+    /// The numbers that have another name now, or none.
+    numbers: BTreeSet<u32>,
+    /// Whether a row whose keys did not change may have another number.
+    shifted: bool,
 }
 
 impl Compiler {
     /// The number of the only component that a source is by itself, where its rows have a key tuple of their own.
     pub(super) fn own_component(&self, of: Of, source: usize) -> Option<usize> {
         let components = &self.grouping_of_ref(of)?.components;
-        let alone = |c: &Component| c.sources == 1 << source && !c.keys.is_empty();
-        let number = components.iter().position(alone)?;
         let block = self.block_of(of);
-        let conditioned = block
-            .conditions
-            .iter()
-            .any(|c| !c.decision && c.sources >> source & 1 == 1);
-        (!conditioned).then_some(number)
+        components.iter().position(|c| is_alone(&block, c, source))
     }
 
     /// The key tuple of a row of a source that is a component by itself.
@@ -78,7 +85,8 @@ impl Compiler {
         Ok(Some(tuple.into_boxed_slice()))
     }
 
-    /// Brings the names of groups up to date; the (block, component) whose numbers changed.
+    /// Brings the names of groups up to date; the (block, component) in which rows may have other numbers than their
+    /// keys tell.
     pub(super) fn regroup(&mut self, stale: &Stale) -> Result<BTreeSet<(usize, usize)>> {
         let mut changed = BTreeSet::new();
         for of in self.all_of() {
@@ -106,7 +114,11 @@ impl Compiler {
         changed: &mut BTreeSet<(usize, usize)>,
     ) -> Result<()> {
         for (number, component) in grouping.components.clone().iter().enumerate() {
-            if !self.is_stale(of, block, number, component, stale) {
+            let ours = |r: &&Rename| r.of == of && r.component == number && r.old != r.new;
+            let renames: Vec<&Rename> = stale.renames.iter().filter(ours).collect();
+            let again = self.is_stale(of, block, component, stale)
+                || (!renames.is_empty() && !self.is_followed(block, component));
+            if !again && renames.is_empty() {
                 continue;
             }
             if component.keys.is_empty() {
@@ -117,17 +129,26 @@ impl Compiler {
             let Some(mut known) = self.tuples.remove(&name) else {
                 return rebuild();
             };
-            let filled = self.fill_dictionary(block, number, component);
-            let fresh = self.tuples.remove(&name);
-            let renamed = match (filled, fresh) {
-                (Ok(true), Some(fresh)) => self.rename(of, number, &mut known, &fresh, stale),
-                (Ok(_), _) => rebuild(),
-                (Err(e), _) => Err(e),
+            let renamed = match again {
+                false => self.follow(&mut known, &renames),
+                true => {
+                    let filled = self.fill_dictionary(block, number, component);
+                    match (filled, self.tuples.remove(&name)) {
+                        (Ok(true), Some(fresh)) => self.rename(&mut known, &fresh, &renames),
+                        (Ok(_), _) => rebuild(),
+                        (Err(e), _) => Err(e),
+                    }
+                }
             };
             let grown = known.tuples.len();
             self.tuples.insert(name, known);
-            let renamed = renamed?;
-            changed.insert(name);
+            let Renamed {
+                numbers: renamed,
+                shifted,
+            } = renamed?;
+            if shifted {
+                changed.insert(name);
+            }
             if renamed.is_empty() {
                 continue;
             }
@@ -148,22 +169,22 @@ impl Compiler {
         Ok(())
     }
 
-    /// Whether the tuples of a component can have changed.
-    fn is_stale(
-        &self,
-        of: Of,
-        block: &Block,
-        number: usize,
-        component: &Component,
-        stale: &Stale,
-    ) -> bool {
-        if stale
-            .renames
-            .iter()
-            .any(|r| r.of == of && r.component == number)
-        {
-            return true;
-        }
+    /// Whether all changes of a component's rows are told by the key tuples that they had and have.
+    fn is_followed(&self, block: &Block, component: &Component) -> bool {
+        let source = component.sources.trailing_zeros() as usize;
+        is_alone(block, component, source) && self.looks_up(block, source)
+    }
+
+    /// Whether rows of a block reach a source through a decision.
+    pub(super) fn looks_up(&self, block: &Block, source: usize) -> bool {
+        let bindings = self.bindings(block.id);
+        let met = bindings.lookups >> source & 1 == 1;
+        let rowed = bindings.rows >> source & 1 == 1;
+        met || (!rowed && self.is_looked_up_only(block, source))
+    }
+
+    /// Whether the tuples of a component can have changed in a way that only enumerating them can tell.
+    fn is_stale(&self, of: Of, block: &Block, component: &Component, stale: &Stale) -> bool {
         if let Some((_, mirror, decision)) = component.decision {
             let domain = self.mirrors[mirror].decisions[decision].domain;
             return stale.values.iter().any(|(d, _)| *d == domain);
@@ -183,6 +204,7 @@ impl Compiler {
                 return true;
             }
             if bindings.rows >> source & 1 == 0
+                && !self.is_followed(block, component)
                 && let Some(columns) = stale.mirrors.get(&mirror)
                 && reads[source].any(columns)
             {
@@ -221,25 +243,64 @@ impl Compiler {
         })
     }
 
-    /// Makes the known names those of `fresh`; the numbers that have another name now.
+    /// Counts the tuples that rows had and have, and names those that come, without looking at other rows.
+    fn follow(&self, known: &mut Dictionary, renames: &[&Rename]) -> Result<Renamed> {
+        let mut renamed = Renamed::default();
+        for rename in renames {
+            if let Some(old) = &rename.old {
+                let number = known.number(old).filter(|&n| known.count(n) > 0);
+                let Some(number) = number else {
+                    return rebuild();
+                };
+                known.set_count(number, known.count(number) - 1);
+                if known.count(number) == 0 {
+                    renamed.numbers.insert(number);
+                    match &rename.new {
+                        Some(new) if known.number(new).is_none() => {
+                            self.check_names(known, new)?;
+                            known.rename(number, new.clone());
+                        }
+                        Some(_) | None => {
+                            known.retire(number);
+                            // Another change of the list may give the tuple, or the number, to someone else.
+                            renamed.shifted |= renames.len() > 1;
+                        }
+                    }
+                }
+            }
+            if let Some(new) = &rename.new {
+                let number = match known.number(new) {
+                    Some(number) => number,
+                    None => {
+                        self.check_names(known, new)?;
+                        let number = known.reuse(new.clone());
+                        renamed.numbers.insert(number);
+                        number
+                    }
+                };
+                known.set_count(number, known.count(number) + 1);
+            }
+        }
+        Ok(renamed)
+    }
+
+    /// Makes the known names those of `fresh`.
     fn rename(
         &mut self,
-        of: Of,
-        component: usize,
         known: &mut Dictionary,
         fresh: &Dictionary,
-        stale: &Stale,
-    ) -> Result<BTreeSet<u32>> {
+        renames: &[&Rename],
+    ) -> Result<Renamed> {
         let mut renamed = BTreeSet::new();
-        for rename in &stale.renames {
-            if rename.of != of || rename.component != component || rename.old == rename.new {
+        for rename in renames {
+            let (Some(old), Some(new)) = (&rename.old, &rename.new) else {
                 continue;
-            }
-            let gone = fresh.number(&rename.old).is_none();
-            match known.number(&rename.old) {
-                Some(number) if gone && known.number(&rename.new).is_none() => {
-                    self.check_names(known, &rename.new)?;
-                    known.rename(number, rename.new.clone());
+            };
+            let gone = fresh.number(old).is_none();
+            match known.number(old) {
+                Some(number) if gone && known.number(new).is_none() => {
+                    self.check_names(known, new)?;
+                    known.rename(number, new.clone());
                     renamed.insert(number);
                 }
                 Some(_) | None if rename.rowed => return rebuild(),
@@ -264,7 +325,10 @@ impl Compiler {
                 known.set_count(own, fresh.count(number));
             }
         }
-        Ok(renamed)
+        Ok(Renamed {
+            numbers: renamed,
+            shifted: true,
+        })
     }
 
     /// A key with a NULL, a 0 or a type that no key had before breaks what the template relied on.
@@ -287,6 +351,14 @@ impl Compiler {
         }
         Ok(())
     }
+}
+
+/// Whether a source is a component by itself, with all of its rows.
+fn is_alone(block: &Block, component: &Component, source: usize) -> bool {
+    let mut conditions = block.conditions.iter();
+    component.sources == 1 << source
+        && !component.keys.is_empty()
+        && !conditions.any(|c| !c.decision && c.sources >> source & 1 == 1)
 }
 
 fn is_stale(relation: RelationId, stale: &Stale) -> bool {

@@ -67,16 +67,25 @@ impl Compiler {
                 return rebuild();
             }
         }
-        self.pass(Pass::BeforeGroups, stale, &BTreeSet::new())?;
+        let nothing = BTreeSet::new();
+        let before = self.pass(Pass::BeforeGroups, stale, &nothing, &[])?;
         let groups = self.regroup(stale)?;
-        self.pass(Pass::Groups, stale, &groups)
+        self.pass(Pass::Groups, stale, &groups, &before)?;
+        Ok(())
     }
 
-    fn pass(&mut self, pass: Pass, stale: &Stale, groups: &BTreeSet<(usize, usize)>) -> Result<()> {
+    /// Computes what may differ, given what differed in the pass `before`; what differs now.
+    fn pass(
+        &mut self,
+        pass: Pass,
+        stale: &Stale,
+        groups: &BTreeSet<(usize, usize)>,
+        before: &[BTreeSet<u32>],
+    ) -> Result<Vec<BTreeSet<u32>>> {
         let mut changed: Vec<BTreeSet<u32>> = Vec::with_capacity(self.maps.entries.len());
         for index in 0..self.maps.entries.len() {
             let map = MapRef(u32::try_from(index).unwrap_or(u32::MAX));
-            let values = match self.affected(map, pass, stale, groups, &changed) {
+            let values = match self.affected(map, pass, stale, groups, (before, &changed)) {
                 Affected::None => BTreeSet::new(),
                 Affected::Some(values) => self.recompute(map, values.into_iter())?,
                 Affected::All => {
@@ -86,7 +95,8 @@ impl Compiler {
             };
             changed.push(values);
         }
-        Ok(())
+        self.tell_images()?;
+        Ok(changed)
     }
 
     fn affected(
@@ -95,7 +105,7 @@ impl Compiler {
         pass: Pass,
         stale: &Stale,
         groups: &BTreeSet<(usize, usize)>,
-        changed: &[BTreeSet<u32>],
+        (before, changed): (&[BTreeSet<u32>], &[BTreeSet<u32>]),
     ) -> Affected {
         let entry = self.maps.entry(map);
         let first = pass == Pass::BeforeGroups;
@@ -107,11 +117,8 @@ impl Compiler {
                 mirror,
                 column,
             } => {
-                let stale = stale
-                    .mirrors
-                    .get(mirror)
-                    .is_some_and(|c| c.contains(column));
-                if first && stale {
+                let columns = stale.mirrors.get(mirror);
+                if first && columns.is_some_and(|columns| columns.contains(column)) {
                     return Affected::All;
                 }
                 values.extend(&changed[slots.0 as usize]);
@@ -144,11 +151,13 @@ impl Compiler {
                 if first {
                     return Affected::None;
                 }
-                // Its cells changed in the pass before, which has only noted that the groups may differ.
-                if groups.contains(&(*block, *component)) {
+                // A column that was made since the pass before may have met groups that were not yet named.
+                let made_since = map.0 as usize >= before.len();
+                if made_since || groups.contains(&(*block, *component)) {
                     return Affected::All;
                 }
-                add_changed(cells, changed, &mut values);
+                // Its cells changed in the pass before.
+                add_changed(cells, before, &mut values);
             }
         }
         let fresh = stale.values.iter().filter(|(d, _)| *d == entry.domain);
@@ -233,10 +242,10 @@ impl Compiler {
                 self.recompute(MapRef(u32::try_from(index).unwrap_or(u32::MAX)), 0..len)?;
             }
         }
-        Ok(())
+        self.tell_images()
     }
 
-    /// Tells the graph, unless something that was compiled relied on what is no more.
+    /// Notes what the graph is to be told, unless something that was compiled relied on what is no more.
     fn keep_properties(&mut self, map: MapRef, changed: &BTreeSet<u32>) -> Result<()> {
         let entry = self.maps.entry(map);
         let mirror = self.domains[entry.domain.0 as usize].mirror;
@@ -267,11 +276,17 @@ impl Compiler {
                 return rebuild();
             }
             let image = integer(constant, den, place)?;
-            self.model
-                .set_map(twin, value, image)
-                .map_err(|e| crate::problem::model_error(&e))?;
+            self.images.push((twin, value, image));
         }
         Ok(())
+    }
+
+    /// Brings the graph's columns up to date with those that were computed again.
+    fn tell_images(&mut self) -> Result<()> {
+        let images = std::mem::take(&mut self.images);
+        self.model
+            .set_maps(&images)
+            .map_err(|e| crate::problem::model_error(&e))
     }
 }
 

@@ -80,11 +80,14 @@ impl Compiler {
             touched.extend(self.change_value(table, slot, &columns, old.is_some(), stale)?);
             stale.mirrors.entry(table).or_default().extend(&columns);
         }
+        let exists = self.mirrors[table].mirror.row(slot).is_some();
         for (mut rename, source) in renaming {
-            let Some(tuple) = self.tuple_of(rename.of, rename.component, source, slot)? else {
-                return rebuild();
-            };
-            rename.new = tuple;
+            if exists {
+                rename.new = self.tuple_of(rename.of, rename.component, source, slot)?;
+                if rename.new.is_none() {
+                    return rebuild();
+                }
+            }
             stale.renames.push(rename);
         }
         for &(of, source, row) in &plan {
@@ -155,7 +158,7 @@ impl Compiler {
                     continue;
                 }
                 let rowed = bindings.rows >> source & 1 == 1;
-                let looked_up = bindings.lookups >> source & 1 == 1;
+                let looked_up = self.looks_up(&block, source);
                 if rowed && looked_up {
                     return rebuild();
                 }
@@ -163,19 +166,25 @@ impl Compiler {
                 let named = updated
                     && reads[source].other.is_disjoint(columns)
                     && !(rowed && self.has_own_groups(of));
-                if let (true, Some(slot)) = (named && block.grouped, slot)
+                if block.grouped
+                    && (named || looked_up)
                     && let Some(component) = self.own_component(of, source)
-                    && let Some(tuple) = self.tuple_of(of, component, source, slot)?
                 {
-                    let rename = Rename {
-                        of,
-                        component,
-                        old: tuple.clone(),
-                        new: tuple,
-                        rowed,
+                    let old = match slot.filter(|_| old.is_some()) {
+                        Some(slot) => self.tuple_of(of, component, source, slot)?,
+                        None => None,
                     };
-                    renaming.push((rename, source));
-                    continue;
+                    if old.is_some() || (looked_up && !updated) {
+                        let rename = Rename {
+                            of,
+                            component,
+                            old,
+                            new: None,
+                            rowed,
+                        };
+                        renaming.push((rename, source));
+                        continue;
+                    }
                 }
                 if !looked_up {
                     rows.push(source);

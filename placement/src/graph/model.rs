@@ -1,5 +1,6 @@
 //! The builder: domains, columns, decisions; and the errors of a model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::bag::Bags;
@@ -249,24 +250,41 @@ impl Model {
         Ok(id)
     }
 
-    /// Changes one entry of a column. Cost: the variables that have the value now and look the column up.
-    pub fn set_map(
-        &mut self,
-        map: MapId,
-        value: u32,
-        image: Option<i64>,
-    ) -> Result<(), ModelError> {
-        let image = narrow_one(image)?;
-        if value as usize >= self.graph.maps[map.index()].image.len() {
-            return Err(ModelError::Unknown {
-                what: "value",
-                index: u64::from(value),
-            });
+    /// Changes entries of columns: (column, value, image). Cost: a look at every variable, once for all changes, and
+    /// for each change the variables that have the value now and look the column up.
+    pub fn set_maps(&mut self, changes: &[(MapId, u32, Option<i64>)]) -> Result<(), ModelError> {
+        let mut changed = Vec::with_capacity(changes.len());
+        let mut holders: BTreeMap<(DomainId, u32), Vec<VarId>> = BTreeMap::new();
+        for &(map, value, image) in changes {
+            let image = narrow_one(image)?;
+            let entry = &self.graph.maps[map.index()];
+            let Some(&old) = entry.image.get(value as usize) else {
+                return Err(ModelError::Unknown {
+                    what: "value",
+                    index: u64::from(value),
+                });
+            };
+            if old != image {
+                holders.insert((entry.domain, value), Vec::new());
+                changed.push((map, value, image));
+            }
         }
-        if self.graph.maps[map.index()].image[value as usize] != image {
-            self.state.change_map(&mut self.graph, map, value, image);
-            self.graph.version += 1;
+        if changed.is_empty() {
+            return Ok(());
         }
+        let vars = &self.graph.vars;
+        for v in (0..vars.alive.len()).filter(|&v| vars.alive[v]) {
+            if let Some(list) = holders.get_mut(&(vars.domain[v], self.state.assignment[v])) {
+                list.push(VarId(v as u32));
+            }
+        }
+        for (map, value, image) in changed {
+            let domain = self.graph.maps[map.index()].domain;
+            let holders = &holders[&(domain, value)];
+            self.state
+                .change_map(&mut self.graph, map, value, image, holders);
+        }
+        self.graph.version += 1;
         Ok(())
     }
 

@@ -457,7 +457,14 @@ impl State {
     }
 
     /// One entry of a column changes: the variables that have the value now leave it and come back.
-    pub(crate) fn change_map(&mut self, graph: &mut Graph, map: MapId, value: u32, image: i64) {
+    pub(crate) fn change_map(
+        &mut self,
+        graph: &mut Graph,
+        map: MapId,
+        value: u32,
+        image: i64,
+        holders: &[VarId],
+    ) {
         let bound = key_bound_of(image);
         if bound > graph.maps[map.index()].key_bound {
             // The column may name buckets: their arrays were laid out for smaller keys.
@@ -478,19 +485,12 @@ impl State {
             graph.maps[map.index()].image[value as usize] = image;
             return;
         }
-        let domain = graph.maps[map.index()].domain;
-        let holders: Vec<VarId> = (0..graph.vars.alive.len())
-            .filter(|&v| {
-                graph.vars.alive[v] && graph.vars.domain[v] == domain && self.assignment[v] == value
-            })
-            .map(|v| VarId(v as u32))
-            .collect();
-        for &var in &holders {
+        for &var in holders {
             self.assign(graph, var, UNSET);
         }
         self.propagate(graph);
         graph.maps[map.index()].image[value as usize] = image;
-        for &var in &holders {
+        for &var in holders {
             self.assign(graph, var, value);
         }
     }

@@ -124,7 +124,7 @@ fn change(made: &mut Made, rng: &mut Rng) -> &'static str {
             let map = made.maps[rng.below(made.maps.len())];
             let image = (rng.below(5) > 0).then(|| rng.below(5) as i64 - 1);
             let value = rng.below(made.domain_len as usize) as u32;
-            made.model.set_map(map, value, image).expect("small");
+            made.model.set_maps(&[(map, value, image)]).expect("small");
             "a column changes"
         }
         3 if !made.bags.is_empty() => {
