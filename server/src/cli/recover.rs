@@ -88,8 +88,8 @@ fn text(recovery: &Recovery, done: bool) -> String {
          survivors, {} of {} members:\n{}\
          left behind for good:\n{}\
          new lineage: cluster {}, begins with view {} ({})\n\n\
-         What may be lost: {} of {} votes are missing. Views after {} that were decided without this node, and all that \
-         shards have acknowledged whose majority was left behind; such shards stay without a leader.\n{pending}\
+         What may be lost: {} of {} votes are missing. Views after {} that were decided without this node, and all \
+         that shards have acknowledged whose majority was left behind; such shards stay without a leader.\n{pending}\
          The last view and the new lineage must be the same on each survivor. Where the last view is an older one, \
          move the directory away and let the node join as a new one. Those left behind are refused from now on: give \
          them empty directories.\n{last}",
