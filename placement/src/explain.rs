@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::answer::{Number, PolicyRow};
 use crate::error::{Error, ErrorKind, Result};
+use crate::judge::Decision;
 use crate::problem::{Problem, model_error};
 
 type Object = serde_json::Map<String, serde_json::Value>;
@@ -76,21 +77,40 @@ impl Problem {
                 && column.is_none_or(|c| d.columns.iter().any(|own| own.eq_ignore_ascii_case(c)))
         });
         let Some(decision) = found else {
-            let key = serde_json::Value::Object(key.clone());
-            let message = format!("no decision in {table} where {key}");
+            let of_table = self.decisions();
+            let mut of_table = of_table
+                .iter()
+                .filter(|d| d.table.eq_ignore_ascii_case(table));
+            let has =
+                |d: &Decision, c: &str| d.columns.iter().any(|own| own.eq_ignore_ascii_case(c));
+            let message = match (of_table.next(), column) {
+                (None, _) => format!("no row of {table} has a decision"),
+                (Some(first), Some(column))
+                    if !has(first, column) && !of_table.any(|d| has(d, column)) =>
+                {
+                    format!("{table} has no decision column {column}")
+                }
+                (Some(_), _) => {
+                    let key = serde_json::Value::Object(key.clone());
+                    format!("no decision in {table} where {key}; the whole primary key is needed")
+                }
+            };
             return Err(Error::bare(ErrorKind::Name, message));
         };
         self.compiler.model.refresh().map_err(|e| model_error(&e))?;
         let failing = self.judgement().broken;
         let mut alternatives = Vec::new();
-        for (index, &value) in decision.values.iter().enumerate() {
-            if Some(index) == decision.current {
-                continue;
-            }
+        let values = (0..decision.values.len()).map(Some);
+        let null = decision.nullable.then_some(None);
+        for index in values
+            .chain(null)
+            .filter(|&index| index != decision.current)
+        {
+            let value = index.map(|index| decision.values[index]);
             let probe = self
                 .compiler
                 .model
-                .probe(&[(decision.var, Some(value))])
+                .probe(&[(decision.var, value)])
                 .map_err(|e| model_error(&e))?;
             let rows = |list: &[crate::graph::Violation]| {
                 list.iter()
@@ -105,7 +125,10 @@ impl Problem {
             };
             let order: Vec<i128> = probe.tiers.iter().map(|(_, change)| *change).collect();
             let alternative = Alternative {
-                value: one(decision.choices[index].clone()),
+                value: match index {
+                    Some(index) => one(decision.choices[index].clone()),
+                    None => serde_json::Value::Null,
+                },
                 violates: rows(&probe.broken),
                 repairs: rows(&probe.repaired),
                 tiers: probe.tiers.iter().filter_map(cost).collect(),
