@@ -118,6 +118,9 @@ fn is_of_transactions(bug: Bug) -> bool {
             | Bug::FloorAdmits
             | Bug::AbsentCommits
             | Bug::AbortsByItself
+            | Bug::AsksWithoutLocks
+            | Bug::AsksNobody
+            | Bug::ReadersIgnoreWriters
             | Bug::DecidesTooEarly
             | Bug::NoTombstones
             | Bug::ReleasesByClock
@@ -152,6 +155,10 @@ fn apart(bug: Bug) -> Option<Apart> {
         Bug::IgnoresSilence => (
             "replication: silence_of_a_quiet_leaders_node_wakes_its_followers",
             "others hide it: a command wakes its shard, and the view without the node wakes them all",
+        ),
+        Bug::IgnoresDigests => (
+            "replication: the_digest_shows_that_a_quiet_leaders_replica_is_gone",
+            "others hide it: a command wakes its shard, and its leader's node says that it does not lead",
         ),
         Bug::NeverHolds => (
             "txn: the_oldest_commits_however_busy_the_young_are",
@@ -234,6 +241,11 @@ fn of_transactions(bug: Bug) -> Option<Ground> {
         | Bug::AbortsByItself
         | Bug::ReleasesByClock
         | Bug::TellsBeforeApply => (&transactions, &[SlowRequests]),
+        Bug::AsksWithoutLocks | Bug::AsksNobody => (
+            &[Workload::WriteSkew, ListAppend, Workload::LongFork],
+            &[Delay, SlowRequests],
+        ),
+        Bug::ReadersIgnoreWriters => (&snapshots, &[ClockJump, Delay]),
         Bug::PromisesAhead => (&transactions, &[Delay, ClockJump]),
         Bug::RetriesUnknown => (&[ListAppend], &[KillLeader, IsolateLeader, SlowRequests]),
         Bug::ForgottenIsAborted => (

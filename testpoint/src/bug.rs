@@ -51,6 +51,8 @@ bugs! {
     SleepsThroughVotes,
     /// Nobody notices that the node of a quiet leader is gone.
     IgnoresSilence,
+    /// Nobody compares which groups sleep under a node with what that node says.
+    IgnoresDigests,
     /// A quorum of answers is any majority of members, learners too.
     CountsLearners,
     /// A lease is not looked at again after the state was read.
@@ -93,6 +95,12 @@ bugs! {
     PromisesAhead,
     /// A new leader's clock does not begin above the ceiling.
     StartsBelowCeiling,
+    /// What a transaction writes is not locked while other shards are asked about its reads.
+    AsksWithoutLocks,
+    /// A transaction that writes in one shard asks no other shard about its reads.
+    AsksNobody,
+    /// Who validates for a writer elsewhere does not merge the version of its writes.
+    ReadersIgnoreWriters,
     /// However often a transaction has lost, it locks nothing before its end.
     NeverHolds,
     /// Answers do not wait for the batch that they show.

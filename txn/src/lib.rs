@@ -52,8 +52,8 @@ pub use shard_map::{
 pub use split::{Merge, Part, Split};
 pub use state::State;
 pub use transaction::{
-    Again, AttemptId, Intent, KeyRead, KeyWrite, RangeRead, ReadValue, SnapshotRead, TxnAnswer,
-    TxnId, TxnRequest, Verdict,
+    Again, AttemptId, Elsewhere, Intent, KeyRead, KeyWrite, RangeRead, ReadElsewhere, ReadValue,
+    SnapshotRead, TxnAnswer, TxnId, TxnRequest, Verdict, Writer,
 };
 pub use value::Value;
 pub use wire::{Body, DEPTH_MAX, Outcome, Request, Response, Stream};

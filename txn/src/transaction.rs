@@ -96,6 +96,37 @@ pub struct Intent {
     pub token: Option<Bytes>,
     /// The transaction's name, if it has holds, which do not stand in its own way.
     pub holder: Option<TxnId>,
+    /// What it has read in other shards, if it writes in this one alone; only of `Execute`.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// What a transaction has read in other shards than the one that it writes in.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The attempt, by whose name others wait for it.
+    pub attempt: AttemptId,
+    /// What was read, one of each shard.
+    pub parts: Vec<ReadElsewhere>,
+}
+
+/// What a transaction has read in another shard.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ReadElsewhere {
+    /// A key of the shard.
+    pub key: Key,
+    /// Keys that must still be as they were read.
+    pub reads: Vec<KeyRead>,
+    /// Ranges that must still be as they were read.
+    pub ranges: Vec<RangeRead>,
+}
+
+/// A transaction that is about to write in another shard, and has its locks there.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// Which: it waits for younger ones only.
+    pub txn: TxnId,
+    /// The version of its writes.
+    pub version: Version,
 }
 
 /// A key and what is to be stored under it.
@@ -135,8 +166,11 @@ pub enum TxnRequest {
         reads: Vec<KeyRead>,
         /// Ranges.
         ranges: Vec<RangeRead>,
+        /// Who will write elsewhere if they are: nothing is written here at or below its version any more.
+        writer: Option<Writer>,
     },
-    /// A transaction that concerns this shard only: carried out in one entry.
+    /// A transaction that writes in this shard only: carried out in one entry, when other shards have said
+    /// that what it has read there still is so.
     Execute {
         /// What it wants.
         intent: Box<Intent>,
@@ -221,6 +255,12 @@ pub enum TxnRequest {
         /// What to read.
         read: SnapshotRead,
     },
+    /// Somebody reads the past at a version: what was there is to be kept for a while longer. It is said
+    /// again as long as he does.
+    Keep {
+        /// The version.
+        at: Version,
+    },
     /// From a frozen shard, to whichever has the first key of its left neighbour: was it merged? If it
     /// was not yet, it will not be.
     MergeStatus {
@@ -285,7 +325,8 @@ pub enum TxnAnswer {
     },
     /// To `Decide` and `Recover`: the attempt's verdict, which is final.
     Decided(Verdict),
-    /// To `Hold`: it is locked. To `Resolve`: it is applied. To `Forget`: it is forgotten.
+    /// To `Hold`: it is locked. To `Resolve`: it is applied. To `Forget`: it is forgotten. To `Keep`: it
+    /// is heard.
     Done,
     /// To a transaction with a token: what became of it before. This attempt has had no effect. To
     /// `TokenStatus`: what became of it, for ever.
@@ -352,17 +393,24 @@ impl RangeRead {
     }
 }
 
+/// Bytes of the keys of what was read, roughly.
+fn reads_size_bytes(reads: &[KeyRead], ranges: &[RangeRead]) -> usize {
+    let reads = reads.iter().map(|read| read.key.len() + 32);
+    reads.chain(ranges.iter().map(RangeRead::size_bytes)).sum()
+}
+
 impl TxnRequest {
     /// Bytes of keys and values, roughly.
     pub fn size_bytes(&self) -> usize {
         let intent = |intent: &Intent| -> usize {
-            let reads = intent.reads.iter().map(|read| read.key.len() + 32);
-            let ranges = intent.ranges.iter().map(RangeRead::size_bytes);
             let commands = intent.commands.iter().map(Command::size_bytes);
             let writes = intent.writes.iter().map(|write| {
                 write.key.len() + write.value.as_ref().map_or(0, |value| value.data.len()) + 32
             });
-            reads.chain(ranges).chain(commands).chain(writes).sum()
+            let elsewhere = intent.elsewhere.iter().flat_map(|it| &it.parts);
+            let elsewhere = elsewhere.map(|it| reads_size_bytes(&it.reads, &it.ranges));
+            let reads = reads_size_bytes(&intent.reads, &intent.ranges);
+            reads + commands.chain(writes).chain(elsewhere).sum::<usize>()
         };
         match self {
             TxnRequest::Read { keys } => keys.iter().map(|key| key.len() + 32).sum(),
@@ -374,10 +422,7 @@ impl TxnRequest {
                 keys.chain(ranges.iter().map(bytes)).sum()
             }
             TxnRequest::Walk { command } => command.size_bytes(),
-            TxnRequest::Validate { reads, ranges } => {
-                let reads = reads.iter().map(|read| read.key.len() + 32);
-                reads.chain(ranges.iter().map(RangeRead::size_bytes)).sum()
-            }
+            TxnRequest::Validate { reads, ranges, .. } => reads_size_bytes(reads, ranges),
             TxnRequest::Execute { intent: it }
             | TxnRequest::Prepare { intent: it, .. }
             | TxnRequest::Conclude { intent: it, .. } => intent(it),
@@ -385,6 +430,7 @@ impl TxnRequest {
             | TxnRequest::Resolve { .. }
             | TxnRequest::Recover { .. }
             | TxnRequest::TokenStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. } => 64,
             TxnRequest::Snapshot { read, .. } => match read {
                 SnapshotRead::Keys(keys) => keys.iter().map(|key| key.len() + 32).sum(),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use synod_txn::Reply;
+use synod_txn::coordinator::Connection;
 use tokio::sync::Notify;
 
 use crate::edge::session::{Session, Sessions, Submission};
@@ -19,8 +20,8 @@ pub struct SessionId(pub u64);
 /// News from a connection.
 #[derive(Debug)]
 pub enum Submitted {
-    /// A client connected.
-    Opened(SessionId, Arc<Outbox>),
+    /// A client connected, and what its commands so far have made of its transactions.
+    Opened(SessionId, Arc<Outbox>, Connection),
     /// Commands.
     Commands(SessionId, Vec<Submission>),
     /// The client is gone.
@@ -138,7 +139,8 @@ impl Sessions for Handle {
     fn open(&self, _peer: SocketAddr) -> ClientSession {
         let id = SessionId(self.mailbox.next_session.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::default());
-        self.mailbox.put(Submitted::Opened(id, outbox.clone()));
+        let opened = Submitted::Opened(id, outbox.clone(), Connection::default());
+        self.mailbox.put(opened);
         ClientSession {
             id,
             mailbox: self.mailbox.clone(),

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use synod_replication::NodeId;
 use synod_storage::{ShardId, Version};
 use synod_testpoint::{planted, reached};
-use synod_txn::coordinator::{self, Coordinator, Ticket};
+use synod_txn::coordinator::{self, Connection, Coordinator, Ticket};
 use synod_txn::{Class, Command, Now};
 use synod_txn::{ErrorCode, Reply};
 use synod_txn::{Merge, ShardDescriptor, ShardMap};
@@ -40,8 +40,8 @@ use crate::transport::Delivery;
 /// What can happen to the gateway.
 #[derive(Debug)]
 pub enum Event {
-    /// A client connected.
-    Opened(SessionId),
+    /// A client connected, and what its commands so far have made of its transactions.
+    Opened(SessionId, Connection),
     /// A client sent commands.
     Submitted(SessionId, Vec<Submission>),
     /// A client is gone.
@@ -261,9 +261,10 @@ impl Gateway {
     pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         let now_us = now.monotonic.0;
         match event {
-            Event::Opened(session) => {
+            Event::Opened(session, connection) => {
                 let stream = self.stream_prefix | (session.0 & u64::from(u32::MAX));
-                self.sessions.insert(session, Session::new(stream));
+                let it = Session::new(stream, connection);
+                self.sessions.insert(session, it);
             }
             Event::Submitted(session, batch) => self.submitted(now_us, session, batch),
             Event::Closed(id) => self.client_gone(id, effects),
@@ -359,8 +360,8 @@ impl Gateway {
                     if self.closed.is_some() && command.class() != Class::Control =>
                 {
                     let why = self.closed.as_deref().unwrap_or_default();
-                    // A transaction must hear of it: `EXEC` without this command is not what was meant.
-                    Slot::Known(Reply::error(ErrorCode::NotServing, why.to_owned()))
+                    let why = Reply::error(ErrorCode::NotServing, why.to_owned());
+                    Slot::TurnedAway { command, why }
                 }
                 Submission::Command(command) => Slot::Waiting {
                     command,
@@ -385,6 +386,16 @@ impl Gateway {
                 Candidate::None => return,
                 Candidate::Known(place) => {
                     session.tell_known(place);
+                    continue;
+                }
+                Candidate::TurnedAway(place) => {
+                    // The one before may be what the transaction waits for.
+                    if session.connection.is_in_transaction() && !session.is_quiet() {
+                        return;
+                    }
+                    if let Some(event) = session.tell_turned_away(place) {
+                        self.forget_transaction(now, event, effects);
+                    }
                     continue;
                 }
                 Candidate::Reset(place) => {

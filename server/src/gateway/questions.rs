@@ -44,6 +44,8 @@ pub(super) struct Question {
     body: Body,
     /// The request that carries it, if its outcome is open.
     sent: Option<u64>,
+    /// Whether an earlier request that carried it may still have its effect, or has had it.
+    is_open: bool,
     attempts: u32,
     deadline_us: u64,
 }
@@ -84,6 +86,7 @@ impl Gateway {
             asked,
             body,
             sent: None,
+            is_open: false,
             attempts: 0,
             deadline_us: now.monotonic.0 + PATIENCE_US,
         };
@@ -215,13 +218,13 @@ impl Gateway {
 
     /// Nobody knows whether a question had its effect.
     fn question_open(&mut self, now: Now, number: u64, effects: &mut Vec<Effect>) {
-        match self
-            .questions
-            .get(&number)
-            .is_some_and(|question| is_repeatable(&question.body))
-        {
-            true => self.rest_question(now, number),
-            false => self.end_question(now, number, Outcome::Unknown, effects),
+        let question = self.questions.get_mut(&number);
+        match question.filter(|question| is_repeatable(&question.body)) {
+            Some(question) => {
+                question.is_open = true;
+                self.rest_question(now, number);
+            }
+            None => self.end_question(now, number, Outcome::Unknown, effects),
         }
     }
 
@@ -256,7 +259,11 @@ impl Gateway {
             .collect();
         for number in late {
             let outcome = match self.questions.get(&number) {
-                Some(Question { sent: None, .. }) => Outcome::NotLeader { hint: None },
+                Some(Question {
+                    sent: None,
+                    is_open: false,
+                    ..
+                }) => Outcome::NotLeader { hint: None },
                 Some(_) | None => Outcome::Unknown,
             };
             self.end_question(now, number, outcome, effects);
@@ -289,6 +296,7 @@ fn is_repeatable(body: &Body) -> bool {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. } => true,
             // The second one would be refused, and the attempt aborted for nothing.
             TxnRequest::Hold { .. } | TxnRequest::Prepare { .. } | TxnRequest::Conclude { .. } => {

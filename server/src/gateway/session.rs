@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use synod_storage::ShardId;
-use synod_txn::coordinator::Connection;
+use synod_txn::coordinator::{self, Connection};
 use synod_txn::{Class, Command, Reply, Stream};
 
 /// A command's place in its session: counted from the first.
@@ -26,6 +26,8 @@ pub(super) enum Slot {
     },
     /// The edge knows the answer; a transaction may have to hear of it first.
     Known(Reply),
+    /// Nothing is served at present: this is answered, once the command's transaction has heard of it.
+    TurnedAway { command: Command, why: Reply },
     /// The transaction and the watched keys are to be forgotten; then this is answered.
     Reset(Reply),
     /// Answers are awaited.
@@ -41,6 +43,8 @@ pub(super) enum Candidate {
     None,
     /// Show the transaction a known answer.
     Known(Place),
+    /// Tell the transaction that a command was turned away.
+    TurnedAway(Place),
     /// Forget the transaction.
     Reset(Place),
     /// Start a command of this class, which has a deadline in microseconds.
@@ -77,7 +81,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(stream: u64) -> Self {
+    /// `connection` is what is known of its transactions.
+    pub(super) fn new(stream: u64, connection: Connection) -> Self {
         Self {
             stream: Stream {
                 id: stream,
@@ -89,7 +94,7 @@ impl Session {
             under_way: Vec::new(),
             refused: false,
             closed: false,
-            connection: Connection::default(),
+            connection,
         }
     }
 
@@ -126,6 +131,7 @@ impl Session {
                 Candidate::Command(place, command.class(), *deadline_us)
             }
             Some(Slot::Known(_)) => Candidate::Known(place),
+            Some(Slot::TurnedAway { .. }) => Candidate::TurnedAway(place),
             Some(Slot::Reset(_)) => Candidate::Reset(place),
             Some(Slot::Waiting { .. } | Slot::UnderWay | Slot::Done(_)) | None => Candidate::None,
         }
@@ -137,6 +143,23 @@ impl Session {
             && let Slot::Known(reply) = std::mem::replace(&mut self.slots[index], Slot::UnderWay)
         {
             self.slots[index] = Slot::Done(self.connection.known(reply));
+        }
+    }
+
+    /// Tells the transaction, if there is one, that a command of it was turned away. What the coordinator is
+    /// to be told, if anything.
+    pub(super) fn tell_turned_away(&mut self, place: Place) -> Option<coordinator::Event> {
+        let index = self.index(place)?;
+        match std::mem::replace(&mut self.slots[index], Slot::UnderWay) {
+            Slot::TurnedAway { command, why } => {
+                let event = self.connection.turned_away(&command, &why);
+                self.slots[index] = Slot::Done(why);
+                event
+            }
+            other => {
+                self.slots[index] = other;
+                None
+            }
         }
     }
 
@@ -163,7 +186,10 @@ impl Session {
         self.closed = true;
         for slot in &mut self.slots {
             match slot {
-                Slot::Waiting { .. } | Slot::Known(_) | Slot::Reset(_) => {
+                Slot::Waiting { .. }
+                | Slot::Known(_)
+                | Slot::TurnedAway { .. }
+                | Slot::Reset(_) => {
                     *slot = Slot::Done(Reply::Null);
                 }
                 Slot::UnderWay | Slot::Done(_) => {}
@@ -175,7 +201,14 @@ impl Session {
     pub(super) fn command(&self, place: Place) -> Option<&Command> {
         match self.slot(place) {
             Some(Slot::Waiting { command, .. }) => Some(command),
-            Some(Slot::Known(_) | Slot::Reset(_) | Slot::UnderWay | Slot::Done(_)) | None => None,
+            Some(
+                Slot::Known(_)
+                | Slot::TurnedAway { .. }
+                | Slot::Reset(_)
+                | Slot::UnderWay
+                | Slot::Done(_),
+            )
+            | None => None,
         }
     }
 
@@ -248,7 +281,11 @@ impl Session {
         }
         let of_transaction = |slot: &Slot| match slot {
             Slot::Waiting { command, .. } => command.class() == Class::Control,
-            Slot::Known(_) | Slot::Reset(_) | Slot::UnderWay | Slot::Done(_) => false,
+            Slot::Known(_)
+            | Slot::TurnedAway { .. }
+            | Slot::Reset(_)
+            | Slot::UnderWay
+            | Slot::Done(_) => false,
         };
         (self.first..)
             .zip(&self.slots)

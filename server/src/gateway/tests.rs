@@ -27,7 +27,11 @@ fn gateway() -> Gateway {
     let mut gateway = Gateway::new(HERE, (1, 7), map, Settings::default());
     gateway.step(at(0), Event::Leader(ShardId(1), HERE), &mut Vec::new());
     gateway.step(at(0), Event::Leader(ShardId(2), THERE), &mut Vec::new());
-    gateway.step(at(0), Event::Opened(CLIENT), &mut Vec::new());
+    gateway.step(
+        at(0),
+        Event::Opened(CLIENT, Connection::default()),
+        &mut Vec::new(),
+    );
     gateway
 }
 
@@ -466,7 +470,11 @@ fn a_client_that_is_gone_leaves_nothing_behind() {
 fn leaders_hear_that_nobody_waits_for_the_commands_of_a_client_that_is_gone() {
     let mut gateway = gateway();
     let other = SessionId(2);
-    gateway.step(at(0), Event::Opened(other), &mut Vec::new());
+    gateway.step(
+        at(0),
+        Event::Opened(other, Connection::default()),
+        &mut Vec::new(),
+    );
     let (requests, _) = submit(&mut gateway, &["GET a", "GET z", "GET y"]);
     let batch = vec![command("GET z")];
     let (others, _) = feed(&mut gateway, 0, Event::Submitted(other, batch));
@@ -536,4 +544,71 @@ fn a_transaction_of_which_a_command_was_turned_away_is_not_carried_out() {
         matches!(&replies[..], [Reply::Error { code, .. }] if *code == ErrorCode::ExecAbort),
         "{replies:?}"
     );
+}
+
+#[test]
+fn an_interactive_transaction_of_which_a_command_was_turned_away_is_undone() {
+    let mut gateway = gateway();
+    let (requests, replies) = submit(&mut gateway, &["BEGIN", "GET a"]);
+    assert_eq!(replies, vec![Reply::Ok]);
+    gateway.close(Some("no majority of the members can be heard".to_owned()));
+    let not_serving = |reply: &Reply| matches!(reply, Reply::Error { code, .. } if *code == ErrorCode::NotServing);
+    // It is not answered before what stands before it.
+    let (_, replies) = submit(&mut gateway, &["SET b 1"]);
+    assert_eq!(replies, vec![]);
+    let (_, replies) = play(&mut gateway, requests, replies);
+    assert_eq!(replies[0], Reply::Null);
+    assert!(
+        not_serving(&replies[1]) && replies.len() == 2,
+        "{replies:?}"
+    );
+    gateway.close(None);
+    let (requests, replies) = submit(&mut gateway, &["SET b 2", "COMMIT", "GET a"]);
+    assert!(
+        not_serving(&replies[0]) && not_serving(&replies[1]),
+        "{replies:?}"
+    );
+    assert_eq!(requests.len(), 1, "and what follows is by itself again");
+    assert_eq!(gateway.transactions_under_way(), 0);
+    assert!(gateway.tickets.is_empty());
+}
+
+/// With a token it is asked again, by whoever leads; but what may have arrived once is not said to have lost.
+#[test]
+fn a_commit_that_may_have_arrived_is_unknown_and_never_said_to_have_lost() {
+    let mut gateway = gateway();
+    let (_, replies) = submit(&mut gateway, &["TXN TOKEN"]);
+    let [Reply::Bulk(token)] = &replies[..] else {
+        panic!("{replies:?}");
+    };
+    let begin = format!(
+        "BEGIN TOKEN {}",
+        std::str::from_utf8(token).expect("a word")
+    );
+    let (requests, replies) = submit(&mut gateway, &[&begin, "COMMIT"]);
+    assert_eq!(replies, vec![Reply::Ok]);
+    let (node, _) = requests[0];
+    let lost = Event::Lost(node, Delivery::Unknown);
+    let (mut requests, mut replies) = feed(&mut gateway, 0, lost);
+    for now_us in (0..20_000_000).step_by(10_000) {
+        while let Some((node, request)) = requests.pop() {
+            let outcome = Outcome::NotLeader { hint: None };
+            let event = Event::Response(node, answer(request.id, outcome));
+            let (more, said) = feed(&mut gateway, now_us, event);
+            requests.extend(more);
+            replies.extend(said);
+        }
+        let (more, said) = feed(&mut gateway, now_us, Event::Tick);
+        requests.extend(more);
+        replies.extend(said);
+        if let Some(reply) = replies.first() {
+            let unknown = |code: &ErrorCode| *code == ErrorCode::Unknown;
+            assert!(
+                matches!(reply, Reply::Error { code, .. } if unknown(code)),
+                "{reply:?}"
+            );
+            return;
+        }
+    }
+    panic!("no answer");
 }

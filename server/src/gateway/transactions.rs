@@ -106,11 +106,21 @@ impl Gateway {
             return;
         };
         if let Some(event) = session.connection.reset() {
-            if let Some(ticket) = event.ticket() {
-                self.tickets.remove(&ticket);
-            }
-            self.coordinate(now, event, effects);
+            self.forget_transaction(now, event, effects);
         }
+    }
+
+    /// Nobody waits for a transaction any more, and the coordinator is told so.
+    pub(super) fn forget_transaction(
+        &mut self,
+        now: Now,
+        event: coordinator::Event,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(ticket) = event.ticket() {
+            self.tickets.remove(&ticket);
+        }
+        self.coordinate(now, event, effects);
     }
 
     /// Gives the coordinator an event, and carries out what it wants.

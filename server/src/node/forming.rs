@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synod_membership::id::Destination;
+use synod_txn::coordinator::Connection;
 use synod_txn::{ErrorCode, Reply};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
@@ -116,7 +117,14 @@ impl Forming<'_> {
 /// Clients that came too early: they are told so, and stay.
 #[derive(Default)]
 struct Clients {
-    waiting: BTreeMap<SessionId, Arc<Outbox>>,
+    waiting: BTreeMap<SessionId, Early>,
+}
+
+/// A client that came too early.
+struct Early {
+    outbox: Arc<Outbox>,
+    /// It hears of what was turned away, so that half a transaction is not carried out by itself later.
+    connection: Connection,
 }
 
 impl Clients {
@@ -126,18 +134,13 @@ impl Clients {
         mailbox.take(&mut news);
         for submitted in news {
             match submitted {
-                Submitted::Opened(session, outbox) => {
-                    self.waiting.insert(session, outbox);
+                Submitted::Opened(session, outbox, connection) => {
+                    self.waiting.insert(session, Early { outbox, connection });
                 }
                 Submitted::Commands(session, batch) => {
                     mailbox.answered(batch.len());
-                    let replies = batch.into_iter().map(|submission| match submission {
-                        Submission::Immediate(reply) | Submission::Reset(reply) => reply,
-                        Submission::Command(_) => {
-                            Reply::error(ErrorCode::NotServing, why.to_owned())
-                        }
-                    });
-                    if let Some(outbox) = self.waiting.get(&session) {
+                    if let Some(Early { outbox, connection }) = self.waiting.get_mut(&session) {
+                        let replies = batch.into_iter().map(|it| turn_away(connection, it, why));
                         outbox.push(replies.collect());
                     }
                 }
@@ -151,7 +154,27 @@ impl Clients {
     /// Announces the clients that stayed to the node that begins to serve.
     fn hand_over(self, mailbox: &Mailbox) {
         let opened = self.waiting.into_iter();
-        mailbox.put_first(opened.map(|(session, outbox)| Submitted::Opened(session, outbox)));
+        mailbox
+            .put_first(opened.map(|(session, early)| {
+                Submitted::Opened(session, early.outbox, early.connection)
+            }));
+    }
+}
+
+/// The answer to what cannot be served yet.
+fn turn_away(connection: &mut Connection, submission: Submission, why: &str) -> Reply {
+    match submission {
+        Submission::Immediate(reply) => connection.known(reply),
+        Submission::Reset(reply) => {
+            // Nothing was begun that anybody would have to be told of.
+            let _ = connection.reset();
+            reply
+        }
+        Submission::Command(command) => {
+            let why = Reply::error(ErrorCode::NotServing, why.to_owned());
+            let _ = connection.turned_away(&command, &why);
+            why
+        }
     }
 }
 

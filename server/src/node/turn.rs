@@ -459,9 +459,9 @@ impl Node {
         self.mailbox.take(&mut news);
         for submitted in news {
             let event = match submitted {
-                Submitted::Opened(session, outbox) => {
+                Submitted::Opened(session, outbox, connection) => {
                     self.outboxes.insert(session, outbox);
-                    gateway::Event::Opened(session)
+                    gateway::Event::Opened(session, connection)
                 }
                 Submitted::Commands(session, batch) => {
                     self.traffic.count(&batch);

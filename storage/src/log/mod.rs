@@ -34,6 +34,7 @@ mod group;
 mod groups;
 mod recover;
 mod replay;
+mod scan;
 pub(crate) mod segment;
 mod view;
 mod writer;

@@ -1,7 +1,8 @@
-//! Reading the log after a stop, a kill or a power cut.
+//! The log after a stop, a kill or a power cut: which segments there are, what is in them, and the new
+//! one that says where they end.
 //!
-//! See the module's essay for what is a torn tail and what is damage. This file only ever reads,
-//! until it makes the segment of the new incarnation at the very end.
+//! Nothing is written before all is read; and nothing is relied on before the new segment, with its copy
+//! of the last batch, is durable.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,13 +10,12 @@ use std::sync::Arc;
 
 use synod_testpoint::planted;
 
-use super::frame::{
-    BLOCK, BatchHeader, DecodedBatch, EncodedBatch, HEADER, HeaderError, Link, SegmentHeader,
-};
+use super::frame::{BLOCK, EncodedBatch, HeaderError, Link, SegmentHeader};
 use super::groups::Groups;
+use super::scan::{Found, Scan};
 use super::segment::{LOG_DIR, LogName, Roll, RollError, parse_name, segment_path, spare_path};
 use super::writer::{LogWriter, Placement};
-use crate::disk::{Disk, DiskFile, read_exact_at};
+use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::manifest::State;
 use crate::{BatchSeq, JobStep, OpenError, OpenProgress, OpenReport, Options, SegmentNumber};
 
@@ -46,30 +46,6 @@ pub(crate) struct RecoveredLog {
     pub placements: BTreeMap<BatchSeq, Placement>,
     pub spares: Vec<String>,
     pub next_spare: u64,
-}
-
-struct Found {
-    number: SegmentNumber,
-    header: Option<SegmentHeader>,
-    bytes: u64,
-}
-
-/// The batch that a crash may have left in the page cache only.
-struct Ambiguous {
-    header: BatchHeader,
-    frame: Vec<u8>,
-    placement: Placement,
-}
-
-struct Scan<'a, 'b> {
-    context: &'a mut LogContext<'b>,
-    placements: BTreeMap<BatchSeq, Placement>,
-    segments: BTreeMap<SegmentNumber, Segment>,
-    /// The last batch that was read.
-    last: BatchSeq,
-    /// The header checksum of the last batch; `None` behind damage, where the chain is broken.
-    chain: Option<u32>,
-    ambiguous: Option<Ambiguous>,
 }
 
 /// Reads the whole log into the view and begins a new segment.
@@ -252,7 +228,7 @@ fn list(context: &mut LogContext<'_>) -> Result<(Vec<Found>, Vec<String>, u64), 
                 let path = spare_path(number);
                 next_spare = next_spare.max(number + 1);
                 // A spare that was not filled to its end is no use.
-                let open = context.disk.open(&path, crate::disk::OpenMode::Existing);
+                let open = context.disk.open(&path, OpenMode::Existing);
                 let bytes = open.and_then(|file| file.len()).unwrap_or(0);
                 if bytes >= context.options.segment_bytes {
                     spares.push(path);
@@ -285,7 +261,7 @@ fn read_header(context: &mut LogContext<'_>, number: SegmentNumber) -> Result<Fo
     let cannot = || OpenError::disk(format!("cannot read {path}"));
     let file = context
         .disk
-        .open(&path, crate::disk::OpenMode::Existing)
+        .open(&path, OpenMode::Existing)
         .map_err(cannot())?;
     let bytes = file.len().map_err(cannot())?;
     let mut block = vec![0; BLOCK];
@@ -313,229 +289,4 @@ fn read_header(context: &mut LogContext<'_>, number: SegmentNumber) -> Result<Fo
         header,
         bytes,
     })
-}
-
-impl Scan<'_, '_> {
-    /// Something of unknown content was lost before the batch `until`: every replica that existed by
-    /// then is suspect.
-    fn damage_unknown(&mut self, what: String, until: BatchSeq) {
-        tracing::error!("{what}: every replica of this node is suspect");
-        self.context.report.damage.push(what);
-        for group in self.context.groups.groups.values_mut() {
-            if group.created < until {
-                group.damage.unknown = true;
-            }
-        }
-        self.chain = None;
-    }
-
-    /// A segment whose header is bad: it is whole all the same if its first batch is the next one.
-    fn adopt(&mut self, path: &str, bytes: &[u8]) {
-        let first = bytes.get(BLOCK..).and_then(BatchHeader::decode);
-        let next = first.filter(|first| {
-            let follows = Some(first.chain) == self.chain && first.sequence.0 == self.last.0 + 1;
-            // Or it is the copy of the last batch that the segment before ends with.
-            follows || (self.chain.is_some() && first.sequence == self.last)
-        });
-        let Some(first) = next else {
-            self.damage_unknown(format!("{path}: bad header"), BatchSeq(u64::MAX));
-            return;
-        };
-        let what = format!("{path}: bad header, nothing lost");
-        tracing::error!("{what}");
-        self.context.report.damage.push(what);
-        self.last = BatchSeq(first.sequence.0 - 1);
-        self.chain = Some(first.chain);
-    }
-
-    /// Reads one segment. Returns where it ends.
-    fn segment(&mut self, found: &Found, next: Option<&Found>) -> Result<u64, OpenError> {
-        let path = segment_path(found.number);
-        let cannot = || OpenError::disk(format!("cannot read {path}"));
-        let file = self
-            .context
-            .disk
-            .open(&path, crate::disk::OpenMode::Existing);
-        let file = file.map_err(cannot())?;
-        let mut bytes = vec![0; usize::try_from(found.bytes).unwrap_or(0)];
-        read_exact_at(&*file, &mut bytes, 0).map_err(cannot())?;
-
-        match found.header {
-            Some(header) => {
-                if self.chain.is_some() && self.placements.is_empty() {
-                    // The first segment there is: the chain starts with what its header says.
-                    self.last = BatchSeq(header.first.0 - 1);
-                    self.chain = Some(header.chain);
-                }
-                if header.first.0 > self.last.0 + 1 {
-                    let what = format!(
-                        "{path} starts with batch {}, the log before ends with {}",
-                        header.first, self.last
-                    );
-                    self.damage_unknown(what, header.first);
-                }
-                self.last = BatchSeq(header.first.0 - 1);
-                self.chain = Some(header.chain);
-            }
-            None => self.adopt(&path, &bytes),
-        }
-        // The next segment says where this one ends. What it says is as good as a valid successor.
-        let proven_end = next
-            .and_then(|next| next.header)
-            .filter(|header| header.previous == found.number)
-            .and_then(|header| usize::try_from(header.previous_end).ok())
-            .map(|end| end.min(bytes.len()));
-        let limit = proven_end.unwrap_or(bytes.len());
-        let is_last = next.is_none();
-        let mut at = BLOCK;
-        while at < limit {
-            let header = self.header_at(&bytes[..limit], at, found, self.chain.is_none());
-            let Some((header, frame_bytes)) = header else {
-                let successor = self.successor(&bytes[..limit], at + BLOCK, found);
-                let Some((successor, sequence)) = successor else {
-                    // With the next header bad, the first batch behind it tells whether one is missing.
-                    if proven_end.is_some_and(|end| at < end) {
-                        let until = next.and_then(|next| next.header).map(|header| header.first);
-                        self.damage_unknown(
-                            format!("{path}: no valid batch from byte {at} on"),
-                            until.unwrap_or(BatchSeq(u64::MAX)),
-                        );
-                    } else if is_last && bytes[at..limit].iter().take(BLOCK).any(|byte| *byte != 0)
-                    {
-                        self.torn(&path, at, "bad header");
-                    }
-                    break;
-                };
-                self.damage_unknown(format!("{path}: bad batch at byte {at}"), sequence);
-                at = successor;
-                continue;
-            };
-            let frame = &bytes[at..at + frame_bytes];
-            let decoded = DecodedBatch::decode(&header, frame);
-            if decoded.as_ref().is_none_or(|batch| !batch.whole) {
-                let proven = proven_end.is_some()
-                    || header.sequence <= self.context.state.log_durable
-                    || self
-                        .successor(&bytes[..limit], at + frame_bytes, found)
-                        .is_some();
-                if !proven && is_last {
-                    self.torn(&path, at, "bad body");
-                    break;
-                }
-            }
-            let placement = Placement {
-                segment: found.number,
-                offset: at as u64,
-                bytes: frame_bytes as u64,
-            };
-            self.last = header.sequence;
-            self.chain = Some(header.crc);
-            match decoded {
-                Some(batch) => {
-                    self.note_bad_bodies(&path, at, &batch);
-                    self.placements.insert(header.sequence, placement);
-                    // Entries may leave the cache: they are on disk, here.
-                    self.context.groups.synced = header.sequence;
-                    let state = self.context.state;
-                    for (ordinal, record) in (0..).zip(batch.records) {
-                        self.context
-                            .groups
-                            .replay(header.sequence, ordinal, record, state);
-                    }
-                    let whole = is_last.then(|| frame.to_vec());
-                    self.ambiguous = whole.map(|frame| Ambiguous {
-                        header,
-                        frame,
-                        placement,
-                    });
-                }
-                None => {
-                    let what = format!("{path}: bad table in batch {}", header.sequence);
-                    self.damage_unknown(what, BatchSeq(header.sequence.0 + 1));
-                    // The header is good: the chain is whole.
-                    self.chain = Some(header.crc);
-                    self.ambiguous = None;
-                }
-            }
-            self.context.report.batches += 1;
-            at += frame_bytes;
-        }
-        if found
-            .header
-            .is_some_and(|header| found.bytes < header.bytes)
-            && is_last
-        {
-            let what = format!("{path}: cut to {} bytes", found.bytes);
-            self.damage_unknown(what, BatchSeq(u64::MAX));
-        }
-        self.segments.insert(
-            found.number,
-            Segment {
-                bytes: found.bytes,
-                last: self.last,
-            },
-        );
-        Ok(at.min(limit) as u64)
-    }
-
-    fn torn(&mut self, path: &str, at: usize, why: &str) {
-        let what = format!("{path}: torn tail cut at byte {at} ({why})");
-        tracing::info!("{what}");
-        self.context.report.torn_tail = Some(what);
-    }
-
-    fn note_bad_bodies(&mut self, path: &str, at: usize, batch: &DecodedBatch) {
-        for record in &batch.records {
-            for (id, _) in record
-                .entries
-                .iter()
-                .filter_map(|entry| entry.as_ref().err())
-            {
-                let what = format!("{path}: entry {id} in the batch at byte {at} is damaged");
-                tracing::error!("{what}");
-                self.context.report.damage.push(what);
-            }
-        }
-    }
-
-    /// The batch at `at`, if it is the one that belongs there (or, behind damage, a later one).
-    fn header_at(
-        &self,
-        bytes: &[u8],
-        at: usize,
-        found: &Found,
-        behind_damage: bool,
-    ) -> Option<(BatchHeader, usize)> {
-        let header = BatchHeader::decode(bytes.get(at..at.checked_add(HEADER)?)?)?;
-        let ours = header.store == self.context.state.store
-            && header.segment == found.number
-            && found
-                .header
-                .is_none_or(|segment| segment.incarnation == header.incarnation);
-        let in_turn = match self.chain {
-            Some(chain) if !behind_damage => {
-                header.sequence.0 == self.last.0 + 1 && header.chain == chain
-            }
-            Some(_) | None => header.sequence > self.last,
-        };
-        let (ours, in_turn) = match planted!(TakesStaleFrames) {
-            true => (true, header.sequence.0 == self.last.0 + 1),
-            false => (ours, in_turn),
-        };
-        let frame_bytes = header
-            .frame_bytes()
-            .filter(|length| *length <= bytes.len() - at)?;
-        (ours && in_turn).then_some((header, frame_bytes))
-    }
-
-    /// Looks for a batch of this segment beyond `from`: a torn length must not hide one.
-    fn successor(&self, bytes: &[u8], from: usize, found: &Found) -> Option<(usize, BatchSeq)> {
-        if planted!(TakesDamageForATail) {
-            return None;
-        }
-        (from..bytes.len()).step_by(BLOCK).find_map(|at| {
-            self.header_at(bytes, at, found, true)
-                .map(|(header, _)| (at, header.sequence))
-        })
-    }
 }

@@ -13,7 +13,7 @@ use super::plan::{Plan, Uncut, keys_of};
 use super::reading::{Read, Reading, Taken, is_walk, validate};
 use super::session::{self, Session};
 use super::view::{Effects, View};
-use super::{OPTIMISTIC_MAX, Owner, Turn, attempt_of};
+use super::{Owner, Turn, attempt_of};
 use crate::command::Class;
 use crate::reply::{ErrorCode, Reply};
 use crate::token;
@@ -45,6 +45,8 @@ enum Phase {
     Holding { waiting: BTreeSet<Call> },
     /// Values are read, and ranges walked through.
     Gathering { reading: Reading },
+    /// The same for what a script reads in other shards than the one that it writes in.
+    Looking { reading: Reading },
     /// What was read is checked, once more, in all shards.
     Validating {
         waiting: BTreeSet<Call>,
@@ -52,10 +54,12 @@ enum Phase {
     },
     /// The home of a token is asked.
     Asking { call: Call },
-    /// One shard does it all.
+    /// One shard does all that is done. `replies` are those of commands that were carried out here: of
+    /// all, or by part of those in other shards.
     Executing {
         call: Call,
         replies: Option<Vec<Reply>>,
+        of_others: BTreeMap<usize, Vec<Reply>>,
     },
     /// The first phase, everywhere but at the anchor. `replies` are those of commands that were
     /// carried out here.
@@ -212,9 +216,7 @@ impl Run {
         };
         match plan {
             // Reads of several shards are optimistic, until they have failed too often.
-            Ok(plan)
-                if self.reads_only() && plan.parts.len() > 1 && self.attempt <= OPTIMISTIC_MAX =>
-            {
+            Ok(plan) if self.reads_only() && plan.parts.len() > 1 && self.is_optimistic(turn) => {
                 self.gather(turn);
             }
             Ok(plan) => self.commit(turn, plan, None),
@@ -232,6 +234,11 @@ impl Run {
             }
             Source::Effects(..) | Source::Question { .. } => false,
         }
+    }
+
+    /// Whether this attempt may find at its end that something has changed.
+    fn is_optimistic(&self, turn: &Turn) -> bool {
+        self.attempt <= turn.settings.optimistic_max
     }
 
     /// Whether it takes effect at most once, however often it is sent.
@@ -268,7 +275,7 @@ impl Run {
 
     /// Reads all keys and ranges of the script; if it has lost too often, under locks.
     fn gather(&mut self, turn: &mut Turn) {
-        if self.attempt <= OPTIMISTIC_MAX || planted!(NeverHolds) {
+        if self.is_optimistic(turn) || planted!(NeverHolds) {
             return self.read(turn);
         }
         let (script, keys) = self.script();
@@ -333,13 +340,11 @@ impl Run {
         let owner = self.owner();
         match &parts[..] {
             [] => self.end(turn, Ended::Replies(replies.unwrap_or_default())),
-            [only] => {
-                let mut intent = Box::new(only.intent.clone());
-                intent.holder = Some(self.txn).filter(|_| !self.holds.is_empty());
-                let request = TxnRequest::Execute { intent };
-                match turn.call(owner, &only.key, request) {
-                    Some(call) => self.phase = Phase::Executing { call, replies },
-                    None => self.again(turn),
+            [_] => self.execute(turn, replies, BTreeMap::new()),
+            _ if self.plan.has_one_writer() && self.is_optimistic(turn) => {
+                match self.plan.unread() {
+                    keys if keys.is_empty() => self.execute(turn, replies, BTreeMap::new()),
+                    keys => self.look(turn, keys),
                 }
             }
             _ if !self.plan.writes() && self.plan.is_read() => {
@@ -359,13 +364,62 @@ impl Run {
         }
     }
 
+    /// Asks the only shard that writes to do its part, and to ask the others whether what was read there
+    /// still is so.
+    fn execute(
+        &mut self,
+        turn: &mut Turn,
+        replies: Option<Vec<Reply>>,
+        of_others: BTreeMap<usize, Vec<Reply>>,
+    ) {
+        let anchor = &self.plan.parts[0];
+        let mut intent = Box::new(anchor.intent.clone());
+        intent.holder = Some(self.txn).filter(|_| !self.holds.is_empty());
+        intent.elsewhere = self.plan.elsewhere(self.id());
+        let request = TxnRequest::Execute { intent };
+        self.asked = turn.monotonic();
+        match turn.call(self.owner(), &anchor.key, request) {
+            Some(call) => {
+                self.phase = Phase::Executing {
+                    call,
+                    replies,
+                    of_others,
+                };
+            }
+            None => self.again(turn),
+        }
+    }
+
+    /// Reads what is to be read in other shards than the one that writes.
+    fn look(&mut self, turn: &mut Turn, keys: Vec<Bytes>) {
+        match Reading::ask(turn, self.owner(), keys, std::iter::empty(), 0, None) {
+            Some(reading) => self.phase = Phase::Looking { reading },
+            None => self.again(turn),
+        }
+    }
+
+    /// It is read: whatever else the script does is done by the shard that writes.
+    fn looked(&mut self, turn: &mut Turn, read: Read) {
+        turn.hlc.merge(read.newest);
+        let mut view = View::default();
+        view.read(read.values);
+        // If something has changed in the end, it may be something that was not watched.
+        self.is_carried_out_here = true;
+        let mut watched = self.plan.parts.iter().flat_map(|part| &part.intent.reads);
+        if !watched.all(|read| view.agrees_with(read)) {
+            return self.end(turn, Ended::Changed);
+        }
+        let of_others = self.plan.settle_reads(&mut view, turn.now.wall_ms);
+        self.execute(turn, None, of_others);
+    }
+
     /// Whether the present phase waits for this call; of others the answer means nothing any more.
     fn awaits(&self, call: Call) -> bool {
         match &self.phase {
             Phase::Holding { waiting } | Phase::Validating { waiting, .. } => {
                 waiting.contains(&call)
             }
-            Phase::Gathering { .. } => true,
+            Phase::Gathering { .. } | Phase::Looking { .. } => true,
             Phase::Asking { call: asked }
             | Phase::Executing { call: asked, .. }
             | Phase::Concluding { call: asked, .. } => *asked == call,
@@ -398,6 +452,11 @@ impl Run {
                 Taken::Complete => self.gathered(turn, reading.finish()),
                 Taken::Lost(outcome) => self.lost(turn, outcome),
             },
+            Phase::Looking { mut reading } => match reading.answered(call, outcome) {
+                Taken::NotAsked | Taken::More => self.phase = Phase::Looking { reading },
+                Taken::Complete => self.looked(turn, reading.finish()),
+                Taken::Lost(outcome) => self.lost(turn, outcome),
+            },
             Phase::Validating {
                 mut waiting,
                 replies,
@@ -414,7 +473,9 @@ impl Run {
                 }
             }
             Phase::Asking { .. } => self.told(turn, outcome),
-            Phase::Executing { replies, .. } => self.executed(turn, outcome, replies),
+            Phase::Executing {
+                replies, of_others, ..
+            } => self.executed(turn, outcome, replies, of_others),
             Phase::Preparing {
                 mut waiting,
                 prepared,
@@ -439,25 +500,11 @@ impl Run {
                 version,
                 told,
             } => {
-                if let Some(index) = waiting.remove(&call)
-                    && outcome == Outcome::Txn(TxnAnswer::Done)
-                {
+                let index = waiting.remove(&call);
+                if let Some(index) = index.filter(|_| outcome == Outcome::Txn(TxnAnswer::Done)) {
                     left.remove(&index);
                 }
-                match left.is_empty() {
-                    true => {
-                        let request = TxnRequest::Forget { attempt: self.id() };
-                        let _ = turn.call(self.owner(), &self.plan.parts[0].key, request);
-                    }
-                    false => {
-                        self.phase = Phase::Resolving {
-                            waiting,
-                            left,
-                            version,
-                            told,
-                        };
-                    }
-                }
+                self.resolving(turn, waiting, left, (version, told));
             }
             Phase::Pause { .. } | Phase::Over => unreachable!("these phases wait for no answer"),
         }
@@ -478,12 +525,20 @@ impl Run {
     }
 
     /// One shard has done it all, or not.
-    fn executed(&mut self, turn: &mut Turn, outcome: Outcome, replies: Option<Vec<Reply>>) {
+    fn executed(
+        &mut self,
+        turn: &mut Turn,
+        outcome: Outcome,
+        replies: Option<Vec<Reply>>,
+        mut of_parts: BTreeMap<usize, Vec<Reply>>,
+    ) {
         match outcome {
             Outcome::Txn(TxnAnswer::Executed {
                 replies: executed, ..
             }) => {
-                let replies = replies.unwrap_or_else(|| self.plan.merge(vec![executed]));
+                of_parts.insert(0, executed);
+                let of_parts = of_parts.into_values().collect();
+                let replies = replies.unwrap_or_else(|| self.plan.merge(of_parts));
                 self.end(turn, Ended::Replies(replies));
             }
             Outcome::Unknown if self.plan.writes() && !self.has_token() => self.unknown(turn),
@@ -568,15 +623,31 @@ impl Run {
         };
     }
 
+    /// Whether what the present phase asks for changes nothing: then it can be begun again at any time.
+    fn has_no_effect(&self) -> bool {
+        match &self.phase {
+            Phase::Holding { .. }
+            | Phase::Gathering { .. }
+            | Phase::Looking { .. }
+            | Phase::Validating { .. }
+            | Phase::Asking { .. } => true,
+            Phase::Pause { .. }
+            | Phase::Executing { .. }
+            | Phase::Preparing { .. }
+            | Phase::Concluding { .. }
+            | Phase::Doubting { .. }
+            | Phase::Resolving { .. }
+            | Phase::Over => false,
+        }
+    }
+
     pub(super) fn tick(&mut self, turn: &mut Turn) {
         let now = turn.monotonic();
         let late = now.0.saturating_sub(self.asked.0) >= turn.settings.answer_max_us;
+        let has_no_effect = self.has_no_effect();
         match &mut self.phase {
             Phase::Pause { until } if now >= *until => self.begin(turn),
-            Phase::Holding { .. } | Phase::Gathering { .. } | Phase::Validating { .. } if late => {
-                self.again(turn);
-            }
-            Phase::Asking { .. } if late => self.again(turn),
+            _ if late && has_no_effect => self.again(turn),
             Phase::Executing { .. } if late => match self.plan.writes() && !self.has_token() {
                 true => self.unknown(turn),
                 false => {
@@ -625,6 +696,7 @@ impl Run {
             Phase::Pause { .. }
             | Phase::Holding { .. }
             | Phase::Gathering { .. }
+            | Phase::Looking { .. }
             | Phase::Validating { .. }
             | Phase::Asking { .. }
             | Phase::Executing { .. }

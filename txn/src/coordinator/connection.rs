@@ -52,6 +52,10 @@ enum State {
     /// An interactive transaction was ended by the store. What the client still sends for it must
     /// not be carried out by itself: this is the answer, until `COMMIT` or `ROLLBACK`.
     Ended { why: Reply },
+    /// The beginning of a transaction was turned away. What the client may have sent behind it before it
+    /// heard so must not be carried out by itself: this is the answer, until that has an end, or until
+    /// something is begun anew.
+    Lost { why: Reply },
 }
 
 /// Whether a command was refused while queueing.
@@ -108,11 +112,100 @@ impl Connection {
         queued_reply()
     }
 
+    /// A command that nobody has looked at, because nothing is served at present: `why` is what the client is
+    /// told. The transaction that it belongs to, or would have begun, must not be carried out without it.
+    /// What the coordinator is to be told, if anything.
+    pub fn turned_away(&mut self, command: &Command, why: &Reply) -> Option<Event> {
+        let step = match command {
+            Command::Transaction(step) => Some(step),
+            _ => None,
+        };
+        match (step, &mut self.state) {
+            // What would have begun is over before it has.
+            (
+                Some(TransactionCommand::Multi | TransactionCommand::Begin(_)),
+                State::Plain | State::Lost { .. },
+            ) => {
+                let why = undone(why);
+                self.state = State::Lost { why };
+            }
+            (Some(TransactionCommand::Watch { .. }), State::Plain) => self.unwatchable = true,
+            // What would have ended it has, and nothing was done.
+            (Some(TransactionCommand::Exec | TransactionCommand::Discard), State::Multi { .. }) => {
+                *self = Connection::default();
+            }
+            (
+                Some(TransactionCommand::Commit | TransactionCommand::Rollback),
+                State::Ended { .. },
+            )
+            | (
+                Some(
+                    TransactionCommand::Exec
+                    | TransactionCommand::Discard
+                    | TransactionCommand::Commit
+                    | TransactionCommand::Rollback,
+                ),
+                State::Lost { .. },
+            ) => self.state = State::Plain,
+            (_, State::Multi { dirty, .. }) => *dirty = Dirty::Yes,
+            (_, State::Interactive { ticket }) => {
+                let ticket = *ticket;
+                let why = undone(why);
+                self.state = State::Ended { why };
+                return Some(Event::Drop { ticket });
+            }
+            (
+                _,
+                State::Plain
+                | State::Executing { .. }
+                | State::Watching
+                | State::Asking
+                | State::Committing
+                | State::Ended { .. }
+                | State::Lost { .. },
+            ) => {}
+        }
+        None
+    }
+
+    /// A step of a transaction whose beginning was turned away. The answer, if it is not a new beginning.
+    fn lost_step(&mut self, transaction: &TransactionCommand) -> Option<Reply> {
+        let State::Lost { why } = &self.state else {
+            return None;
+        };
+        let why = why.clone();
+        match transaction {
+            TransactionCommand::Token | TransactionCommand::Status { .. } => Some(why),
+            TransactionCommand::Exec
+            | TransactionCommand::Discard
+            | TransactionCommand::Commit
+            | TransactionCommand::Rollback => {
+                self.state = State::Plain;
+                Some(why)
+            }
+            TransactionCommand::Multi
+            | TransactionCommand::Begin(_)
+            | TransactionCommand::Watch { .. }
+            | TransactionCommand::Unwatch => {
+                self.state = State::Plain;
+                None
+            }
+        }
+    }
+
     /// A command. `ticket` is a fresh one, should it be needed.
     pub fn command(&mut self, command: Command, ticket: Ticket) -> Next {
         let Command::Transaction(transaction) = command else {
             return self.data(command);
         };
+        match self.lost_step(&transaction) {
+            Some(reply) => Next::Reply(reply),
+            None => self.step(transaction, ticket),
+        }
+    }
+
+    /// A step of a transaction.
+    fn step(&mut self, transaction: TransactionCommand, ticket: Ticket) -> Next {
         match (transaction, &mut self.state) {
             (TransactionCommand::Multi, State::Plain) => {
                 self.state = State::Multi {
@@ -174,7 +267,8 @@ impl Connection {
                 | State::Watching
                 | State::Asking
                 | State::Committing
-                | State::Ended { .. },
+                | State::Ended { .. }
+                | State::Lost { .. },
             ) => error("not allowed between BEGIN and COMMIT"),
         }
     }
@@ -197,7 +291,7 @@ impl Connection {
                 ticket: *ticket,
                 command,
             }),
-            State::Ended { why } => Next::Reply(why.clone()),
+            State::Ended { why } | State::Lost { why } => Next::Reply(why.clone()),
             State::Executing { .. } | State::Watching | State::Asking | State::Committing => {
                 error("the command before is not answered yet")
             }
@@ -270,7 +364,8 @@ impl Connection {
             | State::Asking
             | State::Interactive { .. }
             | State::Committing
-            | State::Ended { .. } => error("not allowed between BEGIN and COMMIT"),
+            | State::Ended { .. }
+            | State::Lost { .. } => error("not allowed between BEGIN and COMMIT"),
         }
     }
 
@@ -349,9 +444,20 @@ impl Connection {
             | State::Watching
             | State::Asking
             | State::Committing
-            | State::Ended { .. } => None,
+            | State::Ended { .. }
+            | State::Lost { .. } => None,
         }
     }
+}
+
+/// What is said of a transaction of which a command was turned away.
+fn undone(why: &Reply) -> Reply {
+    let code = match why {
+        Reply::Error { code, .. } => *code,
+        _ => ErrorCode::NotServing,
+    };
+    let message = "a command of this transaction was turned away; nothing of it was done";
+    Reply::error(code, message)
 }
 
 fn queued_reply() -> Reply {
@@ -420,6 +526,54 @@ mod tests {
             ),
             "{reply:?}"
         );
+        assert!(connection.is_plain());
+    }
+
+    #[test]
+    fn a_transaction_is_not_carried_out_without_what_was_turned_away() {
+        let code_of = |reply: &Reply| match reply {
+            Reply::Error { code, .. } => Some(*code),
+            _ => None,
+        };
+        let why = Reply::error(ErrorCode::NotServing, "not yet");
+        let away =
+            |connection: &mut Connection, line: &str| connection.turned_away(&command(line), &why);
+        // Its beginning, a command in the midst of it, or a key that was to be watched.
+        let mut connection = Connection::default();
+        assert_eq!(away(&mut connection, "MULTI"), None);
+        for line in ["SET k v", "EXEC"] {
+            let reply = reply_to(&mut connection, line);
+            assert_eq!(code_of(&reply), Some(ErrorCode::NotServing), "{line}");
+        }
+        assert!(connection.is_plain());
+        // Whoever has heard of it begins anew.
+        assert_eq!(away(&mut connection, "MULTI"), None);
+        assert_eq!(reply_to(&mut connection, "MULTI"), Reply::Ok);
+        assert_eq!(away(&mut connection, "SET k v"), None);
+        let reply = reply_to(&mut connection, "EXEC");
+        assert_eq!(code_of(&reply), Some(ErrorCode::ExecAbort));
+        assert_eq!(away(&mut connection, "WATCH k"), None);
+        reply_to(&mut connection, "MULTI");
+        let reply = reply_to(&mut connection, "EXEC");
+        assert_eq!(code_of(&reply), Some(ErrorCode::ExecAbort));
+        // The same between `BEGIN` and `COMMIT`; the coordinator is told to forget it.
+        assert_eq!(away(&mut connection, "BEGIN"), None);
+        let reply = reply_to(&mut connection, "SET k v");
+        assert_eq!(code_of(&reply), Some(ErrorCode::NotServing));
+        let reply = reply_to(&mut connection, "COMMIT");
+        assert_eq!(code_of(&reply), Some(ErrorCode::NotServing));
+        assert!(connection.is_plain());
+        reply_to(&mut connection, "BEGIN");
+        let ticket = Ticket(1);
+        let dropped = away(&mut connection, "SET k v");
+        assert_eq!(dropped, Some(Event::Drop { ticket }));
+        let reply = reply_to(&mut connection, "COMMIT");
+        assert_eq!(code_of(&reply), Some(ErrorCode::NotServing));
+        assert!(connection.is_plain());
+        // One that was turned away whole leaves nothing behind.
+        for line in ["MULTI", "SET k v", "EXEC", "BEGIN", "SET k v", "COMMIT"] {
+            away(&mut connection, line);
+        }
         assert!(connection.is_plain());
     }
 

@@ -9,8 +9,13 @@
 //! ```text
 //! one shard        execute                                     one round of consensus
 //! only reads       read ∥ … , validate ∥ …                     none
-//! several shards   prepare ∥ … , conclude at the anchor, answer two; resolve ∥ … behind the answer
+//! one writes       execute, which validates ∥ … in the others   one
+//! several write    prepare ∥ … , conclude at the anchor, answer two; resolve ∥ … behind the answer
 //! ```
+//!
+//! Where one shard writes and others only read, what is read there is read first, and its leader asks
+//! whether it still is so before it writes (`participant::asking`). That can fail like any optimism: after
+//! some attempts such a script takes locks in all its shards, and writes as if several did.
 //!
 //! The anchor is the last to take part: when all others are prepared it carries out its own part and
 //! decides, in one entry of its log. So it locks nothing, the whole has one entry less, and two rounds of
@@ -60,7 +65,7 @@ use crate::participant::Now;
 use crate::reply::Reply;
 use crate::shard_map::ShardMap;
 use crate::token;
-use crate::transaction::{Again, AttemptId, TxnId};
+use crate::transaction::{Again, AttemptId, TxnId, TxnRequest};
 
 pub use connection::{Connection, Next};
 pub use event::{Call, Effect, Ended, Event, Script, Ticket};
@@ -87,6 +92,10 @@ pub struct Settings {
     pub keys_max: usize,
     /// Bytes of keys and values of such a one.
     pub bytes_max: usize,
+    /// How often the shards are told that somebody reads the past.
+    pub keep_every_us: u64,
+    /// After so many attempts, a transaction takes locks to get through.
+    pub optimistic_max: u32,
 }
 
 impl Default for Settings {
@@ -100,6 +109,8 @@ impl Default for Settings {
             duration_max_us: 300_000_000,
             keys_max: 65_536,
             bytes_max: 16 << 20,
+            keep_every_us: 1_000_000,
+            optimistic_max: 4,
         }
     }
 }
@@ -119,6 +130,16 @@ pub struct Coordinator {
     runs: BTreeMap<TxnId, Run>,
     sessions: BTreeMap<Ticket, Session>,
     calls: BTreeMap<Call, Owner>,
+    keeping: Keeping,
+}
+
+/// What the shards were told about those who read the past.
+#[derive(Clone, Copy, Debug, Default)]
+struct Keeping {
+    /// The version that they are to keep.
+    at: Version,
+    /// When they are told next.
+    next: Micros,
 }
 
 /// Whose call it is.
@@ -139,6 +160,7 @@ struct Turn<'a> {
     last_txn: &'a mut u64,
     last_call: &'a mut u64,
     calls: &'a mut BTreeMap<Call, Owner>,
+    keeping: &'a mut Keeping,
 }
 
 impl Turn<'_> {
@@ -213,6 +235,7 @@ impl Coordinator {
             runs: BTreeMap::new(),
             sessions: BTreeMap::new(),
             calls: BTreeMap::new(),
+            keeping: Keeping::default(),
         }
     }
 
@@ -233,6 +256,7 @@ impl Coordinator {
             last_txn: &mut self.last_txn,
             last_call: &mut self.last_call,
             calls: &mut self.calls,
+            keeping: &mut self.keeping,
         };
         match event {
             Event::Run { ticket, script } => {
@@ -259,9 +283,8 @@ impl Coordinator {
                 session.watch(&mut turn, ticket, keys);
             }
             Event::Execute { ticket, command } => {
-                if let Some(session) = self.sessions.get_mut(&ticket)
-                    && !session.is_over()
-                {
+                let session = self.sessions.get_mut(&ticket);
+                if let Some(session) = session.filter(|it| !it.is_over()) {
                     session.execute(&mut turn, ticket, command);
                 }
             }
@@ -344,11 +367,35 @@ fn tick(
         Owner::Run(txn) => runs.contains_key(txn),
         Owner::Session(ticket) => sessions.contains_key(ticket),
     });
+    keep_the_past(turn, sessions);
+}
+
+/// Tells all shards the lowest version that somebody reads at, so that it is not collected.
+fn keep_the_past(turn: &mut Turn, sessions: &BTreeMap<Ticket, Session>) {
+    let readers = sessions.iter();
+    let readers = readers.filter_map(|(ticket, session)| Some((session.at()?, *ticket)));
+    let Some((at, ticket)) = readers.min() else {
+        return;
+    };
+    // An older one than they know of cannot wait.
+    if turn.monotonic() < turn.keeping.next && at >= turn.keeping.at {
+        return;
+    }
+    let next = Micros(turn.monotonic().0 + turn.settings.keep_every_us);
+    *turn.keeping = Keeping { at, next };
+    let shards: Vec<_> = turn
+        .map
+        .descriptors()
+        .map(|it| (it.shard, it.epoch))
+        .collect();
+    for shard in shards {
+        turn.call_shard(Owner::Session(ticket), shard, TxnRequest::Keep { at });
+    }
 }
 
 /// Commits an interactive transaction; of one of the past there is nothing to commit.
 fn commit(turn: &mut Turn, ticket: Ticket, session: Session) -> Option<(TxnId, Run)> {
-    if session.is_of_the_past() {
+    if session.at().is_some() {
         let ended = Ended::Replies(Vec::new());
         turn.effects.push(Effect::Ended { ticket, ended });
         return None;
@@ -390,9 +437,6 @@ fn begin_session(
     session.has_lost(restarts);
     Some(session)
 }
-
-/// After so many attempts, a transaction takes locks to get through.
-const OPTIMISTIC_MAX: u32 = 4;
 
 /// The name of an attempt.
 fn attempt_of(txn: TxnId, attempt: u32) -> AttemptId {

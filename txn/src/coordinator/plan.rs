@@ -7,13 +7,13 @@ use synod_storage::ShardId;
 
 use super::event::Script;
 use super::reading::is_walk;
-use super::view::Effects;
+use super::view::{Effects, View};
 use crate::command::{Class, Command, Key};
 use crate::reply::{ErrorCode, Reply};
 use crate::shard_map::ShardMap;
 use crate::split::Merge;
 use crate::token;
-use crate::transaction::Intent;
+use crate::transaction::{AttemptId, Elsewhere, Intent, ReadElsewhere};
 
 /// Why a transaction is not cut over shards.
 #[derive(Clone, Debug)]
@@ -135,6 +135,65 @@ impl Plan {
     pub(super) fn is_read(&self) -> bool {
         let reads = |part: &Part| part.intent.commands.is_empty() && part.intent.writes.is_empty();
         self.parts.iter().all(reads)
+    }
+
+    /// Whether one of its shards writes and others only read. The anchor is first already.
+    pub(super) fn has_one_writer(&self) -> bool {
+        let writes = |part: &&Part| part.writes;
+        self.parts.len() > 1 && self.parts.iter().filter(writes).count() == 1
+    }
+
+    /// The keys that have to be read before a plan with one writer can be carried out: those of the
+    /// commands of its other shards, and, where there are such, those that were watched.
+    pub(super) fn unread(&self) -> Vec<Key> {
+        let others = self.parts.iter().skip(1);
+        let mut keys = Vec::new();
+        for part in others {
+            keys.extend(keys_of(&part.intent.commands));
+        }
+        if !keys.is_empty() {
+            let watched = self.parts.iter().flat_map(|part| &part.intent.reads);
+            keys.extend(watched.map(|read| read.key.clone()));
+            keys.sort();
+            keys.dedup();
+        }
+        keys
+    }
+
+    /// Carries out what other shards than the anchor have to read, on what was found there: then they only
+    /// have to find it so. The replies, by part.
+    pub(super) fn settle_reads(
+        &mut self,
+        view: &mut View,
+        now_ms: u64,
+    ) -> BTreeMap<usize, Vec<Reply>> {
+        let mut replies = BTreeMap::new();
+        let found = view.reads();
+        for (index, part) in self.parts.iter_mut().enumerate().skip(1) {
+            let mut keys = keys_of(&part.intent.commands);
+            keys.extend(part.intent.reads.iter().map(|read| read.key.clone()));
+            let of_part = found.iter().filter(|read| keys.contains(&read.key));
+            part.intent.reads = of_part.cloned().collect();
+            let commands = std::mem::take(&mut part.intent.commands).into_iter();
+            let answer = |command| view.carry_out(&command, None, now_ms);
+            replies.insert(index, commands.map(answer).collect());
+        }
+        replies
+    }
+
+    /// What the anchor has to ask the other shards, if it alone writes.
+    pub(super) fn elsewhere(&self, attempt: AttemptId) -> Option<Elsewhere> {
+        let parts: Vec<ReadElsewhere> = self
+            .parts
+            .iter()
+            .skip(1)
+            .map(|part| ReadElsewhere {
+                key: part.key.clone(),
+                reads: part.intent.reads.clone(),
+                ranges: part.intent.ranges.clone(),
+            })
+            .collect();
+        (!parts.is_empty()).then_some(Elsewhere { attempt, parts })
     }
 
     /// Whether its shards have no commands to answer.

@@ -276,7 +276,11 @@ pub(super) fn validate(
     let mut calls = Vec::new();
     for (shard, (reads, ranges)) in asked {
         let epoch = turn.map.descriptor(shard)?.epoch;
-        let request = TxnRequest::Validate { reads, ranges };
+        let request = TxnRequest::Validate {
+            reads,
+            ranges,
+            writer: None,
+        };
         calls.push(turn.call_shard(owner, (shard, epoch), request));
     }
     Some(calls)

@@ -11,7 +11,7 @@ use super::event::{Call, Effect, Ended, Ticket};
 use super::holds::Holds;
 use super::reading::{Read, Reading, Taken, Walked, is_walk, validate};
 use super::view::{Effects, View};
-use super::{OPTIMISTIC_MAX, Owner, Turn};
+use super::{Owner, Turn};
 use crate::command::{Access, Begin, Class, Command, Key, ReadMode};
 use crate::hlc;
 use crate::participant::Now;
@@ -166,7 +166,7 @@ impl Session {
 
     /// Reads what a command has to be shown; if the transaction has lost too often, under locks.
     fn read(&mut self, turn: &mut Turn, ticket: Ticket, keys: Vec<Key>, command: Option<Command>) {
-        let patient = self.restarts < OPTIMISTIC_MAX || planted!(NeverHolds);
+        let patient = self.restarts < turn.settings.optimistic_max || planted!(NeverHolds);
         if patient || self.at.is_some() {
             return self.look(turn, ticket, keys, command);
         }
@@ -409,9 +409,9 @@ impl Session {
         self.phase = Phase::Over;
     }
 
-    /// Whether it reads the past: then there is nothing to commit.
-    pub(super) fn is_of_the_past(&self) -> bool {
-        self.at.is_some()
+    /// The version that it reads at, if it reads the past.
+    pub(super) fn at(&self) -> Option<Version> {
+        self.at
     }
 
     /// Whether it is over, and to be forgotten.

@@ -20,7 +20,7 @@ use crate::reply::Reply;
 use crate::state::State;
 use crate::transaction::{
     AttemptId, Intent, KeyRead, RangeRead, ReadValue, SnapshotRead, TxnAnswer, TxnId, TxnRequest,
-    Verdict,
+    Verdict, Writer,
 };
 use crate::value::Value;
 use crate::wire::Outcome;
@@ -93,6 +93,7 @@ impl Leader {
             TxnRequest::Recover { attempt, begun } => {
                 self.recover(turn, own, asker, attempt, begun);
             }
+            TxnRequest::Keep { at } => self.keep(turn, own, asker, at),
             TxnRequest::Forget { attempt } => {
                 let done = Outcome::Txn(TxnAnswer::Done);
                 match self.view.committed().contains_key(&attempt) {
@@ -120,17 +121,9 @@ impl Leader {
         }
         match request {
             TxnRequest::Read { keys } => self.read(turn, own, asker, keys, slots),
-            TxnRequest::Validate { reads, .. } => {
-                let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
-                let through = turn.hlc.read(turn.now.wall_ms);
-                let needs = needs.max(self.promise(turn, through, own.ceiling));
-                let mut reads = reads.iter().zip(slots);
-                let valid = ranges_hold && reads.all(|(read, slot)| is_as_read(read, slot, turn));
-                let answer = match valid {
-                    true => TxnAnswer::Valid { through },
-                    false => TxnAnswer::Changed,
-                };
-                self.answer(turn, own, asker, Outcome::Txn(answer), needs);
+            TxnRequest::Validate { reads, writer, .. } => {
+                let asked = (&reads[..], *writer);
+                self.validate(turn, own, asker, asked, (slots, ranges_hold));
             }
             TxnRequest::Execute { intent } => {
                 let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
@@ -138,6 +131,10 @@ impl Leader {
                     let changed = Outcome::Txn(TxnAnswer::Changed);
                     return self.answer(turn, own, asker, changed, needs);
                 };
+                if let Some(elsewhere) = &intent.elsewhere {
+                    let what = (elsewhere, intent.token.clone());
+                    return self.ask_elsewhere(turn, own, asker, what, (ran, needs));
+                }
                 let replies = ran.replies;
                 if let Some(token) = intent.token.clone() {
                     let writes = ran.writes.into_iter();
@@ -172,6 +169,7 @@ impl Leader {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. } => unreachable!("these concern no keys"),
         }
     }
@@ -230,6 +228,33 @@ impl Leader {
         let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
         let needs = needs.max(self.promise(turn, valid_through, own.ceiling));
         self.answer(turn, own, asker, Outcome::Txn(answer(values)), needs);
+    }
+
+    /// Says whether all of it is as it was read, and until when it will be.
+    fn validate<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        asker: Asker,
+        (reads, writer): (&[KeyRead], Option<Writer>),
+        (slots, ranges_hold): (&[Slot], bool),
+    ) {
+        // From now on, whatever is written here is newer than what it writes elsewhere.
+        if let Some(writer) = writer
+            && !planted!(ReadersIgnoreWriters)
+        {
+            turn.hlc.merge(writer.version);
+        }
+        let needs = slots.iter().map(Slot::batch).max().unwrap_or_default();
+        let through = turn.hlc.read(turn.now.wall_ms);
+        let needs = needs.max(self.promise(turn, through, own.ceiling));
+        let mut reads = reads.iter().zip(slots);
+        let valid = ranges_hold && reads.all(|(read, slot)| is_as_read(read, slot, turn));
+        let answer = match valid {
+            true => TxnAnswer::Valid { through },
+            false => TxnAnswer::Changed,
+        };
+        self.answer(turn, own, asker, Outcome::Txn(answer), needs);
     }
 
     /// The anchor decides to commit, if the attempt is still prepared.
@@ -511,6 +536,7 @@ pub(super) fn for_each_read(task: &Task, mut visit: impl FnMut(&Key)) {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }
@@ -543,6 +569,7 @@ pub(super) fn keys_of(request: &TxnRequest) -> BTreeSet<Key> {
         | TxnRequest::Resolve { .. }
         | TxnRequest::Recover { .. }
         | TxnRequest::TokenStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => {}
         TxnRequest::MergeStatus { left, .. } => {
             keys.insert(left.start.clone());
@@ -571,6 +598,7 @@ pub(super) fn ranges_of(request: &TxnRequest) -> &[RangeRead] {
         | TxnRequest::TokenStatus { .. }
         | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -591,6 +619,7 @@ pub(super) fn held_ranges_of(request: &TxnRequest) -> &[KeyRange] {
         | TxnRequest::TokenStatus { .. }
         | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => &[],
     }
 }
@@ -623,13 +652,14 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
     match task {
         Task::Command(it) => command(it),
         Task::Txn(TxnRequest::Read { keys }) => wanted.reads.clone_from(keys),
-        Task::Txn(TxnRequest::Validate { reads, ranges }) => {
-            wanted
-                .reads
-                .extend(reads.iter().map(|read| read.key.clone()));
-            wanted
-                .ranges
-                .extend(ranges.iter().map(|read| read.range.clone()));
+        Task::Txn(TxnRequest::Validate {
+            reads,
+            ranges,
+            writer,
+        }) => {
+            // Who has locks elsewhere waits for younger ones only.
+            age = writer.map(|writer| writer.txn);
+            wanted.add_reads(reads, ranges);
         }
         Task::Txn(
             request @ (TxnRequest::Execute { intent }
@@ -637,15 +667,9 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::Conclude { intent, .. }),
         ) => {
             intent.commands.iter().for_each(&mut command);
-            wanted
-                .reads
-                .extend(intent.reads.iter().map(|read| read.key.clone()));
-            wanted
-                .writes
-                .extend(intent.writes.iter().map(|write| write.key.clone()));
-            wanted
-                .ranges
-                .extend(intent.ranges.iter().map(|read| read.range.clone()));
+            wanted.add_reads(&intent.reads, &intent.ranges);
+            let written = intent.writes.iter().map(|write| write.key.clone());
+            wanted.writes.extend(written);
             age = intent.holder;
             if let TxnRequest::Prepare { attempt, .. } | TxnRequest::Conclude { attempt, .. } =
                 request
@@ -671,6 +695,7 @@ pub(super) fn wanted(task: &Task) -> (Wanted, Option<TxnId>) {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. },
         ) => {}
     }

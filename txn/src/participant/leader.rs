@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use synod_storage::{ShardId, Version};
 
+use super::asking::Asking;
 use super::entry::{Birth, EntryBuilder, Header};
 use super::event::{Batch, Now, Round};
 use super::latch::{Latches, WorkId};
@@ -18,7 +19,7 @@ use super::shard::Own;
 use super::snapshots::{Closed, Closing};
 use super::splitting::Splitting;
 use super::transactions::{Transactions, TxnRecord};
-use super::work::{Asker, Stage, Work};
+use super::work::{Stage, Work};
 use super::{Effect, Settings, Turn};
 use crate::hlc;
 use crate::shard_map::{Authority, ShardDescriptor};
@@ -81,6 +82,7 @@ pub(super) struct Leader {
     /// Attempts that have let go of their locks: those who wait for them are to be woken.
     pub(super) released: Vec<(AttemptId, Verdict)>,
     pub(super) recovery: Recovery,
+    pub(super) asking: Asking,
     open: Option<OpenBatch>,
     sealed: VecDeque<Sealed>,
     in_flight: VecDeque<Proposed>,
@@ -121,6 +123,7 @@ impl Leader {
             parked: BTreeMap::new(),
             released: Vec::new(),
             recovery: Recovery::default(),
+            asking: Asking::default(),
             open: None,
             sealed: VecDeque::new(),
             in_flight: VecDeque::new(),
@@ -174,11 +177,12 @@ impl Leader {
 
     pub(super) fn is_overloaded(&self, settings: &Settings) -> bool {
         self.unapplied_bytes > settings.in_flight_bytes_max
-            || self.works.len() + self.reads.len() >= settings.waiting_max
+            || self.works.len() + self.reads.len() + self.asking.len() >= settings.waiting_max
     }
 
     pub(super) fn is_busy(&self) -> bool {
         !self.works.is_empty()
+            || !self.asking.is_empty()
             || self.last_batch > self.applied
             || self.needs_flush()
             || !self.view.prepared().is_empty()
@@ -279,7 +283,7 @@ impl Leader {
         version: Version,
         held: Option<Held>,
     ) {
-        let changes = match self.view.apply(&record) {
+        let changes = match self.view.apply_ahead(&record) {
             Ok(changes) => changes,
             Err(reason) => unreachable!("a leader proposes what can be applied: {reason}"),
         };
@@ -476,7 +480,7 @@ impl Leader {
                 self.overlay.put(key.clone(), pending.clone());
             }
             for record in &proposed.records {
-                if let Err(reason) = self.view.apply(record) {
+                if let Err(reason) = self.view.apply_ahead(record) {
                     unreachable!("what was proposed can be applied: {reason}");
                 }
             }
@@ -486,22 +490,14 @@ impl Leader {
         undone
     }
 
-    /// Ends every command that waits, unevaluated.
+    /// Ends every command that waits: it was not evaluated, or nothing of it is in the log.
     fn drain_works<S: State>(&mut self, turn: &mut Turn<S>, undone: &mut Vec<Held>) {
         let works = std::mem::take(&mut self.works);
         turn.reads.retain(|_, (_, work)| !works.contains_key(work));
         for work in works.into_values() {
-            match work.asker {
-                Asker::Request { token, stream } | Asker::Known { token, stream, .. } => {
-                    undone.push(Held {
-                        token,
-                        stream,
-                        outcome: Outcome::Unknown,
-                    });
-                }
-                Asker::Scan(_) | Asker::Nobody => {}
-            }
+            undone.extend(work.asker.held(Outcome::Unknown));
         }
+        self.asking.drain(undone);
         self.latches = Latches::default();
         self.ranges.clear();
         self.parked.clear();
@@ -601,6 +597,7 @@ impl Leader {
             let (shard, term) = (self.shard, self.term);
             turn.effects.push(Effect::Confirm { shard, term, round });
         }
+        self.tick_asking(turn, own);
         match own.frozen.is_some() {
             true => self.tick_frozen(turn, own),
             false => self.recover_stale(turn, own),

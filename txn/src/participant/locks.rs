@@ -10,7 +10,7 @@ use bytes::Bytes;
 use synod_storage::KeyRange;
 
 use super::transactions::Prepared;
-use crate::transaction::{AttemptId, TxnId};
+use crate::transaction::{AttemptId, KeyRead, RangeRead, TxnId};
 
 /// Who has locked a key.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,15 @@ pub(super) struct Wanted {
     pub(super) writes: Vec<Bytes>,
     /// Ranges to be read.
     pub(super) ranges: Vec<KeyRange>,
+}
+
+impl Wanted {
+    /// What was read is to be as it was.
+    pub(super) fn add_reads(&mut self, reads: &[KeyRead], ranges: &[RangeRead]) {
+        self.reads.extend(reads.iter().map(|read| read.key.clone()));
+        let ranges = ranges.iter().map(|read| read.range.clone());
+        self.ranges.extend(ranges);
+    }
 }
 
 /// Whether locks stand in the way.

@@ -41,6 +41,7 @@
 //! back.
 
 mod apply;
+mod asking;
 mod effect;
 mod entry;
 mod evaluate;
@@ -106,6 +107,8 @@ pub struct Settings {
     pub recover_after_us: u64,
     /// How long a hold may stand before it is given up.
     pub hold_max_us: u64,
+    /// How long what somebody reads of the past is kept after he has last said so.
+    pub snapshot_lease_us: u64,
     /// How long an unanswered question to another shard is waited for.
     pub ask_again_us: u64,
     /// How long a request waits for another transaction's lock.
@@ -129,6 +132,7 @@ impl Default for Settings {
             confirm_again_us: 250_000,
             recover_after_us: 1_000_000,
             hold_max_us: 3_000_000,
+            snapshot_lease_us: 3_000_000,
             ask_again_us: 500_000,
             parked_max_us: 5_000_000,
             floor_lag_ms: 10_000,

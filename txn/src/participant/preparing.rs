@@ -69,6 +69,7 @@ impl Names<'_> {
             | TxnRequest::TokenStatus { .. }
             | TxnRequest::Snapshot { .. }
             | TxnRequest::MergeStatus { .. }
+            | TxnRequest::Keep { .. }
             | TxnRequest::Forget { .. } => None,
         }
     }

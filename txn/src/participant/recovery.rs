@@ -193,7 +193,9 @@ impl Leader {
     }
 
     fn called<S: State>(&mut self, turn: &mut Turn<S>, own: &Own, call: Call, outcome: Outcome) {
-        if self.doubt_ended(turn, own, call, &outcome) {
+        if self.doubt_ended(turn, own, call, &outcome)
+            || self.elsewhere_answered(turn, own, call, &outcome)
+        {
             return;
         }
         let Some(asked) = self.recovery.calls.remove(&call) else {

@@ -226,8 +226,9 @@ impl Leader {
                 // versions may have raised it: then others may be below it now.
                 let whole = scan.rest.clone().unwrap_or_default();
                 for attempt in self.view.locks().writers_in(&whole) {
-                    let prepared = self.view.prepared().get(&attempt);
-                    if prepared.is_some_and(|prepared| prepared.version <= scan.at) {
+                    let prepared = self.view.prepared().get(&attempt).map(|it| it.version);
+                    let version = prepared.or_else(|| self.asking.version(&attempt));
+                    if version.is_some_and(|version| version <= scan.at) {
                         scan.writers.insert(attempt);
                     }
                 }

@@ -23,10 +23,18 @@
 //! may be gone, on all replicas alike, whatever their clocks say (rule 34). A read below it is refused, and
 //! it is looked at once more when everything was read, because it may have risen meanwhile.
 //!
+//! What is superseded is kept for a set time at least, and for as long as somebody reads at a version from
+//! before. Every gateway with such readers tells the leaders of all shards, again and again, the lowest
+//! version that they read at ([`Keep`](crate::transaction::TxnRequest::Keep)); whoever is not heard of for
+//! a while is gone. A new leader has heard of nobody, so it raises nothing until all had the time to tell it.
+//! Nothing depends on that but how long a reader lasts: one that was not heard is told that it is too late.
+//!
 //! # Deadlines
 //!
 //! A value is gone at a version if its deadline is at or before the version's millisecond: alike on all
 //! replicas, and whenever it is asked.
+
+use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use synod_storage::{
@@ -35,11 +43,12 @@ use synod_storage::{
 };
 use synod_testpoint::{planted, reached};
 
-use super::event::Token;
+use super::event::{Batch, Token};
 use super::latch::WorkId;
 use super::leader::Leader;
 use super::scan::{ANSWER_BYTES_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, direction_of, is_walk};
 use super::shard::{Own, Role, Shard, corrupt_reply, read_failed_reply};
+use super::work::Asker;
 use super::{Effect, Turn};
 use crate::command::{Command, Key};
 use crate::glob;
@@ -53,6 +62,9 @@ use crate::wire::Outcome;
 
 /// The local row that holds what is closed and what is kept.
 pub(super) const CLOSED_ROW: &[u8] = b"closed";
+
+/// So many versions are remembered that somebody reads at; of more, the lowest.
+const READERS_MAX: usize = 1024;
 
 /// How often a version is closed under writes.
 const CLOSE_EVERY_US: u64 = 250_000;
@@ -97,6 +109,25 @@ pub(super) struct Closing {
     /// On its way through the log.
     pub(super) proposed: Version,
     next: Micros,
+    /// What was kept by the last one: it never becomes less, readers or not.
+    kept: Version,
+    /// When this leader began to close.
+    begun: Option<Micros>,
+    /// Versions that somebody reads at, and until when that is believed.
+    readers: BTreeMap<Version, Micros>,
+}
+
+impl Closing {
+    /// The lowest version that somebody reads at; none while it cannot be known.
+    fn oldest_reader(&mut self, now: Micros, lease_us: u64) -> Option<Version> {
+        let begun = *self.begun.get_or_insert(now);
+        self.readers.retain(|_, until| *until > now);
+        if now.0 < begun.0 + lease_us {
+            return None;
+        }
+        let oldest = self.readers.keys().next();
+        Some(oldest.copied().unwrap_or(Version::MAX))
+    }
 }
 
 /// A read of the past under way.
@@ -132,9 +163,29 @@ struct Walk {
 }
 
 impl Leader {
+    /// Somebody reads the past at a version.
+    pub(super) fn keep<S: State>(
+        &mut self,
+        turn: &mut Turn<S>,
+        own: &Own,
+        asker: Asker,
+        at: Version,
+    ) {
+        let until = Micros(turn.now.monotonic.0 + turn.settings.snapshot_lease_us);
+        let readers = &mut self.closing.readers;
+        readers.insert(at, until);
+        if readers.len() > READERS_MAX {
+            readers.pop_last();
+        }
+        let done = Outcome::Txn(TxnAnswer::Done);
+        self.answer(turn, own, asker, done, Batch(0));
+    }
+
     /// Closes a version if one is asked for, or if it is time and something is written anyway.
     pub(super) fn close<S: State>(&mut self, turn: &mut Turn<S>, own: &Own) {
         let done = own.closed.at.max(self.closing.proposed);
+        let (now, lease_us) = (turn.now.monotonic, turn.settings.snapshot_lease_us);
+        let reader = self.closing.oldest_reader(now, lease_us);
         let due = self.has_open() && turn.now.monotonic >= self.closing.next;
         let idle = self.shard == SYSTEM_SHARD || own.frozen.is_some() || own.is_unborn();
         if idle || !(due || self.closing.wanted > done) {
@@ -145,8 +196,8 @@ impl Leader {
         // Holds write nothing.
         let prepared = self.view.prepared().iter();
         let writers = prepared.filter(|(attempt, _)| !attempt.is_hold());
-        let prepared = writers.map(|(_, it)| it.version).min();
-        if let Some(oldest) = prepared
+        let prepared = writers.map(|(_, it)| it.version);
+        if let Some(oldest) = prepared.chain(self.asking.lowest()).min()
             && !planted!(ClosesOverPrepared)
         {
             at = at.min(Version(oldest.0 - 1));
@@ -159,7 +210,10 @@ impl Leader {
         let kept = hlc::floor_of(kept_ms)
             .min(at)
             .min(scan)
-            .max(own.closed.kept);
+            .min(reader.unwrap_or(Version::ZERO))
+            .max(own.closed.kept)
+            .max(self.closing.kept);
+        self.closing.kept = kept;
         self.closing.proposed = at;
         self.closing.next = Micros(turn.now.monotonic.0 + CLOSE_EVERY_US);
         self.propose_closed(turn, Closed { at, kept });

@@ -125,6 +125,7 @@ pub(super) fn token_of(request: &TxnRequest) -> Option<&Bytes> {
         | TxnRequest::Recover { .. }
         | TxnRequest::Snapshot { .. }
         | TxnRequest::MergeStatus { .. }
+        | TxnRequest::Keep { .. }
         | TxnRequest::Forget { .. } => None,
     }
 }

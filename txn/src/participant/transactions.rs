@@ -25,6 +25,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rkyv::{Archive, Deserialize, Serialize};
 use synod_storage::{KeyRange, Version};
 
+use super::entry::put_bytes;
 use super::locks::Locks;
 use crate::token;
 use crate::transaction::{AttemptId, Verdict};
@@ -159,11 +160,26 @@ pub(super) enum TxnRecord {
         /// The floor.
         version: Version,
     },
+    /// A whole transaction that writes on this shard alone, at a version that was chosen before.
+    Write {
+        /// The version of its writes.
+        version: Version,
+        /// Keys, and what is stored under them from now on.
+        writes: Vec<(Bytes, Option<Bytes>)>,
+    },
+}
+
+/// Whether a record is in the log, or a leader looks ahead: then nothing is stored yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Applied,
+    Ahead,
 }
 
 /// What a record does to the rest of the state.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Changes {
+    when: When,
     /// User keys, what is stored under them, and at which version.
     pub(super) writes: Vec<(Bytes, Option<Bytes>, Version)>,
     /// Rows of the shard's own.
@@ -172,10 +188,36 @@ pub(super) struct Changes {
     pub(super) released: Option<(AttemptId, Verdict)>,
 }
 
+impl Changes {
+    fn new(when: When) -> Changes {
+        Changes {
+            when,
+            writes: Vec::new(),
+            rows: Vec::new(),
+            released: None,
+        }
+    }
+
+    /// A row of the shard's own, which is not even made if nothing is stored.
+    fn row(&mut self, row: impl FnOnce() -> (Bytes, Option<Bytes>)) {
+        if self.when == When::Applied {
+            self.rows.push(row());
+        }
+    }
+
+    /// All writes of a transaction, at its version.
+    fn write(&mut self, writes: &[(Bytes, Option<Bytes>)], version: Version) {
+        let writes = writes.iter();
+        let write = |(key, value): &(Bytes, Option<Bytes>)| (key.clone(), value.clone(), version);
+        self.writes = writes.map(write).collect();
+    }
+}
+
 /// All that a shard knows about transactions.
 ///
 /// Invariants: an attempt is in at most one of `prepared` and `finished`; one in `committed` is
-/// finished as committed; `locks` are exactly those of `prepared`.
+/// finished as committed; `locks` are exactly those of `prepared`, and, in a leader's view, of those that
+/// have their locks ahead of the log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transactions {
     floor: Version,
@@ -220,9 +262,7 @@ impl Transactions {
         if let Some(before) = self.tokens.insert(token.clone(), verdict) {
             return Err(format!("a token has two outcomes: {before:?}, {verdict:?}"));
         }
-        changes
-            .rows
-            .push((token_row(token), Some(encode_verdict(verdict))));
+        changes.row(|| (token_row(token), Some(encode_verdict(verdict))));
         Ok(())
     }
 
@@ -251,6 +291,16 @@ impl Transactions {
         self.finished.get(attempt)
     }
 
+    /// Locks for an attempt of which nothing is in the log; only in a leader's view.
+    pub(super) fn lock_ahead(&mut self, attempt: AttemptId, effects: &Prepared) {
+        self.locks.lock(attempt, effects);
+    }
+
+    /// Lets go of these locks.
+    pub(super) fn unlock_ahead(&mut self, attempt: AttemptId, effects: &Prepared) {
+        self.locks.unlock(attempt, effects);
+    }
+
     /// Whether an attempt may be prepared here: it is new, and not too old.
     pub(super) fn admits(&self, attempt: &AttemptId, begun: Version) -> bool {
         (begun > self.floor || planted!(FloorAdmits))
@@ -275,16 +325,24 @@ impl Transactions {
                 .all(|committed| committed.begun > version)
     }
 
-    /// Carries out a record. An error means that the record should never have been proposed.
+    /// Carries out a record that is in the log. An error means that it should never have been proposed.
     pub(super) fn apply(&mut self, record: &TxnRecord) -> Result<Changes, String> {
-        let mut changes = Changes::default();
+        self.carry_out(record, When::Applied)
+    }
+
+    /// Carries out a record that is on its way into the log: what it does to rows is not wanted yet.
+    pub(super) fn apply_ahead(&mut self, record: &TxnRecord) -> Result<Changes, String> {
+        self.carry_out(record, When::Ahead)
+    }
+
+    fn carry_out(&mut self, record: &TxnRecord, when: When) -> Result<Changes, String> {
+        let mut changes = Changes::new(when);
         match record {
             TxnRecord::Prepare { attempt, prepared } => {
                 if !self.admits(attempt, prepared.begun) {
                     return Err(format!("{attempt:?} may not be prepared"));
                 }
-                let row = encode(prepared);
-                changes.rows.push((attempt.row(PREPARED_ROWS), Some(row)));
+                changes.row(|| (attempt.row(PREPARED_ROWS), Some(encode(prepared))));
                 self.locks.lock(*attempt, prepared);
                 self.prepared.insert(*attempt, prepared.clone());
             }
@@ -304,9 +362,7 @@ impl Transactions {
                     version: *version,
                     spans,
                 };
-                changes
-                    .rows
-                    .push((attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
+                changes.row(|| (attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
                 self.committed.insert(*attempt, committed);
                 self.finish(*attempt, begun, Verdict::Committed(*version), &mut changes)?;
             }
@@ -326,7 +382,7 @@ impl Transactions {
             }
             TxnRecord::Forget { attempt } => {
                 if self.committed.remove(attempt).is_some() {
-                    changes.rows.push((attempt.row(COMMITTED_ROWS), None));
+                    changes.row(|| (attempt.row(COMMITTED_ROWS), None));
                 }
             }
             TxnRecord::Once {
@@ -335,11 +391,9 @@ impl Transactions {
                 writes,
             } => {
                 self.record(token, Verdict::Committed(*version), &mut changes)?;
-                let writes = writes.iter();
-                changes.writes = writes
-                    .map(|(key, value)| (key.clone(), value.clone(), *version))
-                    .collect();
+                changes.write(writes, *version);
             }
+            TxnRecord::Write { version, writes } => changes.write(writes, *version),
             TxnRecord::Fence { token } => self.record(token, Verdict::Aborted, &mut changes)?,
             TxnRecord::TokenFloor { version } => self.raise_token_floor(*version, &mut changes),
             TxnRecord::Floor { version } => self.raise_floor(*version, &mut changes),
@@ -365,18 +419,14 @@ impl Transactions {
         if let Some(token) = &prepared.token {
             self.record(token, verdict, changes)?;
         }
-        let writes = prepared.writes.iter();
-        changes.writes = writes
-            .map(|(key, value)| (key.clone(), value.clone(), version))
-            .collect();
+        changes.write(&prepared.writes, version);
         let spans = prepared.spans.clone();
         let committed = Committed {
             begun,
             version,
             spans,
         };
-        let row = Some(encode(&committed));
-        changes.rows.push((attempt.row(COMMITTED_ROWS), row));
+        changes.row(|| (attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
         self.committed.insert(attempt, committed);
         self.remember(attempt, Finished { begun, verdict }, changes);
         Ok(())
@@ -385,8 +435,7 @@ impl Transactions {
     /// Keeps what became of an attempt until the floor has passed it.
     fn remember(&mut self, attempt: AttemptId, finished: Finished, changes: &mut Changes) {
         if finished.begun > self.floor {
-            let row = Some(encode_finished(finished));
-            changes.rows.push((attempt.row(FINISHED_ROWS), row));
+            changes.row(|| (attempt.row(FINISHED_ROWS), Some(encode_finished(finished))));
             self.finished.insert(attempt, finished);
         }
     }
@@ -396,12 +445,10 @@ impl Transactions {
         self.floor = self.floor.max(version);
         let floor = self.floor;
         for (attempt, _) in self.finished.extract_if(.., |_, it| it.begun <= floor) {
-            changes.rows.push((attempt.row(FINISHED_ROWS), None));
+            changes.row(|| (attempt.row(FINISHED_ROWS), None));
         }
-        let row = Bytes::copy_from_slice(&floor.0.to_le_bytes());
-        changes
-            .rows
-            .push((Bytes::from_static(FLOOR_ROW), Some(row)));
+        let value = || Bytes::copy_from_slice(&floor.0.to_le_bytes());
+        changes.row(|| (Bytes::from_static(FLOOR_ROW), Some(value())));
     }
 
     /// The same for tokens.
@@ -410,12 +457,10 @@ impl Transactions {
         let floor = Some(self.token_floor);
         let is_old = |token: &Bytes| token::issued_at(token) <= floor;
         for (token, _) in self.tokens.extract_if(.., |token, _| is_old(token)) {
-            changes.rows.push((token_row(&token), None));
+            changes.row(|| (token_row(&token), None));
         }
-        let row = Bytes::copy_from_slice(&self.token_floor.0.to_le_bytes());
-        changes
-            .rows
-            .push((Bytes::from_static(TOKEN_FLOOR_ROW), Some(row)));
+        let value = || Bytes::copy_from_slice(&self.token_floor.0.to_le_bytes());
+        changes.row(|| (Bytes::from_static(TOKEN_FLOOR_ROW), Some(value())));
     }
 
     /// Ends an attempt: its writes, if it committed, its locks, and the memory of it.
@@ -432,10 +477,7 @@ impl Transactions {
                 if version < prepared.version {
                     return Err(format!("{attempt:?} commits below its prepare"));
                 }
-                let writes = prepared.writes.iter();
-                changes.writes = writes
-                    .map(|(key, value)| (key.clone(), value.clone(), version))
-                    .collect();
+                changes.write(&prepared.writes, version);
             }
             (None, Verdict::Committed(_)) => {
                 return Err(format!("{attempt:?} commits and is not prepared"));
@@ -444,7 +486,7 @@ impl Transactions {
         }
         if let Some(prepared) = &prepared {
             self.locks.unlock(attempt, prepared);
-            changes.rows.push((attempt.row(PREPARED_ROWS), None));
+            changes.row(|| (attempt.row(PREPARED_ROWS), None));
             changes.released = Some((attempt, verdict));
         }
         self.remember(attempt, Finished { begun, verdict }, changes);
@@ -460,7 +502,7 @@ impl Transactions {
         if !other.is_at_rest() {
             return Err("a merge would take over the locks of an attempt".to_owned());
         }
-        let mut changes = Changes::default();
+        let mut changes = Changes::new(When::Applied);
         self.raise_floor(other.floor, &mut changes);
         self.raise_token_floor(other.token_floor, &mut changes);
         for (attempt, finished) in other.finished {
@@ -473,8 +515,7 @@ impl Transactions {
                 }
                 Some(_) | None => {}
             }
-            let row = Some(encode_finished(finished));
-            changes.rows.push((attempt.row(FINISHED_ROWS), row));
+            changes.row(|| (attempt.row(FINISHED_ROWS), Some(encode_finished(finished))));
         }
         let floor = Some(self.token_floor);
         for (token, verdict) in other.tokens {
@@ -547,8 +588,13 @@ impl Transactions {
     }
 }
 
-/// A record's or a row's bytes.
-pub(super) fn encode<T>(value: &T) -> Bytes
+/// A record's bytes, behind those that are there, with their length before them.
+pub(super) fn put_record(out: &mut BytesMut, record: &TxnRecord) {
+    put_bytes(out, &archived(record));
+}
+
+/// A row's bytes.
+fn encode<T>(value: &T) -> Bytes
 where
     T: for<'a> Serialize<
         rkyv::api::high::HighSerializer<
@@ -558,9 +604,21 @@ where
         >,
     >,
 {
-    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(value)
-        .expect("plain data: serialising it into memory cannot fail");
-    Bytes::copy_from_slice(&bytes)
+    Bytes::copy_from_slice(&archived(value))
+}
+
+fn archived<T>(value: &T) -> rkyv::util::AlignedVec
+where
+    T: for<'a> Serialize<
+        rkyv::api::high::HighSerializer<
+            rkyv::util::AlignedVec,
+            rkyv::ser::allocator::ArenaHandle<'a>,
+            rkyv::rancor::Error,
+        >,
+    >,
+{
+    rkyv::to_bytes::<rkyv::rancor::Error>(value)
+        .expect("plain data: serialising it into memory cannot fail")
 }
 
 macro_rules! decodes {

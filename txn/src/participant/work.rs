@@ -7,6 +7,7 @@ use synod_storage::{KeyRange, Micros, Version};
 
 use super::event::{Batch, Token};
 use super::latch::{Latch, WorkId};
+use super::reads::Held;
 use crate::command::Command;
 use crate::reply::Reply;
 use crate::transaction::{AttemptId, TxnRequest};
@@ -46,6 +47,20 @@ pub(super) enum Asker {
     Scan(WorkId),
     /// The leader itself.
     Nobody,
+}
+
+impl Asker {
+    /// The answer to whoever asked, if that was a request. What was known for it holds no longer.
+    pub(super) fn held(self, outcome: Outcome) -> Option<Held> {
+        match self {
+            Asker::Request { token, stream } | Asker::Known { token, stream, .. } => Some(Held {
+                token,
+                stream,
+                outcome,
+            }),
+            Asker::Scan(_) | Asker::Nobody => None,
+        }
+    }
 }
 
 /// A task that waits for latches, for locks, for the disk, or for a batch.

@@ -51,6 +51,7 @@ fn a_validation_waits_for_a_decided_attempt() {
                 version: None,
             }],
             ranges: Vec::new(),
+            writer: None,
         };
         let token = world.send(0, RIGHT, validate, Stream::NONE);
         world.settle(0);
@@ -155,6 +156,7 @@ fn a_snapshot_agrees_with_a_validated_read_about_independent_writes() {
                 version: None,
             }],
             ranges: Vec::new(),
+            writer: None,
         };
         let valid = ask_leader(&mut world, RIGHT, validate);
         assert!(matches!(valid, Some(Outcome::Txn(TxnAnswer::Valid { .. }))));

@@ -20,6 +20,8 @@ struct Gateway {
     replies: Vec<Reply>,
     next_ticket: u64,
     calls: usize,
+    /// Questions of leaders to other shards.
+    asked_by_leaders: usize,
     /// Calls that are not answered yet, by their tokens.
     waiting: BTreeMap<u64, Call>,
     /// Whether what nobody waits for is left to go with what comes next.
@@ -40,6 +42,7 @@ impl Gateway {
             replies: Vec::new(),
             next_ticket: 0,
             calls: 0,
+            asked_by_leaders: 0,
             waiting: BTreeMap::new(),
             busy: false,
         };
@@ -71,6 +74,8 @@ impl Gateway {
                             true => self.world.flush(leader),
                             false => self.world.settle(leader),
                         }
+                        self.asked_by_leaders += self.world.calls.len();
+                        self.world.carry_calls();
                         self.waiting.retain(|token, call| {
                             let outcome = self.world.responses.remove(token);
                             let call = *call;
@@ -328,6 +333,38 @@ fn an_interactive_transaction_never_sees_a_torn_state() {
     );
 }
 
+/// An open snapshot is held open: all shards hear of it, again and again, and of none when it is over.
+#[test]
+fn an_open_snapshot_outlives_the_retention() {
+    let mut gateway = Gateway::new();
+    for key in [A, C] {
+        gateway.world.run(&["SET", key, "old"]);
+    }
+    gateway.world.advance(10);
+    let txn = gateway.begin(&["BEGIN", "SNAPSHOT"]);
+    assert!(matches!(gateway.replies.pop(), Some(Reply::Integer(_))));
+    // Longer than anything is kept for by itself, and than a leader waits to hear of readers.
+    for _ in 0..20 {
+        gateway.world.advance(500);
+        gateway.step(Event::Tick);
+        for key in [A, C] {
+            gateway.world.run(&["SET", key, "new"]);
+        }
+        for node in 0..3 {
+            gateway.world.step(node, crate::Event::Tick);
+            gateway.world.flush(node);
+        }
+    }
+    for key in [A, C] {
+        assert_eq!(gateway.execute(txn, &["GET", key]), Reply::bulk("old"));
+    }
+    let before = gateway.calls;
+    assert_eq!(gateway.commit(txn), replies(&[]));
+    gateway.world.advance(2_000);
+    gateway.step(Event::Tick);
+    assert_eq!(gateway.calls, before, "nobody reads any more");
+}
+
 #[test]
 fn a_read_only_transaction_may_not_write() {
     let mut gateway = Gateway::new();
@@ -368,11 +405,74 @@ fn an_idle_transaction_times_out() {
 /// question and its answer are two messages; an entry is sent to two followers, which acknowledge it, and
 /// is appended and synced on all three.
 fn cost(gateway: &mut Gateway, lines: &[&[&str]]) -> (u64, u64) {
-    let (entries, calls) = (gateway.entries(), gateway.calls);
-    gateway.exec(vec![], lines);
+    cost_of(gateway, |gateway| {
+        gateway.exec(vec![], lines);
+    })
+}
+
+/// The same for whatever a client does.
+fn cost_of(gateway: &mut Gateway, act: impl FnOnce(&mut Gateway)) -> (u64, u64) {
+    let questions = |gateway: &Gateway| gateway.calls + gateway.asked_by_leaders;
+    let (entries, calls) = (gateway.entries(), questions(gateway));
+    act(gateway);
     let entries = (gateway.entries() - entries) as u64;
-    let calls = (gateway.calls - calls) as u64;
+    let calls = (questions(gateway) - calls) as u64;
     (2 * calls + 4 * entries, 3 * entries)
+}
+
+/// Where one shard writes and others are read, one entry is all that is logged.
+#[test]
+fn one_shard_that_writes_costs_one_entry_whatever_is_read_elsewhere() {
+    let mut gateway = Gateway::new();
+    gateway.world.run(&["SET", C, "read"]);
+    let script: [&[&str]; 3] = [&["MGET", C, "\x01"], &["INCR", A], &["GET", A]];
+    // What is promised for the first time raises ceilings.
+    gateway.exec(vec![], &script);
+    let ended = gateway.exec(vec![], &script);
+    let mget = Reply::Array(vec![Reply::bulk("read"), Reply::Null]);
+    let expected = [mget, Reply::Integer(2), Reply::bulk("2")];
+    assert_eq!(ended, replies(&expected));
+    // Two are read; one is asked to write, and asks the two; it logs.
+    assert_eq!(cost(&mut gateway, &script), (4 + 2 + 4 + 4, 3));
+    // What was watched needs not be read again.
+    let watched = gateway.watch(&[C]);
+    let set: [&[&str]; 1] = [&["SET", A, "1"]];
+    let of_exec = cost_of(&mut gateway, |gateway| {
+        assert_eq!(gateway.exec(watched, &set), replies(&[Reply::Ok]));
+    });
+    assert_eq!(of_exec, (2 + 2 + 4, 3));
+    let txn = gateway.begin(&["BEGIN"]);
+    assert_eq!(gateway.execute(txn, &["GET", C]), Reply::bulk("read"));
+    let all = ["RANGE", "\u{1f600}", "\u{1f601}"];
+    let rows = Reply::Array(vec![Reply::bulk(C), Reply::bulk("read")]);
+    assert_eq!(gateway.execute(txn, &all), rows);
+    assert_eq!(gateway.execute(txn, &["SET", A, "2"]), Reply::Ok);
+    let of_commit = cost_of(&mut gateway, |gateway| {
+        assert_eq!(gateway.commit(txn), replies(&[]));
+    });
+    assert_eq!(of_commit, (2 + 2 + 4, 3));
+    assert_eq!(gateway.world.run(&["GET", A]), Reply::bulk("2"));
+}
+
+/// What a script is told of other shards is what was there when it wrote.
+#[test]
+fn a_script_that_reads_elsewhere_is_told_what_was_there_when_it_wrote() {
+    let mut gateway = Gateway::new();
+    gateway.world.run(&["SET", C, "1"]);
+    let script: [&[&str]; 2] = [&["GET", C], &["SET", A, "x"]];
+    assert_eq!(
+        gateway.exec(vec![], &script),
+        replies(&[Reply::bulk("1"), Reply::Ok])
+    );
+    gateway.world.run(&["SET", C, "2"]);
+    assert_eq!(
+        gateway.exec(vec![], &script),
+        replies(&[Reply::bulk("2"), Reply::Ok])
+    );
+    // A watched key that has changed in the meantime is still told apart.
+    let watched = gateway.watch(&["\x01"]);
+    gateway.world.run(&["SET", "\x01", "changed"]);
+    assert_eq!(gateway.exec(watched, &script), Ended::Changed);
 }
 
 #[test]

@@ -232,6 +232,7 @@ impl Run {
         let token = self.world.send(0, shard, write, Stream::NONE);
         self.young.push(token);
         self.world.settle(0);
+        self.world.carry_calls();
         self.collect();
     }
 
@@ -245,6 +246,7 @@ impl Run {
             let token = self.world.send(0, shard, body, Stream::NONE);
             self.waiting.insert(token, (of, call));
             self.world.settle(0);
+            self.world.carry_calls();
             self.collect();
         }
         if number.is_multiple_of(4) {
@@ -256,6 +258,7 @@ impl Run {
         if number.is_multiple_of(400) {
             self.world.step(0, Event::Tick);
             self.world.settle(0);
+            self.world.carry_calls();
             self.collect();
         }
     }

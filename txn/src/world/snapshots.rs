@@ -7,7 +7,8 @@ use synod_testpoint::{Bug, plant};
 use super::World;
 use super::attempts::{attempt, prepare, prepared, resolve};
 use crate::{
-    Event, Leadership, Outcome, Reply, SnapshotRead, Stream, TxnAnswer, TxnRequest, Verdict, hlc,
+    Event, Leadership, Outcome, Reply, Settings, SnapshotRead, Stream, TxnAnswer, TxnRequest,
+    Verdict, hlc,
 };
 
 const LEFT: ShardId = ShardId(1);
@@ -169,7 +170,11 @@ fn what_is_not_kept_any_more_is_refused_and_never_served_in_part() {
     for (bug, refused) in [(None, true), (Some(Bug::ReadsBelowKept), false)] {
         plant(bug);
         // Every second read is late.
-        let mut world = World::new(3, 1, Some(3));
+        let settings = Settings {
+            snapshot_lease_us: 500_000,
+            ..Settings::default()
+        };
+        let mut world = World::with_settings(3, 1, Some(3), settings);
         world.run(&["SET", "a", "old"]);
         let at = now(&world);
         assert_eq!(
@@ -216,6 +221,69 @@ fn what_is_not_kept_any_more_is_refused_and_never_served_in_part() {
         assert!(is_refused || !refused, "{answer:?}");
         plant(None);
     }
+}
+
+/// Whoever reads the past and says so keeps it, over changes of leader too; and no longer than he says so.
+#[test]
+fn what_somebody_reads_of_the_past_is_kept_for_him() {
+    let mut world = World::new(3, 1, None);
+    world.run(&["SET", "a", "old"]);
+    let at = now(&world);
+    let goes_on = |world: &mut World, rounds: usize, told: bool| {
+        for _ in 0..rounds {
+            world.advance(500);
+            world.run(&["SET", "a", "new"]);
+            if told {
+                let done = Some(Outcome::Txn(TxnAnswer::Done));
+                assert_eq!(world.ask(LEFT, TxnRequest::Keep { at }), done);
+            }
+            for node in 0..3 {
+                world.step(node, Event::Tick);
+                world.flush(node);
+            }
+        }
+    };
+    goes_on(&mut world, 20, true);
+    // The next leader has not been told yet, and waits until it would have been.
+    world.elect(LEFT, 1, usize::MAX);
+    goes_on(&mut world, 4, false);
+    goes_on(&mut world, 20, true);
+    for node in 0..3 {
+        let answer = ask(&mut world, node, LEFT, of_keys(at, &["a"]));
+        assert_eq!(found(answer), [text("old")], "node {node}");
+    }
+    goes_on(&mut world, 10, false);
+    let answer = ask(&mut world, 0, LEFT, of_keys(at, &["a"]));
+    let is_refused = matches!(answer, Some(Outcome::Txn(TxnAnswer::Collected { .. })));
+    assert!(is_refused, "{answer:?}");
+}
+
+/// A reader of an older version is heard while it is on its way that this one is not kept: that stands.
+#[test]
+fn what_is_on_its_way_to_be_collected_is_not_kept_again() {
+    let mut world = World::new(1, 1, None);
+    world.run(&["SET", "a", "old"]);
+    let at = now(&world);
+    for _ in 0..40 {
+        world.advance(100);
+        world.step(0, Event::Tick);
+        world.flush(0);
+    }
+    world.eager = false;
+    for (value, reader) in [("1", None), ("2", Some(at)), ("3", None)] {
+        world.advance(300);
+        if let Some(at) = reader {
+            world.send(0, LEFT, TxnRequest::Keep { at }, Stream::NONE);
+        }
+        let set = super::attempts::command(&["SET", "a", value]);
+        world.send(0, LEFT, set, Stream::NONE);
+        world.step(0, Event::Tick);
+        world.flush(0);
+    }
+    world.commit(LEFT, usize::MAX);
+    world.apply(0, LEFT, usize::MAX);
+    world.eager = true;
+    assert_eq!(world.run(&["GET", "a"]), Reply::bulk("3"));
 }
 
 /// A deadline between the version and now: the value was there at the version, on every replica.

@@ -212,6 +212,27 @@ impl Run {
         self.tell_commit(turn, left, version, 1);
     }
 
+    /// Waits for those who are left to have applied the commit; then the anchor may forget it.
+    pub(super) fn resolving(
+        &mut self,
+        turn: &mut Turn,
+        waiting: BTreeMap<Call, usize>,
+        left: BTreeSet<usize>,
+        (version, told): (Version, u32),
+    ) {
+        if left.is_empty() {
+            let request = TxnRequest::Forget { attempt: self.id() };
+            let _ = turn.call(self.owner(), &self.plan.parts[0].key, request);
+            return;
+        }
+        self.phase = Phase::Resolving {
+            waiting,
+            left,
+            version,
+            told,
+        };
+    }
+
     pub(super) fn tell_commit(
         &mut self,
         turn: &mut Turn,

@@ -24,6 +24,8 @@ pub(super) enum Action {
     ArriveDeaf(usize),
     /// It is lost.
     Lose(usize),
+    /// An answer to a leader arrives.
+    Tell(usize),
     /// A client begins its next transaction.
     Begin(usize),
     /// A client's coordinator loses patience, or has paused for long enough.
@@ -62,6 +64,7 @@ impl State {
             }
             actions.push(Action::Arrive(at));
         }
+        actions.extend((0..self.told.len()).map(Action::Tell));
         for (site, it) in self.sites.iter().enumerate().filter(|(_, it)| it.alive) {
             if it.present.is_none() && it.begun < plan.clients[site].len() {
                 actions.push(Action::Begin(site));
@@ -140,6 +143,10 @@ impl State {
                 let packet = self.packets.remove(at);
                 self.lost(&packet);
             }
+            Action::Tell(at) => {
+                let (_, told) = self.told.remove(at);
+                self.tell(told);
+            }
             Action::Begin(site) => {
                 let job = &plan.clients[site][self.sites[site].begun];
                 self.begin(site, job);
@@ -203,9 +210,14 @@ impl State {
     pub(super) fn heal(&mut self) -> Result<(), String> {
         for _ in 0..60 {
             self.clock += 1;
-            while !self.packets.is_empty() {
-                let packet = self.packets.remove(0);
-                self.arrive(&packet, Hearing::Hears);
+            while !self.packets.is_empty() || !self.told.is_empty() {
+                if !self.packets.is_empty() {
+                    let packet = self.packets.remove(0);
+                    self.arrive(&packet, Hearing::Hears);
+                }
+                for (_, told) in std::mem::take(&mut self.told) {
+                    self.tell(told);
+                }
                 self.turn();
                 self.commit_all();
             }

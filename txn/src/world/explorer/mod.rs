@@ -14,7 +14,8 @@
 //! was aborted later; and no machine may find its state impossible.
 //!
 //! Two shortcuts lose nothing. An answer arrives as soon as it is given: one that is late is told apart
-//! by nobody from a next question that is late. And a node's loop turns once after each event.
+//! by nobody from a next question that is late; but that what a leader has read elsewhere is valid it acts
+//! upon by itself, so that comes late. And a node's loop turns once after each event.
 //!
 //! The rules that say what each model is for are in [`rules`](self::rules).
 
@@ -28,7 +29,7 @@ use std::fmt::{self, Debug, Write as _};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use network::{Packet, Waiting};
+use network::{Packet, Told, Waiting};
 use synod_replication::NodeId;
 use synod_storage::{Micros, ShardId};
 use synod_testpoint::{Bug, plant};
@@ -114,6 +115,8 @@ struct Plan {
     laggards: bool,
     /// Whether old attempts are forgotten as soon as they may be.
     forgets: bool,
+    /// Whether scripts lock what they read in other shards, as they do when they have lost for a while.
+    locks_at_once: bool,
     /// How long a leader lets things lie about.
     patience_ms: u64,
     /// Beyond so many states the model is too large.
@@ -150,6 +153,8 @@ struct State {
     world: World,
     sites: Vec<Shared<Site>>,
     packets: Vec<Rc<Packet>>,
+    /// Answers to leaders that are on their way, with what they hash to.
+    told: Vec<(u64, Told)>,
     /// Who waits for an answer, and of which node.
     waiting: BTreeMap<u64, (Waiting, usize)>,
     txns: Vec<Txn>,
@@ -196,12 +201,12 @@ impl State {
             node.wall_skew_ms = skew_ms;
         }
         world.eager = !plan.slow_log;
+        let mut settings = coordinator::Settings::default();
+        if plan.locks_at_once {
+            settings.optimistic_max = 0;
+        }
         let site = |index: usize| Site {
-            coordinator: Coordinator::new(
-                coordinator::Settings::default(),
-                NodeId(index as u128 + 10),
-                1,
-            ),
+            coordinator: Coordinator::new(settings.clone(), NodeId(index as u128 + 10), 1),
             ahead_us: 0,
             alive: true,
             begun: 0,
@@ -212,6 +217,7 @@ impl State {
             world,
             sites: sites.collect(),
             packets: Vec::new(),
+            told: Vec::new(),
             waiting: BTreeMap::new(),
             txns: Vec::new(),
             before: Vec::new(),
@@ -259,6 +265,9 @@ impl State {
         }
         for packet in &self.packets {
             packet.print.hash(&mut print.0);
+        }
+        for (hash, _) in &self.told {
+            hash.hash(&mut print.0);
         }
         for (token, waiting) in &self.waiting {
             (token, waiting).hash(&mut print.0);

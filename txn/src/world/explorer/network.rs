@@ -11,7 +11,7 @@ use super::{Job, State, orphaned, print_of};
 use crate::coordinator::{self, Ended, Script, Ticket};
 use crate::{
     Access, Begin, Body, Command, ErrorCode, Event, ReadMode, Reply, Request, Stream, Token,
-    TxnRequest, wire,
+    TxnAnswer, TxnRequest, wire,
 };
 
 /// A question on its way to a shard.
@@ -40,6 +40,15 @@ pub(super) enum Waiting {
     Coordinator(usize, coordinator::Call),
     Client(usize),
     Leader(usize, ShardId, crate::Call),
+}
+
+/// An answer on its way to a leader.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    node: usize,
+    shard: ShardId,
+    call: crate::Call,
+    outcome: wire::Outcome,
 }
 
 impl Packet {
@@ -145,8 +154,8 @@ impl State {
                 self.world.step(node, event);
             }
             while let Some((node, shard, call, key, body)) = self.world.calls.pop_front() {
-                let hlc = self.world.nodes[node].participant.hlc();
-                let from = Waiting::Leader(node, shard, call);
+                // What has to be merged is in the question itself.
+                let (from, hlc) = (Waiting::Leader(node, shard, call), Version::ZERO);
                 self.send(from, Place::Key(key), hlc, body);
             }
             let answers = std::mem::take(&mut self.world.responses);
@@ -170,14 +179,22 @@ impl State {
                 self.sites[site].coordinator.merge_hlc(hlc);
                 self.coordinate(site, coordinator::Event::Answered { call, outcome });
             }
-            Waiting::Leader(node, shard, call) => self.world.step(
-                node,
-                Event::Called {
+            Waiting::Leader(node, shard, call) => {
+                let told = Told {
+                    node,
                     shard,
                     call,
                     outcome,
-                },
-            ),
+                };
+                match &told.outcome {
+                    wire::Outcome::Txn(TxnAnswer::Valid { .. }) => {
+                        let print = print_of(&told);
+                        let at = self.told.partition_point(|(other, _)| *other < print);
+                        self.told.insert(at, (print, told));
+                    }
+                    _ => self.tell(told),
+                }
+            }
             Waiting::Client(site) => {
                 let state = match outcome {
                     wire::Outcome::Reply(Reply::Error { .. }) => Outcome::Failed,
@@ -194,6 +211,22 @@ impl State {
                 self.over(site, state);
             }
         }
+    }
+
+    /// An answer arrives at a leader.
+    pub(super) fn tell(&mut self, told: Told) {
+        let Told {
+            node,
+            shard,
+            call,
+            outcome,
+        } = told;
+        let event = Event::Called {
+            shard,
+            call,
+            outcome,
+        };
+        self.world.step(node, event);
     }
 
     pub(super) fn coordinate(&mut self, site: usize, event: coordinator::Event) {
@@ -235,6 +268,7 @@ impl State {
             ended_at: None,
             state: Outcome::Running,
             past: matches!(job, Job::Snapshot(_)),
+            token: None,
         });
         let it = &mut *self.sites[site];
         it.begun += 1;

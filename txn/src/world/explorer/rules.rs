@@ -25,6 +25,11 @@ fn both(word: u64) -> Job {
     Job::Script(vec![append(A, word), append(B, word + 10)])
 }
 
+/// Reads one shard and writes the other: write skew, if two of them pass each other.
+fn skew(read_key: usize, written: usize, word: u64) -> Job {
+    Job::Script(vec![read(read_key), append(written, word)])
+}
+
 fn is_deep() -> bool {
     std::env::var_os("SYNOD_DEEP").is_some()
 }
@@ -128,13 +133,13 @@ fn a_validation_meets_decided_and_unresolved_locks() {
 /// Rule 9, and why reads are locked: two that each read what the other writes.
 #[test]
 fn reads_are_locked_and_nobody_passes_them() {
-    let skew = |read_key, written, word| Job::Script(vec![read(read_key), append(written, word)]);
     let plan = Plan {
         clients: vec![vec![skew(A, B, 1)], vec![skew(B, A, 2)]],
         budget: Budget {
             impatience: 1,
             ..Budget::default()
         },
+        locks_at_once: true,
         ..Plan::default()
     };
     let deeper = Budget {
@@ -147,6 +152,7 @@ fn reads_are_locked_and_nobody_passes_them() {
             vec![skew(B, A, 1)],
             vec![Job::Single(append(B, 2)), Job::Single(read(A))],
         ],
+        locks_at_once: true,
         ..Plan::default()
     };
     check("rule 9", plan, &[Bug::FastPathPassesReadLocks], deeper);
@@ -177,6 +183,69 @@ fn a_commit_is_above_all_prepares_and_below_all_that_follows() {
         ..plan
     };
     check("rule 10, what follows", plan, &[Bug::IgnoresClocks], deeper);
+}
+
+/// Rule 13: with one shard that writes, its leader locks the writes, and asks the others before it logs them.
+#[test]
+fn whoever_writes_one_shard_asks_the_others_under_locks() {
+    let plan = Plan {
+        clients: vec![vec![skew(A, B, 1)], vec![skew(B, A, 2)]],
+        budget: Budget {
+            losses: 1,
+            recoveries: 1,
+            ..Budget::default()
+        },
+        ..Plan::default()
+    };
+    let deeper = Budget {
+        impatience: 1,
+        elections: 1,
+        ..Budget::default()
+    };
+    let bugs = [Bug::AsksWithoutLocks, Bug::AsksNobody];
+    check("rule 13", plan, &bugs, deeper);
+    // One who reads both, whose answers are to be one state with what he saw.
+    let plan = Plan {
+        clients: vec![
+            vec![skew(B, A, 1)],
+            vec![Job::Single(append(B, 2)), Job::Single(read(A))],
+            vec![Job::Script(vec![read(A), read(B)])],
+        ],
+        slow_log: true,
+        ..Plan::default()
+    };
+    let deeper = Budget {
+        elections: 1,
+        ..Budget::default()
+    };
+    check("rule 13, readers", plan, &[], deeper);
+}
+
+/// Rule 13, and 5: what replaces something that was read is newer than what the reader writes, so that no
+/// snapshot has the one without the other.
+#[test]
+fn what_replaces_a_read_is_newer_than_what_its_reader_writes() {
+    let plan = Plan {
+        clients: vec![
+            vec![skew(B, A, 1)],
+            vec![
+                Job::Single(append(B, 2)),
+                Job::Snapshot(vec![read(A), read(B)]),
+            ],
+        ],
+        // The clock of the shard that is written is ahead; that of who reads the past is between it and the
+        // other shard's, which begins at a ceiling of three seconds.
+        skew_ms: [5_000, 0],
+        clients_ahead_ms: 4_000,
+        ..Plan::default()
+    };
+    let deeper = Budget {
+        losses: 1,
+        elections: 1,
+        ..Budget::default()
+    };
+    let bugs = [Bug::ReadersIgnoreWriters];
+    check("rule 13, versions", plan, &bugs, deeper);
 }
 
 /// Rule 18: an anchor that does not know an attempt never permits its commit.
@@ -214,6 +283,7 @@ fn only_the_anchor_aborts_what_it_may_conclude() {
             impatience: 1,
             ..Budget::default()
         },
+        locks_at_once: true,
         ..Plan::default()
     };
     let deeper = Budget {

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use rand::Rng;
+use synod_replication::NodeId;
 
 use super::Run;
 use crate::coordinator::{self, Ended, Script, Ticket};
-use crate::{Access, Begin, Command, ErrorCode, Order, Range, ReadMode, Reply, Stream};
+use crate::{Access, Begin, Command, ErrorCode, Order, Range, ReadMode, Reply, Stream, hlc, token};
 
 use super::messages::Waiting;
 
@@ -79,6 +80,8 @@ pub(in super::super) struct Txn {
     pub(in super::super) state: State,
     /// Whether it read the past: it has no place in real time.
     pub(in super::super) past: bool,
+    /// Its name, by which it can be asked about.
+    pub(in super::super) token: Option<Bytes>,
 }
 
 /// What a client is doing.
@@ -94,6 +97,12 @@ pub(super) enum Client {
         coordinator: usize,
         done: usize,
         committing: bool,
+    },
+    /// What became of a transaction with a token?
+    Asking {
+        txn: usize,
+        /// What the client knows of it already.
+        told: State,
     },
 }
 
@@ -182,6 +191,7 @@ impl Run {
             ended_at,
             state: State::Running,
             past: false,
+            token: None,
         });
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
@@ -251,11 +261,26 @@ impl Run {
             true => (Access::ReadOnly, ReadMode::Snapshot),
             false => (Access::ReadWrite, ReadMode::Latest),
         };
+        if !it.past && self.rng.random_ratio(1, 3) {
+            let issued = hlc::floor_of(self.world.wall_ms);
+            it.token = Some(token::issue(issued, NodeId(77), txn as u64));
+        }
         Begin {
             access,
             reads,
-            token: None,
+            token: it.token.clone(),
         }
+    }
+
+    /// Asks what became of a transaction, through any coordinator.
+    fn ask_about(&mut self, client: usize, txn: usize, token: Bytes) {
+        let told = self.txns[txn].state;
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let coordinator = self.rng.random_range(0..2);
+        self.tickets.insert(ticket, (client, coordinator));
+        self.clients[client] = Client::Asking { txn, told };
+        self.coordinate(coordinator, coordinator::Event::Status { ticket, token });
     }
 
     pub(super) fn next_of_session(&mut self, client: usize) {
@@ -303,15 +328,24 @@ impl Run {
         let Some((client, _)) = self.tickets.remove(&ticket) else {
             return;
         };
-        let txn = match self.clients[client] {
-            Client::Waiting(txn) | Client::Session { txn, .. } => txn,
+        let index = match self.clients[client] {
+            Client::Waiting(txn) | Client::Session { txn, .. } | Client::Asking { txn, .. } => txn,
             Client::Idle => panic!("nobody waits"),
         };
         let interactive = matches!(self.clients[client], Client::Session { .. });
+        let asked = match self.clients[client] {
+            Client::Asking { told, .. } => Some(told),
+            Client::Idle | Client::Waiting(_) | Client::Session { .. } => None,
+        };
         self.clients[client] = Client::Idle;
-        let txn = &mut self.txns[txn];
+        let txn = &mut self.txns[index];
         txn.ended_at = Some(self.clock);
         txn.state = match ended {
+            Ended::Told(Reply::Status(word)) => match &word[..] {
+                "COMMITTED" if asked != Some(State::Failed) => State::Committed,
+                "ABORTED" if asked != Some(State::Committed) => State::Failed,
+                other => panic!("{other}, and was told {asked:?}: {txn:?}"),
+            },
             Ended::Replies(replies) => {
                 if !interactive {
                     assert_eq!(replies.len(), txn.ops.len());
@@ -325,8 +359,15 @@ impl Run {
                 code: ErrorCode::Unknown,
                 ..
             }) => State::Unknown,
-            Ended::Failed(_) | Ended::Lost { .. } => State::Failed,
+            Ended::Failed(_) | Ended::Lost { .. } => asked.unwrap_or(State::Failed),
             Ended::Changed | Ended::Watched(_) | Ended::Told(_) => panic!("nothing is watched"),
         };
+        // Some ask although they were told: it must be the same story.
+        let token = txn.token.clone().filter(|_| asked.is_none());
+        if let Some(token) = token
+            && (txn.state == State::Unknown || self.rng.random_ratio(1, 4))
+        {
+            self.ask_about(client, index, token);
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Transactions over shards under random schedules, checked for strict serializability.
 //!
 //! Three nodes hold three shards; two coordinators run scripts, interactive transactions and single
-//! commands of list-append clients. Leaders change, entries are lost before they are committed,
-//! messages are late, lost, or come twice, coordinators die in the middle, clocks are skewed, shards
-//! are split and merged. Then everything heals, and the history is checked: the final lists give the
+//! commands of list-append clients; some name their transactions by tokens, and ask what became of them.
+//! Leaders change, entries are lost before they are committed, messages are late, lost, or come twice,
+//! coordinators die in the middle, nodes start again, replicas read their rows again as after a snapshot,
+//! clocks are skewed and jump, shards are split, merged, and described anew as after a move. Then
+//! everything heals, and the history is checked: the final lists give the
 //! order of all appends, from it and from real time follow the edges of a graph, and a cycle is an
 //! anomaly.
 
@@ -25,7 +27,7 @@ use super::World;
 use super::history::check_history;
 use super::quiet::quietly;
 use crate::coordinator::{self, Coordinator, Ticket};
-use crate::{Command, Event, Leadership, Now, Settings};
+use crate::{Command, Event, Leadership, Now, Settings, ShardDescriptor};
 
 struct Run {
     world: World,
@@ -56,6 +58,7 @@ impl Run {
         let settings = Settings {
             recover_after_us: 60_000,
             ask_again_us: 40_000,
+            snapshot_lease_us: 300_000,
             ..Settings::default()
         };
         let mut world = World::with_settings(3, 3, Some(seed), settings);
@@ -213,7 +216,7 @@ impl Run {
     /// A change of leader, heard of late by some; a loss of leadership for nothing; a proposal that is
     /// refused; or the death of a coordinator.
     fn strike(&mut self, shard: ShardId, leader: usize, any: usize) {
-        match self.rng.random_range(0..8) {
+        match self.rng.random_range(0..13) {
             0..4 => {
                 let keep = self.rng.random_range(0..4);
                 self.world.elect(shard, any, keep);
@@ -230,6 +233,22 @@ impl Run {
             }
             6 => self.world.refuse = 1,
             7 => self.kill_coordinator(),
+            8 => self.restart(any),
+            9 if leader != any
+                && self.world.nodes[any]
+                    .participant
+                    .descriptor(shard)
+                    .is_some() =>
+            {
+                self.world.step(any, Event::SnapshotInstalled { shard });
+            }
+            10 => {
+                let skew_ms = self.rng.random_range(-3000..3000);
+                self.world.nodes[any].wall_skew_ms = skew_ms;
+                let coordinator = self.rng.random_range(0..2);
+                self.skew_ms[coordinator] = self.rng.random_range(-3000..3000);
+            }
+            11 => self.describe(leader, shard),
             _ => {}
         }
     }
@@ -254,6 +273,45 @@ impl Run {
         }
     }
 
+    /// A shard's replicas have changed: it is described anew, in its next epoch.
+    fn describe(&mut self, leader: usize, shard: ShardId) {
+        let known = self.world.nodes[leader].participant.descriptor(shard);
+        let Some(descriptor) = known.filter(|it| it.epoch > 0).cloned() else {
+            return;
+        };
+        let epoch = descriptor.epoch + 1;
+        let descriptor = ShardDescriptor {
+            epoch,
+            ..descriptor
+        };
+        self.world.step(leader, Event::Describe { descriptor });
+    }
+
+    /// A node starts again. What it was asked it does not answer, and what it has asked it does not hear.
+    fn restart(&mut self, node: usize) {
+        self.world.restart(node);
+        self.messages
+            .retain(|message| !matches!(message, Message::Told { node: to, .. } if *to == node));
+        let lost = self.waiting.extract_if(.., |_, (_, of)| *of == node);
+        let lost: Vec<Waiting> = lost.map(|(_, (waiting, _))| waiting).collect();
+        for waiting in lost {
+            if let Waiting::Client(client) = waiting {
+                self.forget(client, State::Unknown);
+            }
+        }
+    }
+
+    /// A client never hears of its transaction.
+    fn forget(&mut self, client: usize, state: State) {
+        let txn = match self.clients[client] {
+            Client::Waiting(txn) | Client::Session { txn, .. } | Client::Asking { txn, .. } => txn,
+            Client::Idle => return,
+        };
+        self.txns[txn].state = state;
+        self.txns[txn].ended_at = Some(self.clock);
+        self.clients[client] = Client::Idle;
+    }
+
     /// A coordinator forgets everything. Its clients never hear of their transactions.
     fn kill_coordinator(&mut self) {
         let coordinator = self.rng.random_range(0..2);
@@ -273,23 +331,18 @@ impl Run {
                 self.tickets.insert(ticket, (client, of));
                 continue;
             }
-            let (txn, state) = match &self.clients[client] {
-                Client::Waiting(txn) => (*txn, State::Unknown),
+            let state = match &self.clients[client] {
                 Client::Session {
-                    txn,
-                    committing: true,
-                    ..
-                } => (*txn, State::Unknown),
-                Client::Session {
-                    txn,
-                    committing: false,
-                    ..
-                } => (*txn, State::Failed),
-                Client::Idle => continue,
+                    committing: false, ..
+                } => State::Failed,
+                Client::Asking { told, .. } => *told,
+                Client::Idle
+                | Client::Waiting(_)
+                | Client::Session {
+                    committing: true, ..
+                } => State::Unknown,
             };
-            self.txns[txn].state = state;
-            self.txns[txn].ended_at = Some(self.clock);
-            self.clients[client] = Client::Idle;
+            self.forget(client, state);
         }
     }
 
