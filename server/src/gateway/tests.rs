@@ -572,3 +572,43 @@ fn an_interactive_transaction_of_which_a_command_was_turned_away_is_undone() {
     assert_eq!(gateway.transactions_under_way(), 0);
     assert!(gateway.tickets.is_empty());
 }
+
+/// With a token it is asked again, by whoever leads; but what may have arrived once is not said to have lost.
+#[test]
+fn a_commit_that_may_have_arrived_is_unknown_and_never_said_to_have_lost() {
+    let mut gateway = gateway();
+    let (_, replies) = submit(&mut gateway, &["TXN TOKEN"]);
+    let [Reply::Bulk(token)] = &replies[..] else {
+        panic!("{replies:?}");
+    };
+    let begin = format!(
+        "BEGIN TOKEN {}",
+        std::str::from_utf8(token).expect("a word")
+    );
+    let (requests, replies) = submit(&mut gateway, &[&begin, "COMMIT"]);
+    assert_eq!(replies, vec![Reply::Ok]);
+    let (node, _) = requests[0];
+    let lost = Event::Lost(node, Delivery::Unknown);
+    let (mut requests, mut replies) = feed(&mut gateway, 0, lost);
+    for now_us in (0..20_000_000).step_by(10_000) {
+        while let Some((node, request)) = requests.pop() {
+            let outcome = Outcome::NotLeader { hint: None };
+            let event = Event::Response(node, answer(request.id, outcome));
+            let (more, said) = feed(&mut gateway, now_us, event);
+            requests.extend(more);
+            replies.extend(said);
+        }
+        let (more, said) = feed(&mut gateway, now_us, Event::Tick);
+        requests.extend(more);
+        replies.extend(said);
+        if let Some(reply) = replies.first() {
+            let unknown = |code: &ErrorCode| *code == ErrorCode::Unknown;
+            assert!(
+                matches!(reply, Reply::Error { code, .. } if unknown(code)),
+                "{reply:?}"
+            );
+            return;
+        }
+    }
+    panic!("no answer");
+}

@@ -186,7 +186,7 @@ impl EntryBuilder {
     /// Adds a step of a transaction.
     pub(super) fn txn(&mut self, record: &TxnRecord) {
         self.out.put_u8(RECORD_TXN);
-        put_bytes(&mut self.out, &transactions::encode(record));
+        transactions::put_record(&mut self.out, record);
     }
 
     /// Adds a controller that is followed from here on.
@@ -450,7 +450,7 @@ fn put_varint(out: &mut BytesMut, value: usize) {
     out.put_u8(value as u8);
 }
 
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_varint(out, bytes.len());
     out.put_slice(bytes);
 }

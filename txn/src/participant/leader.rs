@@ -283,7 +283,7 @@ impl Leader {
         version: Version,
         held: Option<Held>,
     ) {
-        let changes = match self.view.apply(&record) {
+        let changes = match self.view.apply_ahead(&record) {
             Ok(changes) => changes,
             Err(reason) => unreachable!("a leader proposes what can be applied: {reason}"),
         };
@@ -480,7 +480,7 @@ impl Leader {
                 self.overlay.put(key.clone(), pending.clone());
             }
             for record in &proposed.records {
-                if let Err(reason) = self.view.apply(record) {
+                if let Err(reason) = self.view.apply_ahead(record) {
                     unreachable!("what was proposed can be applied: {reason}");
                 }
             }

@@ -25,6 +25,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rkyv::{Archive, Deserialize, Serialize};
 use synod_storage::{KeyRange, Version};
 
+use super::entry::put_bytes;
 use super::locks::Locks;
 use crate::token;
 use crate::transaction::{AttemptId, Verdict};
@@ -168,9 +169,17 @@ pub(super) enum TxnRecord {
     },
 }
 
+/// Whether a record is in the log, or a leader looks ahead: then nothing is stored yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Applied,
+    Ahead,
+}
+
 /// What a record does to the rest of the state.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Changes {
+    when: When,
     /// User keys, what is stored under them, and at which version.
     pub(super) writes: Vec<(Bytes, Option<Bytes>, Version)>,
     /// Rows of the shard's own.
@@ -180,6 +189,22 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    fn new(when: When) -> Changes {
+        Changes {
+            when,
+            writes: Vec::new(),
+            rows: Vec::new(),
+            released: None,
+        }
+    }
+
+    /// A row of the shard's own, which is not even made if nothing is stored.
+    fn row(&mut self, row: impl FnOnce() -> (Bytes, Option<Bytes>)) {
+        if self.when == When::Applied {
+            self.rows.push(row());
+        }
+    }
+
     /// All writes of a transaction, at its version.
     fn write(&mut self, writes: &[(Bytes, Option<Bytes>)], version: Version) {
         let writes = writes.iter();
@@ -237,9 +262,7 @@ impl Transactions {
         if let Some(before) = self.tokens.insert(token.clone(), verdict) {
             return Err(format!("a token has two outcomes: {before:?}, {verdict:?}"));
         }
-        changes
-            .rows
-            .push((token_row(token), Some(encode_verdict(verdict))));
+        changes.row(|| (token_row(token), Some(encode_verdict(verdict))));
         Ok(())
     }
 
@@ -302,16 +325,24 @@ impl Transactions {
                 .all(|committed| committed.begun > version)
     }
 
-    /// Carries out a record. An error means that the record should never have been proposed.
+    /// Carries out a record that is in the log. An error means that it should never have been proposed.
     pub(super) fn apply(&mut self, record: &TxnRecord) -> Result<Changes, String> {
-        let mut changes = Changes::default();
+        self.carry_out(record, When::Applied)
+    }
+
+    /// Carries out a record that is on its way into the log: what it does to rows is not wanted yet.
+    pub(super) fn apply_ahead(&mut self, record: &TxnRecord) -> Result<Changes, String> {
+        self.carry_out(record, When::Ahead)
+    }
+
+    fn carry_out(&mut self, record: &TxnRecord, when: When) -> Result<Changes, String> {
+        let mut changes = Changes::new(when);
         match record {
             TxnRecord::Prepare { attempt, prepared } => {
                 if !self.admits(attempt, prepared.begun) {
                     return Err(format!("{attempt:?} may not be prepared"));
                 }
-                let row = encode(prepared);
-                changes.rows.push((attempt.row(PREPARED_ROWS), Some(row)));
+                changes.row(|| (attempt.row(PREPARED_ROWS), Some(encode(prepared))));
                 self.locks.lock(*attempt, prepared);
                 self.prepared.insert(*attempt, prepared.clone());
             }
@@ -331,9 +362,7 @@ impl Transactions {
                     version: *version,
                     spans,
                 };
-                changes
-                    .rows
-                    .push((attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
+                changes.row(|| (attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
                 self.committed.insert(*attempt, committed);
                 self.finish(*attempt, begun, Verdict::Committed(*version), &mut changes)?;
             }
@@ -353,7 +382,7 @@ impl Transactions {
             }
             TxnRecord::Forget { attempt } => {
                 if self.committed.remove(attempt).is_some() {
-                    changes.rows.push((attempt.row(COMMITTED_ROWS), None));
+                    changes.row(|| (attempt.row(COMMITTED_ROWS), None));
                 }
             }
             TxnRecord::Once {
@@ -397,8 +426,7 @@ impl Transactions {
             version,
             spans,
         };
-        let row = Some(encode(&committed));
-        changes.rows.push((attempt.row(COMMITTED_ROWS), row));
+        changes.row(|| (attempt.row(COMMITTED_ROWS), Some(encode(&committed))));
         self.committed.insert(attempt, committed);
         self.remember(attempt, Finished { begun, verdict }, changes);
         Ok(())
@@ -407,8 +435,7 @@ impl Transactions {
     /// Keeps what became of an attempt until the floor has passed it.
     fn remember(&mut self, attempt: AttemptId, finished: Finished, changes: &mut Changes) {
         if finished.begun > self.floor {
-            let row = Some(encode_finished(finished));
-            changes.rows.push((attempt.row(FINISHED_ROWS), row));
+            changes.row(|| (attempt.row(FINISHED_ROWS), Some(encode_finished(finished))));
             self.finished.insert(attempt, finished);
         }
     }
@@ -418,12 +445,10 @@ impl Transactions {
         self.floor = self.floor.max(version);
         let floor = self.floor;
         for (attempt, _) in self.finished.extract_if(.., |_, it| it.begun <= floor) {
-            changes.rows.push((attempt.row(FINISHED_ROWS), None));
+            changes.row(|| (attempt.row(FINISHED_ROWS), None));
         }
-        let row = Bytes::copy_from_slice(&floor.0.to_le_bytes());
-        changes
-            .rows
-            .push((Bytes::from_static(FLOOR_ROW), Some(row)));
+        let value = || Bytes::copy_from_slice(&floor.0.to_le_bytes());
+        changes.row(|| (Bytes::from_static(FLOOR_ROW), Some(value())));
     }
 
     /// The same for tokens.
@@ -432,12 +457,10 @@ impl Transactions {
         let floor = Some(self.token_floor);
         let is_old = |token: &Bytes| token::issued_at(token) <= floor;
         for (token, _) in self.tokens.extract_if(.., |token, _| is_old(token)) {
-            changes.rows.push((token_row(&token), None));
+            changes.row(|| (token_row(&token), None));
         }
-        let row = Bytes::copy_from_slice(&self.token_floor.0.to_le_bytes());
-        changes
-            .rows
-            .push((Bytes::from_static(TOKEN_FLOOR_ROW), Some(row)));
+        let value = || Bytes::copy_from_slice(&self.token_floor.0.to_le_bytes());
+        changes.row(|| (Bytes::from_static(TOKEN_FLOOR_ROW), Some(value())));
     }
 
     /// Ends an attempt: its writes, if it committed, its locks, and the memory of it.
@@ -463,7 +486,7 @@ impl Transactions {
         }
         if let Some(prepared) = &prepared {
             self.locks.unlock(attempt, prepared);
-            changes.rows.push((attempt.row(PREPARED_ROWS), None));
+            changes.row(|| (attempt.row(PREPARED_ROWS), None));
             changes.released = Some((attempt, verdict));
         }
         self.remember(attempt, Finished { begun, verdict }, changes);
@@ -479,7 +502,7 @@ impl Transactions {
         if !other.is_at_rest() {
             return Err("a merge would take over the locks of an attempt".to_owned());
         }
-        let mut changes = Changes::default();
+        let mut changes = Changes::new(When::Applied);
         self.raise_floor(other.floor, &mut changes);
         self.raise_token_floor(other.token_floor, &mut changes);
         for (attempt, finished) in other.finished {
@@ -492,8 +515,7 @@ impl Transactions {
                 }
                 Some(_) | None => {}
             }
-            let row = Some(encode_finished(finished));
-            changes.rows.push((attempt.row(FINISHED_ROWS), row));
+            changes.row(|| (attempt.row(FINISHED_ROWS), Some(encode_finished(finished))));
         }
         let floor = Some(self.token_floor);
         for (token, verdict) in other.tokens {
@@ -566,8 +588,13 @@ impl Transactions {
     }
 }
 
-/// A record's or a row's bytes.
-pub(super) fn encode<T>(value: &T) -> Bytes
+/// A record's bytes, behind those that are there, with their length before them.
+pub(super) fn put_record(out: &mut BytesMut, record: &TxnRecord) {
+    put_bytes(out, &archived(record));
+}
+
+/// A row's bytes.
+fn encode<T>(value: &T) -> Bytes
 where
     T: for<'a> Serialize<
         rkyv::api::high::HighSerializer<
@@ -577,9 +604,21 @@ where
         >,
     >,
 {
-    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(value)
-        .expect("plain data: serialising it into memory cannot fail");
-    Bytes::copy_from_slice(&bytes)
+    Bytes::copy_from_slice(&archived(value))
+}
+
+fn archived<T>(value: &T) -> rkyv::util::AlignedVec
+where
+    T: for<'a> Serialize<
+        rkyv::api::high::HighSerializer<
+            rkyv::util::AlignedVec,
+            rkyv::ser::allocator::ArenaHandle<'a>,
+            rkyv::rancor::Error,
+        >,
+    >,
+{
+    rkyv::to_bytes::<rkyv::rancor::Error>(value)
+        .expect("plain data: serialising it into memory cannot fail")
 }
 
 macro_rules! decodes {
