@@ -156,6 +156,10 @@ fn apart(bug: Bug) -> Option<Apart> {
             "replication: silence_of_a_quiet_leaders_node_wakes_its_followers",
             "others hide it: a command wakes its shard, and the view without the node wakes them all",
         ),
+        Bug::IgnoresDigests => (
+            "replication: the_digest_shows_that_a_quiet_leaders_replica_is_gone",
+            "others hide it: a command wakes its shard, and its leader's node says that it does not lead",
+        ),
         Bug::NeverHolds => (
             "txn: the_oldest_commits_however_busy_the_young_are",
             "it costs time, and breaks no promise: no workload counts how often one is run again",

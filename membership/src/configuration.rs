@@ -18,6 +18,7 @@ use crate::cut::Cut;
 use crate::hash::{SipHash128, hash_of};
 use crate::id::{ClusterId, ConfigHash, CutHash, Destination, NodeId};
 use crate::member::Member;
+use crate::places::Places;
 use crate::topology::Topology;
 use crate::voters;
 
@@ -99,6 +100,8 @@ pub struct Configuration {
     members: Vec<Member>,
     voters: Vec<NodeId>,
     absent: Vec<Member>,
+    /// Made when first asked for, as are the two below.
+    places: OnceLock<Places>,
     topology: OnceLock<Topology>,
     voter_destinations: OnceLock<Arc<[Destination]>>,
 }
@@ -206,6 +209,7 @@ impl Configuration {
             members,
             voters,
             absent,
+            places: OnceLock::new(),
             topology: OnceLock::new(),
             voter_destinations: OnceLock::new(),
         };
@@ -290,14 +294,23 @@ impl Configuration {
 
     /// The member's place in [`Configuration::members`].
     pub fn index_of(&self, node: NodeId) -> Option<usize> {
-        self.members
-            .binary_search_by_key(&node, |member| member.node)
-            .ok()
+        let members = &self.members;
+        let ids = || Places::new(members.iter().map(|member| member.node));
+        let places = self.places.get_or_init(ids);
+        places.find(node, members.len(), |place| members[place].node)
     }
 
     /// The voter's place in [`Configuration::voters`], and in bitmaps of votes.
     pub fn voter_index(&self, node: NodeId) -> Option<usize> {
+        if self.all_vote() {
+            return self.index_of(node);
+        }
         self.voters.binary_search(&node).ok()
+    }
+
+    /// True if the voters are the members.
+    fn all_vote(&self) -> bool {
+        self.absent.is_empty() && self.voters.len() == self.members.len()
     }
 
     /// True if the node votes on the next configuration.

@@ -30,6 +30,7 @@ pub mod member;
 pub mod message;
 mod monitor;
 pub mod node;
+mod places;
 pub mod recovery;
 pub mod rng;
 pub mod settings;

@@ -16,8 +16,10 @@ use thiserror::Error;
 
 use crate::catalog::Catalog;
 use crate::chain::Chain;
+use crate::codec::Encode;
 use crate::configuration::{Configuration, SharedConfiguration};
 use crate::durable::{Recovered, Registration};
+use crate::hash::SipHash128;
 use crate::id::{ClusterId, ConfigHash, NodeId};
 use crate::message::Snapshot;
 use crate::view::Unproven;
@@ -75,25 +77,28 @@ pub struct Lineage {
     pub loss: Loss,
 }
 
-/// Begins a new lineage with these survivors. To be run on each survivor's directory with the same survivors and the
-/// same new id; all must come to the same configuration.
-pub fn force(
-    directory: &Recovered,
-    survivors: &BTreeSet<NodeId>,
-    cluster: ClusterId,
-) -> Result<Lineage, RecoveryError> {
-    let (Some(registration), Some(base)) = (directory.registration, &directory.base) else {
-        return Err(RecoveryError::Empty);
-    };
-    if !survivors.contains(&registration.node) {
-        return Err(RecoveryError::NotASurvivor);
-    }
+/// The last configuration that a directory knows of.
+pub fn last(directory: &Recovered) -> Result<SharedConfiguration, RecoveryError> {
+    let base = directory.base.as_ref().ok_or(RecoveryError::Empty)?;
     let catalog = Catalog::new();
     let mut chain = Chain::new(base.clone());
     for view in &directory.views {
         chain.push(view.clone(), &catalog)?;
     }
-    let last = chain.tip();
+    Ok(chain.tip().clone())
+}
+
+/// Begins a new lineage with these survivors. To be run on each survivor's directory with the same survivors; all must
+/// come to the same configuration, and do if their last ones are the same.
+pub fn force(
+    directory: &Recovered,
+    survivors: &BTreeSet<NodeId>,
+) -> Result<Lineage, RecoveryError> {
+    let registration = directory.registration.ok_or(RecoveryError::Empty)?;
+    if !survivors.contains(&registration.node) {
+        return Err(RecoveryError::NotASurvivor);
+    }
+    let last = &*last(directory)?;
     if let Some(stranger) = survivors
         .iter()
         .find(|node| last.index_of(**node).is_none())
@@ -123,6 +128,7 @@ pub fn force(
         decision_pending: acceptor
             .is_some_and(|state| state.config == last.hash() && state.vote.is_some()),
     };
+    let cluster = lineage_id(last, survivors);
     let configuration = Arc::new(Configuration::forced(last, survivors, cluster));
     let snapshot = Snapshot {
         configuration: configuration.clone(),
@@ -143,6 +149,16 @@ pub fn force(
         configuration,
         loss,
     })
+}
+
+/// The id of the lineage that these survivors begin: the same for each of them, without a word between them.
+fn lineage_id(last: &Configuration, survivors: &BTreeSet<NodeId>) -> ClusterId {
+    let mut hash = SipHash128::keyed(0x4c69_6e65, last.hash().0 as u64);
+    last.hash().encode(&mut hash);
+    for survivor in survivors {
+        survivor.encode(&mut hash);
+    }
+    ClusterId(hash.finish())
 }
 
 #[cfg(test)]
@@ -176,13 +192,13 @@ mod tests {
         let forced: Vec<Lineage> = directories
             .iter()
             .filter(|(node, _)| survivors.contains(node))
-            .map(|(_, directory)| force(directory, &survivors, ClusterId(2)).unwrap())
+            .map(|(_, directory)| force(directory, &survivors).unwrap())
             .collect();
         assert_eq!(
             forced[0].configuration.hash(),
             forced[1].configuration.hash()
         );
-        assert_eq!(forced[0].configuration.cluster(), ClusterId(2));
+        assert_ne!(forced[0].configuration.cluster(), ClusterId(1));
         assert_eq!(forced[0].configuration.members().len(), 2);
         assert_eq!(forced[0].loss.voters, [NodeId(1), NodeId(3), NodeId(5)]);
     }
@@ -192,7 +208,7 @@ mod tests {
         let directories = founders(5);
         let survivors = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
         assert_eq!(
-            force(&directories[0].1, &survivors, ClusterId(2)).unwrap_err(),
+            force(&directories[0].1, &survivors).unwrap_err(),
             RecoveryError::Unnecessary { have: 3, voters: 5 }
         );
     }

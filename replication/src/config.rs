@@ -104,6 +104,12 @@ impl Config {
         self.guard_us() / 100 * (100 - drift)
     }
 
+    /// A node whose groups sleep under this one has a sign of life with one heartbeat in so many. Three
+    /// fit into a guard, after which silence wakes them: two may be late.
+    pub(crate) fn heartbeats_a_sign(&self) -> u64 {
+        u64::from(self.election_ticks / self.heartbeat_ticks / 3).max(1)
+    }
+
     /// Microseconds between two heartbeats of a leader.
     pub(crate) fn heartbeat_us(&self) -> u64 {
         u64::from(self.heartbeat_ticks) * self.tick_ms * 1_000

@@ -7,8 +7,12 @@
 //! forwarding, which does not.
 //!
 //! One [`Batch`] a flush and destination carries what all shards have to say, heartbeats of all
-//! groups between two nodes included. Payloads are [`Bytes`]: encoding copies them once into the
-//! frame, decoding copies nothing, it cuts slices out of the frame.
+//! groups between two nodes included; two nodes whose groups all sleep exchange a [`Sign`] now and
+//! then, and nothing else. Payloads are [`Bytes`]: encoding copies them once into the frame,
+//! decoding copies nothing, it cuts slices out of the frame.
+//!
+//! A frame is the archive of one of the four, and a last byte that says which: an archived enum
+//! would be as long as its longest variant, and the shortest message is the one that never ends.
 //!
 //! Decoding checks the shape. What the shape cannot say (terms that run backwards, more entries
 //! than the index has room for) is checked in [`Message::decode`] as well, so that the state
@@ -18,12 +22,14 @@
 #![allow(missing_docs)]
 
 use bytes::Bytes;
-use rkyv::rancor::{Error as ArchiveError, Fallible, Source};
+use rkyv::api::high::{HighValidator, to_bytes_in};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{Error as ArchiveError, Fallible, Source, Strategy};
 use rkyv::ser::{Allocator, Writer};
 use rkyv::util::AlignedVec;
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::with::{ArchiveWith, DeserializeWith, SerializeWith};
-use rkyv::{Archive, Deserialize, Place, Serialize};
+use rkyv::{Archive, Deserialize, Place, Portable, Serialize};
 use synod_storage::{
     EntryId, EntryKind, ReplicaId, ShardId, SnapshotHeader, Version, WriteOp, row_checksum,
 };
@@ -40,10 +46,12 @@ pub enum Class {
 }
 
 /// A message between two nodes.
-#[derive(Clone, Debug, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Message {
     /// Consensus of any number of shards, and the heartbeat between two nodes.
     Batch(Batch),
+    /// The heartbeat between two nodes that have nothing else to say.
+    Sign(Sign),
     /// A piece of a shard's state.
     Snapshot(SnapshotMessage),
     /// Entries that a damaged disk lost.
@@ -71,11 +79,20 @@ pub struct Heartbeat {
     pub incarnation: Incarnation,
     /// Counts up within an incarnation.
     pub round: u64,
-    /// Digest of the quiet groups that the sender leads and the receiver follows. Only with the
-    /// regular heartbeat; rounds in between, for reads, have none.
+    /// Digest of the quiet groups that the sender leads and the receiver follows, if a sign of life
+    /// was due. Then `groups` names all others that the sender leads and the receiver follows.
     pub quiet: Option<QuietDigest>,
     /// The awake groups of this round.
     pub groups: Vec<GroupHeartbeat>,
+}
+
+/// A sign of life: a heartbeat without groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Sign {
+    /// As in a heartbeat.
+    pub incarnation: Incarnation,
+    /// As in a heartbeat.
+    pub quiet: QuietDigest,
 }
 
 /// A set of (shard, replica, term), as its size and the sum of its hashes. Two nodes whose digests
@@ -427,7 +444,7 @@ impl Message {
     /// The connection it goes by.
     pub fn class(&self) -> Class {
         match self {
-            Message::Batch(_) => Class::Control,
+            Message::Batch(_) | Message::Sign(_) => Class::Control,
             Message::Snapshot(_) | Message::Repair(_) => Class::Bulk,
         }
     }
@@ -436,8 +453,17 @@ impl Message {
     /// archive is aligned wherever the frame is.
     pub fn encode(&self, out: AlignedVec) -> AlignedVec {
         debug_assert!(out.len() % 16 == 0);
-        match rkyv::api::high::to_bytes_in::<_, ArchiveError>(self, out) {
-            Ok(out) => out,
+        let (archived, tag) = match self {
+            Message::Batch(batch) => (to_bytes_in::<_, ArchiveError>(batch, out), TAG_BATCH),
+            Message::Sign(sign) => (to_bytes_in(sign, out), TAG_SIGN),
+            Message::Snapshot(message) => (to_bytes_in(message, out), TAG_SNAPSHOT),
+            Message::Repair(message) => (to_bytes_in(message, out), TAG_REPAIR),
+        };
+        match archived {
+            Ok(mut out) => {
+                out.push(tag);
+                out
+            }
             // Writing to memory fails only for lack of it, which aborts by itself.
             Err(error) => unreachable!("archiving to memory: {error}"),
         }
@@ -455,15 +481,17 @@ impl Message {
     }
 
     fn decode_aligned(frame: &Bytes) -> Result<Message, MalformedMessage> {
-        let archived = rkyv::access::<ArchivedMessage, ArchiveError>(frame)
-            .map_err(MalformedMessage::Archive)?;
-        let message: Message = rkyv::api::deserialize_using::<_, _, ArchiveError>(
-            archived,
-            &mut Frame {
-                bytes: frame.clone(),
-            },
-        )
-        .map_err(MalformedMessage::Archive)?;
+        let Some((tag, archive)) = frame.split_last() else {
+            return Err(MalformedMessage::Contents("a message of no bytes"));
+        };
+        let message = match *tag {
+            TAG_BATCH => read::<Batch>(archive, frame).map(Message::Batch),
+            TAG_SIGN => read::<Sign>(archive, frame).map(Message::Sign),
+            TAG_SNAPSHOT => read::<SnapshotMessage>(archive, frame).map(Message::Snapshot),
+            TAG_REPAIR => read::<RepairMessage>(archive, frame).map(Message::Repair),
+            _ => return Err(MalformedMessage::Contents("a message of no known kind")),
+        };
+        let message = message.map_err(MalformedMessage::Archive)?;
         message.check().map_err(MalformedMessage::Contents)?;
         Ok(message)
     }
@@ -491,6 +519,7 @@ impl Message {
                 }
                 Ok(())
             }
+            Message::Sign(_) => Ok(()),
             Message::Snapshot(message) => {
                 check_replicas(message.from, message.to)?;
                 check_term(message.term)?;
@@ -593,9 +622,31 @@ fn check_term(term: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
+// What a frame's last byte says that it is the archive of. Never reused, and nothing that padding or
+// text ends with.
+const TAG_BATCH: u8 = 0xd1;
+const TAG_SIGN: u8 = 0xd2;
+const TAG_SNAPSHOT: u8 = 0xd3;
+const TAG_REPAIR: u8 = 0xd4;
+
 /// The frame that a message is decoded from.
 struct Frame {
     bytes: Bytes,
+}
+
+/// Checks an archive at the beginning of a frame, and builds its value.
+fn read<T>(archive: &[u8], frame: &Bytes) -> Result<T, ArchiveError>
+where
+    T: Archive,
+    T::Archived: Portable
+        + for<'a> CheckBytes<HighValidator<'a, ArchiveError>>
+        + Deserialize<T, Strategy<Frame, ArchiveError>>,
+{
+    let archived = rkyv::access::<T::Archived, ArchiveError>(archive)?;
+    let mut source = Frame {
+        bytes: frame.clone(),
+    };
+    rkyv::api::deserialize_using(archived, &mut source)
 }
 
 /// Cuts payloads out of the frame that is being decoded.
@@ -604,7 +655,7 @@ pub trait Slices {
     fn slice(&self, slice: &[u8]) -> Bytes;
 }
 
-impl<E> Slices for rkyv::rancor::Strategy<Frame, E> {
+impl<E> Slices for Strategy<Frame, E> {
     fn slice(&self, slice: &[u8]) -> Bytes {
         if slice.is_empty() {
             Bytes::new()
@@ -686,6 +737,17 @@ mod tests {
         shifted.extend_from_slice(&frame);
         let shifted = Bytes::from(shifted).slice(3..);
         assert_eq!(Message::decode(&shifted).expect("our own frame"), message);
+    }
+
+    #[test]
+    fn a_sign_of_life_is_short() {
+        let sign = Message::Sign(Sign {
+            incarnation: Incarnation(7),
+            quiet: QuietDigest { count: 3, sum: 9 },
+        });
+        let frame = encoded(&sign);
+        assert_eq!(Message::decode(&frame).expect("our own frame"), sign);
+        assert_eq!(frame.len(), 25);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::identity::{Incarnation, NodeId};
 use crate::lease::Round;
 use crate::message::{
     Batch, GroupBody, GroupHeartbeat, GroupMessage, GroupReply, Heartbeat, HeartbeatReply, Message,
-    QuietDigest,
+    QuietDigest, Sign,
 };
 
 /// A batch is cut when its entries reach this size.
@@ -23,8 +23,8 @@ struct Mailbox {
     consensus: Vec<GroupMessage>,
     bytes: usize,
     heartbeat: Option<Vec<GroupHeartbeat>>,
-    /// The heartbeat is the regular one between two nodes.
-    regular: bool,
+    /// A sign of life is due.
+    sign: Option<QuietDigest>,
     replies: Vec<HeartbeatReply>,
 }
 
@@ -69,13 +69,10 @@ impl Outbox {
             .push(group);
     }
 
-    /// The regular heartbeat to a node, even if no group has a part in it.
-    pub(crate) fn node_heartbeat(&mut self, to: NodeId) {
-        self.boxes
-            .entry(to)
-            .or_default()
-            .heartbeat
-            .get_or_insert_default();
+    /// A sign of life to a node, with the digest of what sleeps under this one there. It goes with
+    /// the round, if groups have a part in one.
+    pub(crate) fn sign(&mut self, to: NodeId, quiet: QuietDigest) {
+        self.boxes.entry(to).or_default().sign = Some(quiet);
     }
 
     /// A group's answer to a round.
@@ -107,23 +104,27 @@ impl Outbox {
     }
 
     /// Sends everything; heartbeats get this round.
-    pub(crate) fn send(
-        &mut self,
-        incarnation: Incarnation,
-        round: Round,
-        digest: impl Fn(NodeId) -> QuietDigest,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn send(&mut self, incarnation: Incarnation, round: Round, fx: &mut Effects) {
         for (to, out) in std::mem::take(&mut self.boxes) {
-            let heartbeat = out.heartbeat.map(|groups| Heartbeat {
+            let quiet = out.sign;
+            let silent = out.replies.is_empty() && out.consensus.is_empty();
+            let groups = match (out.heartbeat, quiet) {
+                (Some(groups), _) => Some(groups),
+                (None, Some(quiet)) if silent => {
+                    let message = Message::Sign(Sign { incarnation, quiet });
+                    fx.push(Effect::Send { to, message });
+                    continue;
+                }
+                (None, Some(_)) => Some(Vec::new()),
+                (None, None) if silent => continue,
+                (None, None) => None,
+            };
+            let heartbeat = groups.map(|groups| Heartbeat {
                 incarnation,
                 round: round.0,
-                quiet: out.regular.then(|| digest(to)),
+                quiet,
                 groups,
             });
-            if heartbeat.is_none() && out.replies.is_empty() && out.consensus.is_empty() {
-                continue;
-            }
             let batch = Batch {
                 heartbeat,
                 replies: out.replies,

@@ -1,7 +1,7 @@
 //! The other nodes, as far as replication has to know them: when each was last heard, which start
 //! of it, and whether it agrees on which groups sleep.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use synod_storage::Micros;
 
@@ -22,8 +22,8 @@ struct Peer {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
-    /// Nodes that share a group with this one; `None`: to be found out again.
-    neighbours: Option<BTreeSet<NodeId>>,
+    /// The heartbeat with which a node was last given a sign of life.
+    signs: BTreeMap<NodeId, u64>,
 }
 
 impl Peers {
@@ -74,19 +74,18 @@ impl Peers {
         true
     }
 
-    pub(crate) fn forget_neighbours(&mut self) {
-        self.neighbours = None;
+    /// Forgets the signs of life to all other nodes: if they are wanted again, the first is due at once.
+    pub(crate) fn keep_signs(&mut self, wanted: impl Fn(NodeId) -> bool) {
+        self.signs.retain(|node, _| wanted(*node));
     }
 
-    pub(crate) fn neighbours_forgotten(&self) -> bool {
-        self.neighbours.is_none()
-    }
-
-    pub(crate) fn set_neighbours(&mut self, nodes: BTreeSet<NodeId>) {
-        self.neighbours = Some(nodes);
-    }
-
-    pub(crate) fn neighbours(&self) -> impl Iterator<Item = &NodeId> {
-        self.neighbours.iter().flatten()
+    /// Whether a node is due a sign of life with this heartbeat, one in so many; then it counts as given.
+    pub(crate) fn sign_is_due(&mut self, node: NodeId, heartbeat: u64, every: u64) -> bool {
+        let last = self.signs.get(&node);
+        let due = last.is_none_or(|last| heartbeat >= last + every);
+        if due {
+            self.signs.insert(node, heartbeat);
+        }
+        due
     }
 }

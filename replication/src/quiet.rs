@@ -9,9 +9,13 @@
 //! What wakes it: any consensus message or command; for a follower also anything that says its
 //! leader may be gone. Three of these are observed between *nodes*, once for all groups: silence of
 //! the leader's node, another incarnation of it, its removal from the membership view. The fourth,
-//! a leader's replica that died on a node that lives, shows in a digest: each heartbeat between two
-//! nodes carries one of the groups that sleep under the sender, and the receiver compares it with
-//! those that it believes to sleep under that node.
+//! a leader's replica that died on a node that lives, shows in a digest: each sign of life carries one
+//! of the groups that sleep under the sender, and the receiver compares it with those that it believes
+//! to sleep under that node.
+//!
+//! Signs of life are all that sleepers cost on the wire, and they never end, so there are no more of
+//! them than it takes: from a node to those where groups sleep under it, three in the time after which
+//! silence wakes these.
 //!
 //! A follower that wakes because its leader may be gone forgets it: with a leader in memory and a
 //! frozen timer, raft-rs refuses to vote for ever.

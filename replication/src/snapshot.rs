@@ -757,7 +757,6 @@ impl Replication {
             configuration: members,
         });
         fx.push(incoming.message(shard, done));
-        self.peers.forget_neighbours();
         self.mark(shard);
     }
 }

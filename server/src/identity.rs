@@ -77,18 +77,11 @@ struct IdentityRecord {
 /// Nothing may be sent to anybody before this returns.
 pub fn begin_boot(disk: &Arc<dyn Disk>, random: (u128, u64)) -> Result<Identity, IdentityError> {
     let (fresh_node, nonce) = random;
-    let identity = match load::<IdentityRecord>(disk, IDENTITY)? {
-        Some(last) => {
-            let boot = Boot {
-                counter: last.counter,
-                nonce: last.nonce,
-                previous: last.previous,
-            };
-            Identity {
-                node: NodeId(last.node),
-                boot: boot.next(nonce),
-            }
-        }
+    let identity = match load_identity(disk)? {
+        Some(last) => Identity {
+            boot: last.boot.next(nonce),
+            ..last
+        },
         None if is_empty(disk)? => Identity {
             node: NodeId(fresh_node),
             boot: Boot::first(nonce),
@@ -97,6 +90,19 @@ pub fn begin_boot(disk: &Arc<dyn Disk>, random: (u128, u64)) -> Result<Identity,
     };
     save(disk, IDENTITY, &encode_identity(identity)?)?;
     Ok(identity)
+}
+
+/// Who last ran on this directory; `None` if nobody did.
+pub fn load_identity(disk: &Arc<dyn Disk>) -> Result<Option<Identity>, IdentityError> {
+    let record = load::<IdentityRecord>(disk, IDENTITY)?;
+    Ok(record.map(|last| Identity {
+        node: NodeId(last.node),
+        boot: Boot {
+            counter: last.counter,
+            nonce: last.nonce,
+            previous: last.previous,
+        },
+    }))
 }
 
 /// The identity file of a run.

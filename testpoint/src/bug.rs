@@ -51,6 +51,8 @@ bugs! {
     SleepsThroughVotes,
     /// Nobody notices that the node of a quiet leader is gone.
     IgnoresSilence,
+    /// Nobody compares which groups sleep under a node with what that node says.
+    IgnoresDigests,
     /// A quorum of answers is any majority of members, learners too.
     CountsLearners,
     /// A lease is not looked at again after the state was read.

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use synod_benches::etcd::Failure;
 use synod_benches::load::{self, Load, Protocol, Verb};
 use synod_benches::started::{self, Started};
+use synod_benches::status;
 use synod_benches::systems::{self, System};
 use synod_client::{Connection, Options};
 
@@ -37,8 +38,8 @@ struct Arguments {
     /// Seconds of idleness that are looked at
     #[arg(long, default_value_t = 20)]
     idle_seconds: u64,
-    /// Measures an idle cluster of five instead. Its bytes are all those on loopback, with the headers of TCP and IP:
-    /// nothing else should use it meanwhile
+    /// Measures an idle cluster of five instead. Those of its bytes that count headers of TCP and IP are all bytes on
+    /// loopback: nothing else should use it meanwhile
     #[arg(long)]
     cluster: bool,
 }
@@ -169,9 +170,11 @@ fn idle_cluster(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
     let seconds = arguments.idle_seconds.max(1) as f64;
     let ticks = || system.pids().into_iter().map(systems::cpu_ticks);
     let before: Vec<u64> = ticks().collect();
+    let sent_before = status::ask(&system.addresses)?.sent_bytes;
     let bytes_before = loopback_bytes()?;
     std::thread::sleep(Duration::from_secs(arguments.idle_seconds.max(1)));
     let bytes = loopback_bytes()? - bytes_before;
+    let sent = status::ask(&system.addresses)?.sent_bytes;
     let percents = ticks().zip(&before);
     let percents: Vec<f64> = percents
         .map(|(now, then)| (now - then) as f64 / seconds)
@@ -182,9 +185,21 @@ fn idle_cluster(arguments: &Arguments, dir: &Path) -> Result<(), Failure> {
     println!("|---|---|---|");
     let figure = format!("{mean:.2}%, at most {most:.2}%");
     say("CPU of one core", figure, "1%");
-    let kilobytes = bytes as f64 / f64::from(NODES) / seconds / 1e3;
-    let figure = format!("{kilobytes:.2} KB/s, headers included");
+    let rate = |bytes: u64| bytes as f64 / f64::from(NODES) / seconds / 1e3;
+    let before = |kind: &str| sent_before.get(kind).copied().unwrap_or(0);
+    let mut all = 0;
+    for (kind, bytes) in &sent {
+        let bytes = bytes - before(kind);
+        all += bytes;
+        if bytes > 0 {
+            let figure = format!("{:.2} KB/s", rate(bytes));
+            say(&format!("sent, and received: {kind}"), figure, "–");
+        }
+    }
+    let figure = format!("{:.2} KB/s", rate(all));
     say("sent, and received", figure, "2 KB/s");
+    let figure = format!("{:.2} KB/s", rate(bytes));
+    say("the same with the headers of TCP and IP", figure, "–");
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! The agreed membership of simulated clusters: whatever is killed, cut off, paused, loses power or a
 //! disk, the view logs on all disks are parts of one sequence, each view in them is proven, and when the
 //! faults are over all nodes come to one configuration. `whole` runs whole nodes; `alone` runs only their
-//! memberships, of 5 to 30 nodes. `SEEDS=FIRST..LAST` runs other seeds.
+//! memberships, of 5 to 30 nodes; `idle` lets a cluster stand still and counts what it sends.
+//! `SEEDS=FIRST..LAST` runs other seeds.
 #![cfg(madsim)]
 
 mod alone;
+mod idle;
 mod strikes;
 #[path = "../support/mod.rs"]
 mod support;

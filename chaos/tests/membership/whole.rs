@@ -32,7 +32,7 @@ async fn ask(address: String) -> Option<Report> {
     serde_json::from_slice(&bytes).ok()
 }
 
-async fn reports(world: &World) -> Vec<Option<Report>> {
+pub(super) async fn reports(world: &World) -> Vec<Option<Report>> {
     let addresses = world.client_addresses();
     let asked = world.spawn(|| async move {
         let mut reports = Vec::new();
@@ -50,7 +50,11 @@ fn was_removed(report: &Report) -> bool {
 }
 
 /// Waits until all nodes, or all but those that were removed alive, show one view.
-async fn agree(world: &World, patience: Duration, all_serve: bool) -> Result<u64, String> {
+pub(super) async fn agree(
+    world: &World,
+    patience: Duration,
+    all_serve: bool,
+) -> Result<u64, String> {
     let begun_us = world_us();
     loop {
         let reports = reports(world).await;

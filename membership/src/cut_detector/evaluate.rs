@@ -1,34 +1,15 @@
-//! Weighing the alerts.
+//! From weighed alerts to a cut: who goes, who comes in.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::weigh::Verdicts;
 use super::{Case, CutDetector, Kind};
 use crate::cut::{Cut, Departure, Removal};
 use crate::hash::order_of;
 use crate::id::NodeId;
 use crate::member::Member;
 use crate::time::Time;
-use crate::topology::Watermarks;
 use crate::voters;
-
-/// The reports about one member that would have it removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    /// Rings with a report, or whose observer is itself in flux or gone.
-    all: usize,
-    /// Those of them that do not come from a discredited observer.
-    credible: usize,
-}
-
-/// Members under accusation, by how the weighing went so far.
-#[derive(Default)]
-struct Verdicts {
-    /// To be removed or replaced; their own reports are discredited.
-    stable: BTreeSet<NodeId>,
-    /// Credibly accused.
-    in_flux: BTreeSet<NodeId>,
-}
 
 impl CutDetector {
     /// The cut that is stable now, if there is one and nothing is in flux.
@@ -68,124 +49,11 @@ impl CutDetector {
         applies.then_some(cut)
     }
 
-    /// Decides about removals: discredits the stable one at a time, and forces what has been in flux for too long.
-    fn weigh(&self, now: Time) -> Verdicts {
-        let mut verdicts = Verdicts::default();
-        let marks = self.config.topology().member_watermarks();
-        loop {
-            let counts = self.count(&mut verdicts, marks);
-            let next = counts
-                .iter()
-                .filter(|(node, count)| {
-                    count.credible >= marks.l
-                        && (count.all >= marks.h || self.is_overdue(now, **node))
-                })
-                // The stable before the overdue, the most credibly accused first.
-                .max_by_key(|(node, count)| {
-                    (count.all >= marks.h, count.credible, self.tie(**node))
-                });
-            match next {
-                Some((node, _)) => verdicts.stable.insert(*node),
-                None => return verdicts,
-            };
-        }
-    }
-
-    /// Counts the reports about members that are not stable yet, and finds who is in flux.
-    fn count(&self, verdicts: &mut Verdicts, marks: Watermarks) -> BTreeMap<NodeId, Count> {
-        verdicts.in_flux.clear();
-        loop {
-            let counts: BTreeMap<NodeId, Count> = self
-                .cases
-                .iter()
-                .filter(|(node, case)| !verdicts.stable.contains(node) && self.blocks(case))
-                .filter_map(|(node, case)| Some((*node, self.count_one(*node, case, verdicts)?)))
-                .collect();
-            // Implicit reports put more in flux, whose own observees then get more of them.
-            let in_flux: BTreeSet<NodeId> = counts
-                .iter()
-                .filter(|(_, count)| count.credible >= marks.l)
-                .map(|(node, _)| *node)
-                .collect();
-            let settled = in_flux == verdicts.in_flux;
-            verdicts.in_flux = in_flux;
-            if settled {
-                return counts;
-            }
-        }
-    }
-
-    fn count_one(&self, node: NodeId, case: &Case, verdicts: &Verdicts) -> Option<Count> {
-        let topology = self.config.topology();
-        let subject = self.config.index_of(node)? as u32;
-        let observer = |ring: usize| self.member_at(topology.observers(subject)[ring]);
-        let (mut all, mut credible) = (0, 0);
-        for (ring, mark) in &case.marks {
-            if is_accusation(&mark.kind) {
-                all += 1;
-                let discredited = verdicts.stable.contains(&observer(usize::from(*ring)));
-                credible += usize::from(!discredited);
-            }
-        }
-        // An observer that is going cannot be waited for. Its silence confirms what somebody credible has said, and
-        // says nothing on its own.
-        if credible > 0 {
-            let implied = (0..topology.observers(subject).len())
-                .filter(|ring| {
-                    let silent = case
-                        .marks
-                        .get(&(*ring as u8))
-                        .is_none_or(|m| !is_accusation(&m.kind));
-                    silent && self.cannot_speak(observer(*ring), verdicts)
-                })
-                .count();
-            all += implied;
-            credible += implied;
-        }
-        Some(Count { all, credible })
-    }
-
-    /// True for an observer that is itself credibly accused. Of one that does not vote, which may never have come to
-    /// life, a voter's word is enough: else the death of many joiners could not be reported by the few that are left.
-    fn cannot_speak(&self, node: NodeId, verdicts: &Verdicts) -> bool {
-        if verdicts.stable.contains(&node) || verdicts.in_flux.contains(&node) {
-            return true;
-        }
-        let (Some(case), Some(index)) = (self.cases.get(&node), self.config.index_of(node)) else {
-            return false;
-        };
-        let observers = self.config.topology().observers(index as u32);
-        let by_voter = |ring: &u8| {
-            let accuser = self.member_at(observers[usize::from(*ring)]);
-            self.config.is_voter(accuser) && !verdicts.stable.contains(&accuser)
-        };
-        !self.config.is_voter(node)
-            && case
-                .marks
-                .iter()
-                .any(|(ring, mark)| is_accusation(&mark.kind) && by_voter(ring))
-    }
-
-    /// True for a member that some report as down. One that is reported as restarted holds nothing up.
-    fn blocks(&self, case: &Case) -> bool {
-        let accused = case.marks.values().any(|mark| is_accusation(&mark.kind));
-        let restarted = case
-            .marks
-            .values()
-            .any(|mark| matches!(mark.kind, Kind::Replace(_)));
-        accused && !restarted
-    }
-
-    fn is_overdue(&self, now: Time, node: NodeId) -> bool {
-        let since = self.cases.get(&node).and_then(|case| case.in_flux_since);
-        since.is_some_and(|since| now >= since + self.timing.reinforcement)
-    }
-
-    fn tie(&self, node: NodeId) -> (u64, NodeId) {
+    pub(super) fn tie(&self, node: NodeId) -> (u64, NodeId) {
         (order_of(0x0054_6965, self.config.hash().0, node.0), node)
     }
 
-    fn member_at(&self, index: u32) -> NodeId {
+    pub(super) fn member_at(&self, index: u32) -> NodeId {
         self.config.members()[index as usize].node
     }
 
@@ -255,7 +123,7 @@ impl CutDetector {
 }
 
 /// A restart counts as a failure of the boot that the configuration lists.
-fn is_accusation(kind: &Kind) -> bool {
+pub(super) fn is_accusation(kind: &Kind) -> bool {
     match kind {
         Kind::Down | Kind::Leave | Kind::Replace(_) => true,
         Kind::Up(_) | Kind::Ready | Kind::Withdrawn => false,

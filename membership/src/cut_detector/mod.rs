@@ -19,6 +19,7 @@
 mod evaluate;
 #[cfg(test)]
 mod tests;
+mod weigh;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ pub enum Outcome {
 }
 
 /// Judges one edge by its probes.
-pub trait FailureDetector: Send {
+pub trait FailureDetector {
     /// Takes note of a probe's end.
     fn record(&mut self, outcome: Outcome);
 
@@ -32,16 +32,53 @@ pub trait FailureDetector: Send {
     fn tries(&self) -> u8;
 }
 
-/// The detector that the settings ask for.
-pub(crate) fn build(kind: Detector) -> Box<dyn FailureDetector> {
-    match kind {
-        Detector::Window { window, failures } => Box::new(Window::new(window, failures)),
-        Detector::Paper => Box::new(Paper(History::new(10, 4))),
+/// The detector that the settings ask for: in place, since a node asks all its edges often.
+pub(crate) enum Chosen {
+    Window(Window),
+    Paper(Paper),
+}
+
+impl Chosen {
+    pub(crate) fn new(kind: Detector) -> Chosen {
+        match kind {
+            Detector::Window { window, failures } => Chosen::Window(Window::new(window, failures)),
+            Detector::Paper => Chosen::Paper(Paper(History::new(10, 4))),
+        }
+    }
+}
+
+impl FailureDetector for Chosen {
+    fn record(&mut self, outcome: Outcome) {
+        match self {
+            Chosen::Window(detector) => detector.record(outcome),
+            Chosen::Paper(detector) => detector.record(outcome),
+        }
+    }
+
+    fn failed(&self) -> bool {
+        match self {
+            Chosen::Window(detector) => detector.failed(),
+            Chosen::Paper(detector) => detector.failed(),
+        }
+    }
+
+    fn interval(&self, timing: &Timing) -> Duration {
+        match self {
+            Chosen::Window(detector) => detector.interval(timing),
+            Chosen::Paper(detector) => detector.interval(timing),
+        }
+    }
+
+    fn tries(&self) -> u8 {
+        match self {
+            Chosen::Window(detector) => detector.tries(),
+            Chosen::Paper(detector) => detector.tries(),
+        }
     }
 }
 
 /// The last outcomes, and how many failures among them fail the edge. One bit an outcome, the latest lowest, a failure
-/// set: a node asks all its edges often.
+/// set.
 struct History {
     failures: u64,
     /// The bits that count: as many as are remembered.
@@ -73,7 +110,7 @@ impl History {
 ///
 /// At 1% independent loss and four of ten, a false alarm comes once in tens of millions of edge-hours; a crash is
 /// noticed after one probe at the slow pace and three at the fast one.
-struct Window {
+pub(crate) struct Window {
     history: History,
     successes: u8,
 }
@@ -118,7 +155,7 @@ impl FailureDetector for Window {
 }
 
 /// The paper's: one try a second, failed when 40% of the last ten were (Rapid, §6).
-struct Paper(History);
+pub(crate) struct Paper(History);
 
 impl FailureDetector for Paper {
     fn record(&mut self, outcome: Outcome) {

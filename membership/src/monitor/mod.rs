@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use detector::{FailureDetector, Outcome, build};
+use detector::{Chosen, FailureDetector, Outcome};
 
 use crate::configuration::Configuration;
 use crate::id::{Boot, Destination, NodeId};
@@ -44,7 +44,7 @@ pub(crate) struct Edge {
     /// The subject's place in the configuration, and the ring on which it is observed.
     pub(crate) subject: u32,
     pub(crate) ring: u8,
-    detector: Box<dyn FailureDetector>,
+    detector: Chosen,
     next_probe: Time,
     pending: Option<Pending>,
     last: Option<Outcome>,
@@ -254,7 +254,7 @@ impl Monitor {
             boot: member.boot,
             subject: 0,
             ring: 0,
-            detector: build(self.kind),
+            detector: Chosen::new(self.kind),
             next_probe,
             pending: None,
             last: None,

@@ -218,6 +218,19 @@ pub trait Protocol: Sized {
         out: &mut Outbox<Self::Message, Self::Record>,
     ) -> Self;
 
+    /// A message that changes only what the nodes share, and that its receiver need not be asked about; false if it is
+    /// not one. Spares all-to-all protocols a look at each receiver. What it does, [`Protocol::step`] would do.
+    #[inline]
+    fn absorb(
+        _cluster: &mut Self::Cluster,
+        _now_us: u64,
+        _from: u32,
+        _to: u32,
+        _message: &Self::Message,
+    ) -> bool {
+        false
+    }
+
     /// Something happens to the node.
     fn step(
         &mut self,

@@ -37,13 +37,21 @@ enum Due {
     Second,
 }
 
+/// What every event asks of a node first. Those of all nodes fit into the nearest cache, where most of a node is not.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// When the process wants to wake.
+    wake_us: u64,
+    boots: u32,
+    /// Whether a process runs.
+    up: bool,
+    paused: bool,
+    missed_wake: bool,
+}
+
 /// A machine: what outlives a process, and the process if one runs.
 struct Node<P: Protocol> {
     process: Option<P>,
-    boots: u32,
-    wake_us: u64,
-    paused: bool,
-    missed_wake: bool,
     inbox: VecDeque<Input<P::Message>>,
     disk: P::Disk,
     /// Writes that are not durable yet, oldest first.
@@ -51,10 +59,13 @@ struct Node<P: Protocol> {
 }
 
 /// All of a run's state.
+///
+/// Invariant: `slots[i].up` exactly while `nodes[i]` has a process.
 pub struct World<'a, P: Protocol> {
     scenario: &'a Scenario,
     seed: u64,
     cluster: P::Cluster,
+    slots: Vec<Slot>,
     nodes: Vec<Node<P>>,
     founders: Vec<bool>,
     queue: EventQueue<Due>,
@@ -121,15 +132,19 @@ impl<'a, P: Protocol> World<'a, P> {
 
         let node = |_| Node {
             process: None,
-            boots: 0,
-            wake_us: u64::MAX,
-            paused: false,
-            missed_wake: false,
             inbox: VecDeque::new(),
             disk: P::Disk::default(),
             pending: VecDeque::new(),
         };
+        let slot = Slot {
+            wake_us: u64::MAX,
+            boots: 0,
+            up: false,
+            paused: false,
+            missed_wake: false,
+        };
         let mut world = World {
+            slots: vec![slot; scenario.nodes as usize],
             scenario,
             seed,
             cluster: P::cluster(scenario, &founder_list, split_mix(seed)),
@@ -174,11 +189,7 @@ impl<'a, P: Protocol> World<'a, P> {
             }
             self.handle(due);
         }
-        let up = self
-            .nodes
-            .iter()
-            .map(|node| node.process.is_some())
-            .collect();
+        let up = self.slots.iter().map(|slot| slot.up).collect();
         let World {
             views,
             traffic,
@@ -210,27 +221,27 @@ impl<'a, P: Protocol> World<'a, P> {
                     To::Node(to) => self.deliver(from, to, bytes, message),
                     To::Nodes(to) => {
                         for &to in to.iter() {
-                            self.deliver(from, to, bytes, message.clone());
+                            self.deliver_one(from, to, bytes, &message);
                         }
                     }
                 }
             }
             Due::Wake { node: index, boot } => {
-                let node = &mut self.nodes[index as usize];
-                if node.boots != boot || node.wake_us != self.now_us {
+                let slot = &mut self.slots[index as usize];
+                if slot.boots != boot || slot.wake_us != self.now_us {
                     // Another time was asked for since.
                     return;
                 }
-                node.wake_us = u64::MAX;
-                if node.paused {
-                    node.missed_wake = true;
+                slot.wake_us = u64::MAX;
+                if slot.paused {
+                    slot.missed_wake = true;
                 } else {
                     self.step(index, Input::Wake);
                 }
             }
             Due::Persisted { node: index, boot } => {
                 let node = &mut self.nodes[index as usize];
-                if node.boots != boot {
+                if self.slots[index as usize].boots != boot {
                     return;
                 }
                 if let Some((token, record)) = node.pending.pop_front() {
@@ -241,8 +252,8 @@ impl<'a, P: Protocol> World<'a, P> {
             Due::Start { node } => self.start(node),
             Due::Fault { event, begin } => self.fault(event as usize, begin),
             Due::Second => {
-                let nodes = &self.nodes;
-                self.traffic.fold(|node| nodes[node].process.is_some());
+                let slots = &self.slots;
+                self.traffic.fold(|node| slots[node].up);
                 self.queue.push(self.now_us + SECOND_US, Due::Second);
             }
         }
@@ -250,17 +261,40 @@ impl<'a, P: Protocol> World<'a, P> {
 
     #[inline]
     fn deliver(&mut self, from: u32, to: u32, bytes: u32, message: P::Message) {
-        if self.nodes[to as usize].process.is_none() || !self.network.arrives(from, to) {
+        if self.arrives(from, to, bytes) {
+            self.input(to, Input::Message { from, message });
+        }
+    }
+
+    /// One of many copies, which is only made if it is needed.
+    #[inline]
+    fn deliver_one(&mut self, from: u32, to: u32, bytes: u32, message: &P::Message) {
+        if !self.arrives(from, to, bytes) {
             return;
         }
-        self.traffic.received(to, bytes);
+        let awake = !self.slots[to as usize].paused && self.trace == Trace::Off;
+        if awake && P::absorb(&mut self.cluster, self.now_us, from, to, message) {
+            return;
+        }
+        let message = message.clone();
         self.input(to, Input::Message { from, message });
     }
 
+    /// Whether a message comes through to a process; then it counts.
+    #[inline]
+    fn arrives(&mut self, from: u32, to: u32, bytes: u32) -> bool {
+        let arrives = self.slots[to as usize].up && self.network.arrives(from, to);
+        if arrives {
+            self.traffic.received(to, bytes);
+        }
+        arrives
+    }
+
     /// Gives a node an input, or keeps it until the process runs again.
+    #[inline]
     fn input(&mut self, index: u32, input: Input<P::Message>) {
         let node = &mut self.nodes[index as usize];
-        if !node.paused {
+        if !self.slots[index as usize].paused {
             self.step(index, input);
         } else if node.inbox.len() < PAUSED_INBOX_MAX || !matches!(input, Input::Message { .. }) {
             // A completed write is never forgotten; a message may be.
@@ -286,32 +320,28 @@ impl<'a, P: Protocol> World<'a, P> {
         if self.outbox.is_empty() {
             return;
         }
-        let node = &mut self.nodes[index as usize];
+        let slot = &mut self.slots[index as usize];
+        let boot = slot.boots;
         if let Some(wake_us) = self.outbox.wake_us.take()
-            && wake_us != node.wake_us
+            && wake_us != slot.wake_us
         {
             let wake_us = wake_us.max(self.now_us);
-            node.wake_us = wake_us;
+            slot.wake_us = wake_us;
             if wake_us <= self.scenario.run_us {
-                let boot = node.boots;
                 self.queue.push(wake_us, Due::Wake { node: index, boot });
             }
         }
         for record in self.outbox.written.drain(..) {
-            P::write(&mut node.disk, record);
+            P::write(&mut self.nodes[index as usize].disk, record);
         }
         let mut sends = std::mem::take(&mut self.outbox.sends);
         for sent in sends.drain(..) {
             self.send(index, sent);
         }
         self.outbox.sends = sends;
-        let node = &mut self.nodes[index as usize];
         for write in self.outbox.writes.drain(..) {
-            node.pending.push_back(write);
-            let due = Due::Persisted {
-                node: index,
-                boot: node.boots,
-            };
+            self.nodes[index as usize].pending.push_back(write);
+            let due = Due::Persisted { node: index, boot };
             self.queue.push(self.now_us + self.scenario.persist_us, due);
         }
         for install in self.outbox.installs.drain(..) {
@@ -379,24 +409,27 @@ impl<'a, P: Protocol> World<'a, P> {
 
     fn post_after(&mut self, delay_us: u64, letter: Letter<P::Message>) {
         let place = self.letters.put(letter);
-        self.queue.push(self.now_us + delay_us, Due::Deliver(place));
+        let due = Due::Deliver(place);
+        self.queue.push_in_order(self.now_us + delay_us, due);
     }
 
     fn start(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        if node.process.is_some() {
+        let slot = &mut self.slots[index as usize];
+        if slot.up {
             return;
         }
-        node.boots += 1;
+        slot.boots += 1;
+        let count = slot.boots;
         let origin = match self.founders[index as usize] {
             true => Origin::Founder,
             false => Origin::Joiner,
         };
-        let stream = STREAM_NODES + (u64::from(index) << 20) + u64::from(node.boots);
+        let stream = STREAM_NODES + (u64::from(index) << 20) + u64::from(count);
         let seed = Rng::new(self.seed, stream).next_u64();
         let boot = Boot {
             node: index,
-            count: node.boots,
+            count,
             origin,
             seed,
         };
@@ -408,6 +441,7 @@ impl<'a, P: Protocol> World<'a, P> {
             &mut self.outbox,
         );
         node.process = Some(process);
+        slot.up = true;
         self.drain(index);
     }
 
@@ -422,20 +456,26 @@ impl<'a, P: Protocol> World<'a, P> {
             P::write(&mut node.disk, record);
         }
         node.inbox.clear();
-        node.wake_us = u64::MAX;
-        node.paused = false;
-        node.missed_wake = false;
+        let slot = &mut self.slots[index as usize];
+        *slot = Slot {
+            wake_us: u64::MAX,
+            boots: slot.boots,
+            up: false,
+            paused: false,
+            missed_wake: false,
+        };
     }
 
     fn resume(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        if !std::mem::take(&mut node.paused) {
+        let slot = &mut self.slots[index as usize];
+        if !std::mem::take(&mut slot.paused) {
             return;
         }
-        let inbox = std::mem::take(&mut node.inbox);
+        let missed_wake = std::mem::take(&mut slot.missed_wake);
+        let inbox = std::mem::take(&mut self.nodes[index as usize].inbox);
         // The timer was due first, but a process that wakes up finds both ready; timers go first
         // in most event loops, and that order is the harder one for a failure detector.
-        if std::mem::take(&mut node.missed_wake) {
+        if missed_wake {
             self.step(index, Input::Wake);
         }
         for input in inbox {
@@ -468,8 +508,8 @@ impl<'a, P: Protocol> World<'a, P> {
                         (EventKind::Restart, false) => self.start(node),
                         (EventKind::Leave, true) => self.input(node, Input::Leave),
                         (EventKind::Pause, true) => {
-                            let node = &mut self.nodes[node as usize];
-                            node.paused = node.process.is_some();
+                            let slot = &mut self.slots[node as usize];
+                            slot.paused = slot.up;
                         }
                         (EventKind::Pause, false) => self.resume(node),
                         // Starts were scheduled one by one; the rest does not end.

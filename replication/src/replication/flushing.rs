@@ -7,10 +7,9 @@ use crate::apply::Handed;
 use crate::config::Reads;
 use crate::effect::{Effect, Effects};
 use crate::eraft;
-use crate::identity::NodeId;
 use crate::lease::Round;
 use crate::log::Caller;
-use crate::message::{GroupBody, QuietDigest};
+use crate::message::GroupBody;
 use crate::read::{Grant, Proof, ReadFailure};
 use synod_testpoint::planted;
 
@@ -368,20 +367,7 @@ impl Replication {
         } else {
             self.rounds.upcoming()
         };
-        let groups = &self.groups;
-        let digest = |node: NodeId| {
-            let mut digest = QuietDigest::default();
-            for group in groups.values() {
-                if group.is_quiet()
-                    && group.is_leader()
-                    && group.configuration.nodes.values().any(|&n| n == node)
-                {
-                    digest.add(group);
-                }
-            }
-            digest
-        };
-        self.outbox.send(self.config.incarnation, round, digest, fx);
+        self.outbox.send(self.config.incarnation, round, fx);
     }
 
     /// The layer above has applied everything that `Committed` gave it, up to `index`.

@@ -260,7 +260,6 @@ impl Replication {
         match Group::new(&self.config, now, self.view.clone(), start) {
             Ok(group) => {
                 self.groups.insert(shard, group);
-                self.peers.forget_neighbours();
                 self.awake.insert(shard);
                 self.mark(shard);
             }
@@ -279,6 +278,7 @@ impl Replication {
                 self.peers.heard(from, now);
                 match message {
                     Message::Batch(batch) => self.receive_batch(now, from, batch, store, fx),
+                    Message::Sign(sign) => self.receive_sign(now, from, sign),
                     Message::Snapshot(message) => {
                         self.receive_snapshot(now, from, message, store, fx);
                     }
@@ -423,7 +423,6 @@ impl Replication {
                 });
             }
         }
-        self.peers.forget_neighbours();
     }
 
     /// Marks a group for the next flush.

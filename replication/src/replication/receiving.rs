@@ -6,11 +6,11 @@ use super::Replication;
 use crate::effect::{Effect, Effects};
 use crate::eraft;
 use crate::group::{Group, Stepped};
-use crate::identity::NodeId;
+use crate::identity::{Incarnation, NodeId};
 use crate::lease::Round;
 use crate::message::{
     Ask, Batch, GroupBody, GroupHeartbeat, GroupMessage, GroupReply, Heartbeat, HeartbeatReply,
-    Rest,
+    Rest, Sign,
 };
 use crate::quiet::Sleep;
 use synod_testpoint::planted;
@@ -49,9 +49,7 @@ impl Replication {
             self.receive_group(now, from, message, store, fx);
         }
         if let Some(heartbeat) = batch.heartbeat {
-            if self.peers.started(from, heartbeat.incarnation, now) {
-                self.wake_for_peer(now, from);
-            }
+            self.hear_of(now, from, heartbeat.incarnation);
             if let Some(theirs) = heartbeat.quiet {
                 self.compare_digest(now, from, theirs, &heartbeat.groups);
             }
@@ -61,6 +59,18 @@ impl Replication {
         }
         for reply in batch.replies {
             self.receive_reply(now, reply);
+        }
+    }
+
+    /// A node that has nothing else to say is there.
+    pub(super) fn receive_sign(&mut self, now: Micros, from: NodeId, sign: Sign) {
+        self.hear_of(now, from, sign.incarnation);
+        self.compare_digest(now, from, sign.quiet, &[]);
+    }
+
+    fn hear_of(&mut self, now: Micros, from: NodeId, incarnation: Incarnation) {
+        if self.peers.started(from, incarnation, now) {
+            self.wake_for_peer(now, from);
         }
     }
 

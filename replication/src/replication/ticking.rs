@@ -1,6 +1,6 @@
 //! What happens because time passes: elections, heartbeats, sleep; and what wakes a sleeper.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use synod_storage::{Micros, ReplicaId, ShardId, Store};
 
@@ -42,20 +42,8 @@ impl Replication {
         self.tick_rows(now, store, fx);
     }
 
-    /// The node's heartbeat: a round of all awake leaders, and a sign of life for the rest.
+    /// The node's heartbeat: a round of all awake leaders, and signs of life for those that sleep.
     pub(super) fn heartbeat_tick(&mut self, now: Micros) {
-        let own = self.config.node;
-        if self.peers.neighbours_forgotten() {
-            let nodes = self
-                .groups
-                .values()
-                .flat_map(|group| group.configuration.members());
-            self.peers
-                .set_neighbours(nodes.map(|m| m.node).filter(|&n| n != own).collect());
-        }
-        for &node in self.peers.neighbours() {
-            self.outbox.node_heartbeat(node);
-        }
         let quiet_after_us = self.config.quiet_after_ms * 1_000;
         let awake: Vec<ShardId> = self.awake.iter().copied().collect();
         for shard in awake {
@@ -92,7 +80,29 @@ impl Replication {
             }
             self.heartbeat_group(shard);
         }
+        self.give_signs();
         self.watch_leaders(now);
+    }
+
+    /// Signs of life to the nodes that count on them: those where groups sleep that are led here. Who believes
+    /// that of others takes the silence for what it is.
+    fn give_signs(&mut self) {
+        let mut digests: BTreeMap<NodeId, QuietDigest> = BTreeMap::new();
+        let asleep = |group: &&Group| group.is_quiet() && group.is_leader();
+        for group in self.groups.values().filter(asleep) {
+            for &node in group.configuration.nodes.values() {
+                digests.entry(node).or_default().add(group);
+            }
+        }
+        digests.remove(&self.config.node);
+        let heartbeat = self.ticks / u64::from(self.config.heartbeat_ticks);
+        let every = self.config.heartbeats_a_sign();
+        self.peers.keep_signs(|node| digests.contains_key(&node));
+        for (node, digest) in digests {
+            if self.peers.sign_is_due(node, heartbeat, every) {
+                self.outbox.sign(node, digest);
+            }
+        }
     }
 
     /// Members of groups whose commit index moved without an append to carry it.
@@ -242,6 +252,9 @@ impl Replication {
         theirs: QuietDigest,
         groups: &[GroupHeartbeat],
     ) {
+        if planted!(IgnoresDigests) {
+            return;
+        }
         // What a heartbeat names is awake there, so it is not in the digest.
         let named: BTreeSet<ShardId> = groups.iter().map(|group| group.shard).collect();
         let mut mine = QuietDigest::default();

@@ -10,6 +10,7 @@ mod explain;
 mod node;
 mod placement;
 mod policy;
+mod recover;
 mod repl;
 mod settings;
 mod shard;
@@ -46,7 +47,7 @@ enum Command {
     Cli(repl::Repl),
     /// Show the state of the cluster on one screen
     Status(status::Status),
-    /// The members of the cluster: list them, or let one leave for good
+    /// The members of the cluster: list them, let one leave for good, go on without a lost majority
     #[command(subcommand)]
     Node(node::Node),
     /// Split, merge and move shards by hand

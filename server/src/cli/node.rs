@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use synod_client::Command;
 
-use super::{Failure, address::Server, controller, report, sql};
+use super::{Failure, address::Server, controller, recover, report, sql};
 use crate::status::{Report, render_members};
 
 /// Between two looks at a node that leaves.
@@ -30,6 +30,8 @@ pub enum Node {
     Undrain(Meant),
     /// Move everything away from a node for good; ends when nothing lives there and it may leave
     Decommission(Emptied),
+    /// Go on without a majority of the members that is lost for good: on the directory of a node that is stopped
+    Recover(recover::Recover),
 }
 
 /// What a node is meant to do.
@@ -85,6 +87,7 @@ impl Node {
             Node::Drain(emptied) => emptied.run("DRAIN"),
             Node::Undrain(meant) => meant.run("UNDRAIN"),
             Node::Decommission(emptied) => emptied.run("DECOMMISSION"),
+            Node::Recover(recover) => recover.run(),
         }
     }
 }

@@ -150,7 +150,12 @@ impl Files {
         Ok(())
     }
 
-    fn write_now(&mut self, disk: &Arc<dyn Disk>, record: Record) -> Result<(), FilesError> {
+    /// Makes a record durable before it returns.
+    pub(super) fn write_now(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        record: Record,
+    ) -> Result<(), FilesError> {
         let mut hand = Hand::default();
         for operation in self.operations(record)? {
             hand.carry_out(disk, operation)

@@ -16,6 +16,7 @@
 //! of their shard removes them.
 
 pub mod files;
+pub mod lineage;
 pub mod views;
 pub mod writer;
 

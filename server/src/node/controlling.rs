@@ -1,6 +1,6 @@
 //! The placement controller in the node that leads the system shard: what it is told, and what it wants done.
 //!
-//! Every node reports once a second on the shards that it leads, to the leader of the system shard. That one has a
+//! Every node reports on the shards that it leads ([`super::reporting`]). The leader of the system shard has a
 //! [`Controller`], for as long as it leads in one term; when leadership moves, the next one begins with the stored
 //! plan.
 
@@ -12,32 +12,20 @@ use synod_storage::ShardId;
 use synod_txn::{Now, SYSTEM_SHARD};
 use tracing::{info, warn};
 
+use super::reporting::Reports;
 use super::reviewing::Reviews;
 use super::turn::{Effects, Node};
 use crate::config::{Placement, PlacingSettings};
 use crate::controller::advance::Step;
-use crate::controller::cluster::{Duty, Load, Progress, Report};
+use crate::controller::cluster::Duty;
 use crate::controller::records::{self, MOVED, POLICIES, Policies, Row};
 use crate::controller::worker::{self, SolverWorker};
 use crate::controller::{self, Controller, Effect, Event, Settings, defaults};
 use crate::directory::{DamagedReplica, Directory, NodeState, Table};
-use crate::gateway;
 use crate::membership::user_labels;
 use crate::membership::views::{Cursor, Next};
-use crate::shards::survey::Weight;
-use crate::shards::{self, Change, Led, Message, Order, OrderId, Refusal};
+use crate::shards::{self, Change, Order, OrderId, Refusal};
 use crate::status;
-
-/// How often leaders report, in microseconds.
-const REPORT_US: u64 = 1_000_000;
-/// With more peers than this, only those hear reports that may have the controller.
-const TOLD_ALL_MAX: usize = 16;
-/// Reports in one message.
-const REPORTS_MAX: usize = 1_000;
-/// A learner that lacks no more entries than this has caught up.
-const CAUGHT_UP_ENTRIES: u64 = 64;
-/// What the system shard is taken to weigh, in bytes.
-const SYSTEM_BYTES: u64 = 1 << 20;
 
 /// The controller, if this node has it, and what it needs of the node.
 #[derive(Default)]
@@ -48,7 +36,8 @@ pub(super) struct Control {
     pub(super) reviews: Reviews,
     /// What other nodes' shards weigh, as their leaders told.
     pub(super) sizes: BTreeMap<ShardId, u64>,
-    next_report_us: u64,
+    /// What leaders say of their shards.
+    pub(super) reports: Reports,
 }
 
 /// The controller of one term.
@@ -94,7 +83,7 @@ impl Active {
 impl Node {
     /// Lets the controller begin, go on, or end.
     pub(super) fn tick_control(&mut self, now: Now, effects: &mut Effects) {
-        self.report_led(now, effects);
+        self.tick_reports(now, effects);
         let term = self.system_term();
         let active = self
             .control
@@ -232,7 +221,7 @@ impl Node {
         }
     }
 
-    fn control(&mut self, now: Now, event: Event, effects: &mut Effects) {
+    pub(super) fn control(&mut self, now: Now, event: Event, effects: &mut Effects) {
         let Some(active) = &mut self.control.active else {
             return;
         };
@@ -344,116 +333,6 @@ impl Node {
         report.placement = active.controller.account(self.now());
         report.policies_violated = active.controller.unsatisfied();
         report.problems.extend(active.controller.troubles());
-    }
-
-    /// Reports on the shards that are led here.
-    fn report_led(&mut self, now: Now, effects: &mut Effects) {
-        if now.monotonic.0 < self.control.next_report_us {
-            return;
-        }
-        self.control.next_report_us = now.monotonic.0 + REPORT_US;
-        let reports = self.led();
-        // Who has the controller need not be known here: all who may have it hear it, and in a small cluster all, who
-        // so learn where shards are led that they have no replica of.
-        let system = self.directory.shard(SYSTEM_SHARD);
-        let holders = system.map_or(&[][..], |it| it.replicas.as_slice());
-        let holds = |node: &NodeId| holders.iter().any(|replica| replica.node == *node);
-        let few = self.peers.len() <= TOLD_ALL_MAX;
-        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
-        let hearing = connected
-            .map(|(node, _)| *node)
-            .filter(|node| few || holds(node));
-        let hearing: Vec<NodeId> = hearing.collect();
-        for reports in reports.chunks(REPORTS_MAX) {
-            let message = Message::Led(reports.to_vec());
-            for node in &hearing {
-                self.send_shards(*node, &message);
-            }
-        }
-        let me = self.id();
-        self.take_reports(now, me, reports, effects);
-    }
-
-    fn led(&self) -> Vec<Led> {
-        let stats = self.store.stats();
-        let shards: Vec<ShardId> = self.replication.shards().collect();
-        // Until a shard has been walked through, its node's shards are taken to weigh the same.
-        let here = shards
-            .iter()
-            .filter(|shard| **shard != SYSTEM_SHARD)
-            .count();
-        let share = (stats.value_bytes + stats.memtable_bytes) / (here as u64).max(1);
-        let led = shards.into_iter().filter_map(|shard| {
-            let status = self.replication.status(shard)?;
-            let leads = status.leadership.role == Role::Leader && status.leadership.serving;
-            // Who has confirmed nothing yet lacks everything, however short the log is: it waits for a snapshot.
-            let lacks = |matched: u64| match matched {
-                0 => u64::MAX,
-                matched => status.last.index.saturating_sub(matched),
-            };
-            let weight = match shard == SYSTEM_SHARD {
-                true => Some(Weight {
-                    bytes: SYSTEM_BYTES,
-                    ..Weight::default()
-                }),
-                false => self.survey.weight(shard),
-            };
-            leads.then(|| Led {
-                shard,
-                term: status.leadership.term,
-                bytes: weight.map_or(share, |weight| weight.bytes),
-                measured: weight.is_some(),
-                reads_per_s: weight.map_or(0, |weight| weight.reads_per_s),
-                writes_per_s: weight.map_or(0, |weight| weight.writes_per_s),
-                joint: status.configuration.is_joint(),
-                lacks: status
-                    .matched
-                    .iter()
-                    .map(|(replica, matched)| (*replica, lacks(*matched)))
-                    .chain([(status.replica, 0)])
-                    .collect(),
-            })
-        });
-        led.collect()
-    }
-
-    /// A leader reports.
-    pub(super) fn take_reports(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        reports: Vec<Led>,
-        effects: &mut Effects,
-    ) {
-        for led in reports {
-            if from != self.id() {
-                let event = gateway::Event::Leader(led.shard, from);
-                self.gateway.step(now, event, &mut effects.gateway);
-                if led.measured {
-                    self.control.sizes.insert(led.shard, led.bytes);
-                }
-            }
-            let progress = |lacks: u64| match lacks <= CAUGHT_UP_ENTRIES {
-                true => Progress::CaughtUp,
-                // How much of a snapshot has arrived its sender alone knows.
-                false => Progress::Copying(0),
-            };
-            let lacks = led.lacks.into_iter();
-            let report = Report {
-                shard: led.shard,
-                leader: from,
-                term: led.term,
-                load: Load {
-                    bytes: led.bytes,
-                    read_qps: led.reads_per_s,
-                    write_qps: led.writes_per_s,
-                },
-                measured: led.measured,
-                joint: led.joint,
-                progress: lacks.map(|(replica, it)| (replica, progress(it))).collect(),
-            };
-            self.control(now, Event::Report(report), effects);
-        }
     }
 }
 

@@ -156,6 +156,7 @@ impl Node {
         let restarted = state.boot != Some(peer.boot.counter);
         state.boot = Some(peer.boot.counter);
         state.connected = true;
+        self.control.reports.missed(node);
         if restarted {
             info!(%node, address = %peer.address, boot = peer.boot.counter, "peer connected");
         }

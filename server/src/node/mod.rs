@@ -31,6 +31,7 @@ mod outbound;
 mod real;
 mod refusals;
 mod replicas;
+mod reporting;
 mod reviewing;
 mod start;
 mod status;
@@ -58,7 +59,7 @@ use tracing::{info, warn};
 pub use self::jobs::StepTime;
 pub use self::observer::{Observation, Observer};
 #[cfg(not(madsim))]
-pub use self::real::run;
+pub use self::real::{in_directory, run};
 
 use self::beginning::Holding;
 use self::lanes::Lanes;

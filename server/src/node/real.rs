@@ -17,6 +17,7 @@ use super::{DiskWork, Entropy, Environment, NodeError, serve};
 use crate::clock::SystemClock;
 use crate::config::{Address, Settings};
 use crate::edge::Shutdown;
+use crate::identity::IDENTITY;
 
 /// Memory that sled may use for its pages, in bytes.
 const INDEX_CACHE_BYTES: u64 = 32 << 20;
@@ -43,6 +44,17 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), NodeError
     };
     let join = resolve(&settings.process.join).await?;
     serve(environment, settings, join, shutdown).await
+}
+
+/// Does something with the directory of a node that does not run.
+pub fn in_directory<T>(data: &Path, act: impl FnOnce(&Arc<dyn Disk>) -> T) -> Result<T, String> {
+    if !data.join(IDENTITY).exists() {
+        return Err("no node has lived in this directory".to_owned());
+    }
+    let _lock = lock(data)?;
+    let disk = RealDisk::open(data).map_err(|error| error.to_string())?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    Ok(act(&disk))
 }
 
 /// Takes the directory for this process alone; the kernel gives it back when the process ends.

@@ -45,7 +45,9 @@ fn report(node: &Node) -> Report {
             repaired_values: stats.repaired_rows,
             log_syncs: stats.syncs,
         },
-        traffic: node.traffic.report(node.outboxes.len()),
+        traffic: node
+            .traffic
+            .report(node.outboxes.len(), node.transport.sent()),
         ..Report::default()
     };
     report.controller = node

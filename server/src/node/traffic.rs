@@ -1,10 +1,14 @@
 //! How many commands clients send: counted at the door, by the second. Questions to the node itself
-//! are not counted, or whoever looks at the figure would be in it.
+//! are not counted, or whoever looks at the figure would be in it. What the node sends to its peers
+//! the transport counts.
+
+use std::collections::BTreeMap;
 
 use synod_txn::Class;
 
 use crate::edge::session::Submission;
-use crate::status::TrafficReport;
+use crate::status::{Sent, TrafficReport};
+use crate::transport::{self, Kind};
 
 const SECOND_US: u64 = 1_000_000;
 
@@ -39,8 +43,17 @@ impl Traffic {
         }
     }
 
-    pub(super) fn report(&self, clients: usize) -> TrafficReport {
+    pub(super) fn report(
+        &self,
+        clients: usize,
+        sent: BTreeMap<Kind, transport::Sent>,
+    ) -> TrafficReport {
+        let named = |(kind, sent): (Kind, transport::Sent)| {
+            let transport::Sent { frames, bytes } = sent;
+            (kind.name().to_owned(), Sent { frames, bytes })
+        };
         TrafficReport {
+            sent: sent.into_iter().map(named).collect(),
             clients: clients as u64,
             commands: self.commands,
             commands_per_s: self.per_s.round(),

@@ -11,6 +11,6 @@ mod report;
 pub(crate) use render::{bytes, duration};
 pub use render::{render, render_members};
 pub use report::{
-    Member, Move, NodeReport, Replica, Report, ShardReport, StorageReport, TrafficReport, View,
-    short,
+    Member, Move, NodeReport, Replica, Report, Sent, ShardReport, StorageReport, TrafficReport,
+    View, short,
 };

@@ -300,6 +300,7 @@ mod tests {
                 clients: 3,
                 commands: 9,
                 commands_per_s: 1234.5,
+                ..TrafficReport::default()
             },
             ..Report::default()
         }

@@ -156,7 +156,7 @@ pub struct StorageReport {
     pub log_syncs: u64,
 }
 
-/// A node's clients.
+/// A node's clients, and what it sends to other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrafficReport {
@@ -166,6 +166,18 @@ pub struct TrafficReport {
     pub commands: u64,
     /// Commands in the last second.
     pub commands_per_s: f64,
+    /// What it has sent to other nodes since the start, by kind of message.
+    pub sent: BTreeMap<String, Sent>,
+}
+
+/// Messages of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sent {
+    /// How many.
+    pub frames: u64,
+    /// Their bytes, without the headers of TCP and IP.
+    pub bytes: u64,
 }
 
 /// A replica or a leader that is being moved.

@@ -75,6 +75,24 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// What it is called in figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Hello => "hello",
+            Kind::HelloAnswer => "hello-answer",
+            Kind::Raft => "raft",
+            Kind::Requests => "requests",
+            Kind::Responses => "responses",
+            Kind::Membership => "membership",
+            Kind::Formation => "formation",
+            Kind::Directory => "directory",
+            Kind::Shards => "shards",
+            Kind::Withdrawals => "withdrawals",
+        }
+    }
+}
+
 impl TryFrom<u16> for Kind {
     type Error = FrameError;
 
@@ -183,6 +201,13 @@ pub fn seal(kind: Kind, mut frame: Frame) -> Result<Frame, FrameError> {
     let crc = crc32fast::hash(&frame[12..]);
     frame[8..12].copy_from_slice(&crc.to_le_bytes());
     Ok(frame)
+}
+
+/// What a sealed frame carries.
+pub fn kind_of(frame: &Frame) -> Option<Kind> {
+    let wire = frame.get(14..HEADER_BYTES)?;
+    let wire = u16::from_le_bytes(wire.try_into().ok()?);
+    Kind::try_from(wire).ok()
 }
 
 /// Reads one frame: its kind and its body, checksum verified, content not yet validated.

@@ -129,11 +129,21 @@ pub enum NotSent {
     Lost,
 }
 
+/// What was sent of one kind of frames, handshakes aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// How many.
+    pub frames: u64,
+    /// Their bytes, headers included, without those of TCP and IP.
+    pub bytes: u64,
+}
+
 struct Shared {
     local: Identity,
     boots: KnownBoots,
     dialers: BTreeMap<(Destination, Class), Dialer>,
     accepted: usize,
+    sent: BTreeMap<Kind, Sent>,
 }
 
 /// The transport of one node. Cheap to clone.
@@ -160,6 +170,7 @@ impl Transport {
             boots: KnownBoots::default(),
             dialers: BTreeMap::new(),
             accepted: 0,
+            sent: BTreeMap::new(),
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -245,19 +256,36 @@ impl Transport {
         }
     }
 
-    fn enqueue(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
-        let bytes_max = self.limits.queue_bytes_max;
-        self.with_dialer(to, class, |dialer| dialer.enqueue(frame, bytes_max))
+    /// What was taken to be sent, since the start.
+    pub fn sent(&self) -> BTreeMap<Kind, Sent> {
+        self.lock().sent.clone()
     }
 
-    /// Does something with the dialler of a destination, which begins to dial if it is new.
-    fn with_dialer<T>(&self, to: Destination, class: Class, f: impl FnOnce(&Dialer) -> T) -> T {
+    fn enqueue(&self, to: Destination, class: Class, frame: Frame) -> Result<(), NotSent> {
+        let bytes_max = self.limits.queue_bytes_max;
+        let (kind, bytes) = (frame::kind_of(&frame), frame.len() as u64);
         let mut shared = self.lock();
-        let dialer = shared
+        self.dialer(&mut shared, to, class)
+            .enqueue(frame, bytes_max)?;
+        if let Some(kind) = kind {
+            let sent = shared.sent.entry(kind).or_default();
+            sent.frames += 1;
+            sent.bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// Does something with the dialler of a destination.
+    fn with_dialer<T>(&self, to: Destination, class: Class, f: impl FnOnce(&Dialer) -> T) -> T {
+        f(self.dialer(&mut self.lock(), to, class))
+    }
+
+    /// The dialler of a destination, which begins to dial if it is new.
+    fn dialer<'a>(&self, shared: &'a mut Shared, to: Destination, class: Class) -> &'a Dialer {
+        shared
             .dialers
             .entry((to, class))
-            .or_insert_with(|| Dialer::start(self.clone(), to, class));
-        f(dialer)
+            .or_insert_with(|| Dialer::start(self.clone(), to, class))
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

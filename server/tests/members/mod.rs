@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use synod::status::Report;
 use synod_client::{Client, Command, Options};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, run_to_end};
 use super::{client, keys};
 
 /// What a node says of itself now; `None`: it does not answer.
@@ -270,6 +270,71 @@ async fn same_join_lists_all_empty_one_late_then_one_wiped() {
         PATIENCE,
         "a new node at the old address",
         another,
+    )
+    .await;
+}
+
+/// `synod node recover` on a node's directory; what it printed.
+fn recover(cluster: &Cluster, node: usize, survivors: &[String], flags: &[&str]) -> (bool, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_synod"));
+    command.args(["node", "recover", "--data"]);
+    command.arg(cluster.data(node));
+    for survivor in survivors {
+        command.args(["--survivor", &survivor[..8]]);
+    }
+    let (status, said) = run_to_end({
+        command.args(flags);
+        command
+    });
+    (status.success(), said)
+}
+
+#[tokio::test]
+async fn two_of_five_go_on_when_an_operator_says_that_the_others_are_lost() {
+    let mut cluster = Cluster::start(5);
+    let all = [0, 1, 2, 3, 4];
+    until(&cluster, &all, PATIENCE, "five members", serves_with(5)).await;
+    let mut ids = Vec::new();
+    for node in 0..3 {
+        ids.push(ask(cluster.client(node)).await.expect("an answer").node.id);
+    }
+    let (done, said) = recover(&cluster, 0, &ids[..2], &["--yes"]);
+    assert!(
+        !done && said.contains("another process uses it"),
+        "it runs: {said}"
+    );
+    all.iter().for_each(|node| cluster.kill(*node));
+    let (done, said) = recover(&cluster, 0, &ids, &["--yes"]);
+    assert!(!done && said.contains("they go on by themselves"), "{said}");
+    let (done, said) = recover(&cluster, 0, &ids[..2], &[]);
+    assert!(done && said.contains("Nothing was changed"), "{said}");
+    let mut clusters = Vec::new();
+    for node in 0..2 {
+        let (done, said) = recover(&cluster, node, &ids[..2], &["--yes", "--json"]);
+        assert!(done, "{said}");
+        let told: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(told["left_behind"].as_array().map(Vec::len), Some(3));
+        clusters.push(told["new_lineage"].clone());
+    }
+    assert_eq!(clusters[0], clusters[1]);
+    (0..2).for_each(|node| cluster.run(node));
+    until(&cluster, &[0, 1], PATIENCE, "two members", serves_with(2)).await;
+    // One that was left behind comes back with its directory, and is refused; with an empty one it joins.
+    cluster.run(2);
+    let refused = |report: &Report| {
+        let mut problems = report.problems.iter();
+        !report.view.serving && problems.any(|problem| problem.contains("cluster"))
+    };
+    until(&cluster, &[2], PATIENCE, "it is refused", refused).await;
+    cluster.kill(2);
+    cluster.wipe(2);
+    cluster.run(2);
+    until(
+        &cluster,
+        &[0, 1, 2],
+        PATIENCE,
+        "three members",
+        serves_with(3),
     )
     .await;
 }

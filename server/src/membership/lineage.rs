@@ -1,0 +1,222 @@
+//! Forced recovery of a data directory: going on when a majority of the voters is gone for good.
+//!
+//! No node does this by itself. An operator names the survivors, the same ones on the directory of each of them, and is
+//! told first what may be lost ([`Recovery::examine`]). Each directory comes to the same new lineage by itself
+//! ([`synod_membership::recovery`]), if all hold the same last view. Those left behind are of the old one, and are
+//! refused should they come back.
+//!
+//! Two files change: the founding record gets the new cluster's id, then the view log the new first configuration. A
+//! crash in between leaves a directory that does not start, and that the same command finishes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use synod_membership::configuration::SharedConfiguration;
+use synod_membership::durable::{Record, Registration};
+use synod_membership::id::{ClusterId, NodeId};
+use synod_membership::recovery::{self, Lineage, RecoveryError};
+use synod_storage::disk::Disk;
+
+use super::files::{Files, FilesError};
+use crate::formation::Founding;
+use crate::identity::{IdentityError, load_founding, load_identity, save_founding};
+
+/// Why a directory cannot be recovered. Nothing has been changed, unless it says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum LineageError {
+    /// No node that belongs to a cluster has lived there.
+    #[error("the directory belongs to no cluster")]
+    NoCluster,
+    /// The identity or the founding record cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The membership's files cannot be used.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// A name that does not stand for one member.
+    #[error("{name} stands for {found} of the members of view {seq}, whose ids are {members}")]
+    Name {
+        /// As it was given.
+        name: String,
+        /// How many members' ids begin so.
+        found: usize,
+        /// The last view.
+        seq: u64,
+        /// Its members.
+        members: String,
+    },
+    /// These survivors cannot begin a lineage from here.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+}
+
+/// A recovery that was thought through and not carried out.
+#[derive(Debug)]
+pub struct Recovery {
+    /// What the directory would hold, and what may be lost.
+    pub lineage: Lineage,
+    /// The last configuration that the directory knows of.
+    pub last: SharedConfiguration,
+    /// Whose directory it is.
+    pub node: NodeId,
+    founding: Founding,
+    files: Files,
+}
+
+impl Recovery {
+    /// What the directory would come to with these survivors, named by their ids or the first digits of them.
+    pub fn examine(disk: &Arc<dyn Disk>, survivors: &[String]) -> Result<Self, LineageError> {
+        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
+        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
+        let (files, mut directory) = Files::open(disk, identity)?;
+        directory.registration = Some(Registration {
+            cluster: Some(ClusterId(founding.cluster)),
+            node: identity.node,
+            boot: identity.boot,
+        });
+        let last = recovery::last(&directory)?;
+        let named = survivors.iter().map(|name| member(&last, name));
+        let survivors = named.collect::<Result<BTreeSet<NodeId>, _>>()?;
+        Ok(Self {
+            lineage: recovery::force(&directory, &survivors)?,
+            last,
+            node: identity.node,
+            founding,
+            files,
+        })
+    }
+
+    /// Carries it out: the directory belongs to the new lineage when this returns. After an error, the same command
+    /// begins or finishes it.
+    pub fn carry_out(self, disk: &Arc<dyn Disk>) -> Result<(), LineageError> {
+        let Self {
+            lineage,
+            founding,
+            mut files,
+            ..
+        } = self;
+        let founding = Founding {
+            cluster: lineage.configuration.cluster().0,
+            ..founding
+        };
+        save_founding(disk, &founding)?;
+        if let Some(base) = lineage.directory.base {
+            files.write_now(disk, Record::Base(base))?;
+        }
+        Ok(())
+    }
+}
+
+/// The one member whose id begins so.
+fn member(last: &SharedConfiguration, name: &str) -> Result<NodeId, LineageError> {
+    let ids = || last.members().iter().map(|member| member.node);
+    let begins = |id: &NodeId| !name.is_empty() && id.to_string().starts_with(name);
+    let mut found = ids().filter(begins);
+    match (found.next(), found.count()) {
+        (Some(node), 0) => Ok(node),
+        (first, more) => Err(LineageError::Name {
+            name: format!("{name:?}"),
+            found: usize::from(first.is_some()) + more,
+            seq: last.seq(),
+            members: ids()
+                .map(|id| id.to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formation::Founder;
+    use crate::identity::begin_boot;
+    use synod_storage::disk::SimDisk;
+
+    /// The directories of five founders.
+    fn founders() -> Vec<Arc<dyn Disk>> {
+        let founder = |i: u16| Founder {
+            node: u128::from(i) << 124,
+            boot: (1, u64::from(i), 0),
+            peer: ([127, 0, 0, 1], 7700 + i).into(),
+            client: ([127, 0, 0, 1], 7600 + i).into(),
+            labels: Default::default(),
+        };
+        let settings = crate::config::Settings::from_layers(&Default::default());
+        let settings = settings.expect("the defaults are valid").cluster;
+        let founding = Founding::plan(5, (1..=5).map(founder).collect(), settings);
+        let directory = |i: u16| {
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(i.into()));
+            let identity = begin_boot(&disk, (u128::from(i) << 124, i.into())).expect("a boot");
+            let (mut files, _) = Files::open(&disk, identity).expect("the files");
+            let first = crate::membership::founded(&founding, identity.node).expect("a founder");
+            files.found(&disk, &first).expect("a base");
+            save_founding(&disk, &founding).expect("the record");
+            disk
+        };
+        (1..=5).map(directory).collect()
+    }
+
+    fn survivors() -> Vec<String> {
+        vec!["2".to_owned(), "4".to_owned()]
+    }
+
+    /// The cluster of the founding record, and that of the last configuration.
+    fn clusters(disk: &Arc<dyn Disk>) -> (u128, u128) {
+        let identity = load_identity(disk).expect("whole").expect("there");
+        let (_, found) = Files::open(disk, identity).expect("the files");
+        let last = recovery::last(&found).expect("a chain");
+        let founding = load_founding(disk).expect("whole").expect("there");
+        (founding.cluster, last.cluster().0)
+    }
+
+    #[test]
+    fn survivors_come_to_one_new_lineage_and_cannot_be_forced_again() {
+        let disks = founders();
+        for disk in [&disks[1], &disks[3]] {
+            let recovery = Recovery::examine(disk, &survivors()).expect("two of five");
+            assert_eq!(recovery.lineage.loss.voters.len(), 3);
+            assert_eq!(clusters(disk), (5, 5), "to look at it changes nothing");
+            recovery.carry_out(disk).expect("the disk works");
+        }
+        let (founding, last) = clusters(&disks[1]);
+        assert_eq!(founding, last);
+        assert_ne!(founding, 5);
+        assert_eq!(clusters(&disks[3]), clusters(&disks[1]));
+        let again =
+            Recovery::examine(&disks[1], &survivors()).expect_err("they are a majority now");
+        assert!(again.to_string().contains("start them"), "{again}");
+    }
+
+    #[test]
+    fn a_recovery_that_a_crash_cut_short_is_finished_by_the_same_command() {
+        let disks = founders();
+        let whole = Recovery::examine(&disks[1], &survivors()).expect("two of five");
+        let cluster = whole.lineage.configuration.cluster().0;
+        let founding = Founding {
+            cluster,
+            ..whole.founding
+        };
+        save_founding(&disks[1], &founding).expect("the first half");
+        let again = Recovery::examine(&disks[1], &survivors()).expect("the same command");
+        again.carry_out(&disks[1]).expect("the disk works");
+        assert_eq!(clusters(&disks[1]), (cluster, cluster));
+    }
+
+    #[test]
+    fn who_is_no_member_or_no_survivor_is_named() {
+        let disks = founders();
+        let refused = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let error = Recovery::examine(&disks[0], &names).expect_err("it is refused");
+            error.to_string()
+        };
+        assert!(refused(&["1", "9"]).contains("\"9\" stands for 0"));
+        assert!(refused(&["1", ""]).contains("\"\" stands for 0"));
+        assert!(refused(&["2"]).contains("not among the survivors"));
+        assert!(refused(&["1", "2", "3"]).contains("3 of 5 votes"));
+        let empty: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let error = Recovery::examine(&empty, &survivors()).expect_err("it is empty");
+        assert!(error.to_string().contains("no cluster"), "{error}");
+    }
+}
