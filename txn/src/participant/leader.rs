@@ -530,8 +530,9 @@ impl Leader {
         applied: &Transactions,
     ) -> Vec<Held> {
         let mut undone = Vec::new();
-        // What waits to be cut was another shard.
+        // What waits to be cut, or to be described, was another shard.
         self.splitting = None;
+        self.description = None;
         self.closing.proposed = Version::ZERO;
         self.view = applied.clone();
         self.reads.drain(&mut undone);

@@ -506,10 +506,13 @@ impl World {
         let [part] = &split.parts[..] else {
             return self.coordinate(command);
         };
-        match self.ask(part.shard, part.command.clone()) {
-            Some(Outcome::Reply(reply)) => split.merge.finish(vec![reply]),
+        let mut outcome = self.ask(part.shard, part.command.clone());
+        if let Some(Outcome::StaleEpoch { .. }) = outcome {
             // It was described anew on the way, and the map has heard of it.
-            Some(Outcome::StaleEpoch { .. }) => self.call(command),
+            outcome = self.ask(part.shard, part.command.clone());
+        }
+        match outcome {
+            Some(Outcome::Reply(reply)) => split.merge.finish(vec![reply]),
             other => panic!("no reply: {other:?}"),
         }
     }

@@ -4,7 +4,9 @@ use synod_storage::ShardId;
 
 use super::World;
 use super::attempts::{CONFLICT, DONE, attempt, command, prepare, prepared, resolve};
-use crate::{Intent, Outcome, Reply, Stream, TxnAnswer, TxnRequest, Verdict};
+use crate::{
+    Event, Intent, Outcome, Reply, ShardDescriptor, Stream, TxnAnswer, TxnRequest, Verdict,
+};
 use synod_testpoint::{Bug, plant};
 
 const LEFT: ShardId = ShardId(1);
@@ -233,4 +235,33 @@ fn a_split_that_waits_too_long_is_given_up() {
     }
     assert!(!world.nodes[0].participant.is_splitting(LEFT));
     prepared(world.ask(LEFT, prepare(attempt(2), &[&["SET", "q", "2"]], &[])));
+}
+
+/// A description that waits while the shard is split is one of another shard by then: written, it would give
+/// the shard back what it has no more.
+#[test]
+fn a_description_that_waits_over_a_split_is_not_written() {
+    let mut world = World::new(3, 1, None);
+    let shard = LEFT;
+    world.eager = false;
+    let before = world.nodes[0]
+        .participant
+        .descriptor(shard)
+        .unwrap()
+        .clone();
+    let epoch = before.epoch + 1;
+    assert!(world.split(shard, b"m").is_some());
+    world.flush(0);
+    let descriptor = ShardDescriptor { epoch, ..before };
+    world.step(0, Event::Describe { descriptor });
+    for _ in 0..2 {
+        world.commit(shard, usize::MAX);
+        world.apply(0, shard, usize::MAX);
+        world.flush(0);
+    }
+    let after = world.nodes[0].participant.descriptor(shard).unwrap();
+    assert_eq!(
+        (after.epoch, after.range.end.as_deref()),
+        (epoch, Some(&b"m"[..]))
+    );
 }
