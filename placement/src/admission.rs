@@ -67,7 +67,10 @@ pub fn admit(
     config: &solve::Config,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Admission> {
-    admit_change(state, &[policies], &[policies, candidate], config, abort)
+    let before = scripts(state, &[policies]);
+    let mut after = before.clone();
+    after.push((candidate.to_owned(), Source::NewPolicies));
+    admit_scripts(before, after, config, abort)
 }
 
 /// Checks whether the policies `after` may take the place of those `before` over `state`. Each text is a script of its
@@ -79,14 +82,25 @@ pub fn admit_change(
     config: &solve::Config,
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Admission> {
-    let scripts = |policies: &[&'_ str]| -> Vec<(String, Source)> {
-        let policies = policies.iter();
-        let policies = policies.map(|text| ((*text).to_owned(), Source::Policies));
-        std::iter::once((state.to_owned(), Source::State))
-            .chain(policies)
-            .collect()
-    };
-    let (before, with) = (scripts(before), scripts(after));
+    admit_scripts(scripts(state, before), scripts(state, after), config, abort)
+}
+
+type Scripts = Vec<(String, Source)>;
+
+fn scripts(state: &str, policies: &[&str]) -> Scripts {
+    let policies = policies.iter();
+    let policies = policies.map(|text| ((*text).to_owned(), Source::Policies));
+    std::iter::once((state.to_owned(), Source::State))
+        .chain(policies)
+        .collect()
+}
+
+fn admit_scripts(
+    before: Scripts,
+    with: Scripts,
+    config: &solve::Config,
+    abort: &mut dyn FnMut() -> bool,
+) -> Result<Admission> {
     // Errors of the candidate are errors of the input, whatever the scenario.
     let scenarios = scenarios(&Problem::load_scripts(&borrowed(&with))?);
     let mut findings = Vec::new();

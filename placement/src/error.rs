@@ -6,13 +6,17 @@
 
 use std::fmt;
 
-/// Which of the two texts a place is in.
+/// Which of the texts a place is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The state: tables and rows.
     State,
     /// The policies: views and constraints.
     Policies,
+    /// Policies that are to join them, or to replace some.
+    NewPolicies,
+    /// Changes of the state that are supposed.
+    Change,
 }
 
 impl fmt::Display for Source {
@@ -20,6 +24,8 @@ impl fmt::Display for Source {
         match self {
             Source::State => f.write_str("state"),
             Source::Policies => f.write_str("policies"),
+            Source::NewPolicies => f.write_str("new policies"),
+            Source::Change => f.write_str("change"),
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::answer::{Number, PolicyRow};
 use crate::error::{Error, ErrorKind, Result};
+use crate::judge::Decision;
 use crate::problem::{Problem, model_error};
 
 type Object = serde_json::Map<String, serde_json::Value>;
@@ -62,54 +63,17 @@ impl Problem {
         key: &Object,
         column: Option<&str>,
     ) -> Result<Explanation> {
-        let decisions = self.decisions();
-        let same_key = |other: &Object| {
-            key.len() == other.len()
-                && other.iter().all(|(name, value)| {
-                    key.iter()
-                        .any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
-                })
-        };
-        let found = decisions.into_iter().find(|d| {
-            d.table.eq_ignore_ascii_case(table)
-                && same_key(&d.key)
-                && column.is_none_or(|c| d.columns.iter().any(|own| own.eq_ignore_ascii_case(c)))
-        });
-        let Some(decision) = found else {
-            let key = serde_json::Value::Object(key.clone());
-            let message = format!("no decision in {table} where {key}");
-            return Err(Error::bare(ErrorKind::Name, message));
-        };
+        let decision = self.decision_of(table, key, column)?;
         self.compiler.model.refresh().map_err(|e| model_error(&e))?;
         let failing = self.judgement().broken;
         let mut alternatives = Vec::new();
-        for (index, &value) in decision.values.iter().enumerate() {
-            if Some(index) == decision.current {
-                continue;
-            }
-            let probe = self
-                .compiler
-                .model
-                .probe(&[(decision.var, Some(value))])
-                .map_err(|e| model_error(&e))?;
-            let rows = |list: &[crate::graph::Violation]| {
-                list.iter()
-                    .map(|v| self.policy_row(v.source))
-                    .collect::<Vec<_>>()
-            };
-            let cost = |&(tier, change): &(u32, i128)| {
-                (change != 0).then(|| Cost {
-                    tier,
-                    change: self.tier_number(tier, change),
-                })
-            };
-            let order: Vec<i128> = probe.tiers.iter().map(|(_, change)| *change).collect();
-            let alternative = Alternative {
-                value: one(decision.choices[index].clone()),
-                violates: rows(&probe.broken),
-                repairs: rows(&probe.repaired),
-                tiers: probe.tiers.iter().filter_map(cost).collect(),
-            };
+        let values = (0..decision.values.len()).map(Some);
+        let null = decision.nullable.then_some(None);
+        for index in values
+            .chain(null)
+            .filter(|&index| index != decision.current)
+        {
+            let (order, alternative) = self.alternative(&decision, index)?;
             alternatives.push((alternative.violates.len(), order, alternative));
         }
         alternatives.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -124,5 +88,79 @@ impl Problem {
             failing,
             alternatives: alternatives.into_iter().map(|(_, _, a)| a).collect(),
         })
+    }
+
+    /// The decision that a table, a key and a column name.
+    fn decision_of(&self, table: &str, key: &Object, column: Option<&str>) -> Result<Decision> {
+        let decisions = self.decisions();
+        let same_key = |other: &Object| {
+            key.len() == other.len()
+                && other.iter().all(|(name, value)| {
+                    key.iter()
+                        .any(|(n, v)| n.eq_ignore_ascii_case(name) && v == value)
+                })
+        };
+        let found = decisions.into_iter().find(|d| {
+            d.table.eq_ignore_ascii_case(table)
+                && same_key(&d.key)
+                && column.is_none_or(|c| d.columns.iter().any(|own| own.eq_ignore_ascii_case(c)))
+        });
+        if let Some(decision) = found {
+            return Ok(decision);
+        }
+        let of_table = self.decisions();
+        let mut of_table = of_table
+            .iter()
+            .filter(|d| d.table.eq_ignore_ascii_case(table));
+        let has = |d: &Decision, c: &str| d.columns.iter().any(|own| own.eq_ignore_ascii_case(c));
+        let message = match (of_table.next(), column) {
+            (None, _) => format!("no row of {table} has a decision"),
+            (Some(first), Some(column))
+                if !has(first, column) && !of_table.any(|d| has(d, column)) =>
+            {
+                format!("{table} has no decision column {column}")
+            }
+            (Some(_), _) => {
+                let key = serde_json::Value::Object(key.clone());
+                format!("no decision in {table} where {key}; the whole primary key is needed")
+            }
+        };
+        Err(Error::bare(ErrorKind::Name, message))
+    }
+
+    /// What a decision would do with another of its values (`None`: NULL), and by what that is sorted.
+    fn alternative(
+        &mut self,
+        decision: &Decision,
+        index: Option<usize>,
+    ) -> Result<(Vec<i128>, Alternative)> {
+        let value = index.map(|index| decision.values[index]);
+        let probe = self
+            .compiler
+            .model
+            .probe(&[(decision.var, value)])
+            .map_err(|e| model_error(&e))?;
+        let rows = |list: &[crate::graph::Violation]| {
+            list.iter()
+                .map(|v| self.policy_row(v.source))
+                .collect::<Vec<_>>()
+        };
+        let cost = |&(tier, change): &(u32, i128)| {
+            (change != 0).then(|| Cost {
+                tier,
+                change: self.tier_number(tier, change),
+            })
+        };
+        let order: Vec<i128> = probe.tiers.iter().map(|(_, change)| *change).collect();
+        let alternative = Alternative {
+            value: match index {
+                Some(index) => one(decision.choices[index].clone()),
+                None => serde_json::Value::Null,
+            },
+            violates: rows(&probe.broken),
+            repairs: rows(&probe.repaired),
+            tiers: probe.tiers.iter().filter_map(cost).collect(),
+        };
+        Ok((order, alternative))
     }
 }

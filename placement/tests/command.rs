@@ -291,6 +291,77 @@ fn explain_lists_every_alternative() {
     assert_eq!(with("explain", &state, POLICIES, &more).exit_code, 2);
 }
 
+/// An error says in which of the texts it is.
+#[test]
+fn an_error_names_its_text() {
+    let output = with("whatif", STATE, POLICIES, &["--change", "DELETE FROM nope"]);
+    assert!(output.stderr.starts_with("change:1:1: "), "{output:?}");
+    let files = [
+        ("s", STATE),
+        ("p", POLICIES),
+        ("c", "\nCREATE VIEW v AS SELECT nope FROM nodes"),
+    ];
+    let output = command(&files, &CHECK);
+    assert_eq!(output.exit_code, 2);
+    assert!(
+        output.stderr.starts_with("new policies:2:25: "),
+        "{output:?}"
+    );
+    let args = [
+        "whatif",
+        "--state",
+        "s",
+        "--policies",
+        "p",
+        "--new-policies",
+        "c",
+    ];
+    let output = command(&files, &args);
+    assert!(
+        output.stderr.starts_with("new policies:2:25: "),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn explain_knows_null_and_says_what_it_does_not_find() {
+    let state = STATE.replace(
+        "controllable__node TEXT REFERENCES",
+        "controllable__node TEXT NULL REFERENCES",
+    );
+    let key = "{\"shard_id\": 1, \"slot\": 0}";
+    let asked = |table: &str, key: &str, more: &[&str]| {
+        let mut args = vec!["--table", table, "--key", key];
+        args.extend(more);
+        with("explain", &state, POLICIES, &args)
+    };
+    let explanation = json(&asked("replicas", key, &[]));
+    let alternatives = explanation["alternatives"].as_array().unwrap();
+    let values: Vec<String> = alternatives
+        .iter()
+        .map(|a| a["value"].to_string())
+        .collect();
+    assert_eq!(values.len(), 3, "{values:?}");
+    assert!(values.contains(&"null".to_owned()), "{values:?}");
+    for (output, part) in [
+        (
+            asked("nodes", "{\"node_id\": \"n1\"}", &[]),
+            "no row of nodes has a decision",
+        ),
+        (
+            asked("replicas", key, &["--column", "slot"]),
+            "replicas has no decision column slot",
+        ),
+        (
+            asked("replicas", "{\"shard_id\": 1}", &[]),
+            "the whole primary key is needed",
+        ),
+    ] {
+        assert_eq!(output.exit_code, 2, "{output:?}");
+        assert!(output.stderr.contains(part), "{output:?}");
+    }
+}
+
 #[test]
 fn whatif_leaves_the_state_alone() {
     let change = "DELETE FROM nodes WHERE zone <> 'a'";

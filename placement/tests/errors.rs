@@ -327,6 +327,20 @@ fn arithmetic() {
     );
 }
 
+/// SQL over constants is SQLite's, with its loops: they are counted, and end.
+#[test]
+fn a_recursion_without_an_end_is_refused() {
+    check(
+        "create view v as with recursive c (i) as (select 1 union all select i + 1 from c)
+        select count(*) as k from c;
+create constraint c as select * from v check k > 1",
+        ErrorKind::Limit,
+        1,
+        18,
+        "million steps",
+    );
+}
+
 #[test]
 fn domains() {
     let table = |decision: &str| {
@@ -384,4 +398,39 @@ fn state_errors_have_their_place() {
     );
     let e = error("CREATE TABL t (a);", "");
     assert_eq!(e.place.unwrap().line, 1, "{e}");
+}
+
+/// The same inputs have the same answer: nothing reads the clock, or draws lots.
+#[test]
+fn what_is_another_each_time_is_refused() {
+    for (call, name) in [
+        ("random()", "random()"),
+        ("date('now')", "date()"),
+        ("CURRENT_TIMESTAMP", "current_timestamp()"),
+    ] {
+        let view = format!("create view v as select {call} as k from nodes");
+        check(&view, ErrorKind::Unsupported, 1, 18, name);
+    }
+    let state = format!("{STATE}INSERT INTO nodes VALUES ('n3', 'c', random(), 1);");
+    let e = error(&state, "");
+    assert_eq!(e.kind, ErrorKind::Unsupported);
+    assert_eq!(e.place.map(|place| place.line), Some(6), "{e}");
+}
+
+/// What the greatest integers do where they are keys and sums of columns.
+#[test]
+fn the_greatest_integers_are_numbers_like_others() {
+    let state = STATE.replace("(1, 1, 4,", "(1, 1, 9223372036854775807,");
+    let policies = "create constraint c as select * from replicas minimize bytes * (controllable__node = 'n1')";
+    let mut problem = Problem::load(&state, policies).unwrap();
+    let config = synod_placement::solve::Config::default();
+    let answer = problem.solve(&config, &mut || false).unwrap();
+    assert_eq!(answer.tiers[0].value.as_f64(), 0.0);
+    let state = STATE.replace("'a', 10, 1.5", "'a', 10, 1e300");
+    let e = error(
+        &state,
+        "create constraint c as select * from nodes check price > 0",
+    );
+    assert_eq!(e.kind, ErrorKind::Type);
+    assert!(e.message.contains("1e300 is out of range"), "{e}");
 }

@@ -108,7 +108,13 @@ impl Pin {
             }
         }
         for key in keys {
-            for pointer in pointer::all(&*desk.index, &key)? {
+            // While pointers wait for the index, it lists versions that nobody can ask for any more.
+            let versions = match IndexKey::decode(&key) {
+                Some(IndexKey::Local { .. }) => 1,
+                Some(IndexKey::User { .. }) | None => usize::MAX,
+            };
+            let pointers = pointer::all(&*desk.index, &key)?;
+            for pointer in pointers.into_iter().take(versions) {
                 if let Some(file) = desk.files.get(pointer.file) {
                     self.pinned.files.entry(pointer.file).or_insert(file);
                 }
@@ -244,21 +250,24 @@ impl Import {
         desk: &Desk,
         record: &Record,
     ) -> Result<Result<(), &'static str>, Trouble> {
-        // A shard's own rows are kept under the replica's id: that of the sender means nothing here.
+        // A shard's own rows are kept under the replica's id: that of the sender means nothing here. Only
+        // their newest version counts, and it comes first, also where it is a delete.
         let key = match IndexKey::decode(&record.key) {
             Some(IndexKey::User { key }) if self.header.range.contains(key) => record.key.clone(),
             Some(IndexKey::Local { shard, key, .. }) if shard == self.shard => {
-                if let Some(value) = &record.value {
-                    let value = Bytes::copy_from_slice(value);
-                    self.locals
-                        .insert(Bytes::copy_from_slice(key), (record.version, value));
-                }
-                IndexKey::Local {
+                let row = Bytes::copy_from_slice(key);
+                let key = IndexKey::Local {
                     shard,
                     replica: self.replica,
                     key,
                 }
-                .encode()
+                .encode();
+                let is_newest = self.last.as_ref().is_none_or(|(last, _)| *last != key);
+                if let Some(value) = record.value.as_ref().filter(|_| is_newest) {
+                    let value = Bytes::copy_from_slice(value);
+                    self.locals.insert(row, (record.version, value));
+                }
+                key
             }
             Some(IndexKey::User { .. } | IndexKey::Local { .. }) | None => {
                 return Ok(Err("a key that is not the shard's"));

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use rig::{REPLICA, Rig, SHARD, delete, put, put_local};
+use rig::{Change, REPLICA, Rig, SHARD, delete, put, put_local};
 use synod_storage::disk::{Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{Event, KeyRange, LogBatch, ReplicaId, ShardId, Space, TransferId};
@@ -58,6 +58,12 @@ fn fill(rig: &mut Rig) {
         rig.write(vec![put(format!("a-{n:04}"), vec![3; 3_000])])
             .unwrap();
     }
+    // Rows of the shard's own have no versions to look back at, wherever their older states still are.
+    for state in ["free", "asked for"] {
+        rig.write(vec![put_local(SHARD.0, "lock", state)]).unwrap();
+        rig.store.checkpoint();
+        rig.run().unwrap();
+    }
     rig.write(vec![
         put_local(SHARD.0, "lock", "held"),
         put("a-0001", "new"),
@@ -100,6 +106,39 @@ fn a_snapshot_is_exactly_the_state_of_its_entry() {
     to.check();
     to.write(vec![put("a-1", "goes on")]).unwrap();
     to.check();
+}
+
+/// Put, checkpointed, deleted, checkpointed: both records are there while they wait for the index, and only
+/// the newer one is the state.
+#[test]
+fn a_deleted_row_of_a_shards_own_stays_deleted_in_a_snapshot() {
+    let mut from = Rig::sim(23);
+    from.write(vec![
+        put_local(SHARD.0, "lock", "held"),
+        put_local(SHARD.0, "row", "old"),
+    ])
+    .unwrap();
+    from.store.checkpoint();
+    from.run().unwrap();
+    let gone = Change {
+        space: Space::Local(SHARD),
+        key: b"lock".to_vec(),
+        value: None,
+    };
+    from.write(vec![gone, put_local(SHARD.0, "row", "new")])
+        .unwrap();
+    let (header, chunk) = from.exported(SHARD);
+    let mut to = Rig::sim(24);
+    let import = to.store.import(SHARD, REPLICA, header.clone());
+    to.store.import_chunk(import, chunk);
+    to.run().unwrap();
+    let mut batch = LogBatch::new();
+    batch.snapshot_marker(SHARD, REPLICA, header.applied, header.conf);
+    to.store.submit(batch);
+    to.run().unwrap();
+    to.model = from.model.clone();
+    to.check();
+    to.check_with_power_loss();
 }
 
 #[test]

@@ -176,10 +176,10 @@ fn what_if(
     abort: &mut dyn FnMut() -> bool,
 ) -> Result<Output> {
     let changes = arguments.changes.iter();
-    let changes = changes.map(|text| (text.as_str(), Source::State));
+    let changes = changes.map(|text| (text.as_str(), Source::Change));
     let mut changed = scripts.to_vec();
     changed.splice(1..1, changes);
-    changed.push((new_policies, Source::Policies));
+    changed.push((new_policies, Source::NewPolicies));
     if arguments.table.is_some() {
         let before = explained(scripts, arguments)?;
         let after = explained(&changed, arguments)?;

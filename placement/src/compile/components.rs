@@ -236,8 +236,8 @@ impl Compiler {
         Ok(!found.is_empty())
     }
 
-    /// Adds the key tuples of joined rows of a component. Rows whose keys are made alike may have the same tuples,
-    /// whatever each decides: those are enumerated once.
+    /// Adds the key tuples of joined rows of a component. Rows whose keys are made alike of decisions may have the same
+    /// tuples, whatever each decides: those are enumerated once.
     pub(super) fn note_tuples(
         &mut self,
         block: &Block,
@@ -257,6 +257,10 @@ impl Compiler {
             let mut cells = Vec::with_capacity(component.keys.len());
             for &key in &component.keys {
                 cells.push(self.eval(&block.keys[key], &frame)?);
+            }
+            if cells.iter().all(|cell| matches!(cell, Cell::Const(_))) {
+                self.add_tuples(dictionary, &cells, 1, block.place)?;
+                continue;
             }
             let next = met.len();
             let kind = *kinds.entry(made_of(&cells)).or_insert(next);

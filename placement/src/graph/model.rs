@@ -78,7 +78,7 @@ pub(crate) struct Map {
 
 /// The bound on keys that an entry implies.
 pub(crate) fn key_bound_of(image: i64) -> u32 {
-    u32::try_from(image.max(-1) + 1).unwrap_or(u32::MAX)
+    u32::try_from(image.max(-1).saturating_add(1)).unwrap_or(u32::MAX)
 }
 
 /// Decisions, one array per attribute: the search reads one attribute of many variables.

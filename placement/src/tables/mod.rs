@@ -13,22 +13,56 @@ pub use mirror::Mirror;
 pub use schema::{Affinity, Column, ForeignKey, Schema};
 pub use value::{MILLION, Symbol, Symbols, Value, millionths};
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{Value as SqliteValue, ValueRef};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{Error, ErrorKind, Place, Result};
 
-/// An in-memory SQLite database.
+/// SQLite's machine is looked at once in so many of its instructions.
+const STRIDE: i32 = 100_000;
+/// The most strides of one statement: 200 million instructions, a second or two. Counted, so that what is refused does
+/// not depend on the machine.
+const STRIDES_MAX: u32 = 2_000;
+/// The most rows of one query over constants.
+const ROWS_MAX: usize = 8_000_000;
+
+/// What gives another answer each time, or reaches outside: the same inputs have the same answer.
+const UNSTEADY: [&str; 13] = [
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date",
+    "datetime",
+    "julianday",
+    "load_extension",
+    "random",
+    "randomblob",
+    "strftime",
+    "time",
+    "timediff",
+    "unixepoch",
+];
+/// How SQLite says that one of them was met.
+const DENIED: &str = "not authorized to use function: ";
+
+/// An in-memory SQLite database. Every statement is bounded: a recursion may have no end.
 #[derive(Debug)]
 pub struct Tables {
     connection: Connection,
+    /// Strides of the statement that runs.
+    strides: Arc<AtomicU32>,
 }
 
 impl Tables {
     /// An empty database.
     pub fn new() -> Result<Tables> {
-        let connection = Connection::open_in_memory().map_err(|e| sqlite_error(None, "", &e))?;
+        let mut connection =
+            Connection::open_in_memory().map_err(|e| sqlite_error(None, "", &e))?;
         // A misspelt "column" must be an error, not a text.
         for config in [
             DbConfig::SQLITE_DBCONFIG_DQS_DML,
@@ -42,11 +76,30 @@ impl Tables {
             .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = OFF; BEGIN;")
             .map_err(|e| sqlite_error(None, "", &e))?;
         connection.set_prepared_statement_cache_capacity(256);
-        Ok(Tables { connection })
+        let strides = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&strides);
+        let is_enough = move || counted.fetch_add(1, Ordering::Relaxed) >= STRIDES_MAX;
+        connection
+            .progress_handler(STRIDE, Some(is_enough))
+            .map_err(|e| sqlite_error(None, "", &e))?;
+        let is_steady = |context: AuthContext<'_>| match context.action {
+            AuthAction::Function { function_name } if is_unsteady(function_name) => {
+                Authorization::Deny
+            }
+            _ => Authorization::Allow,
+        };
+        connection
+            .authorizer(Some(is_steady))
+            .map_err(|e| sqlite_error(None, "", &e))?;
+        Ok(Tables {
+            connection,
+            strides,
+        })
     }
 
     /// Runs one statement that returns no rows; errors stand at `place`, where `sql` starts.
     pub fn execute(&self, sql: &str, place: Place) -> Result<()> {
+        self.strides.store(0, Ordering::Relaxed);
         self.connection
             .execute_batch(sql)
             .map_err(|e| sqlite_error(Some(place), sql, &e))
@@ -93,6 +146,7 @@ impl Tables {
         symbols: &mut Symbols,
     ) -> Result<Vec<Box<[Value]>>> {
         let fail = |e: rusqlite::Error| sqlite_error(place, sql, &e);
+        self.strides.store(0, Ordering::Relaxed);
         let mut statement = self.connection.prepare_cached(sql).map_err(fail)?;
         let bound: Vec<SqliteValue> = parameters
             .iter()
@@ -122,10 +176,23 @@ impl Tables {
                 })?;
                 cells.push(value);
             }
+            if out.len() == ROWS_MAX {
+                return Err(Error {
+                    kind: ErrorKind::Limit,
+                    place,
+                    message: format!("more than {ROWS_MAX} rows"),
+                });
+            }
             out.push(cells.into_boxed_slice());
         }
         Ok(out)
     }
+}
+
+fn is_unsteady(function: &str) -> bool {
+    UNSTEADY
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(function))
 }
 
 fn from_sqlite(cell: ValueRef<'_>, symbols: &mut Symbols) -> std::result::Result<Value, String> {
@@ -134,7 +201,8 @@ fn from_sqlite(cell: ValueRef<'_>, symbols: &mut Symbols) -> std::result::Result
         ValueRef::Integer(n) => Ok(Value::Integer(n)),
         ValueRef::Real(x) => match millionths(&format!("{x}")) {
             Some(n) => Ok(Value::Decimal(n)),
-            None => Err(format!("{x} is not a decimal of at most 6 places in range")),
+            None if x.abs() < 1e15 => Err(format!("{x} is not a decimal of at most 6 places")),
+            None => Err(format!("{x:e} is out of range")),
         },
         ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Value::Text(symbols.intern(text))),
@@ -166,6 +234,22 @@ fn sqlite_error(place: Option<Place>, sql: &str, error: &rusqlite::Error) -> Err
         ErrorKind::Limit
     } else {
         ErrorKind::Sql
+    };
+    if let Some(function) = message.strip_prefix(DENIED) {
+        let function = function.to_ascii_lowercase();
+        let message = format!("{function}() over constants: its answer is another each time");
+        return Error {
+            kind: ErrorKind::Unsupported,
+            place,
+            message,
+        };
+    }
+    let message = match code {
+        Some(ErrorCode::OperationInterrupted) => format!(
+            "more than {} million steps: a recursion without an end, or a join without a condition?",
+            u64::from(STRIDES_MAX) * STRIDE.unsigned_abs() as u64 / 1_000_000
+        ),
+        _ => message,
     };
     let place = place.map(|place| match offset {
         Some(offset) if offset <= sql.len() => advance(place, &sql.as_bytes()[..offset]),

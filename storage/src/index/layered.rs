@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::pointer::{self, Pointer, Pointers};
+use super::pointer::{self, IndexKey, Pointer, Pointers};
 use super::{Index, IndexError, Tree, Visit};
 use crate::value::FooterEntry;
 use crate::{Direction, FileNumber};
@@ -111,12 +111,16 @@ impl Layered {
     }
 }
 
-/// Adds the pointers of files to those of a key's entry.
+/// Adds the pointers of files to those of a key's entry. Of a shard's own rows nobody may see an older
+/// state, so there is only the newest, as merging leaves it.
 fn put_over(list: &mut Vec<Pointer>, files: &[Arc<Unmerged>], key: &[u8]) {
     for file in files {
         for record in file.records(key) {
             pointer::merge_lists(list, &[file.pointer(record)], &mut Vec::new());
         }
+    }
+    if let Some(IndexKey::Local { .. }) = IndexKey::decode(key) {
+        list.truncate(1);
     }
 }
 
