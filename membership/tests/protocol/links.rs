@@ -1,6 +1,5 @@
 //! Links and processes that misbehave: who goes, and above all who stays.
 
-
 use crate::world::{World, ms};
 
 fn others(count: usize, gone: &[usize]) -> Vec<usize> {
