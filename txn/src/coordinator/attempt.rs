@@ -127,7 +127,7 @@ pub(super) struct Run {
     plan: Plan,
     /// Whether this attempt's commands were carried out here, and not by the shards.
     is_carried_out_here: bool,
-    /// With a token: whether an attempt was sent and may still take effect.
+    /// With a token: whether an attempt was sent whose outcome is not known.
     is_open: bool,
     phase: Phase,
     started: Micros,
@@ -185,6 +185,11 @@ impl Run {
     }
 
     fn end(&mut self, turn: &mut Turn, ended: Ended) {
+        let ended = match ended {
+            // What this attempt has met may be what an earlier one has done.
+            Ended::Failed(_) | Ended::Lost { .. } if self.is_open => unknown(),
+            other => other,
+        };
         self.holds.release(turn, self.owner());
         turn.effects.push(Effect::Ended {
             ticket: self.ticket,
@@ -556,6 +561,8 @@ impl Run {
                 self.end(turn, Ended::Replies(Vec::new()));
             }
             Outcome::Txn(TxnAnswer::Recorded(Verdict::Aborted)) => {
+                // So none of the attempts has taken effect, or will.
+                self.is_open = false;
                 let message = "the token was given up when its outcome was asked for";
                 self.fail(turn, ErrorCode::Aborted, message);
             }
@@ -588,11 +595,7 @@ impl Run {
     }
 
     fn unknown(&mut self, turn: &mut Turn) {
-        self.fail(
-            turn,
-            ErrorCode::Unknown,
-            "the outcome of the transaction is not known",
-        );
+        self.end(turn, unknown());
     }
 
     /// Pauses before the next attempt, unless time is up.
@@ -601,9 +604,6 @@ impl Run {
         self.holds.release(turn, self.owner());
         let now = turn.monotonic();
         if now.0.saturating_sub(self.started.0) >= turn.settings.retry_max_us {
-            if self.is_open {
-                return self.unknown(turn);
-            }
             let message = "the transaction lost against others for too long";
             return match &self.source {
                 Source::Effects(_, restarts) => {
@@ -706,6 +706,11 @@ impl Run {
             | Phase::Over => {}
         }
     }
+}
+
+fn unknown() -> Ended {
+    let message = "the outcome of the transaction is not known";
+    Ended::Failed(Reply::error(ErrorCode::Unknown, message))
 }
 
 fn is_try_again(reply: &Reply) -> bool {

@@ -508,6 +508,8 @@ impl World {
         };
         match self.ask(part.shard, part.command.clone()) {
             Some(Outcome::Reply(reply)) => split.merge.finish(vec![reply]),
+            // It was described anew on the way, and the map has heard of it.
+            Some(Outcome::StaleEpoch { .. }) => self.call(command),
             other => panic!("no reply: {other:?}"),
         }
     }

@@ -6,9 +6,10 @@ use synod_replication::NodeId;
 use synod_storage::ShardId;
 
 use super::{START_MS, World};
+use crate::coordinator::{self, Coordinator, Ended, Ticket};
 use crate::{
-    AttemptId, Command, ErrorCode, Event, Intent, Outcome, Reply, TxnAnswer, TxnId, TxnRequest,
-    Verdict, hlc, token,
+    Access, AttemptId, Begin, Command, ErrorCode, Event, Intent, Outcome, ReadMode, Reply,
+    TxnAnswer, TxnId, TxnRequest, Verdict, hlc, token,
 };
 use synod_testpoint::{Bug, plant};
 
@@ -176,4 +177,54 @@ fn using_a_token_again_is_caught_when_it_is_let() {
     std::panic::set_hook(quiet);
     plant(None);
     assert!(caught.is_err(), "a token has two outcomes");
+}
+
+/// What became of the first attempt is not known; what the second one finds changed may be the first one's
+/// doing.
+#[test]
+fn what_may_have_been_done_is_not_said_to_have_lost() {
+    let mut world = World::new(1, 1, None);
+    let mut coordinator = Coordinator::new(coordinator::Settings::default(), NodeId(1), 1);
+    let ticket = Ticket(1);
+    let begin = Begin {
+        access: Access::ReadWrite,
+        reads: ReadMode::Latest,
+        token: Some(fresh(1)),
+    };
+    let again = None;
+    let command = super::attempts::command(&["SET", "a", "1"]);
+    let steps = [
+        coordinator::Event::Begin {
+            ticket,
+            begin,
+            again,
+        },
+        coordinator::Event::Execute { ticket, command },
+        coordinator::Event::Commit { ticket },
+    ];
+    let mut effects = Vec::new();
+    for event in steps {
+        coordinator.step(world.now(0), event, &world.map, &mut effects);
+    }
+    for outcome in [Outcome::Unknown, Outcome::Txn(TxnAnswer::Changed)] {
+        world.advance(1_000);
+        let tick = coordinator::Event::Tick;
+        coordinator.step(world.now(0), tick, &world.map, &mut effects);
+        let asked = effects.drain(..).find_map(|effect| match effect {
+            coordinator::Effect::Call { call, .. } => Some(call),
+            coordinator::Effect::Reply { .. } | coordinator::Effect::Ended { .. } => None,
+        });
+        let call = asked.expect("it is tried, and tried again");
+        let answered = coordinator::Event::Answered { call, outcome };
+        coordinator.step(world.now(0), answered, &world.map, &mut effects);
+    }
+    let ended = effects.into_iter().find_map(|effect| match effect {
+        coordinator::Effect::Ended { ended, .. } => Some(ended),
+        coordinator::Effect::Call { .. } | coordinator::Effect::Reply { .. } => None,
+    });
+    let code = ErrorCode::Unknown;
+    assert!(
+        matches!(&ended, Some(Ended::Failed(Reply::Error { code: of, .. })) if *of == code),
+        "{ended:?}"
+    );
 }

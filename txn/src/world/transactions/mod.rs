@@ -427,7 +427,8 @@ impl Run {
         self.world.eager = true;
         let lists = (0..KEYS).map(|index| {
             let reply = self.world.call(Command::Get { key: key(index) });
-            (index, seen_in(&reply).expect("a list"))
+            let list = seen_in(&reply).unwrap_or_else(|| panic!("a list: {reply:?}"));
+            (index, list)
         });
         lists.collect()
     }
