@@ -81,3 +81,61 @@ mod baselines {
         }
     }
 }
+
+/// Unicast to all, an ensemble of three that decides for all, and epidemic broadcast.
+mod rapid {
+    use super::*;
+
+    const WAYS: [(&str, &str); 3] = [
+        ("rapid", "\"unicast\""),
+        ("rapid-c", "\"unicast\""),
+        ("rapid", "\"epidemic\""),
+    ];
+
+    /// Runs a scenario each way; all nodes must agree on every view, and end in one.
+    fn each_way(name: &str, run_ms: &str, look: impl Fn(&Report)) {
+        for (protocol, dissemination) in WAYS {
+            let overrides = [SMALL, ("dissemination", dissemination), ("run_ms", run_ms)];
+            let report = run(name, protocol, 1, &overrides);
+            let agreed = report.agreement && report.converged && report.all_in_one_view;
+            assert!(agreed, "{dissemination}: {report}");
+            look(&report);
+        }
+    }
+
+    #[test]
+    fn ten_crashes_are_one_view_change() {
+        each_way("crash-10", "30000", |report| {
+            assert_eq!(report.sizes, [50, 60], "{report}");
+            assert_eq!(report.changes_max, 1, "{report}");
+            assert!(report.wrongly_removed.is_empty(), "{report}");
+        });
+    }
+
+    #[test]
+    fn a_bad_pair_changes_nothing() {
+        each_way("blackholed-pair", "60000", |report| {
+            assert_eq!(report.changes_max, 0, "{report}");
+        });
+    }
+
+    #[test]
+    fn everyone_joins_through_one_seed_at_once() {
+        each_way("bootstrap-2000", "20000", |report| {
+            assert!(report.sizes.len() <= 4, "{report}");
+            assert_eq!(report.final_size, 60, "{report}");
+        });
+    }
+
+    #[test]
+    fn ten_deaf_nodes_go_once_and_nobody_else() {
+        // They go on running, and are in no view with the others.
+        for (protocol, dissemination) in WAYS {
+            let overrides = [SMALL, ("dissemination", dissemination), ("run_ms", "40000")];
+            let report = run("flip-flop-ingress", protocol, 1, &overrides);
+            assert!(report.agreement, "{report}");
+            assert_eq!((report.changes_max, report.final_size), (1, 50), "{report}");
+            assert!(report.wrongly_removed.is_empty(), "{report}");
+        }
+    }
+}

@@ -289,3 +289,23 @@ fn heavy_duplication_and_reordering_change_nothing() {
         assert_eq!(changes(&report), [], "{report}");
     }
 }
+
+/// Where messages overtake each other by almost a second, what a boot said first arrives after what it said later.
+#[test]
+fn restarts_over_slow_and_uneven_links_are_no_rollback() {
+    let restart = |node: u32, at_ms: u32| {
+        let until_ms = at_ms + 100;
+        format!(
+            "[[events]]\nkind = \"restart\"\nnodes = [{node}]\nat_ms = {at_ms}\nuntil_ms = {until_ms}\n"
+        )
+    };
+    let restarts = [(1, 5_000), (2, 5_300), (3, 6_000), (1, 9_000), (2, 9_300)];
+    let restarts: String = restarts.map(|(node, at_ms)| restart(node, at_ms)).concat();
+    let text = format!("nodes = 5\nrun_ms = 30000\nlatency_ms = [1, 900]\n{restarts}");
+    let scenario = Scenario::parse(&text, &[]).expect("a valid scenario");
+    for seed in 1..=60 {
+        let report = runner::run("overtaken", &scenario, seed, Progress::Silent);
+        assert!(report.agreement, "{report}");
+        assert_eq!((report.alarms, report.halted), (0, 0), "{report}");
+    }
+}

@@ -13,6 +13,7 @@
 
 pub mod detector;
 
+use std::cmp::Ordering;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,9 +56,38 @@ pub(crate) struct Edge {
     leaving: bool,
     ready: bool,
     restarted: Option<(Arc<Member>, Time)>,
-    /// Durable writes that the subject's acceptor last spoke of.
-    pub(crate) writes: u64,
+    pub(crate) writes: Writes,
     pub(crate) alert: Alerted,
+}
+
+/// Durable writes that a subject's acceptor has spoken of. They never fall, unless its directory was rolled back; but
+/// messages of one boot may overtake each other, so that only what an earlier boot has said counts against a later one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Writes {
+    /// The latest boot that spoke.
+    boot: u64,
+    latest: u64,
+    /// The most that any boot before it has spoken of.
+    before: u64,
+}
+
+impl Writes {
+    fn note(&mut self, boot: u64, writes: u64) {
+        match boot.cmp(&self.boot) {
+            Ordering::Less => self.before = self.before.max(writes),
+            Ordering::Equal => self.latest = self.latest.max(writes),
+            Ordering::Greater => {
+                self.before = self.before.max(self.latest);
+                (self.boot, self.latest) = (boot, writes);
+            }
+        }
+    }
+
+    /// True if a boot has fewer than earlier ones have spoken of.
+    pub(crate) fn have_fallen(&self, boot: u64, writes: u64) -> bool {
+        let later = boot > self.boot;
+        writes < self.before || (later && writes < self.latest)
+    }
 }
 
 /// What was last reported over an edge.
@@ -228,7 +258,7 @@ impl Monitor {
             let mut edge = match known.map(|at| old.swap_remove(at)) {
                 Some(edge) if edge.boot == member.boot => edge,
                 other => {
-                    let writes = other.map_or(0, |edge| edge.writes);
+                    let writes = other.map_or_else(Writes::default, |edge| edge.writes);
                     self.edge(member, now + phase, writes)
                 }
             };
@@ -247,7 +277,7 @@ impl Monitor {
         self.outlines.extend(outlines);
     }
 
-    fn edge(&self, member: &Member, next_probe: Time, writes: u64) -> Edge {
+    fn edge(&self, member: &Member, next_probe: Time, writes: Writes) -> Edge {
         Edge {
             node: member.node,
             address: member.address,
@@ -460,9 +490,9 @@ impl Monitor {
         self.change(node, |edge| edge.ready = may_vote);
     }
 
-    /// The subject's acceptor spoke of so many durable writes.
-    pub(crate) fn on_writes(&mut self, node: NodeId, writes: u64) {
-        self.change(node, |edge| edge.writes = edge.writes.max(writes));
+    /// A boot of the subject spoke of so many durable writes of its acceptor.
+    pub(crate) fn on_writes(&mut self, node: NodeId, boot: u64, writes: u64) {
+        self.change(node, |edge| edge.writes.note(boot, writes));
     }
 
     /// This node was paused, or could not run: what it was waiting for means nothing.
@@ -500,5 +530,23 @@ impl Monitor {
         } else {
             self.all_failing_since = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Writes;
+
+    #[test]
+    fn only_an_earlier_boots_word_counts_against_a_later_one() {
+        let mut writes = Writes::default();
+        writes.note(1, 7);
+        assert!(!writes.have_fallen(1, 5), "it was overtaken");
+        assert!(writes.have_fallen(2, 6) && !writes.have_fallen(2, 7));
+        writes.note(2, 9);
+        assert!(!writes.have_fallen(2, 8), "overtaken as well");
+        assert!(writes.have_fallen(2, 6) && writes.have_fallen(3, 8));
+        writes.note(1, 8);
+        assert!(writes.have_fallen(2, 7), "a late word of the first boot");
     }
 }

@@ -248,7 +248,7 @@ impl Node {
         let rolled_back = self
             .monitor
             .edge_to(from.node)
-            .is_some_and(|e| said.writes < e.writes);
+            .is_some_and(|edge| edge.writes.have_fallen(from.boot.counter, said.writes));
         match continuity(listed, from.boot) {
             Continuity::Listed => {
                 self.send_to(from, Message::Admitted(self.position()), out);

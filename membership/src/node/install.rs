@@ -541,7 +541,7 @@ impl Node {
         let Installed { at, writes } = installed;
         self.notices
             .retain(|notice| notice.node != from.node || at.seq < notice.seq);
-        self.monitor.on_writes(from.node, writes);
+        self.monitor.on_writes(from.node, from.boot.counter, writes);
         if at == self.position() {
             self.note_installed(from.node);
         }

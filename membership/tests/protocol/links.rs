@@ -1,7 +1,5 @@
 //! Links and processes that misbehave: who goes, and above all who stays.
 
-use synod_membership::message::Message;
-
 use crate::world::{World, ms};
 
 fn others(count: usize, gone: &[usize]) -> Vec<usize> {
@@ -302,5 +300,4 @@ fn an_idle_cluster_of_five_costs_little() {
     let per_node_per_second = (after - before) / 60 / 5;
     assert!(per_node_per_second < 200, "{per_node_per_second} B/s");
     assert!(world.messages.contains_key("Probe"));
-    let _ = |message: &Message| message.kind();
 }
