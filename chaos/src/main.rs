@@ -9,7 +9,22 @@ mod simulate;
 
 use std::process::ExitCode;
 
+/// What `RUST_LOG` asks for of the simulated nodes goes to stderr: nothing, by default.
+#[cfg(madsim)]
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::OFF.into())
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    log.init();
+}
+
 fn main() -> ExitCode {
+    #[cfg(madsim)]
+    log();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = cli::parse(&arguments).and_then(|request| match request {
         cli::Request::Help => {

@@ -5,7 +5,9 @@ mod rig;
 use rig::{Change, REPLICA, Rig, SHARD, delete, put, put_local};
 use synod_storage::disk::{Fault, Survival};
 use synod_storage::index::Rot;
-use synod_storage::{Event, KeyRange, LogBatch, ReplicaId, ShardId, Space, TransferId};
+use synod_storage::{
+    Event, JobStep, KeyRange, Lane, LogBatch, ReplicaId, ShardId, Space, TransferId,
+};
 
 fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, range: KeyRange) {
     let export = from.store.export(shard, range);
@@ -139,6 +141,38 @@ fn a_deleted_row_of_a_shards_own_stays_deleted_in_a_snapshot() {
     to.model = from.model.clone();
     to.check();
     to.check_with_power_loss();
+}
+
+/// Batches that wait for the disk grow. One that waits while a snapshot is switched in must not take in
+/// what comes behind the snapshot: replay passes over everything up to that batch.
+#[test]
+fn entries_behind_a_snapshot_count_though_a_batch_was_waiting_before_it() {
+    let mut from = Rig::sim(25);
+    from.write(vec![put("a", "1")]).unwrap();
+    let (header, chunk) = from.exported(SHARD);
+    let mut to = Rig::sim(26);
+    to.submit(SHARD, vec![put("b", "replaced")]);
+    let mut on_their_way = Vec::new();
+    to.store.take_jobs(&mut on_their_way);
+    on_their_way.retain(|job| job.lane() == Lane::Log);
+    assert_eq!(on_their_way.len(), 1);
+    to.submit(SHARD, vec![put("b", "replaced, too")]);
+    let import = to.store.import(SHARD, REPLICA, header.clone());
+    to.store.import_chunk(import, chunk);
+    to.run().unwrap();
+    let mut batch = LogBatch::new();
+    batch.snapshot_marker(SHARD, REPLICA, header.applied, header.conf);
+    to.store.submit(batch);
+    to.unacknowledged.clear();
+    let entry = to.submit(SHARD, vec![put("b", "2")]);
+    for mut job in on_their_way {
+        while job.step() == JobStep::Again {}
+        to.store.complete(job).unwrap();
+    }
+    to.run().unwrap();
+    assert_eq!(entry.id.index, header.applied.index + 1);
+    to.kill();
+    assert_eq!(to.store.log().last_index(SHARD).unwrap(), entry.id.index);
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Controller {
         lines.extend(self.absences(now_us));
         lines.extend(self.drains());
         lines.extend(self.replacements());
-        match self.asked.map(|asked| asked.scope) {
+        match self.asked.as_ref().map(|asked| asked.scope) {
             Some(Scope::Urgent) => lines.push("decides on the shards in need".to_owned()),
             Some(Scope::Whole) => lines.push("decides on all shards".to_owned()),
             None => {}

@@ -59,8 +59,14 @@ impl Controller {
             Scope::Urgent => this.want_urgent(now),
             Scope::Whole => this.want_whole(now),
         };
-        if !decision.complete || asked.inputs != self.inputs() {
-            // What changed meanwhile has asked for a decision of its own.
+        let has_stepped = |(id, epoch): &(ShardId, u64)| {
+            let shard = self.cluster.shards.get(id);
+            shard.is_none_or(|shard| shard.descriptor.epoch != *epoch)
+        };
+        let stepped = asked.between.iter().any(has_stepped);
+        if !decision.complete || stepped || asked.inputs != self.inputs() {
+            // What changed meanwhile has asked for a decision of its own; and a plan that begins where a shard stood
+            // before its last step would take it back there.
             again(self);
             return;
         }

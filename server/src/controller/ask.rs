@@ -20,12 +20,18 @@ pub(super) const SETTLE_US: u64 = 3_000_000;
 /// Between two looks at whether a question can be asked, in microseconds.
 const LOOK_US: u64 = 20_000;
 
+/// A step that changes who votes or leads is awaited for so long before a question: an answer about where its shard
+/// stood before would lead back there. What takes longer has met a leader that is gone.
+const STEP_US: u64 = 1_000_000;
+
 /// A question under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) id: u64,
     pub(super) scope: Scope,
     pub(super) inputs: Inputs,
+    /// Shards that were in the midst of a step which changes who votes or leads, and their epochs before it.
+    pub(super) between: Vec<(ShardId, u64)>,
     aborted: bool,
 }
 
@@ -51,7 +57,8 @@ impl Controller {
             return;
         }
         self.looked_us = now_us;
-        if !self.knows_enough(now_us) {
+        let is_new = |(_, _, at_us)| now_us < at_us + STEP_US;
+        if self.committing().any(is_new) || !self.knows_enough(now_us) {
             return;
         }
         let scope = if urgent {
@@ -74,6 +81,10 @@ impl Controller {
             id,
             scope,
             inputs: self.inputs(),
+            between: self
+                .committing()
+                .map(|(id, epoch, _)| (id, epoch))
+                .collect(),
             aborted: false,
         });
         effects.push(Effect::Ask(question));

@@ -83,6 +83,15 @@ impl Controller {
         !self.ordered.contains_key(&id) && !paused
     }
 
+    /// Shards with a step under way that changes who votes or leads: their epochs, and since when.
+    pub(super) fn committing(&self) -> impl Iterator<Item = (ShardId, u64, u64)> {
+        self.ordered.iter().filter_map(|(id, ordered)| {
+            let shard = self.cluster.shards.get(id)?;
+            let commits = ordered.step.commits(shard);
+            commits.then_some((*id, shard.descriptor.epoch, ordered.at_us))
+        })
+    }
+
     fn take(
         &mut self,
         now: Now,
@@ -101,7 +110,9 @@ impl Controller {
                 self.waits.insert(id, why);
             }
             Next::Step(step) => {
-                if self.asked.is_some() && step.commits(shard) {
+                // The plan that is being made, or written, begins with what its question has shown.
+                let is_replaced = self.asked.is_some() || self.writing.is_some();
+                if is_replaced && step.commits(shard) {
                     return;
                 }
                 if let Step::Add(node) = step

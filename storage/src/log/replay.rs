@@ -196,6 +196,8 @@ impl Groups {
                     break;
                 };
                 if index > group.last_index() + 1 {
+                    let first = group.last_index() + 1;
+                    tracing::error!(%shard, first, last = index - 1, "entries are missing in the log");
                     group.damage.unknown = true;
                     let before = EntryId::new(id_of(&waiting.entry).term, index - 1);
                     self.cached_bytes -= group.reset_to(before);

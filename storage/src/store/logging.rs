@@ -60,7 +60,8 @@ impl Store {
 
     pub(super) fn enqueue(&mut self, record: Record) {
         let bytes = record.bytes();
-        let fits = |queued: &QueuedBatch| queued.bytes + bytes <= self.options.batch_bytes_max;
+        let bytes_max = self.options.batch_bytes_max;
+        let fits = |queued: &QueuedBatch| !queued.is_closed && queued.bytes + bytes <= bytes_max;
         match record {
             // Too much for one write, though not for the log: in pieces, each a batch.
             Record::Entries {
@@ -94,6 +95,7 @@ impl Store {
                         sequence,
                         records: vec![record],
                         bytes,
+                        is_closed: false,
                     });
                 }
             },
@@ -199,6 +201,7 @@ impl Store {
             sequence,
             records: Vec::new(),
             bytes: 0,
+            is_closed: false,
         });
     }
 

@@ -73,6 +73,8 @@ struct QueuedBatch {
     sequence: BatchSeq,
     records: Vec<Record>,
     bytes: usize,
+    /// No more records join it.
+    is_closed: bool,
 }
 
 /// A shard's own rows, all of them.

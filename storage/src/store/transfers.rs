@@ -264,6 +264,10 @@ impl Store {
             let (Some(import), Some(chunk)) = (slot.import.take(), slot.chunk.take()) else {
                 continue;
             };
+            if let Some(waiting) = self.queue.back_mut() {
+                // What comes behind the snapshot must not join a batch that lies before it.
+                waiting.is_closed = true;
+            }
             let groups = self.view.lock();
             let group = groups
                 .groups
