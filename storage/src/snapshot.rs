@@ -108,13 +108,7 @@ impl Pin {
             }
         }
         for key in keys {
-            // While pointers wait for the index, it lists versions that nobody can ask for any more.
-            let versions = match IndexKey::decode(&key) {
-                Some(IndexKey::Local { .. }) => 1,
-                Some(IndexKey::User { .. }) | None => usize::MAX,
-            };
-            let pointers = pointer::all(&*desk.index, &key)?;
-            for pointer in pointers.into_iter().take(versions) {
+            for pointer in pointer::all(&*desk.index, &key)? {
                 if let Some(file) = desk.files.get(pointer.file) {
                     self.pinned.files.entry(pointer.file).or_insert(file);
                 }

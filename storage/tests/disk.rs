@@ -1,30 +1,15 @@
 //! Disks: that the real and the simulated one are the same to whoever uses them, and that the simulated
 //! one breaks as disks do. What the other tests show is worth no more than this.
 
+mod directory;
+
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use directory::Directory;
 use synod_storage::disk::{Disk, DiskFile, Fault, OpenMode, RealDisk, SimDisk, Survival};
 
 const SECTOR: usize = 512;
-
-/// A directory that goes when the test is over.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("synod-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn content(file: &dyn DiskFile) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];

@@ -1,34 +1,19 @@
 //! The same promises on real files, with sled and with threads.
 
+mod directory;
 mod rig;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use directory::Directory;
 use rand::Rng;
 use rig::{Ground, Rig, SHARD, put, put_local, random_changes, rng};
 use synod_storage::disk::RealDisk;
 use synod_storage::driver::Driver;
 use synod_storage::index::{Index, IndexFactory, MemoryIndexFactory, SledIndexFactory, Tree};
 use synod_storage::{Direction, Event, KeyRange, Options, ReadResult, Space, Version};
-
-/// A directory that goes when the test is over.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("synod-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn ground(path: &Path) -> Ground {
     let index = path.join("index");

@@ -6,7 +6,8 @@ use rig::{Change, REPLICA, Rig, SHARD, delete, put, put_local};
 use synod_storage::disk::{Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
-    Event, JobStep, KeyRange, Lane, LogBatch, ReplicaId, ShardId, Space, TransferId,
+    Event, JobStep, KeyRange, Lane, LogBatch, ReplicaId, ShardId, SnapshotChunk, SnapshotHeader,
+    Space, TransferId,
 };
 
 fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, range: KeyRange) {
@@ -22,11 +23,24 @@ fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, ra
     let import = to.store.import(shard, replica, header.clone());
     receive(from, to, export, import);
     to.wait_for(|event| matches!(event, Event::Installed { .. }));
+    mark(to, (shard, replica), header);
+    to.run().unwrap();
+    from.store.end_export(export);
+}
+
+/// The log of the replica begins with the snapshot.
+fn mark(to: &mut Rig, (shard, replica): (ShardId, ReplicaId), header: SnapshotHeader) {
     let mut batch = LogBatch::new();
     batch.snapshot_marker(shard, replica, header.applied, header.conf);
     to.store.submit(batch);
+}
+
+/// Switches in a snapshot of one chunk.
+fn switch_in(to: &mut Rig, header: SnapshotHeader, chunk: SnapshotChunk) {
+    let import = to.store.import(SHARD, REPLICA, header.clone());
+    to.store.import_chunk(import, chunk);
     to.run().unwrap();
-    from.store.end_export(export);
+    mark(to, (SHARD, REPLICA), header);
 }
 
 fn receive(from: &mut Rig, to: &mut Rig, export: TransferId, import: TransferId) {
@@ -131,12 +145,7 @@ fn a_deleted_row_of_a_shards_own_stays_deleted_in_a_snapshot() {
         .unwrap();
     let (header, chunk) = from.exported(SHARD);
     let mut to = Rig::sim(24);
-    let import = to.store.import(SHARD, REPLICA, header.clone());
-    to.store.import_chunk(import, chunk);
-    to.run().unwrap();
-    let mut batch = LogBatch::new();
-    batch.snapshot_marker(SHARD, REPLICA, header.applied, header.conf);
-    to.store.submit(batch);
+    switch_in(&mut to, header, chunk);
     to.run().unwrap();
     to.model = from.model.clone();
     to.check();
@@ -157,12 +166,8 @@ fn entries_behind_a_snapshot_count_though_a_batch_was_waiting_before_it() {
     on_their_way.retain(|job| job.lane() == Lane::Log);
     assert_eq!(on_their_way.len(), 1);
     to.submit(SHARD, vec![put("b", "replaced, too")]);
-    let import = to.store.import(SHARD, REPLICA, header.clone());
-    to.store.import_chunk(import, chunk);
-    to.run().unwrap();
-    let mut batch = LogBatch::new();
-    batch.snapshot_marker(SHARD, REPLICA, header.applied, header.conf);
-    to.store.submit(batch);
+    let applied = header.applied.index;
+    switch_in(&mut to, header, chunk);
     to.unacknowledged.clear();
     let entry = to.submit(SHARD, vec![put("b", "2")]);
     for mut job in on_their_way {
@@ -170,7 +175,7 @@ fn entries_behind_a_snapshot_count_though_a_batch_was_waiting_before_it() {
         to.store.complete(job).unwrap();
     }
     to.run().unwrap();
-    assert_eq!(entry.id.index, header.applied.index + 1);
+    assert_eq!(entry.id.index, applied + 1);
     to.kill();
     assert_eq!(to.store.log().last_index(SHARD).unwrap(), entry.id.index);
 }

@@ -70,6 +70,21 @@ fn ordered(problem: &Problem) -> Vec<Decision> {
     decisions
 }
 
+/// Makes a problem follow changes that the world has, and holds it to one loaded afresh. Whether it followed them by keys.
+pub fn follow(
+    problem: &mut Problem,
+    (world, policies): (&World, &str),
+    changes: &[Change],
+    rng: &mut SmallRng,
+    what: &str,
+) -> bool {
+    let touched = problem.apply(changes);
+    let touched = touched.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut fresh = Problem::load(&world.state(), policies).unwrap();
+    compare(problem, &mut fresh, rng, what);
+    touched.is_scoped()
+}
+
 /// Holds that a problem that followed changes has the decisions of one loaded afresh, and judges as it does: what
 /// stands now, and random assignments.
 pub fn compare(changed: &mut Problem, fresh: &mut Problem, rng: &mut SmallRng, what: &str) {

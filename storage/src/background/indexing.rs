@@ -125,16 +125,7 @@ impl Indexing {
                     .map(|(file, _)| Arc::clone(file))
                     .collect();
                 desk.index.merged(&files);
-                let complete_to = desk.index.complete_to(last);
-                let state = &desk.manifest.state;
-                let stamp = Stamp {
-                    store: state.store,
-                    generation: state.index.generation,
-                    complete_to: complete_to.max(state.index.complete_to),
-                };
-                stamp.write(desk.index.base())?;
-                desk.index.sync()?;
-                self.phase = Phase::Note(complete_to);
+                self.phase = Phase::Note(stamp_complete(desk, last)?);
             }
             Phase::Note(complete_to) => {
                 note_complete(desk, complete_to)?;
@@ -190,6 +181,20 @@ impl Indexing {
     }
 }
 
+/// Stamps the index, and syncs it, when all pointers of the file `merged` are in: how far it is complete.
+pub(super) fn stamp_complete(desk: &Desk, merged: FileNumber) -> Result<FileNumber, IndexError> {
+    let state = &desk.manifest.state;
+    let complete_to = desk.index.complete_to(merged);
+    let stamp = Stamp {
+        store: state.store,
+        generation: state.index.generation,
+        complete_to: complete_to.max(state.index.complete_to),
+    };
+    stamp.write(desk.index.base())?;
+    desk.index.sync()?;
+    Ok(complete_to)
+}
+
 /// Notes in the manifest how far the index has all pointers. With no space to note it, they are merged
 /// once more at the next start.
 pub(super) fn note_complete(desk: &mut Desk, complete_to: FileNumber) -> Result<(), Trouble> {
@@ -239,9 +244,8 @@ impl Merge {
     /// A checkpoint with repairs puts everything into the index at once. Then these files may have been
     /// rewritten since, and must not be merged again.
     fn is_overtaken(&self, desk: &Desk) -> bool {
-        let waiting = desk.index.unmerged();
-        let waits = |file: &Unmerged| waiting.iter().any(|other| other.number == file.number);
+        let mut files = self.indexing.files.iter();
         self.indexing.phase == Phase::Insert
-            && !self.indexing.files.iter().all(|(file, _)| waits(file))
+            && !files.all(|(file, _)| desk.index.waits(file.number))
     }
 }

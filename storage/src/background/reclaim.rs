@@ -13,9 +13,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::indexing::note_complete;
-use super::{Desk, FinishedFile, Stamp, Trouble, disk_trouble};
-use crate::index::{Index, Pointer, pointer};
+use super::indexing::{note_complete, stamp_complete};
+use super::{Desk, FinishedFile, Trouble, disk_trouble};
+use crate::index::{Pointer, pointer};
 use crate::manifest::Edit;
 use crate::value::{
     FooterEntry, ReadError, VALUES_DIR, ValueWriter, read_footer, read_record, value_path,
@@ -167,16 +167,7 @@ impl Reclaim {
             }
             Phase::Note => {
                 if let Some(file) = &self.finished {
-                    let state = &desk.manifest.state;
-                    let (store, generation) = (state.store, state.index.generation);
-                    let complete_to = desk.index.complete_to(file.number);
-                    Stamp {
-                        store,
-                        generation,
-                        complete_to: complete_to.max(state.index.complete_to),
-                    }
-                    .write(desk.index.base())?;
-                    desk.index.sync()?;
+                    let complete_to = stamp_complete(desk, file.number)?;
                     note_complete(desk, complete_to)?;
                 }
                 self.phase = Phase::Remove;

@@ -73,6 +73,11 @@ impl Layered {
         Arc::clone(&files)
     }
 
+    /// Whether a file is on its way.
+    pub fn waits(&self, number: FileNumber) -> bool {
+        self.unmerged().iter().any(|file| file.number == number)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Unmerged>>)) {
         let mut files = self
             .unmerged
@@ -111,31 +116,27 @@ impl Layered {
     }
 }
 
-/// Adds the pointers of files to those of a key's entry. Of a shard's own rows nobody may see an older
-/// state, so there is only the newest, as merging leaves it.
-fn put_over(list: &mut Vec<Pointer>, files: &[Arc<Unmerged>], key: &[u8]) {
-    for file in files {
-        for record in file.records(key) {
-            pointer::merge_lists(list, &[file.pointer(record)], &mut Vec::new());
-        }
-    }
-    if let Some(IndexKey::Local { .. }) = IndexKey::decode(key) {
-        list.truncate(1);
-    }
+/// The pointers that files have of a key.
+fn pointers_in(files: &[Arc<Unmerged>], key: &[u8]) -> Vec<Pointer> {
+    let of_file = |file: &Arc<Unmerged>| -> Vec<Pointer> {
+        let records = file.records(key);
+        records.map(|record| file.pointer(record)).collect()
+    };
+    files.iter().flat_map(of_file).collect()
 }
 
-/// An entry, with the pointers of files over it.
-fn overlaid(
-    entry: Option<&[u8]>,
-    files: &[Arc<Unmerged>],
-    key: &[u8],
-) -> Result<Option<Vec<u8>>, IndexError> {
+/// An entry, with pointers over it. Of a shard's own rows nobody may see an older state, so there is only
+/// the newest, as merging leaves it.
+fn overlaid(entry: Option<&[u8]>, over: &[Pointer], key: &[u8]) -> Result<Vec<u8>, IndexError> {
     let mut known = match entry {
         Some(bytes) => Pointers::decode(bytes)?,
         None => Pointers::default(),
     };
-    put_over(&mut known.list, files, key);
-    Ok((!known.list.is_empty()).then(|| known.encode()))
+    pointer::merge_lists(&mut known.list, over, &mut Vec::new());
+    if let Some(IndexKey::Local { .. }) = IndexKey::decode(key) {
+        known.list.truncate(1);
+    }
+    Ok(known.encode())
 }
 
 impl Index for Layered {
@@ -145,13 +146,12 @@ impl Index for Layered {
             Tree::Newest => {}
         }
         // First: what leaves here meanwhile is in the index by then.
-        let mut files = self.unmerged().to_vec();
+        let over = pointers_in(&self.unmerged(), key);
         let entry = self.base.get(tree, key)?;
-        files.retain(|file| !file.records(key).is_empty());
-        if files.is_empty() {
+        if over.is_empty() {
             return Ok(entry);
         }
-        overlaid(entry.as_deref(), &files, key)
+        overlaid(entry.as_deref(), &over, key).map(Some)
     }
 
     fn insert(&self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), IndexError> {
@@ -283,15 +283,14 @@ impl<'a> Walk<'a> {
                 (Some((at, _)), Direction::Forward) => key.cmp(at),
                 (Some((at, _)), Direction::Reverse) => at.cmp(key),
             };
-            let value = match (order, entry) {
-                (Ordering::Less, _) => overlaid(None, self.files, key)?,
-                (Ordering::Equal, Some((_, value))) => overlaid(Some(value), self.files, key)?,
-                (Ordering::Equal, None) | (Ordering::Greater, _) => break,
+            let under = match order {
+                Ordering::Less => None,
+                Ordering::Equal => entry.map(|(_, value)| value),
+                Ordering::Greater => break,
             };
+            let value = overlaid(under, &pointers_in(self.files, key), key)?;
             self.pass(key);
-            if let Some(value) = value
-                && visit(key, &value).is_break()
-            {
+            if visit(key, &value).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             if order == Ordering::Equal {

@@ -92,15 +92,13 @@ impl Store {
             false => 0,
         };
         let mut sparse: Vec<(u64, FileNumber, u64)> = Vec::new();
-        let waiting = desk.index.unmerged();
-        let waits = |number| waiting.iter().any(|file| file.number == number);
         for (number, file) in &desk.manifest.state.files {
             let live = desk.live.bytes(*number);
             // Of its records only: a small file is mostly footer, and would never be dense.
             let percent = live * 100 / file.record_bytes.max(1);
             let wanted =
                 live == 0 || percent < below_percent || reclaims.bad_footers.contains(number);
-            if wanted && !waits(*number) && !reclaims.impossible.contains(number) {
+            if wanted && !desk.index.waits(*number) && !reclaims.impossible.contains(number) {
                 sparse.push((percent, *number, live));
             }
         }

@@ -593,30 +593,19 @@ pub(super) fn put_record(out: &mut BytesMut, record: &TxnRecord) {
     put_bytes(out, &archived(record));
 }
 
+/// How plain data is written into memory.
+type Archiver<'a> = rkyv::api::high::HighSerializer<
+    rkyv::util::AlignedVec,
+    rkyv::ser::allocator::ArenaHandle<'a>,
+    rkyv::rancor::Error,
+>;
+
 /// A row's bytes.
-fn encode<T>(value: &T) -> Bytes
-where
-    T: for<'a> Serialize<
-        rkyv::api::high::HighSerializer<
-            rkyv::util::AlignedVec,
-            rkyv::ser::allocator::ArenaHandle<'a>,
-            rkyv::rancor::Error,
-        >,
-    >,
-{
+fn encode(value: &impl for<'a> Serialize<Archiver<'a>>) -> Bytes {
     Bytes::copy_from_slice(&archived(value))
 }
 
-fn archived<T>(value: &T) -> rkyv::util::AlignedVec
-where
-    T: for<'a> Serialize<
-        rkyv::api::high::HighSerializer<
-            rkyv::util::AlignedVec,
-            rkyv::ser::allocator::ArenaHandle<'a>,
-            rkyv::rancor::Error,
-        >,
-    >,
-{
+fn archived(value: &impl for<'a> Serialize<Archiver<'a>>) -> rkyv::util::AlignedVec {
     rkyv::to_bytes::<rkyv::rancor::Error>(value)
         .expect("plain data: serialising it into memory cannot fail")
 }

@@ -110,17 +110,24 @@ fn node_0_leads(world: &World) -> bool {
     leadership.is_some_and(|leadership| leadership.role == Role::Leader)
 }
 
+/// A quiet world in which node 1 can be asked for its vote twice: its followers do not hear each other, and what it
+/// tells the second is late.
+fn with_two_candidates(seed: u64) -> Result<World, String> {
+    let mut world = quiet_world(seed);
+    write(&mut world, 1)?;
+    world.run_ms(100);
+    for (one, other) in [(0, 2), (2, 0)] {
+        world.links[one][other].cut = true;
+    }
+    world.links[1][2].delay_us = (640_000, 640_001);
+    Ok(world)
+}
+
 /// Catalogue 22 and 5: a voter restarts after it has voted, and is asked again, for the same term.
 fn double_votes() -> Result<(), String> {
     for seed in 0..5 {
-        let mut world = quiet_world(seed);
-        write(&mut world, 1)?;
-        world.run_ms(100);
-        for (one, other) in [(0, 2), (2, 0)] {
-            world.links[one][other].cut = true;
-        }
         // Both followers are asked to campaign, one of them later than a restart is held back.
-        world.links[1][2].delay_us = (640_000, 640_001);
+        let mut world = with_two_candidates(seed)?;
         ask_both_to_campaign(&mut world)?;
         // To the very moment: nothing of the new term must reach the voter.
         for _ in 0..1_000 {
@@ -148,13 +155,7 @@ fn a_lost_vote_is_noticed() {
 /// The voter's vote is on its way to the disk when the power fails, and it is asked again.
 fn votes_before_they_are_synced() -> Result<(), String> {
     for seed in 0..5 {
-        let mut world = quiet_world(seed);
-        write(&mut world, 1)?;
-        world.run_ms(100);
-        for (one, other) in [(0, 2), (2, 0)] {
-            world.links[one][other].cut = true;
-        }
-        world.links[1][2].delay_us = (640_000, 640_001);
+        let mut world = with_two_candidates(seed)?;
         world.machines[1].disk_us = Some((400_000, 400_001));
         ask_both_to_campaign(&mut world)?;
         for _ in 0..5_000 {

@@ -109,6 +109,17 @@ fn an_entry_that_is_damaged_everywhere_waits_for_one_good_copy() {
     }
 }
 
+/// Node 0 was whole again: it takes part, under the id it had, after another crash as well.
+fn takes_part_again(mut world: World, seed: u64) {
+    world.kill(0);
+    world.start(0);
+    assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
+    world.kill(2);
+    write(&mut world, 1).expect("with it there is a majority");
+    let finished = world.finish().map(drop);
+    finished.unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+}
+
 /// The others have applied the entry, and let it go: the leader's state takes its place.
 #[test]
 fn a_damaged_entry_that_no_log_has_any_more_comes_with_a_snapshot() {
@@ -134,15 +145,7 @@ fn a_damaged_entry_that_no_log_has_any_more_comes_with_a_snapshot() {
         assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
         let whole = world.run_until(6_000, |world| world.replica(0, S).is_some());
         assert!(whole, "seed {seed}: it still stands aside");
-        world.kill(0);
-        world.start(0);
-        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
-        world.kill(2);
-        write(&mut world, 1).expect("with it there is a majority");
-        world
-            .finish()
-            .map(drop)
-            .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        takes_part_again(world, seed);
     }
 }
 
@@ -211,16 +214,7 @@ fn lost_rows_come_back_with_a_snapshot() {
         let whole = world.run_until(5_000, |world| world.replica(0, S).is_some());
         assert!(whole, "seed {seed}: it still stands aside");
         assert_eq!(world.counts.get("repaired"), Some(&1));
-        // It takes part, under the id it had, after another crash as well.
-        world.kill(0);
-        world.start(0);
-        assert_eq!(world.counts.get("damaged"), Some(&1), "seed {seed}");
-        world.kill(2);
-        write(&mut world, 1).expect("with it there is a majority");
-        world
-            .finish()
-            .map(drop)
-            .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        takes_part_again(world, seed);
     }
 }
 
