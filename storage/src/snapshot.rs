@@ -458,7 +458,7 @@ impl ImportChunk {
             }
             Phase::Forget(forgetting) => {
                 if forgetting.step(desk)? == JobStep::Done {
-                    let edit = forgetting.edit();
+                    let edit = forgetting.settle(desk)?;
                     let thresholds = Thresholds::new(&desk.manifest.state.thresholds);
                     let files = self.finished.drain(..).map(|file| Arc::new(file.into()));
                     let indexing = Indexing::new(files.collect(), thresholds);

@@ -180,6 +180,57 @@ fn entries_behind_a_snapshot_count_though_a_batch_was_waiting_before_it() {
     assert_eq!(to.store.log().last_index(SHARD).unwrap(), entry.id.index);
 }
 
+/// A shard was moved on before its snapshot was in: the replica is removed while the last chunk is written.
+#[test]
+fn a_replica_dropped_while_its_snapshot_is_switched_in_does_not_come_back() {
+    let (shard, first, second) = (ShardId(2), ReplicaId(22), ReplicaId(23));
+    let mut from = Rig::sim(27);
+    from.write(vec![put("a", "1")]).unwrap();
+    let (header, chunk) = from.exported(SHARD);
+    let mut to = Rig::sim(28);
+    to.create(shard, first).unwrap();
+    let import = to.store.import(shard, first, header);
+    to.store.import_chunk(import, chunk);
+    let mut under_way = Vec::new();
+    to.store.take_jobs(&mut under_way);
+    assert_eq!(under_way.len(), 1, "the chunk is being written");
+    to.store.drop_replica(shard, first, Some(KeyRange::all()));
+    for mut job in under_way {
+        while job.step() == JobStep::Again {}
+        to.store.complete(job).unwrap();
+    }
+    to.wait_for(|event| matches!(event, Event::Dropped { .. }));
+    assert_eq!(to.store.replica(shard), None);
+    assert_eq!(to.value(b"a"), None);
+    // Another one can begin, and is there at the next start.
+    to.create(shard, second).unwrap();
+    to.kill();
+    assert_eq!(to.store.replica(shard), Some(second));
+    assert_eq!(to.value(b"a"), None);
+}
+
+/// What the index has forgotten of a dropped range is durable before the manifest says that it is forgotten.
+#[test]
+fn a_dropped_range_stays_forgotten_when_the_process_dies() {
+    let (shard, first, second) = (ShardId(2), ReplicaId(22), ReplicaId(23));
+    let mut from = Rig::sim(27);
+    from.write(vec![put("a", "1")]).unwrap();
+    let (header, chunk) = from.exported(SHARD);
+    let mut to = Rig::sim(28);
+    to.create(shard, first).unwrap();
+    let import = to.store.import(shard, first, header.clone());
+    to.store.import_chunk(import, chunk);
+    to.run().unwrap();
+    mark(&mut to, (shard, first), header);
+    to.run().unwrap();
+    to.store.drop_replica(shard, first, Some(KeyRange::all()));
+    to.wait_for(|event| matches!(event, Event::Dropped { .. }));
+    to.create(shard, second).unwrap();
+    to.kill();
+    assert_eq!(to.store.replica(shard), Some(second));
+    assert_eq!(to.value(b"a"), None);
+}
+
 #[test]
 fn crash_between_each_two_steps_of_a_snapshot_switch() {
     let mut from = Rig::sim(22);
@@ -189,7 +240,8 @@ fn crash_between_each_two_steps_of_a_snapshot_switch() {
     }
     let new = from.model.clone();
     let (header, chunk) = from.exported(SHARD);
-    for step in 0.. {
+    let deaths: [fn(&mut Rig); 2] = [Rig::die, |rig| rig.cut_power(Survival::Random, Rot::Gone)];
+    for (step, death) in (0..).flat_map(|step| deaths.map(|death| (step, death))) {
         let mut to = Rig::sim(step);
         for n in 0..30u32 {
             to.write(vec![
@@ -199,6 +251,8 @@ fn crash_between_each_two_steps_of_a_snapshot_switch() {
             .unwrap();
             if n == 15 {
                 to.store.checkpoint();
+                // Their pointers, too, are in the index.
+                to.pass(10_000).unwrap();
             }
         }
         let import = to.store.import(SHARD, REPLICA, header.clone());
@@ -211,7 +265,7 @@ fn crash_between_each_two_steps_of_a_snapshot_switch() {
             to.store.submit(batch);
             crashed = to.run().is_err();
         }
-        to.cut_power(Survival::Random, Rot::Gone);
+        death(&mut to);
         to.disk().heal();
         to.reopen().unwrap();
         // Either the old state, whole, or the new one, whole.

@@ -70,7 +70,8 @@ fn ordered(problem: &Problem) -> Vec<Decision> {
     decisions
 }
 
-/// Makes a problem follow changes that the world has, and holds it to one loaded afresh. Whether it followed them by keys.
+/// Makes a problem follow changes that the world has, and holds it to one loaded afresh.
+/// Whether it followed them by keys.
 pub fn follow(
     problem: &mut Problem,
     (world, policies): (&World, &str),

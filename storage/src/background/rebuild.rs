@@ -132,14 +132,17 @@ fn catch_up(
         }
     }
     let mut forgetting = Forgetting::new(desk);
-    loop {
+    let edit = loop {
         match forgetting.step(desk) {
             Ok(JobStep::Again) => {}
-            Ok(JobStep::Done) => break,
+            Ok(JobStep::Done) => match forgetting.settle(desk) {
+                Ok(edit) => break edit,
+                Err(error) => return Ok(Err(error)),
+            },
             Err(error) => return Ok(Err(error)),
         }
-    }
-    if let Some(edit) = forgetting.edit() {
+    };
+    if let Some(edit) = edit {
         append(desk, vec![edit])?;
     }
     Ok(Ok(()))
@@ -297,9 +300,14 @@ impl Forgetting {
         desk.manifest.state.drops.iter().any(|drop| !drop.indexed)
     }
 
-    /// What to note when all is forgotten.
-    pub fn edit(&self) -> Option<Edit> {
-        self.before.map(Edit::DropsIndexed)
+    /// When all is forgotten: makes that durable, and says what to note. A note that outlived it would
+    /// leave pointers to rows that are gone, and nobody would look for them again.
+    pub fn settle(&self, desk: &Desk) -> Result<Option<Edit>, IndexError> {
+        let Some(before) = self.before else {
+            return Ok(None);
+        };
+        desk.index.sync()?;
+        Ok(Some(Edit::DropsIndexed(before)))
     }
 
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, IndexError> {

@@ -242,7 +242,7 @@ pub(crate) struct Forget {
 impl Forget {
     pub fn step(&mut self, desk: &mut Desk) -> Result<JobStep, Trouble> {
         if self.forgetting.step(desk)? == JobStep::Done {
-            if let Some(edit) = self.forgetting.edit() {
+            if let Some(edit) = self.forgetting.settle(desk)? {
                 desk.manifest.append(vec![edit])?;
             }
             self.finished = true;

@@ -326,6 +326,11 @@ impl Store {
             locals,
             ..
         } = import;
+        if self.is_dropped(replica) {
+            // Dropped while the last chunk was being written: the drop comes behind it, and ends what it
+            // has switched in.
+            return;
+        }
         self.active.remove_user(&header.range);
         self.active.remove_local(shard);
         self.cache.clear();

@@ -374,11 +374,16 @@ impl Rig {
 
     /// Opens again after the process died.
     pub fn kill(&mut self) {
+        self.die();
+        self.reopen().expect("a killed node opens");
+    }
+
+    /// The process dies.
+    pub fn die(&mut self) {
         if let Ground::Sim { disk, index } = &mut self.ground {
             *disk = disk.kill();
             index.rot(Rot::Behind);
         }
-        self.reopen().expect("a killed node opens");
     }
 
     /// Opens again after the machine lost its power.
