@@ -9,7 +9,7 @@ use synod_replication::NodeId;
 use synod_storage::ShardId;
 use synod_txn::Now;
 
-use super::cluster::{Seat, Shard};
+use super::cluster::{NodeStatus, Seat, Shard};
 use super::plan::{At, Class, Plan, Stage, Target};
 use super::records::{self, Head};
 use super::solver::{Answer, Decision, Move, Scope};
@@ -177,17 +177,28 @@ impl Controller {
         plan
     }
 
-    /// A move that was broken off between its steps has left a voter more than there are seats.
+    /// A move that was broken off between its steps has left a voter more than there are seats. It goes to the end of
+    /// the move, and back only if that was planned for other policies or to a node that is gone.
     fn tidy(&self, head: &Head, plan: &mut Plan) {
         for (&id, shard) in &self.cluster.shards {
             let surplus = shard.order.len() > self.cluster.replicas as usize;
             let Some(rows) = self.shown.shard(id).filter(|_| surplus) else {
                 continue;
             };
+            let is_good = |seat: &Seat| {
+                seat.node
+                    .is_some_and(|node| self.cluster.status(node) == NodeStatus::Up)
+            };
+            let replaced = self.plan.targets.get(&id);
+            let onward = replaced
+                .filter(|target| target.inputs.policies == head.inputs.policies)
+                .and_then(|target| target.next())
+                .filter(|stage| stage.seats.iter().all(is_good));
+            let seats = onward.map_or(&rows.seats, |stage| &stage.seats);
             let stage = || Stage {
                 round: 0,
-                seats: rows.seats.clone(),
-                leader: rows.leader,
+                seats: seats.clone(),
+                leader: None,
             };
             plan.targets.entry(id).or_insert_with(|| Target {
                 plan: head.plan,
@@ -237,6 +248,9 @@ impl Controller {
         for (seat, row) in seats.iter_mut().zip(&rows.seats) {
             seat.votes = row.votes && (!vacant || row.node.is_some());
         }
+        // The planner moves leadership within a round in any order, and a plan that is cut short ends in its midst.
+        let can_lead = |node: &NodeId| seats.iter().any(|s| s.votes && s.node == Some(*node));
+        let leader = leader.filter(can_lead);
         let stage = Stage {
             round: u32::try_from(round).unwrap_or(u32::MAX),
             seats,
@@ -311,9 +325,8 @@ impl Controller {
             }
             Class::Repair => "a hard policy is broken".to_owned(),
             Class::Request => {
-                let is_draining = |node: &NodeId| {
-                    self.cluster.status(*node) == super::cluster::NodeStatus::Draining
-                };
+                let is_draining =
+                    |node: &NodeId| self.cluster.status(*node) == NodeStatus::Draining;
                 let mut draining = sitting().filter(is_draining).peekable();
                 match draining.peek().is_some() {
                     true => format!("node {} is to be emptied", names(&mut draining)),

@@ -175,6 +175,8 @@ pub struct Shard {
     pub described_us: u64,
     /// Its copies that the controller of this term began.
     pub begun: BTreeSet<ReplicaId>,
+    /// Nodes for which this controller has ordered a copy that it has not seen yet.
+    pub awaited: BTreeSet<NodeId>,
     /// The nodes of its voters, in the order of their seats.
     pub order: Vec<NodeId>,
     /// Who leads it, as far as is known, and in which term.
@@ -200,6 +202,7 @@ impl Shard {
             descriptor,
             described_us,
             begun: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             order: Vec::new(),
             leader: None,
             load: Load::default(),

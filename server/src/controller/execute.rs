@@ -110,8 +110,10 @@ impl Controller {
                 self.waits.insert(id, why);
             }
             Next::Step(step) => {
-                // The plan that is being made, or written, begins with what its question has shown.
-                let is_replaced = self.asked.is_some() || self.writing.is_some();
+                // The plan that is being made, or written, begins with what its question has shown; and one that was
+                // made for other nodes or policies gives way to the next.
+                let is_outdated = self.urgent_us.is_some() && self.head.inputs != self.inputs();
+                let is_replaced = self.asked.is_some() || self.writing.is_some() || is_outdated;
                 if is_replaced && step.commits(shard) {
                     return;
                 }
@@ -143,6 +145,9 @@ impl Controller {
             },
             step: step.clone(),
         });
+        if let (Step::Add(node), Some(shard)) = (&step, self.cluster.shards.get_mut(&id)) {
+            shard.awaited.insert(*node);
+        }
         let ordered = Ordered {
             id: order,
             at_us: now.monotonic.0,
@@ -369,22 +374,31 @@ impl Controller {
                     self.led_by(id, heir);
                 }
                 self.describe(now, descriptor);
-                if let Some(Step::Add(node)) = step
-                    && let Some(shard) = self.cluster.shards.get_mut(&id)
-                {
-                    let copy = shard.on(node);
-                    shard.begun.extend(copy);
-                }
             }
-            Err(Refusal::Stale(descriptor)) => self.describe(now, descriptor),
+            Err(Refusal::Stale(descriptor)) => {
+                self.no_copy(id, step);
+                self.describe(now, descriptor);
+            }
             Err(
                 Refusal::NotLeader(_)
                 | Refusal::Superseded
                 | Refusal::Busy
                 | Refusal::NotCaughtUp
-                | Refusal::Invalid(_)
-                | Refusal::Unknown,
-            ) => self.pause(now, id),
+                | Refusal::Invalid(_),
+            ) => {
+                self.no_copy(id, step);
+                self.pause(now, id);
+            }
+            Err(Refusal::Unknown) => self.pause(now, id),
+        }
+    }
+
+    /// A step was refused: the copy that it asked for does not come.
+    fn no_copy(&mut self, id: ShardId, step: Option<Step>) {
+        if let Some(Step::Add(node)) = step
+            && let Some(shard) = self.cluster.shards.get_mut(&id)
+        {
+            shard.awaited.remove(&node);
         }
     }
 

@@ -148,6 +148,12 @@ impl Controller {
             .progress
             .retain(|replica, _| replicas.contains(replica));
         shard.begun.retain(|replica| replicas.contains(replica));
+        // Also when the answer to the order was lost.
+        for copy in &shard.descriptor.replicas {
+            if shard.awaited.remove(&copy.node) {
+                shard.begun.insert(copy.replica);
+            }
+        }
         let seats = self.plan.targets.get(&id).and_then(|target| target.next());
         let seats = seats.map_or_else(Vec::new, |stage| stage.seats.clone());
         shard.reseat(&seats);

@@ -45,6 +45,7 @@ pub mod plan;
 pub mod policies;
 pub mod records;
 mod replace;
+mod reseat;
 pub mod review;
 mod settings;
 pub mod solver;

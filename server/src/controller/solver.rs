@@ -20,6 +20,7 @@ use synod_storage::ShardId;
 
 use super::filter::Filter;
 use super::plan::Class;
+use super::reseat::{Ends, reseat, tell_apart};
 use super::tables::{TABLES, node_of, node_text};
 
 /// One changed row of the tables `replicas` and `leaders`.
@@ -126,6 +127,8 @@ pub struct Decision {
 #[derive(Debug)]
 pub struct Solver {
     problem: Option<Problem>,
+    /// Whether its policies tell the seats of a shard apart.
+    seats_differ: bool,
     config: Config,
 }
 
@@ -137,6 +140,7 @@ impl Solver {
     pub fn new(config: Config) -> Solver {
         Solver {
             problem: None,
+            seats_differ: false,
             config,
         }
     }
@@ -163,6 +167,7 @@ impl Solver {
                 (policies.as_str(), Source::Policies),
             ];
             self.problem = Some(Problem::load_scripts(&scripts)?);
+            self.seats_differ = tell_apart(policies);
         }
         let Some(problem) = &mut self.problem else {
             return Ok(Decision {
@@ -194,7 +199,8 @@ impl Solver {
                 ..Decision::default()
             });
         }
-        let mut decision = order(problem, &question, &decided, &broken)?;
+        let seats_differ = self.seats_differ;
+        let mut decision = order(problem, &question, &decided, (&broken, seats_differ))?;
         let tiers = judged.tiers.iter();
         decision.present = tiers.map(|(tier, sum)| (*tier, sum.as_f64())).collect();
         Ok(decision)
@@ -228,7 +234,7 @@ fn order(
     problem: &mut Problem,
     question: &Question,
     decided: &Decided,
-    broken: &[PolicyRow],
+    (broken, seats_differ): (&[PolicyRow], bool),
 ) -> synod_placement::Result<Decision> {
     let assignments = match decided.status {
         Status::Optimal | Status::Feasible => &decided.assignments,
@@ -236,7 +242,7 @@ fn order(
         Status::Infeasible | Status::Unknown => &decided.relaxed,
     };
     // Where each decision goes: first what was under way, then what is new.
-    let mut ends: BTreeMap<(ShardId, Option<u32>), Option<NodeId>> = BTreeMap::new();
+    let mut ends = Ends::new();
     for change in &question.decided {
         if let Some((key, node)) = row_end(change) {
             ends.insert(key, node);
@@ -244,6 +250,9 @@ fn order(
     }
     for (key, node) in assignments.iter().filter_map(end_of) {
         ends.insert(key, node);
+    }
+    if !seats_differ {
+        reseat(&mut ends, &question.filter.shards);
     }
     let mut decision = summary(decided, broken);
     let bad = question.filter.shards_of(broken);
