@@ -243,19 +243,7 @@ impl Controller {
                 Move::Leader { to, .. } => leader = Some(to),
             }
         }
-        // Until all of them are placed, a shard's further first voters get no vote: two voters stop when either does.
-        let vacant = seats.iter().any(|seat| seat.node.is_none());
-        for (seat, row) in seats.iter_mut().zip(&rows.seats) {
-            seat.votes = row.votes && (!vacant || row.node.is_some());
-        }
-        // The planner moves leadership within a round in any order, and a plan that is cut short ends in its midst.
-        let can_lead = |node: &NodeId| seats.iter().any(|s| s.votes && s.node == Some(*node));
-        let leader = leader.filter(can_lead);
-        let stage = Stage {
-            round: u32::try_from(round).unwrap_or(u32::MAX),
-            seats,
-            leader,
-        };
+        let stage = staged(round, seats, &rows.seats, leader);
         let nodes: Vec<NodeId> = stage.seats.iter().filter_map(|seat| seat.node).collect();
         let distinct: BTreeSet<&NodeId> = nodes.iter().collect();
         if distinct.len() < nodes.len() {
@@ -338,6 +326,23 @@ impl Controller {
     }
 }
 
+/// A stage with these seats, whose votes are those of the rows.
+fn staged(round: usize, mut seats: Vec<Seat>, rows: &[Seat], leader: Option<NodeId>) -> Stage {
+    // Until all of them are placed, a shard's further first voters get no vote: two voters stop when either does.
+    let vacant = seats.iter().any(|seat| seat.node.is_none());
+    for (seat, row) in seats.iter_mut().zip(rows) {
+        seat.votes = row.votes && (!vacant || row.node.is_some());
+    }
+    // The planner moves leadership within a round in any order, and a plan that is cut short ends in its midst.
+    let can_lead = |node: &NodeId| seats.iter().any(|s| s.votes && s.node == Some(*node));
+    let leader = leader.filter(can_lead);
+    Stage {
+        round: u32::try_from(round).unwrap_or(u32::MAX),
+        seats,
+        leader,
+    }
+}
+
 /// The present value of each tier, with the bound that the decision knows.
 fn present(decision: &Decision) -> Vec<(u32, f64, Option<f64>)> {
     let bound = |tier: u32| {
@@ -353,6 +358,18 @@ fn present(decision: &Decision) -> Vec<(u32, f64, Option<f64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_has_a_seat_leads_a_stage() {
+        let seat = |n: u128| Seat {
+            node: Some(NodeId(n)),
+            votes: true,
+        };
+        let seats = vec![seat(1), seat(2), seat(3)];
+        let led = |leader| staged(0, seats.clone(), &seats, Some(NodeId(leader))).leader;
+        assert_eq!(led(2), Some(NodeId(2)));
+        assert_eq!(led(4), None);
+    }
 
     #[test]
     fn a_stored_plan_is_read_back() {
