@@ -308,16 +308,32 @@ impl Node {
             until its peers have repaired it, or another one takes its place");
         match damage {
             Damage::Entries { .. } | Damage::Rows => {}
-            Damage::Irreparable => {
-                let node = self.id();
-                let row = DamagedReplica {
-                    shard,
-                    replica,
-                    node,
-                };
-                let key = Table::Damaged(replica).key();
-                self.write_row(now, key, 1, Some(row.encode()));
-            }
+            Damage::Irreparable => self.report_damage(now, shard, replica),
+        }
+    }
+
+    fn report_damage(&mut self, now: Now, shard: ShardId, replica: ReplicaId) {
+        let node = self.id();
+        let row = DamagedReplica {
+            shard,
+            replica,
+            node,
+        };
+        let key = Table::Damaged(replica).key();
+        self.write_row(now, key, 1, Some(row.encode()));
+    }
+
+    /// Reports once more what is damaged beyond repair: a node that its peers do not let in for a while cannot write
+    /// that down. What was written down already is not written again.
+    pub(super) fn report_damages(&mut self, now: Now) {
+        let irreparable: Vec<(ShardId, ReplicaId)> = self
+            .replication
+            .damaged()
+            .filter(|(_, _, damage)| *damage == Damage::Irreparable)
+            .map(|(shard, replica, _)| (shard, replica))
+            .collect();
+        for (shard, replica) in irreparable {
+            self.report_damage(now, shard, replica);
         }
     }
 }

@@ -501,6 +501,7 @@ impl Node {
         if now.monotonic.0 >= self.next_sweep_us {
             self.next_sweep_us = now.monotonic.0 + SWEEP_US;
             self.reconcile_all();
+            self.report_damages(now);
         }
         self.advance_stop(now);
         self.observe_tick();
