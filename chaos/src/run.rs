@@ -63,7 +63,10 @@ pub fn run(plan: &Plan) -> RunReport {
         runtime.set_time_limit(TIME_LIMIT);
         let judged = runtime.block_on(async {
             let judged = live(plan, &traces).await;
-            (judged, Duration::from_micros(world_us()))
+            let simulated = Duration::from_micros(world_us());
+            // The world has ended: its tasks are dropped when they are looked at.
+            madsim::time::sleep(Duration::from_millis(1)).await;
+            (judged, simulated)
         });
         simulated = judged.1;
         judged.0

@@ -118,8 +118,13 @@ impl Machine {
         self.up && !self.lock().stopped
     }
 
-    pub(super) fn stop(&mut self, end: End) {
+    /// Kills whatever runs, for good.
+    pub(super) fn end(&self) {
         Handle::current().kill(self.node.id());
+    }
+
+    pub(super) fn stop(&mut self, end: End) {
+        self.end();
         self.up = false;
         let mut state = self.lock();
         state.clock.release();

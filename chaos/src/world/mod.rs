@@ -89,6 +89,20 @@ pub struct World {
     rng: SmallRng,
 }
 
+/// Tasks wait for each other and hold what the others wait for: a simulation that just ends leaves all of it in memory.
+/// Those of a killed node are dropped, once the simulation goes on for a moment.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for machine in &self.machines {
+            machine.end();
+        }
+        Handle::current().kill(self.clients.id());
+    }
+}
+
 impl World {
     /// Machines, started.
     pub fn new(seed: u64, setup: Setup) -> Self {
