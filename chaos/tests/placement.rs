@@ -5,8 +5,8 @@
 
 mod support;
 
-use synod_chaos::fault::Fault;
-use synod_chaos::plan::Menu;
+use synod_chaos::fault::{Fault, Strike};
+use synod_chaos::plan::{Menu, Plan};
 use synod_chaos::report::Failure;
 use synod_chaos::run::run;
 use synod_chaos::workload::Workload;
@@ -23,20 +23,22 @@ fn hold(default: std::ops::Range<u64>, menu: &Menu) {
             ..menu.clone()
         }
         .plan(seed);
-        let report = run(&plan);
-        let [ok, failed, unknown] = report.counts();
-        println!(
-            "{plan}: {ok} succeeded, {failed} failed, {unknown} unknown, {} s simulated",
-            report.simulated.as_secs()
-        );
-        match report.failure {
-            None | Some(Failure::Idle { .. }) => {}
-            Some(failure) => {
-                let text = serde_json::to_string(&plan).expect("a plan is JSON");
-                panic!(
-                    "{plan}: {failure}\nreplay: cargo xtask chaos --plan FILE, with FILE:\n{text}"
-                );
-            }
+        carry_out(&plan);
+    }
+}
+
+fn carry_out(plan: &Plan) {
+    let report = run(plan);
+    let [ok, failed, unknown] = report.counts();
+    println!(
+        "{plan}: {ok} succeeded, {failed} failed, {unknown} unknown, {} s simulated",
+        report.simulated.as_secs()
+    );
+    match report.failure {
+        None | Some(Failure::Idle { .. }) => {}
+        Some(failure) => {
+            let text = serde_json::to_string(plan).expect("a plan is JSON");
+            panic!("{plan}: {failure}\nreplay: cargo xtask chaos --plan FILE, with FILE:\n{text}");
         }
     }
 }
@@ -89,6 +91,25 @@ fn controllers_end_in_the_midst_of_it() {
         ..Menu::default()
     };
     hold(30..33, &menu);
+}
+
+/// Its machine is counted again once it has begun anew, also when nothing strikes any more by then.
+#[test]
+fn a_node_leaves_as_the_faults_end() {
+    log();
+    let mut plan = Menu {
+        nodes: Some(3),
+        placed: Some(true),
+        ..Menu::default()
+    }
+    .plan(60);
+    plan.strikes = vec![Strike {
+        at_ms: plan.safety_ms - 1,
+        for_ms: 3_000,
+        fault: Fault::Leave,
+        draw: 0,
+    }];
+    carry_out(&plan);
 }
 
 #[test]

@@ -293,3 +293,10 @@ pub struct Strike {
     /// What victims and amounts are drawn from.
     pub draw: u64,
 }
+
+impl Strike {
+    /// When it is over, since the clients began.
+    pub(crate) fn end_ms(&self) -> u64 {
+        self.at_ms + self.for_ms.max(1)
+    }
+}

@@ -41,7 +41,6 @@ impl Strikes {
     pub fn new(strikes: &[Strike], seed: u64, nodes: usize) -> Self {
         let mut moments = BTreeMap::new();
         for (i, strike) in strikes.iter().enumerate() {
-            let end_ms = strike.at_ms + strike.for_ms.max(1);
             moments.insert((strike.at_ms, i), Moment::Begin);
             if let Some(beat_ms) = strike.fault.beat_ms() {
                 for beat in 1..strike.for_ms.div_ceil(beat_ms) {
@@ -52,7 +51,7 @@ impl Strikes {
                 let at_ms = strike.at_ms + strike.for_ms * percent / 100;
                 moments.insert((at_ms, i), Moment::Turn);
             }
-            moments.insert((end_ms, i), Moment::End);
+            moments.insert((strike.end_ms(), i), Moment::End);
         }
         Self {
             moments,
@@ -100,6 +99,13 @@ impl Strikes {
         }
         let rest = Duration::from_micros(until_us.saturating_sub(world_us()));
         tokio::time::sleep(rest).await;
+        // A node that was told to leave may do so later than everything else heals: what is under way ends first.
+        for i in self.victims.keys() {
+            if self.strikes[*i].end_ms() * 1000 + begin_us >= until_us {
+                self.end(world, *i, &self.strikes[*i]);
+                world.timeline.add(world_us(), What::Undone { strike: *i });
+            }
+        }
     }
 }
 
