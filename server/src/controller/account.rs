@@ -54,6 +54,14 @@ impl Controller {
             self.verdict.waiting.values().copied(),
             "a better place is known for ",
         ));
+        let strays = self.strays().count();
+        if strays > 0 {
+            lines.push(format!(
+                "copies of {} are in no plan: they are removed when nobody has made use of them for {}",
+                shards(strays),
+                seconds(self.settings.stray_us)
+            ));
+        }
         if lines.is_empty() {
             lines.push(match self.is_settled() {
                 true => "settled: nothing is to be moved".to_owned(),

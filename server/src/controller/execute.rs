@@ -11,7 +11,7 @@ use synod_txn::{Authority, Now, ReplicaRole, ShardDescriptor};
 
 use super::advance::{Next, Step, next};
 use super::cluster::{Duty, Progress, Shard};
-use super::plan::{Class, Plan, Stage, Target};
+use super::plan::{Class, Plan, Target};
 use super::records::{self, Head};
 use super::{Controller, Effect, Refusal};
 
@@ -197,49 +197,6 @@ impl Controller {
             id: write,
             rows: vec![row],
         });
-    }
-
-    /// Copies that no plan wants are removed: they were begun by a plan that has been replaced. Those that this
-    /// controller did not begin are left alone for a while: an operator who moves a replica by hand begins with such a
-    /// copy, too.
-    fn sweep(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let undecided = self.urgent_us.is_some() || self.asked.is_some();
-        if undecided || self.writing.is_some() || self.head.plan == 0 {
-            return;
-        }
-        let mut strays = Vec::new();
-        for (&id, shard) in &self.cluster.shards {
-            let since_us = now.monotonic.0.saturating_sub(shard.described_us);
-            if shard.learners().next().is_none()
-                || (since_us < self.settings.stray_us && !shard.is_only_ours())
-                || self.plan.targets.contains_key(&id)
-                || !self.may_step(id, now)
-            {
-                continue;
-            }
-            let seats = self.cluster.seats(shard);
-            let hidden = shard.order.iter().map(|node| super::cluster::Seat {
-                node: Some(*node),
-                votes: true,
-            });
-            let stage = Stage {
-                round: 0,
-                seats: seats.into_iter().chain(hidden).collect(),
-                leader: None,
-            };
-            let stray = shard
-                .learners()
-                .any(|node| !stage.seats.iter().any(|seat| seat.node == Some(node)));
-            if let (true, Next::Step(step @ Step::Replace { .. })) =
-                (stray, next(&self.cluster, shard, &stage))
-                && !step.commits(shard)
-            {
-                strays.push((id, step));
-            }
-        }
-        for (id, step) in strays {
-            self.order(now, id, step, effects);
-        }
     }
 
     /// What is on its way, and what lies where.

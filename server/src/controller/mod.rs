@@ -49,6 +49,7 @@ mod reseat;
 pub mod review;
 mod settings;
 pub mod solver;
+mod stray;
 pub mod tables;
 mod tell;
 pub mod worker;
@@ -281,5 +282,6 @@ impl Controller {
             && self.urgent_us.is_none()
             && self.whole_us.is_none()
             && self.ordered.is_empty()
+            && self.strays().next().is_none()
     }
 }
