@@ -81,8 +81,12 @@ async fn read_alike(addresses: &[String]) -> Result<(i64, Vec<(usize, Rows)>), S
             continue;
         };
         version = Some(at);
-        let rows = rows(&mut connection).await;
-        read.push((node, rows.map_err(|e| format!("node {node}: {e}"))?));
+        match rows(&mut connection).await {
+            Ok(rows) => read.push((node, rows)),
+            // One that was removed while it was cut off is away for minutes.
+            Err(Error::Server(error)) if error.code == "NOTSERVING" => {}
+            Err(error) => return Err(format!("node {node}: {error}")),
+        }
     }
     let version = version.ok_or("no node begins a snapshot")?;
     Ok((version, read))

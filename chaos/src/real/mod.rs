@@ -221,7 +221,7 @@ async fn strike(
     let mut moments: BTreeMap<(u64, usize), bool> = BTreeMap::new();
     for (i, strike) in plan.strikes.iter().enumerate() {
         moments.insert((strike.at_ms, i), true);
-        moments.insert((strike.at_ms + strike.for_ms.max(1), i), false);
+        moments.insert((strike.end_ms(), i), false);
     }
     moments.insert((plan.safety_ms, usize::MAX), false);
     let mut struck: BTreeMap<usize, Struck> = BTreeMap::new();
