@@ -199,19 +199,6 @@ impl Replication {
         let lease_end = group.leading.as_ref().and_then(|leading| {
             leading.lease_end(group.replica, &group.configuration, self.config.lease_us())
         });
-        let matched = if group.is_leader() {
-            let others = group
-                .raft
-                .raft
-                .prs()
-                .iter()
-                .filter(|(id, _)| **id != group.replica.0);
-            others
-                .map(|(&id, progress)| (ReplicaId(id), progress.matched))
-                .collect()
-        } else {
-            BTreeMap::new()
-        };
         Some(GroupStatus {
             replica: group.replica,
             leadership: group.leadership(),
@@ -221,7 +208,7 @@ impl Replication {
             applied: group.applied(),
             quiet: group.is_quiet(),
             lease_end,
-            matched,
+            lacks: lacks(group),
         })
     }
 
@@ -249,4 +236,23 @@ impl Replication {
         }
         self.mark(shard);
     }
+}
+
+/// What each member lacks of a leader's log ([`GroupStatus::lacks`]).
+fn lacks(group: &Group) -> BTreeMap<ReplicaId, u64> {
+    if !group.is_leader() {
+        return BTreeMap::new();
+    }
+    let raft = &group.raft.raft;
+    let (first, last) = (raft.raft_log.first_index(), raft.raft_log.last_index());
+    let of_member = |(&id, progress): (&u64, &raft::Progress)| {
+        let lacks = match progress.matched {
+            _ if id == group.replica.0 => 0,
+            0 => u64::MAX,
+            matched if matched + 1 < first => u64::MAX,
+            matched => last.saturating_sub(matched),
+        };
+        (ReplicaId(id), lacks)
+    };
+    raft.prs().iter().map(of_member).collect()
 }

@@ -123,9 +123,10 @@ pub struct GroupStatus {
     pub quiet: bool,
     /// Until when it holds a lease, if it leads.
     pub lease_end: Option<Micros>,
-    /// If it leads: the index up to which each other member's log is known to agree and be
-    /// durable.
-    pub matched: BTreeMap<ReplicaId, u64>,
+    /// If it leads: how many entries each member lacks, itself included, as far as is known.
+    /// `u64::MAX` for one that has confirmed nothing yet, or no longer finds in the log what it lacks:
+    /// it waits for a snapshot, however short the log is.
+    pub lacks: BTreeMap<ReplicaId, u64>,
 }
 
 /// All replicas of a node.

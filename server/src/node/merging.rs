@@ -244,12 +244,10 @@ impl Node {
         let Some(status) = self.replication.status(shard) else {
             return Err(self.not_leader(shard));
         };
-        for (replica, _) in status.configuration.nodes.iter() {
-            let matched = status.matched.get(replica).copied().unwrap_or(0);
-            let lag_entries = status.last.index.saturating_sub(matched);
-            if *replica != status.replica && lag_entries > LAG_ENTRIES_MAX {
+        for (&replica, &lag_entries) in &status.lacks {
+            if lag_entries > LAG_ENTRIES_MAX {
                 return Err(Refusal::NotCaughtUp {
-                    replica: *replica,
+                    replica,
                     lag_entries,
                 });
             }

@@ -517,8 +517,7 @@ impl Node {
             own: status.replica,
             descriptor,
             configuration: &status.configuration,
-            last_index: status.last.index,
-            matched: &status.matched,
+            lacks: &status.lacks,
         };
         let changes = check::change(&standing, changes, self)?;
         match self
@@ -553,8 +552,7 @@ impl Node {
         if !self.is_alive(node) {
             return Err(Refusal::Invalid(format!("node {node} is not reachable")));
         }
-        let matched = status.matched.get(&to).copied().unwrap_or(0);
-        let lag_entries = status.last.index.saturating_sub(matched);
+        let lag_entries = status.lacks.get(&to).copied().unwrap_or(u64::MAX);
         if lag_entries > check::LAG_ENTRIES_MAX {
             return Err(Refusal::NotCaughtUp {
                 replica: to,

@@ -187,11 +187,6 @@ impl Node {
         let led = shards.into_iter().filter_map(|shard| {
             let status = self.replication.status(shard)?;
             let leads = status.leadership.role == Role::Leader && status.leadership.serving;
-            // Who has confirmed nothing yet lacks everything, however short the log is: it waits for a snapshot.
-            let lacks = |matched: u64| match matched {
-                0 => u64::MAX,
-                matched => status.last.index.saturating_sub(matched),
-            };
             let weight = match shard == SYSTEM_SHARD {
                 true => Some(Weight {
                     bytes: SYSTEM_BYTES,
@@ -207,12 +202,7 @@ impl Node {
                 reads_per_s: weight.map_or(0, |weight| weight.reads_per_s),
                 writes_per_s: weight.map_or(0, |weight| weight.writes_per_s),
                 joint: status.configuration.is_joint(),
-                lacks: status
-                    .matched
-                    .iter()
-                    .map(|(replica, matched)| (*replica, lacks(*matched)))
-                    .chain([(status.replica, 0)])
-                    .collect(),
+                lacks: status.lacks.into_iter().collect(),
             })
         });
         led.collect()

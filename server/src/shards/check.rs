@@ -23,10 +23,8 @@ pub struct Standing<'a> {
     pub descriptor: &'a ShardDescriptor,
     /// The members as applied.
     pub configuration: &'a Configuration,
-    /// The last entry of the leader's log.
-    pub last_index: u64,
-    /// How far the other members' logs are known to agree.
-    pub matched: &'a BTreeMap<ReplicaId, u64>,
+    /// How many entries each member is known to lack; `u64::MAX`: everything.
+    pub lacks: &'a BTreeMap<ReplicaId, u64>,
 }
 
 /// What is known of nodes.
@@ -39,13 +37,7 @@ pub trait Nodes {
 
 impl Standing<'_> {
     fn lag_entries(&self, replica: ReplicaId) -> u64 {
-        match replica == self.own {
-            true => 0,
-            false => {
-                let matched = self.matched.get(&replica).copied().unwrap_or(0);
-                self.last_index.saturating_sub(matched)
-            }
-        }
+        self.lacks.get(&replica).copied().unwrap_or(u64::MAX)
     }
 }
 
@@ -193,20 +185,18 @@ mod tests {
             },
             configuration,
         );
-        let mut matched: BTreeMap<ReplicaId, u64> = configuration
-            .nodes
-            .keys()
-            .map(|replica| (*replica, 10_000))
-            .collect();
-        for (replica, lag) in lagging {
-            matched.insert(ReplicaId(*replica), 10_000 - lag);
-        }
+        let replicas = configuration.nodes.keys();
+        let mut lacks: BTreeMap<ReplicaId, u64> = replicas.map(|replica| (*replica, 0)).collect();
+        lacks.extend(
+            lagging
+                .iter()
+                .map(|(replica, lag)| (ReplicaId(*replica), *lag)),
+        );
         let standing = Standing {
             own: ReplicaId(1),
             descriptor: &descriptor,
             configuration,
-            last_index: 10_000,
-            matched: &matched,
+            lacks: &lacks,
         };
         change(
             &standing,
@@ -238,6 +228,24 @@ mod tests {
                 replica: R3,
                 lag_entries: 5_000
             })
+        );
+    }
+
+    /// However short the log is: it waits for a snapshot, which may be long.
+    #[test]
+    fn who_has_nothing_gets_no_vote() {
+        let grown = configuration(&[1, 2, 3], &[4]);
+        let moved = [
+            Change::Promote {
+                replica: ReplicaId(4),
+            },
+            Change::Remove { replica: R3 },
+        ];
+        assert!(judge(&grown, &moved, &[], &[]).is_ok());
+        let refusal = judge(&grown, &moved, &[(4, u64::MAX)], &[]).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "replica 4 has nothing yet: try again when it has caught up"
         );
     }
 

@@ -110,6 +110,14 @@ pub enum Change {
     },
 }
 
+fn lag(entries: u64) -> String {
+    match entries {
+        u64::MAX => "has nothing yet".to_owned(),
+        1 => "lacks an entry".to_owned(),
+        entries => format!("lacks {entries} entries"),
+    }
+}
+
 /// Why a shard did not take a step. Nothing has happened, except where it says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Archive, Serialize, Deserialize)]
 pub enum Refusal {
@@ -135,11 +143,11 @@ pub enum Refusal {
     #[error("another change of the shard is under way: try again")]
     Busy,
     /// A replica that is to vote lacks too much of the log.
-    #[error("replica {replica} lacks {lag_entries} entries: try again when it has caught up")]
+    #[error("replica {replica} {}: try again when it has caught up", lag(*lag_entries))]
     NotCaughtUp {
         /// The replica.
         replica: ReplicaId,
-        /// How many entries.
+        /// How many entries; `u64::MAX`: everything.
         lag_entries: u64,
     },
     /// Too few of the resulting voters are alive and up to date: the shard could stand still.

@@ -56,7 +56,15 @@ fn has_caught_up(world: &mut World, node: usize) -> bool {
 fn a_new_replica_gets_the_state_in_chunks() {
     let mut world = with_rows(100);
     add_learner(&mut world, 500);
+    // Far fewer entries than would count as a lag: but what it waits for is a snapshot.
+    let lacks = |world: &World| {
+        let leader = world.machines[1].process.as_ref()?;
+        let status = leader.replication.status(S)?;
+        status.lacks.get(&ReplicaId(500)).copied()
+    };
+    assert!(world.run_until(1_000, |world| lacks(world) == Some(u64::MAX)));
     assert!(world.run_until(3_000, |world| has_caught_up(world, 3)));
+    assert!(world.run_until(1_000, |world| lacks(world) == Some(0)));
     assert_eq!(world.counts.get("snapshots"), Some(&1));
     assert!(world.counts["chunks"] >= 3, "{:?}", world.counts);
     let voter = Member {
