@@ -15,7 +15,7 @@ use synod_storage::{KeyRange, ReplicaId, ShardId};
 use synod_txn::{
     Advance, Event as ShardEvent, KEY_BYTES_MAX, Now, Replica, SYSTEM_SHARD, ShardDescriptor,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::merging::Merging;
 use super::turn::{Effects, Node};
@@ -98,20 +98,29 @@ impl Node {
         if self.orders.is_idle() {
             return;
         }
-        let Self {
-            orders,
-            gateway,
-            directory,
-            ..
-        } = self;
-        let due = orders.due(
+        // What this node leads it knows best, also when no client has asked for it lately.
+        let shards = self.orders.asking(now.monotonic.0);
+        let led: Vec<ShardId> = shards
+            .filter(|shard| self.leading_term(*shard).is_some())
+            .collect();
+        let me = self.id();
+        let due = self.orders.due(
             now.monotonic.0,
-            |shard| gateway.leader(shard),
-            |shard| directory.shard(shard),
+            |shard| match led.contains(&shard) {
+                true => Some(me),
+                false => self.gateway.leader(shard),
+            },
+            |shard| self.directory.shard(shard),
         );
         for (node, id, order) in due {
-            if node == self.id() {
+            debug!(shard = %order.shard, to = %node, id = id.0, step = ?order.step, "an order is sent");
+            if node == me {
                 self.ordered(now, node, id.0, order, effects);
+                continue;
+            }
+            if !self.is_alive(node) {
+                // It would wait for an answer until its time is over: another one may lead.
+                self.orders.unsent(now.monotonic.0, id);
                 continue;
             }
             let message = Message::Order { id: id.0, order };
@@ -175,6 +184,7 @@ impl Node {
             self.orders.answered(now.monotonic.0, me, OrderId(id), end);
             return;
         }
+        debug!(%to, id, ?end, "an order is answered");
         let message = match end {
             Ok(descriptor) => Message::Done { id, descriptor },
             Err(refusal) => Message::Refused { id, refusal },

@@ -84,6 +84,14 @@ impl Orders {
         self.waiting.is_empty() && self.done.is_empty()
     }
 
+    /// The shards whose leaders are to be asked now.
+    pub fn asking(&self, now_us: u64) -> impl Iterator<Item = ShardId> + '_ {
+        let waiting = self.waiting.values();
+        waiting
+            .filter(move |waiting| waiting.sent.is_none() && now_us >= waiting.due_us)
+            .map(|waiting| waiting.order.shard)
+    }
+
     /// The orders that are to be sent now. `leader` is who is thought to lead a shard, `shard` what
     /// is known of one.
     pub fn due<'a>(
