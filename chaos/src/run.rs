@@ -168,7 +168,7 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
     sound(&world)?;
     let observer = alive.map_err(Failure::Stuck)?;
     if plan.placed {
-        settling::settle(&world).await?;
+        settling::settle(&mut world).await?;
     }
     let addresses = world.client_addresses();
     let clocks_agree = !plan
@@ -186,15 +186,19 @@ async fn live(plan: &Plan, traces: &RefCell<Option<Traces>>) -> Result<(), Failu
     if let Some(lost) = plan.bereaved_of.filter(|_| ending::can_lose_one(plan)) {
         ending::bereave(&mut world, observer, usize::from(lost)).await?;
         if plan.placed && plan.nodes > 3 {
-            settling::settle(&world).await?;
+            settling::settle(&mut world).await?;
         }
     }
     is_telling(&history)
 }
 
 pub(crate) async fn joined<T>(task: madsim::task::JoinHandle<T>) -> Result<T, Failure> {
-    task.await
-        .map_err(|error| Failure::Panicked(error.to_string()))
+    ended(task.await)
+}
+
+/// What a task came to.
+pub(crate) fn ended<T>(end: Result<T, madsim::task::JoinError>) -> Result<T, Failure> {
+    end.map_err(|error| Failure::Panicked(error.to_string()))
 }
 
 /// Neither an invariant was broken, nor did a node stop without excuse.

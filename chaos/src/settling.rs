@@ -8,7 +8,7 @@ use synod_client::{Client, Options};
 
 use crate::agreement::status;
 use crate::report::Failure;
-use crate::run::{joined, sound};
+use crate::run::{ended, sound};
 use crate::world::World;
 
 /// Within it the world comes to rest: a node that was removed alive is away for minutes, and after a mass of losses
@@ -20,10 +20,18 @@ const CALM: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits until the running nodes say that every shard has all its replicas, on members, and that none is moved.
-pub(crate) async fn settle(world: &World) -> Result<(), Failure> {
+pub(crate) async fn settle(world: &mut World) -> Result<(), Failure> {
+    world.renew();
     let all = world.client_addresses();
     let running: Vec<String> = world.running().iter().map(|i| all[*i].clone()).collect();
-    let settled = joined(world.spawn(move || is_settled(running))).await?;
+    let mut settling = world.spawn(move || is_settled(running));
+    let settled = loop {
+        tokio::select! {
+            biased;
+            settled = &mut settling => break ended(settled)?,
+            () = tokio::time::sleep(LOOK) => world.renew(),
+        }
+    };
     sound(world)?;
     settled.map_err(Failure::Stuck)
 }

@@ -99,13 +99,6 @@ impl Strikes {
         }
         let rest = Duration::from_micros(until_us.saturating_sub(world_us()));
         tokio::time::sleep(rest).await;
-        // A node that was told to leave may do so later than everything else heals: what is under way ends first.
-        for i in self.victims.keys() {
-            if self.strikes[*i].end_ms() * 1000 + begin_us >= until_us {
-                self.end(world, *i, &self.strikes[*i]);
-                world.timeline.add(world_us(), What::Undone { strike: *i });
-            }
-        }
     }
 }
 
@@ -239,8 +232,8 @@ impl Strikes {
             // What was ordered stays.
             Fault::Transfer | Fault::Move | Fault::Split | Fault::Merge | Fault::Learner => {}
             Fault::RollingRestart | Fault::Replace => {}
-            // It has left, or will find that it must: its machine begins anew.
-            Fault::Leave => victims.iter().for_each(|node| world.replace(*node)),
+            // If it has left, its machine begins anew. It may have been refused: the last member stays.
+            Fault::Leave => victims.iter().for_each(|node| world.restart(*node)),
             Fault::ClockDrift => victims
                 .iter()
                 .for_each(|node| world.set_clock(*node, Some(0), None)),

@@ -118,6 +118,11 @@ impl Machine {
         self.up && !self.lock().stopped
     }
 
+    /// Whether its process has stopped because its node left.
+    pub(super) fn has_left(&self) -> bool {
+        self.up && self.lock().left
+    }
+
     /// Kills whatever runs, for good.
     pub(super) fn end(&self) {
         Handle::current().kill(self.node.id());

@@ -205,6 +205,15 @@ impl World {
         }
     }
 
+    /// Machines whose node has left its cluster for good, by an order that took its time, begin anew.
+    pub fn renew(&mut self) {
+        for i in 0..self.machines.len() {
+            if self.machines[i].has_left() {
+                self.start(i);
+            }
+        }
+    }
+
     /// Ends a node's process and starts it again, at once.
     pub fn restart(&mut self, i: usize) {
         self.stop(i, End::Kill);
