@@ -43,6 +43,20 @@ pub(crate) enum Query {
     },
 }
 
+impl Query {
+    /// Whether it asks the index for rows of a range of user keys.
+    pub fn touches(&self, range: &KeyRange) -> bool {
+        match self {
+            Query::Get { key, .. } | Query::Newest { key, .. } | Query::Recall { key, .. } => {
+                range.contains(key)
+            }
+            Query::Scan { request, .. } => request.range.overlaps(range),
+            // The log is no index, and the rows of an export are pinned.
+            Query::Fetch(_) | Query::Chunk { .. } => false,
+        }
+    }
+}
+
 /// What index and value files say of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OnDisk {

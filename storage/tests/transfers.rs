@@ -2,12 +2,12 @@
 
 mod rig;
 
-use rig::{Change, REPLICA, Rig, SHARD, delete, put, put_local};
+use rig::{Change, REPLICA, Rig, SHARD, delete, put, put_local, run_job, value_in};
 use synod_storage::disk::{Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
-    Event, JobStep, KeyRange, Lane, LogBatch, ReplicaId, ShardId, SnapshotChunk, SnapshotHeader,
-    Space, TransferId,
+    Event, JobStep, KeyRange, Lane, LogBatch, Lookup, ReplicaId, ShardId, SnapshotChunk,
+    SnapshotHeader, Space, TransferId, Version,
 };
 
 fn transfer(from: &mut Rig, to: &mut Rig, shard: ShardId, replica: ReplicaId, range: KeyRange) {
@@ -231,6 +231,66 @@ fn a_dropped_range_stays_forgotten_when_the_process_dies() {
     to.run().unwrap();
     to.store.drop_replica(OTHER, FIRST, Some(KeyRange::all()));
     assert_gone(to);
+}
+
+/// While a snapshot takes the place of rows, the index has neither the old ones nor the new ones: who reads them
+/// meanwhile, or began to before, waits until the new ones are there.
+#[test]
+fn rows_that_a_snapshot_replaces_are_read_before_it_or_after_it() {
+    let mut from = Rig::sim(23);
+    // Of the lowest version: it is found wherever it is looked for.
+    from.write(vec![put("a", "new")]).unwrap();
+    let (header, chunk) = from.exported(SHARD);
+    let mut to = Rig::sim(24);
+    for value in ["older", "old"] {
+        to.write(vec![put("a", value)]).unwrap();
+        to.store.checkpoint();
+        // Their pointers, too, are in the index.
+        to.pass(10_000).unwrap();
+    }
+    // Of the cache nothing is asked that is not the newest.
+    let at = Version(to.version - 1);
+    let ask = |to: &mut Rig| match to.store.get(Space::User, b"a", at) {
+        Lookup::Pending(read) => read,
+        known => panic!("{known:?} needs no disk"),
+    };
+    let jobs_of = |to: &mut Rig, lane: Lane| {
+        let mut jobs = Vec::new();
+        to.store.take_jobs(&mut jobs);
+        assert!(jobs.iter().all(|job| job.lane() == lane));
+        jobs
+    };
+    let before = ask(&mut to);
+    let begun = jobs_of(&mut to, Lane::Read);
+    let import = to.store.import(SHARD, REPLICA, header.clone());
+    to.store.import_chunk(import, chunk);
+    let mut switch = jobs_of(&mut to, Lane::Background);
+    let mut asked = vec![before];
+    let mut early = Vec::new();
+    for mut read in begun {
+        read.step();
+        to.store.complete(read).unwrap();
+    }
+    while switch[0].step() == JobStep::Again {
+        asked.push(ask(&mut to));
+        for mut read in jobs_of(&mut to, Lane::Read) {
+            run_job(&mut read);
+            to.store.complete(read).unwrap();
+        }
+        to.store.take_reads(&mut early);
+    }
+    assert!(asked.len() > 4, "the switch has some steps");
+    assert_eq!(early, []);
+    to.store.complete(switch.remove(0)).unwrap();
+    to.run().unwrap();
+    let mut answers = Vec::new();
+    to.store.take_reads(&mut answers);
+    assert_eq!(answers.len(), asked.len());
+    for (_, answer) in answers {
+        assert_eq!(value_in(&answer), Some(b"new".to_vec()));
+    }
+    mark(&mut to, (SHARD, REPLICA), header);
+    assert_eq!(to.value(b"a"), Some(b"new".to_vec()));
 }
 
 #[test]

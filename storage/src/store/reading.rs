@@ -142,12 +142,26 @@ impl Store {
         if self.reads_in_flight || self.queries.is_empty() {
             return None;
         }
+        let mut queries = VecDeque::new();
+        let mut held = VecDeque::new();
+        while queries.len() < QUERIES_PER_JOB
+            && let Some(query) = self.queries.pop_front()
+        {
+            match self.is_replacing(&query) {
+                true => held.push_back(query),
+                false => queries.push_back(query),
+            }
+        }
+        held.append(&mut self.queries);
+        self.queries = held;
+        if queries.is_empty() {
+            return None;
+        }
         self.reads_in_flight = true;
-        let some = self.queries.len().min(QUERIES_PER_JOB);
         Some(ReadWork {
             index: Arc::clone(&self.index),
             files: self.files.clone(),
-            queries: self.queries.drain(..some).collect(),
+            queries,
             answers: Vec::new(),
             generation: self.generation,
         })
@@ -172,6 +186,11 @@ impl Store {
                 }
                 (Query::Chunk { transfer, .. }, Answer::Chunk(chunk)) => {
                     self.chunk_read(transfer, chunk);
+                    continue;
+                }
+                // A snapshot began to take their place meanwhile: asked when it is in.
+                (query, _) if self.is_replacing(&query) => {
+                    again.push_back(query);
                     continue;
                 }
                 (Query::Recall { key, version }, Answer::Row { row, .. }) if !stale => {

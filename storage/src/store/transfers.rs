@@ -40,6 +40,8 @@ pub(super) struct ImportSlot {
     /// The next chunk.
     chunk: Option<SnapshotChunk>,
     aborted: bool,
+    /// The user keys whose rows are being replaced, once the last chunk is being written.
+    replacing: Option<KeyRange>,
 }
 
 impl ImportSlot {
@@ -206,6 +208,7 @@ impl Store {
                 import,
                 chunk: None,
                 aborted: false,
+                replacing: None,
             },
         );
         self.event(Event::ImportReady {
@@ -264,6 +267,7 @@ impl Store {
             let (Some(import), Some(chunk)) = (slot.import.take(), slot.chunk.take()) else {
                 continue;
             };
+            slot.replacing = chunk.last.then(|| import.header.range.clone());
             if let Some(waiting) = self.queue.back_mut() {
                 // What comes behind the snapshot must not join a batch that lies before it.
                 waiting.is_closed = true;
@@ -285,6 +289,16 @@ impl Store {
             return Some(ImportChunk::new(import, replica, chunk));
         }
         None
+    }
+
+    /// Whether rows that a query asks for are being replaced by a snapshot: what the index has of them is
+    /// neither the old state nor the new one.
+    pub(super) fn is_replacing(&self, query: &Query) -> bool {
+        let mut imports = self.schedule.imports.values();
+        imports.any(|slot| {
+            let range = slot.replacing.as_ref();
+            range.is_some_and(|range| query.touches(range))
+        })
     }
 
     pub(super) fn import_done(&mut self, done: ImportChunk) {
