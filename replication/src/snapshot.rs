@@ -522,10 +522,14 @@ impl Replication {
         }
     }
 
-    /// The answer to a snapshot that is not taken.
+    /// The answer to a snapshot that is not taken. Who has its entry goes on from there, also before it knows that
+    /// the entry is committed: a leader that was told of a failure would offer the same again, for ever.
     fn declined(&self, shard: ShardId, id: EntryId) -> SnapshotBody {
-        let group = self.groups.get(&shard);
-        let outcome = match group.is_some_and(|group| group.committed() >= id.index) {
+        let has = |group: &Group| {
+            let log = &group.raft.raft.raft_log;
+            group.committed() >= id.index || log.match_term(id.index, id.term)
+        };
+        let outcome = match self.groups.get(&shard).is_some_and(has) {
             true => Outcome::Installed,
             false => Outcome::Failed,
         };

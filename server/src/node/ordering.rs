@@ -118,11 +118,6 @@ impl Node {
                 self.ordered(now, node, id.0, order, effects);
                 continue;
             }
-            if !self.is_alive(node) {
-                // It would wait for an answer until its time is over: another one may lead.
-                self.orders.unsent(now.monotonic.0, id);
-                continue;
-            }
             let message = Message::Order { id: id.0, order };
             if !self.send_shards(node, &message) {
                 self.orders.unsent(now.monotonic.0, id);

@@ -34,6 +34,8 @@ struct Queue {
     lost: bool,
     /// How often it was.
     losses: u64,
+    /// The last attempt failed, or its connection was lost, and what this class carries does not wait for the next.
+    down: bool,
     closed: bool,
 }
 
@@ -70,6 +72,9 @@ impl Dialer {
         self.mailbox.with(|queue| {
             if queue.lost {
                 return Err(NotSent::Lost);
+            }
+            if queue.down {
+                return Err(NotSent::Down);
             }
             // One frame always fits, however large: a bound must not make progress impossible.
             if queue.bytes > 0 && queue.bytes + frame.len() > bytes_max {
@@ -173,6 +178,7 @@ async fn run(transport: Transport, to: Destination, class: Class, mailbox: Arc<M
             queue.bytes = 0;
             queue.lost = true;
             queue.losses += 1;
+            queue.down = class == Class::Forward;
         });
         let lost = Inbound::Lost {
             destination: to,
@@ -256,6 +262,7 @@ async fn connection(
         return broken(refusal.to_string(), Cause::RefusedHere(refusal), false);
     }
     debug!(peer = %to.address, ?class, node = %peer.node, "connected");
+    mailbox.with(|queue| queue.down = false);
     let reached = Inbound::Reached {
         destination: to,
         peer,

@@ -1,6 +1,9 @@
 //! State that travels from a leader to a member.
 
+use synod_storage::SnapshotHeader;
+
 use super::*;
+use crate::message::{Outcome, SnapshotBody, SnapshotMessage};
 
 /// Four nodes, a shard on three of them with more rows than fit into one chunk; node 1 leads.
 fn with_rows(seed: u64) -> World {
@@ -180,6 +183,58 @@ fn a_follower_far_behind_gets_a_snapshot() {
         world.counts.get("snapshots").copied().unwrap_or(0) > before,
         "by its log alone"
     );
+    world.finish().map(drop).expect("the history holds");
+}
+
+/// It does not know yet that the entry is committed, so it takes no snapshot of it; but it needs none. Its leader must not
+/// offer the same one for ever.
+#[test]
+fn who_has_the_entry_of_a_snapshot_goes_on_from_there() {
+    let mut world = with_rows(107);
+    let status = |world: &World| {
+        let process = world.machines[0].process.as_ref();
+        process
+            .and_then(|process| process.replication.status(S))
+            .expect("a replica")
+    };
+    world.begin_op_at(1, 99, (S, 0), true);
+    assert!(world.run_until(1_000, |world| status(world).last.index
+        > status(world).commit));
+    let follower = status(&world);
+    let leader = follower.leadership.leader.expect("it follows");
+    let transfer = (Incarnation(1), 1_000);
+    let offer = SnapshotMessage {
+        shard: S,
+        from: leader.replica,
+        to: follower.replica,
+        term: follower.leadership.term,
+        transfer,
+        body: SnapshotBody::Offer {
+            header: SnapshotHeader {
+                applied: follower.last,
+                conf: follower.configuration.to_stored(),
+                range: keys_of(S),
+            },
+        },
+    };
+    let now = world.machines[0].now(world.now);
+    let process = world.machines[0].process.as_mut().expect("it runs");
+    let mut fx = Effects::new();
+    let store = &mut process.store;
+    process
+        .replication
+        .receive_snapshot(now, leader.node, offer, store, &mut fx);
+    let outcomes = fx.drain().filter_map(|effect| match effect {
+        Effect::Send {
+            message: Message::Snapshot(answer),
+            ..
+        } => Some(answer.body),
+        _ => None,
+    });
+    let done = SnapshotBody::Done {
+        outcome: Outcome::Installed,
+    };
+    assert_eq!(outcomes.collect::<Vec<_>>(), [done]);
     world.finish().map(drop).expect("the history holds");
 }
 
