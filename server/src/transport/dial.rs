@@ -332,3 +332,49 @@ fn admit(transport: &Transport, to: Destination, peer: &Identity) -> Result<(), 
     hello::judge_place(to.node, peer.node)?;
     hello::judge_called(peer, &local, &mut shared.boots)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::Limits;
+    use super::*;
+    use synod_membership::id::{Boot, NodeId};
+
+    /// A request is answered by somebody else, or not at all; heartbeats are worth waiting for the next attempt.
+    #[tokio::test]
+    async fn requests_do_not_wait_for_who_is_gone() {
+        let vacant = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = vacant.local_addr().expect("its address");
+        drop(vacant);
+        let to = Destination {
+            node: None,
+            address,
+        };
+        let (inbox, mut inbound) = mpsc::channel(16);
+        let local = Identity {
+            cluster: None,
+            node: NodeId(1),
+            boot: Boot {
+                counter: 1,
+                nonce: 1,
+                previous: 0,
+            },
+            address,
+        };
+        let transport = Transport::new(local, inbox, Limits::default(), 1, None);
+        for class in [Class::Forward, Class::Control] {
+            let no_requests = Vec::<synod_txn::Request>::new();
+            let frame = || frame::encode(frame::Kind::Requests, &no_requests).expect("it is short");
+            assert_eq!(transport.send(to, class, frame()), Ok(()), "not tried yet");
+            let heard = inbound.recv().await.expect("the task runs");
+            assert!(matches!(heard, Inbound::Lost { .. }), "{heard:?}");
+            transport.resume(to, class);
+            let expected = match class {
+                Class::Forward => Err(NotSent::Down),
+                Class::Control | Class::Bulk => Ok(()),
+            };
+            assert_eq!(transport.send(to, class, frame()), expected);
+        }
+    }
+}
