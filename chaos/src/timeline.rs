@@ -1,4 +1,4 @@
-//! What happened to a world besides its operations: strikes, leaders, processes that stopped.
+//! What happened to a world besides its operations: strikes, leaders, views, processes that stopped.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +36,15 @@ pub enum What {
         /// In which term.
         term: u64,
     },
+    /// A node has a new view of who is a member.
+    Sees {
+        /// Which node.
+        node: usize,
+        /// The view's number.
+        view: u64,
+        /// How many are members in it.
+        members: usize,
+    },
     /// A process stopped by itself.
     Stopped {
         /// Which node.
@@ -55,6 +64,11 @@ impl fmt::Display for What {
             What::Leads { node, shard, term } => {
                 write!(f, "node {node} leads shard {shard} in term {term}")
             }
+            What::Sees {
+                node,
+                view,
+                members,
+            } => write!(f, "node {node} is in view {view} of {members}"),
             What::Stopped { node, why } => write!(f, "node {node} stopped by itself: {why}"),
             What::Healed => write!(f, "everything works again"),
         }

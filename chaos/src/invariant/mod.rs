@@ -45,6 +45,8 @@ struct State {
     placement: Placement,
     /// Who was seen to lead each shard last.
     leaders: BTreeMap<u64, usize>,
+    /// Which view each node was seen in last.
+    seen: BTreeMap<usize, u64>,
     violation: Option<String>,
 }
 
@@ -148,6 +150,15 @@ impl Observer for Process {
             }
             Observation::Described(descriptor) => state.placement.described(world_us(), descriptor),
             Observation::View(view) => {
+                if state.seen.insert(node, view.seq()) != Some(view.seq()) {
+                    let (view, members) = (view.seq(), view.members().len());
+                    let what = What::Sees {
+                        node,
+                        view,
+                        members,
+                    };
+                    self.invariants.timeline.add(world_us(), what);
+                }
                 state.placement.view(world_us(), view);
                 Ok(())
             }

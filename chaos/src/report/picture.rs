@@ -1,4 +1,4 @@
-//! A timeline as a page: operations by client, strikes, leaders, processes that stopped.
+//! A timeline as a page: operations by client, strikes, leaders, views, processes that stopped.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,6 +26,7 @@ pub fn picture(plan: &Plan, report: &RunReport) -> String {
     };
     strikes(&mut page, report);
     leaders(&mut page, report);
+    views(&mut page, report);
     operations(&mut page, report);
     page.finish(plan, report)
 }
@@ -88,6 +89,7 @@ impl Page {
              body {{ font: 13px sans-serif; }} svg text {{ font: 10px sans-serif; }}\n\
              line {{ stroke: #ddd; }} .ok {{ fill: #6a6; }} .failed {{ fill: #bbb; }}\n\
              .unknown {{ fill: #e90; }} .witness {{ fill: #d00; }} .strike {{ fill: #85c; }}\n\
+             .view {{ fill: #dde; stroke: #99a; }}\n\
              .stopped {{ fill: #000; }} .lead0 {{ fill: #48c; }} .lead1 {{ fill: #4aa; }}\n\
              .lead2 {{ fill: #ca4; }} .lead3 {{ fill: #a6c; }} .lead4 {{ fill: #888; }}\n\
              b {{ display: inline-block; width: 1em; }} b.ok {{ background: #6a6; }}\n\
@@ -97,7 +99,8 @@ impl Page {
              b.lead3 {{ background: #a6c; }} b.lead4 {{ background: #888; }}\n\
              </style>\n<h3>{plan}</h3>\n<pre>{verdict}</pre>\n\
              <p>Time runs to the right. First the faults, each with its victims (violet); then, for each \
-             shard, the node that leads it ({legend}); then what each client asked, from the question \
+             shard, the node that leads it ({legend}); then the views of each node, each with its number and how \
+             many are members in it; then what each client asked, from the question \
              to the answer: <b class='ok'>&nbsp;</b> succeeded, <b class='failed'>&nbsp;</b> failed, \
              <b class='unknown'>&nbsp;</b> outcome unknown, <b class='witness'>&nbsp;</b> shows the \
              anomaly. Rest the mouse on a bar to see all of it.</p>\n\
@@ -132,7 +135,7 @@ fn strikes(page: &mut Page, report: &RunReport) {
             What::Stopped { node, why } => {
                 stopped.push((event.at_us, format!("node {node}: {why}")))
             }
-            What::Leads { .. } => {}
+            What::Leads { .. } | What::Sees { .. } => {}
         }
     }
     for (from_us, what) in begun.into_values() {
@@ -172,6 +175,35 @@ fn leaders(page: &mut Page, report: &RunReport) {
                 to_us,
                 &class,
                 &format!("node {node}, term {term}"),
+            );
+        }
+    }
+}
+
+fn views(page: &mut Page, report: &RunReport) {
+    let mut nodes: BTreeMap<usize, Vec<(u64, u64, usize)>> = BTreeMap::new();
+    for event in &report.events {
+        if let What::Sees {
+            node,
+            view,
+            members,
+        } = event.what
+        {
+            let seen = nodes.entry(node).or_default();
+            seen.push((event.at_us, view, members));
+        }
+    }
+    for (node, changes) in nodes {
+        let y = page.row(&format!("node {node} view"));
+        for (i, (from_us, view, members)) in changes.iter().enumerate() {
+            let to_us = changes.get(i + 1).map_or(page.end_us, |next| next.0);
+            let what = format!("view {view} of {members}");
+            page.bar(y, *from_us, to_us, "view", &what);
+            let x = LEFT + from_us / US_PER_PIXEL + 3;
+            let _ = writeln!(
+                page.svg,
+                "<text class='in' x='{x}' y='{}'>{view}: {members}<title>{what}</title></text>",
+                y + 10
             );
         }
     }
