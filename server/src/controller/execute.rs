@@ -28,6 +28,8 @@ pub(super) struct Ordered {
     id: u64,
     at_us: u64,
     step: Step,
+    /// The write that must be durable before the order is given, and the order.
+    held: Option<(u64, Effect)>,
 }
 
 /// Copies and bytes on their way, by node.
@@ -132,10 +134,10 @@ impl Controller {
             return;
         };
         let epoch = shard.descriptor.epoch;
-        self.note_leaving(now, id, &step, effects);
+        let noted = self.note_leaving(now, id, &step, effects);
         let order = self.next_order;
         self.next_order += 1;
-        effects.push(Effect::Order {
+        let effect = Effect::Order {
             id: order,
             shard: id,
             epoch,
@@ -144,7 +146,14 @@ impl Controller {
                 plan: self.head.plan,
             },
             step: step.clone(),
-        });
+        };
+        let held = match noted {
+            Some(write) => Some((write, effect)),
+            None => {
+                effects.push(effect);
+                None
+            }
+        };
         if let (Step::Add(node), Some(shard)) = (&step, self.cluster.shards.get_mut(&id)) {
             shard.awaited.insert(*node);
         }
@@ -152,23 +161,35 @@ impl Controller {
             id: order,
             at_us: now.monotonic.0,
             step,
+            held,
         };
         self.ordered.insert(id, ordered);
     }
 
+    /// Something that was to be remembered is durable: the order that waited for it is given.
+    pub(super) fn noted(&mut self, write: u64, effects: &mut Vec<Effect>) {
+        for ordered in self.ordered.values_mut() {
+            let held = ordered.held.take_if(|(waits_for, _)| *waits_for == write);
+            effects.extend(held.map(|(_, order)| order));
+        }
+    }
+
     /// Remembers what a step takes away, before it is ordered: its plan may be replaced before it arrives, and the
-    /// answer be lost, but the step must not be undone for that.
-    fn note_leaving(&mut self, now: Now, id: ShardId, step: &Step, effects: &mut Vec<Effect>) {
-        let Some(shard) = self.cluster.shards.get(&id) else {
-            return;
-        };
+    /// answer be lost, or the controller be another one by then (also by the step itself, which may move the system
+    /// shard's leader), but the step must not be undone for that. The write that remembers it, if there is one.
+    fn note_leaving(
+        &mut self,
+        now: Now,
+        id: ShardId,
+        step: &Step,
+        effects: &mut Vec<Effect>,
+    ) -> Option<u64> {
+        let shard = self.cluster.shards.get(&id)?;
         let record = (now.wall_ms, self.inputs());
         let moved = match step {
-            Step::Add(_) => return,
+            Step::Add(_) => return None,
             Step::Transfer(_) => {
-                let Some((leader, _)) = shard.leader else {
-                    return;
-                };
+                let (leader, _) = shard.leader?;
                 let moved = self.moved.entry(id).or_default();
                 moved.leader_from.insert(leader, record);
                 moved
@@ -178,7 +199,7 @@ impl Controller {
                 let nodes = remove.iter().filter_map(|it| shard.on_node_of(*it));
                 let leaving: Vec<NodeId> = nodes.filter(|node| voters.contains(node)).collect();
                 if leaving.is_empty() {
-                    return;
+                    return None;
                 }
                 let moved = self.moved.entry(id).or_default();
                 for node in leaving {
@@ -197,6 +218,7 @@ impl Controller {
             id: write,
             rows: vec![row],
         });
+        Some(write)
     }
 
     /// What is on its way, and what lies where.

@@ -225,7 +225,10 @@ impl Controller {
             Event::Policies(policies) => self.install_policies(now, policies),
             Event::Answered(answer) => self.adopt(now, answer, effects),
             Event::Ordered { order, result } => self.ordered(now, order, result),
-            Event::Written(id) => self.written(id),
+            Event::Written(id) => {
+                self.written(id);
+                self.noted(id, effects);
+            }
             Event::Tick => self.tick(now),
         }
         self.ask(now, effects);

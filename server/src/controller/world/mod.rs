@@ -116,6 +116,9 @@ pub(super) struct World {
     pub(super) orders: u64,
     /// Of a thousand orders: how many get lost on their way, or their answers.
     pub(super) loss_permille: u32,
+    /// Whether nothing is heard of a shard whose leader was moved: no answer, no report.
+    pub(super) hush_transfers: bool,
+    pub(super) hushed: BTreeSet<ShardId>,
     pub(super) kill_at: Option<KillAt>,
     pub(super) effects_seen: u64,
     settings: Settings,
@@ -188,6 +191,8 @@ impl World {
             copied_bytes: 0,
             orders: 0,
             loss_permille: 0,
+            hush_transfers: false,
+            hushed: BTreeSet::new(),
             kill_at: None,
             effects_seen: 0,
             settings: Settings::default(),
@@ -346,6 +351,21 @@ impl World {
         }
     }
 
+    /// Many of the shards that have a voter on a node elect it.
+    pub(super) fn crowd(&mut self, node: NodeId) {
+        let with_voter = |(id, shard): (&ShardId, &SimShard)| {
+            let elects = shard.leader != Some(node) && shard.voters().any(|voter| voter == node);
+            elects.then_some(*id)
+        };
+        let ids: Vec<ShardId> = self.shards.iter().filter_map(with_voter).collect();
+        for id in ids {
+            if id.0 != 0 && self.rng.random_bool(0.7) {
+                self.lead(id, node);
+                self.invariants.elected(id);
+            }
+        }
+    }
+
     fn depose(&mut self) {
         self.controller = None;
         self.life += 1;
@@ -390,7 +410,7 @@ impl World {
         let Some(leader) = shard.leader.filter(|leader| self.is_alive(*leader)) else {
             return;
         };
-        if !self.has_majority(shard) {
+        if !self.has_majority(shard) || self.hushed.contains(&id) {
             return;
         }
         let progress = shard
@@ -465,7 +485,8 @@ impl World {
                 step,
             } => {
                 let result = self.carry_out(shard, epoch, authority, &step);
-                let lost = self.rng.random_range(0..1000) < self.loss_permille;
+                let hushed = self.hushed.contains(&shard);
+                let lost = self.rng.random_range(0..1000) < self.loss_permille || hushed;
                 let delay = self.rng.random_range(1_000..30_000);
                 if life == self.life && !lost {
                     self.tell(delay, Event::Ordered { order: id, result });
@@ -637,6 +658,9 @@ impl World {
                 self.invariants.transferred(self.now_us, id, leader, node);
                 let descriptor = after.descriptor.clone();
                 self.shards.insert(id, after);
+                if self.hush_transfers {
+                    self.hushed.insert(id);
+                }
                 self.lead(id, node);
                 return Ok(descriptor);
             }
