@@ -89,10 +89,9 @@ pub fn shown(bug: Bug) -> Shown {
         }),
         reads: match bug {
             Bug::JoinsEarlierRound => Some(Reads::Quorum),
-            Bug::LeaseFromReceipt
-            | Bug::KeepsLeaseInTransfer
-            | Bug::CountsLearners
-            | Bug::NoSecondLook => Some(Reads::Lease),
+            Bug::LeaseFromReceipt | Bug::KeepsLeaseInTransfer | Bug::CountsLearners => {
+                Some(Reads::Lease)
+            }
             _ => None,
         },
         // What a deposed leader says shows to those who ask just it. What transactions do to each other
@@ -129,7 +128,15 @@ fn is_of_transactions(bug: Bug) -> bool {
 
 /// What no run of whole nodes shows, or so rarely that it was not met in sixty.
 fn apart(bug: Bug) -> Option<Apart> {
-    let (test, why) = match bug {
+    let (test, why) = hidden(bug)
+        .or_else(|| rare_in_one_shard(bug))
+        .or_else(|| rare_over_shards(bug))?;
+    Some(Apart { test, why })
+}
+
+/// What no run of whole nodes shows.
+fn hidden(bug: Bug) -> Option<(&'static str, &'static str)> {
+    Some(match bug {
         Bug::VotesByTicks => (
             "replication: voters_keep_their_promise_by_the_clock",
             "it needs ticks in a burst; a node's loop delays missed ticks and never makes up for them",
@@ -172,6 +179,38 @@ fn apart(bug: Bug) -> Option<Apart> {
             "replication: a_damaged_entry_is_not_answered_with_a_snapshot",
             "it breaks no promise: a leader that never learns of the damage goes on",
         ),
+        Bug::SleepsThroughVotes => (
+            "replication: a_quiet_follower_wakes_for_a_vote",
+            "others hide it: a command wakes its shard, and the view without the node wakes them all",
+        ),
+        Bug::TrustsTheIndex => (
+            "storage: an_index_that_saw_a_power_cut_is_not_trusted",
+            "a simulated process begins with an empty index, which is rebuilt",
+        ),
+        Bug::IgnoresClocks => (
+            "txn: a_commit_is_above_all_prepares_and_below_all_that_follows",
+            "a second guard hides it: the gateway's clock goes with every question, and is mostly as far",
+        ),
+        Bug::ReadersIgnoreWriters => (
+            "txn: what_replaces_a_read_is_newer_than_what_its_reader_writes",
+            "a second guard hides it: the gateway's clock goes with every question, and is mostly as far",
+        ),
+        Bug::FloorAdmits | Bug::ForgottenIsAborted => (
+            "txn: what_comes_too_late_is_refused, a_commit_that_was_forgotten_is_unknown_to_its_coordinator_and_never_aborted",
+            "a second guard hides it: an attempt is given up seconds before the floor, ten behind, passes it",
+        ),
+        _ => return None,
+    })
+}
+
+/// What was not met within sixty seeds: bugs of storage, of replication and of its readers.
+fn rare_in_one_shard(bug: Bug) -> Option<(&'static str, &'static str)> {
+    Some(match bug {
+        Bug::NoSecondLook => (
+            "chaos: a_leader_that_was_stopped_between_two_looks_answers_nothing_old",
+            "not within 500 seeds: who asks must do so while the leader is stopped between two looks at its clock, for \
+             something that others have written meanwhile",
+        ),
         Bug::ForgetsPromises => (
             "replication: a_restarted_voter_keeps_a_promise_that_it_forgot",
             "not within 60 seeds: a restart, the vote after it, a write of the new leader and a read at the old \
@@ -181,10 +220,6 @@ fn apart(bug: Bug) -> Option<Apart> {
             "replication: a_lost_vote_is_noticed",
             "not within 60 seeds: a voter must die between its vote and the next write of its log, and be asked \
              by another candidate of the same term",
-        ),
-        Bug::SleepsThroughVotes => (
-            "replication: a_quiet_follower_wakes_for_a_vote",
-            "others hide it: a command wakes its shard, and the view without the node wakes them all",
         ),
         Bug::LeavesCommitBehind => (
             "replication: an_old_majority_cannot_elect_after_a_restart",
@@ -201,26 +236,17 @@ fn apart(bug: Bug) -> Option<Apart> {
             "not within 60 seeds: a failed sync, a restart that reads the page cache, and a power cut must follow \
              each other within one batch",
         ),
-        Bug::TrustsTheIndex => (
-            "storage: an_index_that_saw_a_power_cut_is_not_trusted",
-            "a simulated process begins with an empty index, which is rebuilt",
-        ),
+        _ => return None,
+    })
+}
+
+/// What was not met within sixty seeds: bugs of transactions, and of shards that change.
+fn rare_over_shards(bug: Bug) -> Option<(&'static str, &'static str)> {
+    Some(match bug {
         Bug::OverwritesNeighbours => (
             "replication: a_right_hand_snapshot_waits_for_the_local_split",
             "not within 60 seeds: the right side's snapshot must overtake the split on a replica that is moved at the \
              same time",
-        ),
-        Bug::IgnoresClocks => (
-            "txn: a_commit_is_above_all_prepares_and_below_all_that_follows",
-            "a second guard hides it: the gateway's clock goes with every question, and is mostly as far",
-        ),
-        Bug::ReadersIgnoreWriters => (
-            "txn: what_replaces_a_read_is_newer_than_what_its_reader_writes",
-            "a second guard hides it: the gateway's clock goes with every question, and is mostly as far",
-        ),
-        Bug::FloorAdmits | Bug::ForgottenIsAborted => (
-            "txn: what_comes_too_late_is_refused, a_commit_that_was_forgotten_is_unknown_to_its_coordinator_and_never_aborted",
-            "a second guard hides it: an attempt is given up seconds before the floor, ten behind, passes it",
         ),
         Bug::AbortsByItself => (
             "txn: only_the_anchor_aborts_what_it_may_conclude",
@@ -244,8 +270,7 @@ fn apart(bug: Bug) -> Option<Apart> {
             "not within 60 seeds: the left side must merge after the right one has asked it and been thawed",
         ),
         _ => return None,
-    };
-    Some(Apart { test, why })
+    })
 }
 
 /// The workloads that would show a bug, and the faults that would bring it out.
@@ -262,9 +287,7 @@ fn of_single_commands(bug: Bug) -> Option<Ground> {
         Bug::SkipsSync | Bug::AcknowledgesBeforeSync => (&singles, &[PowerAll, DiskSlow]),
         Bug::SkipsValueSync => (&singles, &[PowerAll, PowerOne]),
         Bug::TrimsBeforeItIsNoted => (&singles, &[PowerAll, PowerOne, KillOne]),
-        Bug::NoSecondLook | Bug::ConfirmsAnyone | Bug::JoinsEarlierRound => {
-            (&register, &[FreezeLeader])
-        }
+        Bug::ConfirmsAnyone | Bug::JoinsEarlierRound => (&register, &[FreezeLeader]),
         Bug::LeaseFromReceipt => (&register, &[SlowAnswers]),
         Bug::KeepsLeaseInTransfer => (&register, &[DeafTransfer]),
         Bug::CountsLearners => (&register, &[LeftWithLearners]),

@@ -5,13 +5,16 @@
 use std::time::Duration;
 
 use madsim::runtime::Runtime;
+use synod::config::Reads;
 use synod_chaos::fault::Fault;
 use synod_chaos::history::{Outcome, Step};
 use synod_chaos::plan::{Habit, Menu};
 use synod_chaos::report::Failure;
 use synod_chaos::run::run;
-use synod_chaos::workload::{Clients, Recorder, Workload};
-use synod_chaos::world::{Setup, World, world_us};
+use synod_chaos::workload::{Clients, PLACES, Recorder, Workload};
+use synod_chaos::world::{Link, Setup, World, world_us};
+use synod_client::{Client, Command, Connection, Options, Value};
+use synod_testpoint::{Bug, plant};
 
 /// Runs these seeds of a menu; the first failure is told with its replay.
 fn hold(seeds: std::ops::Range<u64>, workloads: &[Workload], faults: &[Fault]) {
@@ -146,6 +149,100 @@ fn a_seed_has_one_trace() {
         assert_eq!(first.history, second.history, "{plan}");
         assert_eq!(first.trace, second.trace, "{plan}");
         assert_ne!(first.trace, run(&menu.plan(seed + 40)).trace);
+    }
+}
+
+/// A leader is stopped just after it has looked at its clock, and cut off; others lead meanwhile, and are written to.
+/// It goes on with what it was asked since, by the clock that it had looked at: its lease holds. So it looks once more
+/// when it has read, and answers nothing old. How many looks lie before the last one is tried; one more, and the clock
+/// lies to the second look, too.
+#[test]
+fn a_leader_that_was_stopped_between_two_looks_answers_nothing_old() {
+    let answers = |bug: Option<Bug>| -> Vec<usize> {
+        plant(bug);
+        let old = (1..20).map(old_answers).collect();
+        plant(None);
+        old
+    };
+    let (sound, planted) = (answers(None), answers(Some(Bug::NoSecondLook)));
+    let saved = sound.iter().zip(&planted);
+    assert!(
+        saved
+            .clone()
+            .any(|(sound, planted)| *sound == 0 && *planted > 0),
+        "the second look saves nothing: {sound:?} with it, {planted:?} without"
+    );
+    assert!(saved.clone().all(|(sound, planted)| sound <= planted));
+}
+
+/// How many reads show what was replaced before they were asked, if so many looks at the clock show the past.
+fn old_answers(looks: u8) -> usize {
+    let mut runtime = Runtime::with_seed_and_config(7, madsim::Config::default());
+    runtime.set_time_limit(Duration::from_secs(600));
+    runtime.block_on(async {
+        let setup = Setup {
+            reads: Reads::Lease,
+            ..Setup::manual(3)
+        };
+        let world = World::new(7, setup);
+        let all = world.client_addresses();
+        let keys = PLACES.map(|place| format!("{place}stands"));
+        world
+            .spawn(move || set_all(all, keys, "old"))
+            .await
+            .expect("it ends");
+        let leader = world.leader().expect("somebody leads");
+        let mut others = world.client_addresses();
+        let address = others.remove(leader);
+        let options = Options {
+            call_timeout: Duration::from_secs(8),
+            ..Options::default()
+        };
+        // They ask while it stands still.
+        let asked = PLACES.map(|place| {
+            let (address, options) = (address.clone(), options.clone());
+            world.spawn(move || async move {
+                let mut connection = Connection::open(&address, &options).await.expect("it runs");
+                tokio::time::sleep(Duration::from_secs(6)).await;
+                let get = Command::read("GET").arg(format!("{place}stands"));
+                connection.call(&get).await.and_then(Value::into_bytes)
+            })
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.hold_clock(leader, looks);
+        world.pause(leader);
+        for other in (0..3).filter(|node| *node != leader) {
+            let (one, other) = (world.peer_address(leader), world.peer_address(other));
+            world.links.set(0, one, other, Link::CUT);
+            world.links.set(0, other, one, Link::CUT);
+        }
+        let keys = PLACES.map(|place| format!("{place}stands"));
+        world
+            .spawn(move || set_all(others, keys, "new"))
+            .await
+            .expect("it ends");
+        assert!(world_us() < 5_500_000, "written before they ask");
+        tokio::time::sleep(Duration::from_micros(7_500_000 - world_us())).await;
+        world.resume(leader);
+        let mut old = 0;
+        for read in asked {
+            let answer = read.await.expect("it ends");
+            old += usize::from(answer.is_ok_and(|value| value.as_deref() == Some(&b"old"[..])));
+        }
+        old
+    })
+}
+
+/// Sets keys, each until it is done.
+async fn set_all<const N: usize>(addresses: Vec<String>, keys: [String; N], value: &str) {
+    let options = Options {
+        call_timeout: Duration::from_secs(1),
+        retry_for: Duration::from_secs(60),
+        ..Options::default()
+    };
+    let mut client = Client::new(addresses, options);
+    for key in keys {
+        while client.set(&key, value.as_bytes().to_vec()).await.is_err() {}
     }
 }
 

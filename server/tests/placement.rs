@@ -103,6 +103,16 @@ fn orders(cluster: &Cluster) -> Vec<(u64, String)> {
     orders
 }
 
+/// Orders that were not there before.
+fn orders_since(cluster: &Cluster, before: &[(u64, String)]) -> Vec<(u64, String)> {
+    let mut later = orders(cluster);
+    for order in before {
+        let at = later.iter().position(|it| it == order);
+        later.remove(at.expect("a log only grows"));
+    }
+    later
+}
+
 /// Waits until every shard has `replicas` voters on members, and nothing has moved for a while.
 async fn settle(cluster: &Cluster, replicas: usize, good: impl Fn(&Report) -> bool) -> Report {
     let since = Instant::now();
@@ -382,11 +392,7 @@ async fn a_killed_node_is_replaced_under_load_and_comes_back_without_thrash() {
     }
     assert!(copies.values().all(|times| *times == 1), "{copies:?}");
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let mut later = orders(&cluster);
-    for order in &moved {
-        let at = later.iter().position(|it| it == order);
-        later.remove(at.expect("a log only grows"));
-    }
+    let later = orders_since(&cluster, &moved);
     assert!(later.is_empty(), "settled, and still moving: {later:?}");
 }
 

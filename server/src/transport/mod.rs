@@ -127,8 +127,8 @@ pub enum NotSent {
     /// The connection was lost, and [`Inbound::Lost`] is on its way.
     #[error("the connection to the peer is lost")]
     Lost,
-    /// There was none at the last attempt, and the next has not succeeded yet. A request must not wait for that: another
-    /// node may answer it.
+    /// There was none at the last attempt, and the next has not succeeded yet. A request must not wait for that:
+    /// another node may answer it.
     #[error("there is no connection to the peer")]
     Down,
 }

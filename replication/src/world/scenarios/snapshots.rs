@@ -186,8 +186,8 @@ fn a_follower_far_behind_gets_a_snapshot() {
     world.finish().map(drop).expect("the history holds");
 }
 
-/// It does not know yet that the entry is committed, so it takes no snapshot of it; but it needs none. Its leader must not
-/// offer the same one for ever.
+/// It does not know yet that the entry is committed, so it takes no snapshot of it; but it needs none. Its leader must
+/// not offer the same one for ever.
 #[test]
 fn who_has_the_entry_of_a_snapshot_goes_on_from_there() {
     let mut world = with_rows(107);

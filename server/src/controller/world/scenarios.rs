@@ -356,9 +356,9 @@ fn fifty_nodes_survive_everything() {
     }
 }
 
-/// Elections pile leaders up, one node after another, while answers and reports get lost: plans are replaced while their
-/// steps are under way, and a leader has gone before that is known here. What a step took away must not be fetched back,
-/// though a later plan would have it there.
+/// Elections pile leaders up, one node after another, while answers and reports get lost: plans are replaced while
+/// their steps are under way, and a leader has gone before that is known here. What a step took away must not be
+/// fetched back, though a later plan would have it there.
 #[test]
 fn leaders_do_not_oscillate_when_elections_crowd_them() {
     let mut orders = 0;
