@@ -186,9 +186,8 @@ fn old_answers(looks: u8) -> usize {
         };
         let world = World::new(7, setup);
         let all = world.client_addresses();
-        let keys = PLACES.map(|place| format!("{place}stands"));
         world
-            .spawn(move || set_all(all, keys, "old"))
+            .spawn(move || set_all(all, "old"))
             .await
             .expect("it ends");
         let leader = world.leader().expect("somebody leads");
@@ -204,7 +203,7 @@ fn old_answers(looks: u8) -> usize {
             world.spawn(move || async move {
                 let mut connection = Connection::open(&address, &options).await.expect("it runs");
                 tokio::time::sleep(Duration::from_secs(6)).await;
-                let get = Command::read("GET").arg(format!("{place}stands"));
+                let get = Command::read("GET").arg(standing(place));
                 connection.call(&get).await.and_then(Value::into_bytes)
             })
         });
@@ -216,9 +215,8 @@ fn old_answers(looks: u8) -> usize {
             world.links.set(0, one, other, Link::CUT);
             world.links.set(0, other, one, Link::CUT);
         }
-        let keys = PLACES.map(|place| format!("{place}stands"));
         world
-            .spawn(move || set_all(others, keys, "new"))
+            .spawn(move || set_all(others, "new"))
             .await
             .expect("it ends");
         assert!(world_us() < 5_500_000, "written before they ask");
@@ -233,15 +231,19 @@ fn old_answers(looks: u8) -> usize {
     })
 }
 
-/// Sets keys, each until it is done.
-async fn set_all<const N: usize>(addresses: Vec<String>, keys: [String; N], value: &str) {
+fn standing(place: &str) -> String {
+    format!("{place}stands")
+}
+
+/// Sets the key of each place, each until it is done.
+async fn set_all(addresses: Vec<String>, value: &str) {
     let options = Options {
         call_timeout: Duration::from_secs(1),
         retry_for: Duration::from_secs(60),
         ..Options::default()
     };
     let mut client = Client::new(addresses, options);
-    for key in keys {
+    for key in PLACES.map(standing) {
         while client.set(&key, value.as_bytes().to_vec()).await.is_err() {}
     }
 }
