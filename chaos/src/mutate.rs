@@ -248,6 +248,11 @@ fn rare_over_shards(bug: Bug) -> Option<(&'static str, &'static str)> {
             "not within 60 seeds: the right side's snapshot must overtake the split on a replica that is moved at the \
              same time",
         ),
+        Bug::MixesTransfers => (
+            "replication: the_next_leaders_snapshot_is_not_taken_for_the_last_ones",
+            "not within 60 seeds: two leaders must send snapshots of one shard to one replica, one right after the \
+             other, as often started and after as many transfers",
+        ),
         Bug::AbortsByItself => (
             "txn: only_the_anchor_aborts_what_it_may_conclude",
             "not within 60 seeds: the question to the anchor must arrive after the coordinator has given up, and the \

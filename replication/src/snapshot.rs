@@ -19,8 +19,12 @@
 //! switched in. All transfers of a node that fail leave nothing behind, and raft-rs asks again.
 //!
 //! The receiver drives: it asks for the next chunk, and asks again after a while, so that lost and
-//! repeated messages need no thought. A transfer is named by the sender's incarnation and a counter,
-//! and resumes wherever the receiver stands after a connection was lost.
+//! repeated messages need no thought. A transfer is named by its sender, the sender's incarnation and a
+//! counter, and resumes wherever the receiver stands after a connection was lost. A receiver that started anew
+//! knows nothing of it, and one that is silent may never come back: their transfers end, because few
+//! run at one time, and others wait for their turn.
+
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,68 +42,11 @@ use crate::message::{Last, Message, Outcome, SnapshotBody, SnapshotMessage};
 use crate::replication::Replication;
 use synod_testpoint::planted;
 
+pub(crate) use transfer::Cause;
+use transfer::{Incoming, Outgoing, Stage};
+
 /// How often an unanswered message of a transfer is repeated.
 const REPEAT_US: u64 = 200_000;
-
-/// What a sender waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The store pins the state.
-    Pinning,
-    /// raft-rs takes note of it at its next attempt to send.
-    Pinned,
-    /// The receiver asks for chunks.
-    Sending,
-}
-
-/// Who wants a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// raft-rs: the member's log begins too late.
-    Log,
-    /// The member: its rows are lost (see [`crate::repair`]). raft-rs does not know.
-    Repair,
-}
-
-/// A transfer out of this node.
-#[derive(Debug)]
-struct Outgoing {
-    cause: Cause,
-    name: (Incarnation, u64),
-    term: u64,
-    from: ReplicaId,
-    node: NodeId,
-    pin: TransferId,
-    header: Option<SnapshotHeader>,
-    stage: Stage,
-    /// The last chunks that the store gave, newest last: at most two.
-    chunks: VecDeque<SnapshotChunk>,
-    /// The next chunk to ask the store for.
-    next_read: u32,
-    reading: bool,
-    /// What the receiver wants and does not have.
-    wanted: Option<u32>,
-    progress_at: Micros,
-    said_at: Micros,
-}
-
-/// A transfer into this node.
-#[derive(Debug)]
-struct Incoming {
-    name: (Incarnation, u64),
-    term: u64,
-    from: ReplicaId,
-    node: NodeId,
-    to: ReplicaId,
-    header: SnapshotHeader,
-    import: TransferId,
-    /// The next chunk to take; `None` while the store is busy with one.
-    next: Option<u32>,
-    /// The store has the last chunk, and will say how it ended.
-    installing: bool,
-    progress_at: Micros,
-    said_at: Micros,
-}
 
 /// All transfers of a node.
 #[derive(Debug, Default)]
@@ -109,62 +56,11 @@ pub(crate) struct Transfers {
     into: BTreeMap<ShardId, Incoming>,
 }
 
-impl Outgoing {
-    fn message(&self, shard: ShardId, to: ReplicaId, body: SnapshotBody) -> Effect {
-        let (from, term, transfer) = (self.from, self.term, self.name);
-        let message = SnapshotMessage {
-            shard,
-            from,
-            to,
-            term,
-            transfer,
-            body,
-        };
-        Effect::Send {
-            to: self.node,
-            message: Message::Snapshot(message),
-        }
-    }
-
-    /// Sends the chunk that the receiver wants, or reads it.
-    fn serve(&mut self, shard: ShardId, to: ReplicaId, store: &mut Store, fx: &mut Effects) {
-        if let Some(wanted) = self.wanted
-            && let Some(chunk) = self.chunks.iter().find(|chunk| chunk.number == wanted)
-        {
-            let body = SnapshotBody::Chunk {
-                number: chunk.number,
-                last: if chunk.last { Last::Yes } else { Last::No },
-                checksum: chunk.checksum,
-                payload: chunk.payload.clone(),
-            };
-            fx.push(self.message(shard, to, body));
-            self.wanted = None;
-        }
-        // One chunk ahead of what was asked for, so that the disk works while the network does.
-        let ended = self.chunks.back().is_some_and(|chunk| chunk.last);
-        let ahead = self.wanted.is_some() || self.chunks.len() < 2;
-        if !self.reading && !ended && ahead {
-            self.reading = true;
-            store.export_chunk(self.pin, self.next_read);
-        }
-    }
-}
-
-impl Incoming {
-    fn message(&self, shard: ShardId, body: SnapshotBody) -> Effect {
-        let (from, to, term, transfer) = (self.to, self.from, self.term, self.name);
-        let message = SnapshotMessage {
-            shard,
-            from,
-            to,
-            term,
-            transfer,
-            body,
-        };
-        Effect::Send {
-            to: self.node,
-            message: Message::Snapshot(message),
-        }
+impl Transfers {
+    /// Whether a snapshot is on its way to a node.
+    #[cfg(test)]
+    pub(crate) fn sends_to(&self, node: NodeId) -> bool {
+        self.out.values().any(|outgoing| outgoing.node == node)
     }
 }
 
@@ -229,10 +125,12 @@ impl Replication {
             next_read: 0,
             reading: false,
             wanted: None,
+            last_wanted: None,
             progress_at: now,
             said_at: now,
         };
         self.transfers.out.insert((shard, to), outgoing);
+        tracing::debug!(%shard, %to, ?cause, least, "a snapshot begins");
     }
 
     /// raft-rs has taken note of the pinned snapshot: the transfer begins.
@@ -254,6 +152,7 @@ impl Replication {
         let Some(outgoing) = self.transfers.out.remove(&(shard, to)) else {
             return;
         };
+        tracing::debug!(%shard, %to, ?outcome, stage = ?outgoing.stage, chunks = outgoing.next_read, "a snapshot ends");
         store.end_export(outgoing.pin);
         if outgoing.cause == Cause::Repair {
             return;
@@ -274,18 +173,26 @@ impl Replication {
         }
     }
 
-    /// Drops all transfers of a group that ends.
-    pub(crate) fn end_transfers(&mut self, shard: ShardId, store: &mut Store) {
-        let out: Vec<_> = self
-            .transfers
-            .out
-            .keys()
-            .filter(|key| key.0 == shard)
-            .copied()
+    /// Gives up the transfers out of this node that are so.
+    fn end_out(&mut self, is_over: impl Fn(ShardId, &Outgoing) -> bool, store: &mut Store) {
+        let out = self.transfers.out.iter();
+        let over: Vec<_> = out
+            .filter(|((shard, _), outgoing)| is_over(*shard, outgoing))
+            .map(|(key, _)| *key)
             .collect();
-        for (shard, to) in out {
+        for (shard, to) in over {
             self.finish_out(shard, to, Outcome::Failed, store);
         }
+    }
+
+    /// A node started anew: it knows nothing of what was on its way to it.
+    pub(crate) fn end_transfers_to(&mut self, node: NodeId, store: &mut Store) {
+        self.end_out(|_, outgoing| outgoing.node == node, store);
+    }
+
+    /// Drops all transfers of a group that ends.
+    pub(crate) fn end_transfers(&mut self, shard: ShardId, store: &mut Store) {
+        self.end_out(|of, _| of == shard, store);
         if let Some(incoming) = self.transfers.into.remove(&shard) {
             store.abort_import(incoming.import);
         }
@@ -294,13 +201,17 @@ impl Replication {
     /// Repeats what was not answered, gives up what makes no progress.
     pub(crate) fn tick_transfers(&mut self, now: Micros, store: &mut Store, fx: &mut Effects) {
         let timeout_us = self.config.snapshot_timeout_ms * 1_000;
+        // As long as an election may take: who says nothing for longer is down or cut off.
+        let silence_us = 2 * self.config.guard_us();
         let mut over: Vec<(ShardId, ReplicaId)> = Vec::new();
         for (&(shard, to), outgoing) in &mut self.transfers.out {
             let leads = self
                 .groups
                 .get(&shard)
                 .is_some_and(|group| group.is_leader() && group.term() == outgoing.term);
-            if !leads || now.0 > outgoing.progress_at.0 + timeout_us {
+            let idle_us = now.0.saturating_sub(outgoing.progress_at.0);
+            let gone = idle_us > silence_us && self.peers.is_silent(outgoing.node, now, silence_us);
+            if !leads || gone || idle_us > timeout_us {
                 over.push((shard, to));
             } else if outgoing.stage == Stage::Sending
                 && outgoing.wanted.is_none()
@@ -370,7 +281,7 @@ impl Replication {
                     checksum,
                     payload,
                 };
-                self.chunk_arrived(now, shard, to, transfer, chunk, store, fx);
+                self.chunk_arrived(now, shard, to, (sender, transfer), chunk, store, fx);
             }
             SnapshotBody::Want { next } => {
                 let Some(outgoing) = self.transfers.out.get_mut(&(shard, sender)) else {
@@ -379,16 +290,8 @@ impl Replication {
                 if outgoing.name != transfer || outgoing.stage != Stage::Sending {
                     return;
                 }
-                outgoing.progress_at = now;
                 outgoing.said_at = now;
-                outgoing.wanted = Some(next);
-                while outgoing
-                    .chunks
-                    .front()
-                    .is_some_and(|chunk| chunk.number < next)
-                {
-                    outgoing.chunks.pop_front();
-                }
+                outgoing.want(now, next);
                 outgoing.serve(shard, sender, store, fx);
             }
             SnapshotBody::Done { outcome } => {
@@ -421,7 +324,7 @@ impl Replication {
             return;
         }
         if let Some(incoming) = self.transfers.into.get(&shard) {
-            if incoming.name == name {
+            if incoming.is(from, name) {
                 if let Some(next) = incoming.next {
                     fx.push(incoming.message(shard, SnapshotBody::Want { next }));
                 }
@@ -477,7 +380,7 @@ impl Replication {
         now: Micros,
         shard: ShardId,
         to: ReplicaId,
-        name: (Incarnation, u64),
+        (from, name): (ReplicaId, (Incarnation, u64)),
         chunk: SnapshotChunk,
         store: &mut Store,
         fx: &mut Effects,
@@ -485,7 +388,7 @@ impl Replication {
         let Some(incoming) = self.transfers.into.get_mut(&shard) else {
             return;
         };
-        if incoming.name != name || incoming.to != to || incoming.next != Some(chunk.number) {
+        if !incoming.is(from, name) || incoming.to != to || incoming.next != Some(chunk.number) {
             return;
         }
         if !chunk.is_intact() {
@@ -592,16 +495,7 @@ impl Replication {
             StoreEvent::Fetched { shard } => self.fetched(shard),
             StoreEvent::ExportReady { transfer, header } => self.pinned(transfer, header),
             StoreEvent::ExportChunk { transfer, chunk } => {
-                let Some((shard, to)) = self.outgoing_of(transfer) else {
-                    return;
-                };
-                let Some(outgoing) = self.transfers.out.get_mut(&(shard, to)) else {
-                    return;
-                };
-                outgoing.reading = false;
-                outgoing.next_read = chunk.number + 1;
-                outgoing.chunks.push_back(chunk);
-                outgoing.serve(shard, to, store, fx);
+                self.chunk_read(transfer, chunk, store, fx);
             }
             StoreEvent::ExportFailed { transfer, reason } => {
                 if let Some((shard, to)) = self.outgoing_of(transfer) {
@@ -654,6 +548,22 @@ impl Replication {
                 state,
             } => self.recalled(key, version, &state, fx),
             StoreEvent::Checkpointed | StoreEvent::Dropped { .. } | StoreEvent::Stopped => {}
+        }
+    }
+
+    fn chunk_read(
+        &mut self,
+        pin: TransferId,
+        chunk: SnapshotChunk,
+        store: &mut Store,
+        fx: &mut Effects,
+    ) {
+        let Some((shard, to)) = self.outgoing_of(pin) else {
+            return;
+        };
+        if let Some(outgoing) = self.transfers.out.get_mut(&(shard, to)) {
+            outgoing.take(chunk);
+            outgoing.serve(shard, to, store, fx);
         }
     }
 

@@ -63,7 +63,7 @@ impl Default for Options {
             entry_cache_bytes: 16 << 20,
             segment_bytes: 32 << 20,
             spare_segments: 2,
-            log_keep_bytes: 64 << 20,
+            log_keep_bytes: 128 << 20,
             batch_bytes_max: 4 << 20,
             seal_after_ms: 50,
             value_file_bytes: 32 << 20,

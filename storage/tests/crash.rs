@@ -18,8 +18,9 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 fn random_rot(rng: &mut impl Rng) -> Rot {
-    match rng.random_range(0..4) {
+    match rng.random_range(0..5) {
         0 => Rot::Behind,
+        3 => Rot::Cut(rng.random()),
         1 => Rot::Old,
         2 => Rot::Torn,
         _ => Rot::Gone,

@@ -299,6 +299,79 @@ fn a_fetch_waits_for_a_batch_on_its_way() {
     assert_eq!(rig.entries(slow, lo, hi), stuck);
 }
 
+/// Entries whose segment is being taken off the log cannot be read any more, and are not gone yet. Who asks
+/// for them is answered when they are: an answer at once would be asked again for ever.
+#[test]
+fn a_fetch_waits_for_a_trim_on_its_way() {
+    let no_cache = Options {
+        entry_cache_bytes: 0,
+        ..Options::tiny()
+    };
+    let mut rig = Rig::sim_with(9, no_cache);
+    let mut seen = 0;
+    for round in 0..2_000u32 {
+        let change = put(format!("key-{:03}", round % 50), vec![7; 500]);
+        let entry = rig.submit(SHARD, vec![change]);
+        rig.now += 1_000;
+        rig.store.tick(Micros(rig.now));
+        let mut jobs = Vec::new();
+        loop {
+            rig.store.take_jobs(&mut jobs);
+            if jobs.is_empty() {
+                break;
+            }
+            for mut job in jobs.drain(..) {
+                let before = segments(&mut rig);
+                rig::run_job(&mut job);
+                let is_trim = segments(&mut rig) < before;
+                if is_trim {
+                    let first = rig.store.log().first_index(SHARD).unwrap();
+                    assert!(answers(&mut rig, first).is_empty(), "round {round}");
+                    seen += 1;
+                }
+                rig.store.complete(job).unwrap();
+                if is_trim {
+                    let mut events = Vec::new();
+                    rig.store.take_events(&mut events);
+                    let answer = |event: &Event| matches!(event, Event::Fetched { shard: SHARD });
+                    assert!(events.iter().any(answer), "round {round}: {events:?}");
+                }
+            }
+        }
+        rig.apply_entry(SHARD, &entry);
+        let threshold = Version(rig.version);
+        rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+    }
+    assert!(seen > 0, "nothing was trimmed");
+}
+
+/// How many segments the log has on the disk.
+fn segments(rig: &mut Rig) -> usize {
+    let names = rig.disk().list("log").unwrap();
+    let segments = names.iter().filter(|name| name.contains("segment-"));
+    segments.count()
+}
+
+/// What asking for an entry that is on the disk leads to, as far as the reader alone can bring it.
+fn answers(rig: &mut Rig, index: u64) -> Vec<Event> {
+    let log = rig.store.log();
+    let entry = log.entries(SHARD, index, index + 1, 1 << 20);
+    assert_eq!(entry.unwrap_err(), LogError::Temporarily);
+    let mut events = Vec::new();
+    rig.store.take_events(&mut events);
+    events.clear();
+    rig.store.fetch(SHARD, index, index + 1);
+    let mut jobs = Vec::new();
+    rig.store.take_jobs(&mut jobs);
+    for mut job in jobs {
+        assert_eq!(job.lane(), Lane::Read, "the others are busy");
+        rig::run_job(&mut job);
+        rig.store.complete(job).unwrap();
+    }
+    rig.store.take_events(&mut events);
+    events
+}
+
 /// Two shards share segments; one of them applies late, so that its entries are spread over segments
 /// of which the first ones are trimmed at any moment, with copies behind later originals.
 #[test]

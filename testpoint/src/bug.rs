@@ -113,6 +113,8 @@ bugs! {
     RetriesUnknown,
     /// A snapshot is taken in over the keys of another replica of the node.
     OverwritesNeighbours,
+    /// A snapshot's receiver takes another leader's chunks, if its transfer has the same number.
+    MixesTransfers,
     /// Ranges that were read are not checked: phantoms.
     RangesAreNotChecked,
     /// An attempt that the floor has passed is answered "aborted" to its coordinator.

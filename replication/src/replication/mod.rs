@@ -279,7 +279,7 @@ impl Replication {
                 self.peers.heard(from, now);
                 match message {
                     Message::Batch(batch) => self.receive_batch(now, from, batch, store, fx),
-                    Message::Sign(sign) => self.receive_sign(now, from, sign),
+                    Message::Sign(sign) => self.receive_sign(now, from, sign, store),
                     Message::Snapshot(message) => {
                         self.receive_snapshot(now, from, message, store, fx);
                     }
@@ -324,9 +324,7 @@ impl Replication {
                 }
             }
             Event::PeerStarted { node, incarnation } => {
-                if self.peers.started(node, incarnation, now) {
-                    self.wake_for_peer(now, node);
-                }
+                self.hear_of(now, node, incarnation, store);
             }
             Event::PeerUnreachable { node } => self.unreachable(node),
             Event::PeerRemoved { node } => self.wake_for_peer(now, node),

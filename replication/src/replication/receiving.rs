@@ -49,7 +49,7 @@ impl Replication {
             self.receive_group(now, from, message, store, fx);
         }
         if let Some(heartbeat) = batch.heartbeat {
-            self.hear_of(now, from, heartbeat.incarnation);
+            self.hear_of(now, from, heartbeat.incarnation, store);
             if let Some(theirs) = heartbeat.quiet {
                 self.compare_digest(now, from, theirs, &heartbeat.groups);
             }
@@ -63,14 +63,28 @@ impl Replication {
     }
 
     /// A node that has nothing else to say is there.
-    pub(super) fn receive_sign(&mut self, now: Micros, from: NodeId, sign: Sign) {
-        self.hear_of(now, from, sign.incarnation);
+    pub(super) fn receive_sign(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        sign: Sign,
+        store: &mut Store,
+    ) {
+        self.hear_of(now, from, sign.incarnation, store);
         self.compare_digest(now, from, sign.quiet, &[]);
     }
 
-    fn hear_of(&mut self, now: Micros, from: NodeId, incarnation: Incarnation) {
+    /// A node named its start.
+    pub(super) fn hear_of(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        incarnation: Incarnation,
+        store: &mut Store,
+    ) {
         if self.peers.started(from, incarnation, now) {
             self.wake_for_peer(now, from);
+            self.end_transfers_to(from, store);
         }
     }
 

@@ -17,7 +17,6 @@ impl World {
         let mut config = Config::new(machine.id, Incarnation(machine.life), seed);
         config.reads = self.plan.reads;
         config.quiet_after_ms = self.plan.quiet_after_ms;
-        config.snapshot_timeout_ms = 2_000;
         let open = OpenConfig {
             disk: Arc::new(machine.disk.clone()),
             index: Box::new(machine.index.clone()),

@@ -14,17 +14,48 @@ struct State {
     live: Map,
     /// As of the last `sync`.
     synced: Map,
+    /// Every change since then.
+    unsynced: Vec<(Tree, Vec<u8>, Option<Vec<u8>>)>,
     /// As of the last `seal`.
     sealed: Map,
     torn: bool,
     keep_copies: bool,
 }
 
+impl State {
+    fn change(&mut self, tree: Tree, key: &[u8], value: Option<&[u8]>) {
+        if self.keep_copies {
+            let value = value.map(<[u8]>::to_vec);
+            self.unsynced.push((tree, key.to_vec(), value));
+        }
+        apply(&mut self.live, tree, key, value);
+    }
+
+    /// Only so many of the changes since the last `sync` took place.
+    fn keep_unsynced(&mut self, count: usize) {
+        self.unsynced.truncate(count);
+        self.live = self.synced.clone();
+        for (tree, key, value) in &self.unsynced {
+            apply(&mut self.live, *tree, key, value.as_deref());
+        }
+    }
+}
+
+fn apply(map: &mut Map, tree: Tree, key: &[u8], value: Option<&[u8]>) {
+    match value {
+        Some(value) => map.insert((tree, key.to_vec()), value.to_vec()),
+        None => map.remove(&(tree, key.to_vec())),
+    };
+}
+
 /// What a crash does to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rot {
-    /// The process died: everything since the last `sync` may be missing, and is.
+    /// The process died: everything since the last `sync` is missing.
     Behind,
+    /// The process died: some of the changes since the last `sync` are there, in their order, and the
+    /// rest is missing. The number says how many, counted round and round.
+    Cut(u64),
     /// The machine lost its power: the index is as of the last clean stop.
     Old,
     /// It opens with an error.
@@ -56,7 +87,11 @@ impl MemoryIndexFactory {
     pub fn rot(&self, rot: Rot) {
         let mut state = self.lock();
         match rot {
-            Rot::Behind => state.live = state.synced.clone(),
+            Rot::Behind => state.keep_unsynced(0),
+            Rot::Cut(number) => {
+                let cuts = state.unsynced.len() as u64 + 1;
+                state.keep_unsynced((number % cuts) as usize);
+            }
             Rot::Old => state.live = state.sealed.clone(),
             Rot::Torn => state.torn = true,
             Rot::Gone => state.live.clear(),
@@ -134,14 +169,12 @@ impl Index for MemoryIndex {
     }
 
     fn insert(&self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), IndexError> {
-        self.lock()
-            .live
-            .insert((tree, key.to_vec()), value.to_vec());
+        self.lock().change(tree, key, Some(value));
         Ok(())
     }
 
     fn remove(&self, tree: Tree, key: &[u8]) -> Result<(), IndexError> {
-        self.lock().live.remove(&(tree, key.to_vec()));
+        self.lock().change(tree, key, None);
         Ok(())
     }
 
@@ -184,6 +217,7 @@ impl Index for MemoryIndex {
         let mut state = self.lock();
         if state.keep_copies {
             state.synced = state.live.clone();
+            state.unsynced.clear();
         }
         Ok(())
     }

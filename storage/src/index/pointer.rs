@@ -303,46 +303,83 @@ fn history(
     }
 }
 
-/// All versions of a key, newest first.
-pub(crate) fn all(index: &dyn Index, key: &[u8]) -> Result<Vec<Pointer>, IndexError> {
-    let Some(mut pointers) = get(index, key)? else {
-        return Ok(Vec::new());
-    };
-    if pointers.has_history {
-        pointers
-            .list
-            .extend(history(index, key, Version::MAX, usize::MAX)?);
-    }
-    Ok(pointers.list)
+/// All that the index has of a key.
+#[derive(Debug, Default)]
+struct Whole {
+    /// Every version, newest first.
+    list: Vec<Pointer>,
+    /// What the history tree has, with what a crash left there: versions that the entry itself has too.
+    /// Empty if the entry does not refer to it.
+    in_history: Vec<Pointer>,
+    has_history: bool,
 }
 
-/// Writes a key's pointers, newest first. `old` is what the index has of it now.
-fn store(
-    index: &dyn Index,
-    key: &[u8],
-    old: &[Pointer],
-    old_has_history: bool,
-    new: &[Pointer],
-) -> Result<(), IndexError> {
-    let (inline, older) = new.split_at(new.len().min(INLINE_MAX));
-    if old_has_history {
-        for pointer in old.iter().skip(INLINE_MAX.min(old.len())) {
-            if !older.iter().any(|kept| kept.version == pointer.version) {
+impl Whole {
+    fn load(index: &dyn Index, key: &[u8]) -> Result<Option<Self>, IndexError> {
+        let Some(entry) = get(index, key)? else {
+            return Ok(None);
+        };
+        let (mut list, has_history) = (entry.list, entry.has_history);
+        let mut in_history = Vec::new();
+        if has_history {
+            in_history = history(index, key, Version::MAX, usize::MAX)?;
+            let oldest = list.last().map_or(Version::MAX, |oldest| oldest.version);
+            list.extend(in_history.iter().filter(|older| older.version < oldest));
+        }
+        Ok(Some(Self {
+            list,
+            in_history,
+            has_history,
+        }))
+    }
+
+    /// Writes a key's pointers, newest first. The order is such that a crash at any place loses none: at
+    /// worst the history tree has some that the entry has too, or that nothing refers to.
+    fn replace(&self, index: &dyn Index, key: &[u8], new: &[Pointer]) -> Result<(), IndexError> {
+        let (inline, older) = new.split_at(new.len().min(INLINE_MAX));
+        let left_behind = match self.has_history || older.is_empty() {
+            true => Vec::new(),
+            false => history(index, key, Version::MAX, usize::MAX)?,
+        };
+        let in_history = match self.has_history {
+            true => &self.in_history,
+            false => &left_behind,
+        };
+        let find = |list: &[Pointer], version: Version| {
+            list.binary_search_by(|known| version.cmp(&known.version))
+        };
+        let mut value = Vec::with_capacity(POINTER_BYTES);
+        for pointer in older {
+            let known = find(in_history, pointer.version);
+            if known.is_ok_and(|at| in_history[at] == *pointer) {
+                continue;
+            }
+            value.clear();
+            pointer.encode_into(&mut value);
+            index.insert(Tree::History, &history_key(key, pointer.version), &value)?;
+        }
+        if inline.is_empty() {
+            index.remove(Tree::Newest, key)?;
+        } else {
+            index.insert(Tree::Newest, key, &entry_bytes(inline, !older.is_empty()))?;
+        }
+        for pointer in in_history {
+            if find(older, pointer.version).is_err() {
                 index.remove(Tree::History, &history_key(key, pointer.version))?;
             }
         }
+        Ok(())
     }
-    let mut value = Vec::with_capacity(POINTER_BYTES);
-    for pointer in older {
-        value.clear();
-        pointer.encode_into(&mut value);
-        index.insert(Tree::History, &history_key(key, pointer.version), &value)?;
+
+    /// Whether a crash left something in the history tree.
+    fn has_leftovers(&self) -> bool {
+        self.list.len() < self.in_history.len() + INLINE_MAX && self.has_history
     }
-    if inline.is_empty() {
-        return index.remove(Tree::Newest, key);
-    }
-    let entry = entry_bytes(inline, !older.is_empty());
-    index.insert(Tree::Newest, key, &entry)
+}
+
+/// All versions of a key, newest first.
+pub(crate) fn all(index: &dyn Index, key: &[u8]) -> Result<Vec<Pointer>, IndexError> {
+    Ok(Whole::load(index, key)?.unwrap_or_default().list)
 }
 
 /// The form of an entry.
@@ -367,18 +404,6 @@ fn retain(pointers: &mut Vec<Pointer>, threshold: Version, displaced: &mut Vec<P
     }
 }
 
-/// All pointers of a key, newest first, and whether some are outside of its own entry; `None` if it has none.
-fn all_of(index: &dyn Index, key: &[u8]) -> Result<Option<(Vec<Pointer>, bool)>, IndexError> {
-    let Some(entry) = get(index, key)? else {
-        return Ok(None);
-    };
-    let mut list = entry.list;
-    if entry.has_history {
-        list.extend(history(index, key, Version::MAX, usize::MAX)?);
-    }
-    Ok(Some((list, entry.has_history)))
-}
-
 /// Merges new pointers of a key in; without any, it only lets go what cannot be asked for any more.
 /// Pointers that no longer count, old or new, go to `displaced`. Whether the entry then holds a version
 /// that a newer one has replaced.
@@ -389,12 +414,12 @@ pub(crate) fn merge(
     threshold: Version,
     displaced: &mut Vec<Pointer>,
 ) -> Result<bool, IndexError> {
-    let (old, old_has_history) = all_of(index, key)?.unwrap_or_default();
-    let mut merged = old.clone();
+    let old = Whole::load(index, key)?.unwrap_or_default();
+    let mut merged = old.list.clone();
     merge_lists(&mut merged, new, displaced);
     retain(&mut merged, threshold, displaced);
-    if merged != old {
-        store(index, key, &old, old_has_history, &merged)?;
+    if merged != old.list || old.has_leftovers() {
+        old.replace(index, key, &merged)?;
     }
     Ok(merged.len() > 1)
 }
@@ -423,7 +448,7 @@ pub(crate) fn put_fresh(
     displaced: &mut Vec<Pointer>,
 ) -> Result<Vec<Pointer>, IndexError> {
     retain(&mut list, threshold, displaced);
-    store(index, key, &[], false, &list)?;
+    Whole::default().replace(index, key, &list)?;
     Ok(list)
 }
 
@@ -435,23 +460,21 @@ pub(crate) fn relocate(
     from: (FileNumber, u32),
     to: Option<Pointer>,
 ) -> Result<bool, IndexError> {
-    let Some((old, has_history)) = all_of(index, key)? else {
+    let Some(old) = Whole::load(index, key)? else {
         return Ok(false);
     };
-    let Some(at) = old
-        .iter()
-        .position(|known| (known.file, known.ordinal) == from)
-    else {
+    let is_original = |known: &Pointer| (known.file, known.ordinal) == from;
+    let Some(at) = old.list.iter().position(is_original) else {
         return Ok(false);
     };
-    let mut new = old.clone();
+    let mut new = old.list.clone();
     match to {
         Some(to) => new[at] = to,
         None => {
             new.remove(at);
         }
     }
-    store(index, key, &old, has_history, &new)?;
+    old.replace(index, key, &new)?;
     Ok(true)
 }
 
@@ -462,16 +485,16 @@ pub(crate) fn forget_before(
     before: FileNumber,
     displaced: &mut Vec<Pointer>,
 ) -> Result<(), IndexError> {
-    let Some((old, has_history)) = all_of(index, key)? else {
+    let Some(old) = Whole::load(index, key)? else {
         return Ok(());
     };
     let (new, gone): (Vec<Pointer>, Vec<Pointer>) =
-        old.iter().partition(|pointer| pointer.file >= before);
+        old.list.iter().partition(|pointer| pointer.file >= before);
     if gone.is_empty() {
         return Ok(());
     }
     displaced.extend(gone);
-    store(index, key, &old, has_history, &new)
+    old.replace(index, key, &new)
 }
 
 #[cfg(test)]
@@ -560,6 +583,50 @@ mod tests {
                     "seed {seed}: {pointer:?}"
                 );
             }
+        }
+    }
+
+    /// A kill between any two changes of the index loses no pointer and leaves none twice: a snapshot of
+    /// such a key would never be taken.
+    #[test]
+    fn merging_may_be_cut_short_anywhere() {
+        use crate::index::{IndexFactory, MemoryIndexFactory, Rot};
+
+        let list = |versions: std::ops::RangeInclusive<u64>| -> Vec<Pointer> {
+            versions.map(|v| pointer(v, v, 0, 0, 9)).collect()
+        };
+        let newest_first = |versions: std::ops::RangeInclusive<u64>| {
+            let mut list = list(versions);
+            list.reverse();
+            list
+        };
+        let first = INLINE_MAX as u64 + 3;
+        for survives in 0..30 {
+            let mut factory = MemoryIndexFactory::new();
+            let index = factory.open().unwrap();
+            merge(&*index, b"k", &list(1..=first), Version(0), &mut Vec::new()).unwrap();
+            index.sync().unwrap();
+            let threshold = Version(3);
+            let more = list(first + 1..=first + 4);
+            let mut displaced = Vec::new();
+            merge(&*index, b"k", &more, threshold, &mut displaced).unwrap();
+            factory.rot(Rot::Cut(survives));
+            let found = all(&*index, b"k").unwrap();
+            let whole = found
+                .windows(2)
+                .all(|pair| pair[0].version > pair[1].version);
+            assert!(whole, "after {survives}: {found:?}");
+            for wanted in newest_first(3..=first) {
+                assert!(
+                    found.contains(&wanted),
+                    "after {survives}: {wanted:?} is lost"
+                );
+            }
+            merge(&*index, b"k", &more, threshold, &mut displaced).unwrap();
+            let expected = newest_first(3..=first + 4);
+            assert_eq!(all(&*index, b"k").unwrap(), expected, "after {survives}");
+            let in_history = history(&*index, b"k", Version::MAX, usize::MAX).unwrap();
+            assert_eq!(in_history, expected[INLINE_MAX..], "after {survives}");
         }
     }
 

@@ -26,8 +26,9 @@ pub(crate) struct FetchQuery {
 pub(crate) enum FetchPlan {
     /// By reading.
     Read(FetchQuery),
-    /// They are being written anew, and can be read when that batch is placed.
-    Unplaced,
+    /// They are being written anew, and can be read when that batch is placed; or they are being let go,
+    /// and then there is nothing to read.
+    Waits,
     /// There is nothing to read.
     Nothing,
 }
@@ -41,6 +42,8 @@ pub(crate) struct Fetched {
     entries: Vec<(Entry, Run)>,
     /// An entry that turned out to be damaged: the run, and which entry it is.
     damaged: Option<(Run, EntryId, u32)>,
+    /// The batch that the disk would not give, and why.
+    pub failed: Option<(BatchSeq, io::Error)>,
 }
 
 /// Entries of one fetch.
@@ -52,6 +55,7 @@ impl FetchQuery {
         disk: &Arc<dyn Disk>,
         view: &LogView,
         placements: &BTreeMap<BatchSeq, Placement>,
+        trimming: Option<BatchSeq>,
         (shard, lo, hi): (ShardId, u64, u64),
     ) -> FetchPlan {
         let groups = view.lock();
@@ -65,15 +69,17 @@ impl FetchQuery {
         let mut runs = Vec::new();
         let mut bytes = 0;
         let mut batch = None;
-        let mut unplaced = false;
+        let mut waits = false;
+        let is_going = |batch| trimming.is_some_and(|last| batch <= last);
         for run in group.runs.iter().skip_while(|run| run.last() < lo) {
             if run.first >= hi.min(cached_first) || bytes > BYTES_MAX {
                 break;
             }
             // New entries are in the cache until they are placed; those that a trim has written anew
             // are not.
-            let Some(placement) = placements.get(&run.batch) else {
-                unplaced = true;
+            let placement = placements.get(&run.batch);
+            let Some(placement) = placement.filter(|_| !is_going(run.batch)) else {
+                waits = true;
                 break;
             };
             if batch != Some(run.batch) {
@@ -82,8 +88,8 @@ impl FetchQuery {
             }
             runs.push((*run, *placement));
         }
-        match (runs.is_empty(), unplaced) {
-            (true, true) => FetchPlan::Unplaced,
+        match (runs.is_empty(), waits) {
+            (true, true) => FetchPlan::Waits,
             (true, false) => FetchPlan::Nothing,
             (false, _) => FetchPlan::Read(Self {
                 disk: Arc::clone(disk),
@@ -102,6 +108,7 @@ pub(crate) fn fetch(query: &FetchQuery) -> Fetched {
         replica: query.replica,
         entries: Vec::new(),
         damaged: None,
+        failed: None,
     };
     let mut batch: Option<(BatchSeq, DecodedBatch)> = None;
     for (run, placement) in &query.runs {
@@ -118,7 +125,7 @@ pub(crate) fn fetch(query: &FetchQuery) -> Fetched {
                     return fetched;
                 }
                 Err(error) => {
-                    tracing::error!(batch = %run.batch, %error, "cannot read the log");
+                    fetched.failed = Some((run.batch, error));
                     return fetched;
                 }
             }

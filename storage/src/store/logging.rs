@@ -178,10 +178,15 @@ impl Store {
             groups.synced = self.synced;
             groups.evict();
         }
-        for (shard, lo, hi) in std::mem::take(&mut self.unplaced_fetches) {
+        self.retry_fetches();
+        Ok(())
+    }
+
+    /// Asks again for the entries that had to wait.
+    pub(super) fn retry_fetches(&mut self) {
+        for (shard, lo, hi) in std::mem::take(&mut self.waiting_fetches) {
             self.fetch(shard, lo, hi);
         }
-        Ok(())
     }
 
     /// An empty batch behind the last one proves that one durable: a crash from now on cannot leave
@@ -209,6 +214,13 @@ impl Store {
     pub(super) fn fetched(&mut self, fetched: crate::log::Fetched) {
         let shard = fetched.shard;
         self.schedule.trim_due = true;
+        if let Some((batch, error)) = &fetched.failed {
+            // Its segment may have gone since it was asked for.
+            let gone = self.schedule.trimming.is_some_and(|last| *batch <= last);
+            if !gone && self.placements.contains_key(batch) {
+                tracing::error!(%batch, %error, "cannot read the log");
+            }
+        }
         if let Some(group) = self.view.lock().groups.get_mut(&shard)
             && group.replica == fetched.replica
         {

@@ -102,8 +102,8 @@ pub struct Store {
     sealed: bool,
     segments: BTreeMap<SegmentNumber, Segment>,
     placements: BTreeMap<BatchSeq, Placement>,
-    /// Shards and ranges of entries that are asked for again when the next batch is placed.
-    unplaced_fetches: Vec<(ShardId, u64, u64)>,
+    /// Shards and ranges of entries that are asked for again when the next batch is placed, or a trim is over.
+    waiting_fetches: Vec<(ShardId, u64, u64)>,
     spares: Vec<String>,
     /// Spares that a write in flight may take.
     spares_out: usize,
@@ -265,9 +265,11 @@ impl Store {
 
     /// Asks for entries that [`LogView::entries`] said are on disk only. [`Event::Fetched`] follows.
     pub fn fetch(&mut self, shard: ShardId, lo: u64, hi: u64) {
-        match FetchQuery::plan(&self.disk, &self.view, &self.placements, (shard, lo, hi)) {
+        let trimming = self.schedule.trimming;
+        let (view, wanted) = (&self.view, (shard, lo, hi));
+        match FetchQuery::plan(&self.disk, view, &self.placements, trimming, wanted) {
             FetchPlan::Read(query) => self.queries.push_back(Query::Fetch(query)),
-            FetchPlan::Unplaced => self.unplaced_fetches.push((shard, lo, hi)),
+            FetchPlan::Waits => self.waiting_fetches.push(wanted),
             FetchPlan::Nothing => self.events.push(Event::Fetched { shard }),
         }
     }

@@ -147,7 +147,7 @@ impl Store {
             sealed: true,
             segments: log.segments,
             placements: log.placements,
-            unplaced_fetches: Vec::new(),
+            waiting_fetches: Vec::new(),
             spares: log.spares,
             spares_out: 0,
             next_spare: log.next_spare,

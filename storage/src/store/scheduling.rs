@@ -67,6 +67,8 @@ pub(super) struct Schedule {
     /// Hard states and rests that make the next trim possible are durable behind this batch.
     pub trim_after: BatchSeq,
     pub trim_due: bool,
+    /// Segments up to this batch are being taken off the log.
+    pub trimming: Option<BatchSeq>,
     /// The disk was full: nothing that needs space before this moment.
     full_until: Option<Micros>,
     /// Whether a stalled batch may be tried again.
@@ -457,7 +459,10 @@ impl Store {
             Task::Count(count) => self.schedule.count = Some(count),
             Task::Merge(merge) => self.schedule.merge = Some(merge),
             Task::Scrub(scrub) => self.schedule.scrub = scrub,
-            Task::Trim(_) => self.schedule.trim_due = true,
+            Task::Trim(_) => {
+                self.schedule.trim_due = true;
+                self.trim_over();
+            }
             Task::Stop(_) => self.schedule.stopping = Stopping::Done,
             // The frozen memtable is still there; a reclaim is chosen anew; a pin needs no space.
             Task::Checkpoint(_)

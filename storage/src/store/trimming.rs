@@ -42,6 +42,7 @@ impl Store {
         }
         match self.hold(segment.last) {
             Hold::Free(starts) => {
+                self.schedule.trimming = Some(segment.last);
                 let wanted = self.options.spare_segments;
                 let is_usual = segment.bytes == self.options.segment_bytes;
                 let spare = (self.spares.len() < wanted && is_usual).then(|| {
@@ -223,5 +224,12 @@ impl Store {
         }
         self.segments = self.segments.split_off(&trim.log_start);
         self.spares.extend(trim.spares);
+        self.trim_over();
+    }
+
+    /// A trim has ended, one way or the other.
+    pub(super) fn trim_over(&mut self) {
+        self.schedule.trimming = None;
+        self.retry_fetches();
     }
 }

@@ -378,11 +378,13 @@ impl Rig {
         self.reopen().expect("a killed node opens");
     }
 
-    /// The process dies.
+    /// The process dies, its index somewhere between two of its changes.
     pub fn die(&mut self) {
         if let Ground::Sim { disk, index } = &mut self.ground {
             *disk = disk.kill();
-            index.rot(Rot::Behind);
+            index.rot(Rot::Cut(
+                self.version.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+            ));
         }
     }
 
