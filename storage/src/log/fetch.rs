@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::frame::{BatchHeader, DecodedBatch};
+use super::frame::{BLOCK, BatchHeader, RecordHead};
 use super::group::{GroupLog, Run};
 use super::segment::segment_path;
 use super::view::LogView;
 use super::writer::Placement;
-use crate::disk::{Disk, OpenMode, read_exact_at};
-use crate::{BatchSeq, Entry, EntryId, ReplicaId, ShardId};
+use crate::disk::{Disk, DiskFile, OpenMode, read_exact_at};
+use crate::{BatchSeq, Entry, EntryId, ReplicaId, SegmentNumber, ShardId};
 
 /// The runs that have the wanted entries, and where their batches lie.
 #[derive(Clone, Debug)]
@@ -46,8 +46,13 @@ pub(crate) struct Fetched {
     pub failed: Option<(BatchSeq, io::Error)>,
 }
 
-/// Entries of one fetch.
-const BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the entries of one fetch, about: two append messages.
+const BYTES_MAX: usize = 2 << 20;
+/// Records of one fetch.
+const RUNS_MAX: usize = 1024;
+
+/// What a record holds; of a bad entry, which one it is.
+type ReadEntries = Vec<Result<Entry, (EntryId, u32)>>;
 
 impl FetchQuery {
     /// The runs between `lo`, included, and `hi`, excluded, as far as one fetch goes.
@@ -67,12 +72,10 @@ impl FetchQuery {
             .front()
             .map_or(u64::MAX, |entry| entry.id.index);
         let mut runs = Vec::new();
-        let mut bytes = 0;
-        let mut batch = None;
         let mut waits = false;
         let is_going = |batch| trimming.is_some_and(|last| batch <= last);
         for run in group.runs.iter().skip_while(|run| run.last() < lo) {
-            if run.first >= hi.min(cached_first) || bytes > BYTES_MAX {
+            if run.first >= hi.min(cached_first) || runs.len() == RUNS_MAX {
                 break;
             }
             // New entries are in the cache until they are placed; those that a trim has written anew
@@ -82,10 +85,6 @@ impl FetchQuery {
                 waits = true;
                 break;
             };
-            if batch != Some(run.batch) {
-                bytes += placement.bytes;
-                batch = Some(run.batch);
-            }
             runs.push((*run, *placement));
         }
         match (runs.is_empty(), waits) {
@@ -110,38 +109,34 @@ pub(crate) fn fetch(query: &FetchQuery) -> Fetched {
         damaged: None,
         failed: None,
     };
-    let mut batch: Option<(BatchSeq, DecodedBatch)> = None;
+    let mut reader = Reader::new(&*query.disk);
+    let mut bytes = 0;
     for (run, placement) in &query.runs {
-        if batch
-            .as_ref()
-            .is_none_or(|(sequence, _)| *sequence != run.batch)
-        {
-            match read_batch(&*query.disk, run.batch, placement) {
-                Ok(Some(read)) => batch = Some((run.batch, read)),
-                Ok(None) => {
-                    tracing::error!(batch = %run.batch, "a batch of the log is damaged");
-                    // What it held is known from the view, but not the checksums.
-                    fetched.damaged = Some((*run, EntryId::new(run.term, run.first), 0));
-                    return fetched;
-                }
-                Err(error) => {
-                    fetched.failed = Some((run.batch, error));
-                    return fetched;
-                }
-            }
+        if bytes >= BYTES_MAX {
+            break;
         }
-        let record = batch
-            .as_ref()
-            .and_then(|(_, read)| read.records.get(run.ordinal as usize));
-        let Some(record) = record else { return fetched };
-        for entry in &record.entries {
+        let read = match reader.read(run, placement) {
+            Ok(Some(read)) => read,
+            Ok(None) => {
+                tracing::error!(batch = %run.batch, "a batch of the log is damaged");
+                // What it held is known from the view, but not the checksums.
+                fetched.damaged = Some((*run, EntryId::new(run.term, run.first), 0));
+                return fetched;
+            }
+            Err(error) => {
+                fetched.failed = Some((run.batch, error));
+                return fetched;
+            }
+        };
+        for entry in read {
             match entry {
                 Ok(entry) if (run.first..=run.last()).contains(&entry.id.index) => {
-                    fetched.entries.push((entry.clone(), *run));
+                    bytes += entry.data.len();
+                    fetched.entries.push((entry, *run));
                 }
                 Ok(_) => {}
                 Err((id, checksum)) if (run.first..=run.last()).contains(&id.index) => {
-                    fetched.damaged = Some((*run, *id, *checksum));
+                    fetched.damaged = Some((*run, id, checksum));
                     return fetched;
                 }
                 Err(_) => {}
@@ -151,17 +146,81 @@ pub(crate) fn fetch(query: &FetchQuery) -> Fetched {
     fetched
 }
 
-fn read_batch(
-    disk: &dyn Disk,
+/// Reads single records. A batch has those of all groups, and most of it is of no interest to the one
+/// that asks: its table says where the wanted ones lie.
+struct Reader<'a> {
+    disk: &'a dyn Disk,
+    segment: Option<(SegmentNumber, Arc<dyn DiskFile>)>,
+    batch: Option<(BatchHeader, Vec<RecordHead>)>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(disk: &'a dyn Disk) -> Self {
+        Self {
+            disk,
+            segment: None,
+            batch: None,
+        }
+    }
+
+    /// The entries of a run's record, good and bad; `None` if the batch is not what it should be.
+    fn read(&mut self, run: &Run, placement: &Placement) -> io::Result<Option<ReadEntries>> {
+        let file = match &self.segment {
+            Some((segment, file)) if *segment == placement.segment => Arc::clone(file),
+            Some(_) | None => {
+                let path = segment_path(placement.segment);
+                let file = self.disk.open(&path, OpenMode::Existing)?;
+                self.segment = Some((placement.segment, Arc::clone(&file)));
+                file
+            }
+        };
+        let known = self.batch.as_ref().map(|(header, _)| header.sequence);
+        if known != Some(run.batch) {
+            self.batch = read_table(&*file, run.batch, placement)?;
+        }
+        let Some((header, records)) = &self.batch else {
+            return Ok(None);
+        };
+        let (Some(bodies_at), Some((before, rest))) = (
+            header.bodies_at(),
+            records.split_at_checked(run.ordinal as usize),
+        ) else {
+            return Ok(None);
+        };
+        let Some(record) = rest.first() else {
+            return Ok(None);
+        };
+        let at = bodies_at + before.iter().map(RecordHead::body_bytes).sum::<usize>();
+        // The table may be of another batch that wants more than there is.
+        let room = usize::try_from(placement.bytes).unwrap_or(usize::MAX);
+        let mut bodies = vec![0; record.body_bytes().min(room.saturating_sub(at))];
+        read_exact_at(&*file, &mut bodies, placement.offset + at as u64)?;
+        Ok(Some(record.read(&bodies)))
+    }
+}
+
+/// Reads the head of a batch: header and table.
+fn read_table(
+    file: &dyn DiskFile,
     sequence: BatchSeq,
     placement: &Placement,
-) -> io::Result<Option<DecodedBatch>> {
-    let file = disk.open(&segment_path(placement.segment), OpenMode::Existing)?;
-    let mut frame = vec![0; usize::try_from(placement.bytes).unwrap_or(0)];
-    read_exact_at(&*file, &mut frame, placement.offset)?;
-    Ok(BatchHeader::decode(&frame)
-        .filter(|header| header.sequence == sequence)
-        .and_then(|header| DecodedBatch::decode(&header, &frame)))
+) -> io::Result<Option<(BatchHeader, Vec<RecordHead>)>> {
+    let room = usize::try_from(placement.bytes).unwrap_or(usize::MAX);
+    let mut head = vec![0; BLOCK.min(room)];
+    read_exact_at(file, &mut head, placement.offset)?;
+    let header = BatchHeader::decode(&head).filter(|header| header.sequence == sequence);
+    let Some((header, end)) = header.and_then(|header| Some((header, header.bodies_at()?))) else {
+        return Ok(None);
+    };
+    if end > room {
+        return Ok(None);
+    }
+    let have = head.len();
+    if end > have {
+        head.resize(end, 0);
+        read_exact_at(file, &mut head[have..], placement.offset + have as u64)?;
+    }
+    Ok(header.table(&head).map(|records| (header, records)))
 }
 
 impl GroupLog {

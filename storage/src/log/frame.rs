@@ -124,6 +124,32 @@ impl RecordHead {
             Self::HardState { .. } | Self::Marker { .. } => (0, &[]),
         }
     }
+
+    /// Bytes of its bodies.
+    pub fn body_bytes(&self) -> usize {
+        let (_, entries) = self.entries();
+        entries.iter().map(|entry| entry.bytes as usize).sum()
+    }
+
+    /// Its entries, from its bodies, which are first in `bodies`. A bad one is told by id and checksum.
+    pub fn read(&self, bodies: &[u8]) -> Vec<Result<Entry, (EntryId, u32)>> {
+        let (first, heads) = self.entries();
+        let mut at = 0;
+        let mut entries = Vec::with_capacity(heads.len());
+        for (index, head) in (first..).zip(heads) {
+            let id = EntryId::new(head.term, index);
+            let end = at + head.bytes as usize;
+            let read = bodies.get(at..end).map(|data| Entry {
+                id,
+                kind: head.kind,
+                data: Bytes::copy_from_slice(data),
+            });
+            let whole = read.filter(|read| entry_checksum(read) == head.crc);
+            entries.push(whole.ok_or((id, head.crc)));
+            at = end;
+        }
+        entries
+    }
 }
 
 /// Little-endian fields, one after the other.
@@ -251,6 +277,22 @@ impl BatchHeader {
             crc: fields.u32(),
         };
         (header.crc == crc32fast::hash(&bytes[..Self::LENGTH])).then_some(header)
+    }
+
+    /// Where in the frame the table ends and the bodies begin; `None` if that is absurd.
+    pub fn bodies_at(&self) -> Option<usize> {
+        HEADER.checked_add(self.table_bytes as usize)
+    }
+
+    /// The table, from the first bytes of the frame; `None` if it is bad.
+    pub fn table(&self, frame: &[u8]) -> Option<Vec<RecordHead>> {
+        let table = frame.get(HEADER..self.bodies_at()?)?;
+        if crc32fast::hash(table) != self.table_crc {
+            return None;
+        }
+        let mut aligned = AlignedVec::<16>::with_capacity(table.len());
+        aligned.extend_from_slice(table);
+        crate::codec::decode(&aligned)
     }
 
     /// Bytes of the frame, padding included; `None` if that is absurd.
@@ -428,40 +470,14 @@ impl DecodedBatch {
     /// Reads the table and the bodies of a frame whose header is good. `None` if the table is bad:
     /// what the batch held is unknown.
     pub fn decode(header: &BatchHeader, frame: &[u8]) -> Option<Self> {
-        let table_end = HEADER.checked_add(header.table_bytes as usize)?;
-        let table = frame.get(HEADER..table_end)?;
-        if crc32fast::hash(table) != header.table_crc {
-            return None;
-        }
-        let mut aligned = AlignedVec::<16>::with_capacity(table.len());
-        aligned.extend_from_slice(table);
-        let heads: Vec<RecordHead> = crate::codec::decode(&aligned)?;
-        let mut at = table_end;
+        let heads = header.table(frame)?;
+        let mut bodies = frame.get(header.bodies_at()?..)?;
         let mut whole = true;
         let mut records = Vec::with_capacity(heads.len());
         for head in heads {
-            let (first, entry_heads) = head.entries();
-            let mut entries = Vec::with_capacity(entry_heads.len());
-            for (index, entry) in (first..).zip(entry_heads) {
-                let id = EntryId {
-                    term: entry.term,
-                    index,
-                };
-                let end = at.checked_add(entry.bytes as usize)?;
-                let read = frame.get(at..end).map(|data| Entry {
-                    id,
-                    kind: entry.kind,
-                    data: Bytes::copy_from_slice(data),
-                });
-                at = end;
-                match read.filter(|read| entry_checksum(read) == entry.crc) {
-                    Some(read) => entries.push(Ok(read)),
-                    None => {
-                        whole = false;
-                        entries.push(Err((id, entry.crc)));
-                    }
-                }
-            }
+            let entries = head.read(bodies);
+            whole &= entries.iter().all(Result::is_ok);
+            bodies = bodies.get(head.body_bytes()..).unwrap_or_default();
             records.push(DecodedRecord { head, entries });
         }
         Some(Self { records, whole })
