@@ -250,7 +250,7 @@ fn rare_over_shards(bug: Bug) -> Option<(&'static str, &'static str)> {
         ),
         Bug::MixesTransfers => (
             "replication: the_next_leaders_snapshot_is_not_taken_for_the_last_ones",
-            "not within 60 seeds: two leaders must send snapshots of one shard to one replica, one right after the \
+            "not looked for: two leaders must send snapshots of one shard to one replica, one right after the \
              other, as often started and after as many transfers",
         ),
         Bug::AbortsByItself => (
