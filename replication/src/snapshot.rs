@@ -38,7 +38,7 @@ use crate::effect::{Effect, Effects};
 use crate::eraft;
 use crate::group::Group;
 use crate::identity::{Incarnation, NodeId};
-use crate::message::{Last, Message, Outcome, SnapshotBody, SnapshotMessage};
+use crate::message::{Last, Outcome, SnapshotBody, SnapshotMessage};
 use crate::replication::Replication;
 use synod_testpoint::planted;
 
@@ -350,8 +350,7 @@ impl Replication {
                 transfer: name,
                 body,
             };
-            let message = Message::Snapshot(message);
-            fx.push(Effect::Send { to: node, message });
+            fx.push(transfer::send(node, message));
             return;
         }
         if let Some(before) = self.transfers.into.remove(&shard) {

@@ -88,7 +88,7 @@ async fn kill_9_loses_and_doubles_nothing_and_writes_resume_within_3_s() {
             prober.set(&probe, kill.to_string()).await.unwrap();
             resumed.push((killed.elapsed(), key));
         }
-        let (pause, _) = resumed[resumed.len() - 1];
+        let pause = killed.elapsed();
         assert!(
             pause < Duration::from_secs(3),
             "kill {kill}, of node {victim}: writes resumed {resumed:?} after it"

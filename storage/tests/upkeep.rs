@@ -8,8 +8,8 @@ use rig::{Rig, SHARD, delete, put, rng};
 use synod_storage::disk::{Disk, Fault, Survival};
 use synod_storage::index::Rot;
 use synod_storage::{
-    Event, KeyRange, Lane, LogBatch, LogError, Micros, Options, Pressure, ReadResult, ReplicaId,
-    ShardId, Space, Version,
+    Entry, Event, KeyRange, Lane, LogBatch, LogError, Micros, Options, Pressure, ReadResult,
+    ReplicaId, ShardId, Space, Version,
 };
 
 #[test]
@@ -265,15 +265,36 @@ fn has_to_wait(rig: &mut Rig, shard: ShardId, (lo, hi): (u64, u64)) -> bool {
     waits
 }
 
-/// Entries that a trim writes anew are in no cache while their batch is on its way to the disk. Who asks
-/// for them is answered when it is there: an answer at once would be asked again for ever.
-#[test]
-fn a_fetch_waits_for_a_batch_on_its_way() {
+/// A store that has entries only on the disk.
+fn without_cache(seed: u64) -> Rig {
     let no_cache = Options {
         entry_cache_bytes: 0,
         ..Options::tiny()
     };
-    let mut rig = Rig::sim_with(8, no_cache);
+    Rig::sim_with(seed, no_cache)
+}
+
+/// One change more, a millisecond later; it waits for the log.
+fn submit_round(rig: &mut Rig, round: u32) -> Entry {
+    let change = put(format!("key-{:03}", round % 50), vec![7; 500]);
+    let entry = rig.submit(SHARD, vec![change]);
+    rig.now += 1_000;
+    rig.store.tick(Micros(rig.now));
+    entry
+}
+
+/// It takes effect, and what it replaced can be let go.
+fn apply_round(rig: &mut Rig, entry: &Entry) {
+    rig.apply_entry(SHARD, entry);
+    let threshold = Version(rig.version);
+    rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+}
+
+/// Entries that a trim writes anew are in no cache while their batch is on its way to the disk. Who asks
+/// for them is answered when it is there: an answer at once would be asked again for ever.
+#[test]
+fn a_fetch_waits_for_a_batch_on_its_way() {
+    let mut rig = without_cache(8);
     let slow = ShardId(2);
     rig.create(slow, ReplicaId(22)).unwrap();
     let stuck: Vec<_> = (0..3)
@@ -283,17 +304,12 @@ fn a_fetch_waits_for_a_batch_on_its_way() {
     let (lo, hi) = (stuck[0].id.index, stuck[2].id.index + 1);
     let mut waited = 0;
     for round in 0..2_000u32 {
-        let change = put(format!("key-{:03}", round % 50), vec![7; 500]);
-        let entry = rig.submit(SHARD, vec![change]);
-        rig.now += 1_000;
-        rig.store.tick(Micros(rig.now));
+        let entry = submit_round(&mut rig, round);
         // Whatever the log's first job leads to, and what that does.
         for _ in 0..3 {
             waited += u32::from(has_to_wait(&mut rig, slow, (lo, hi)));
         }
-        rig.apply_entry(SHARD, &entry);
-        let threshold = Version(rig.version);
-        rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+        apply_round(&mut rig, &entry);
     }
     assert!(waited > 0, "nothing was ever written anew");
     assert_eq!(rig.entries(slow, lo, hi), stuck);
@@ -303,17 +319,10 @@ fn a_fetch_waits_for_a_batch_on_its_way() {
 /// for them is answered when they are: an answer at once would be asked again for ever.
 #[test]
 fn a_fetch_waits_for_a_trim_on_its_way() {
-    let no_cache = Options {
-        entry_cache_bytes: 0,
-        ..Options::tiny()
-    };
-    let mut rig = Rig::sim_with(9, no_cache);
+    let mut rig = without_cache(9);
     let mut seen = 0;
     for round in 0..2_000u32 {
-        let change = put(format!("key-{:03}", round % 50), vec![7; 500]);
-        let entry = rig.submit(SHARD, vec![change]);
-        rig.now += 1_000;
-        rig.store.tick(Micros(rig.now));
+        let entry = submit_round(&mut rig, round);
         let mut jobs = Vec::new();
         loop {
             rig.store.take_jobs(&mut jobs);
@@ -338,9 +347,7 @@ fn a_fetch_waits_for_a_trim_on_its_way() {
                 }
             }
         }
-        rig.apply_entry(SHARD, &entry);
-        let threshold = Version(rig.version);
-        rig.store.set_threshold(SHARD, KeyRange::all(), threshold);
+        apply_round(&mut rig, &entry);
     }
     assert!(seen > 0, "nothing was trimmed");
 }

@@ -208,7 +208,7 @@ fn agree(models: u64) {
         .copied()
         .map_or(0, u64::from);
     assert!(
-        unknown * 100 < models,
+        unknown * 100 < models.min(2_500),
         "auto gave up on {unknown} of {models} small models"
     );
     assert!(

@@ -71,6 +71,12 @@ pub(super) struct Incoming {
     pub said_at: Micros,
 }
 
+/// A message of a transfer, on its way to the other side.
+pub(super) fn send(to: NodeId, message: SnapshotMessage) -> Effect {
+    let message = Message::Snapshot(message);
+    Effect::Send { to, message }
+}
+
 impl Outgoing {
     pub fn message(&self, shard: ShardId, to: ReplicaId, body: SnapshotBody) -> Effect {
         let (from, term, transfer) = (self.from, self.term, self.name);
@@ -82,10 +88,7 @@ impl Outgoing {
             transfer,
             body,
         };
-        Effect::Send {
-            to: self.node,
-            message: Message::Snapshot(message),
-        }
+        send(self.node, message)
     }
 
     /// Takes note of what the receiver wants.
@@ -153,9 +156,6 @@ impl Incoming {
             transfer,
             body,
         };
-        Effect::Send {
-            to: self.node,
-            message: Message::Snapshot(message),
-        }
+        send(self.node, message)
     }
 }

@@ -1,6 +1,5 @@
 //! Bringing entries back that fell out of the cache: for a replay at start, or a slow follower.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -59,8 +58,7 @@ impl FetchQuery {
     pub fn plan(
         disk: &Arc<dyn Disk>,
         view: &LogView,
-        placements: &BTreeMap<BatchSeq, Placement>,
-        trimming: Option<BatchSeq>,
+        place: impl Fn(BatchSeq) -> Option<Placement>,
         (shard, lo, hi): (ShardId, u64, u64),
     ) -> FetchPlan {
         let groups = view.lock();
@@ -73,19 +71,17 @@ impl FetchQuery {
             .map_or(u64::MAX, |entry| entry.id.index);
         let mut runs = Vec::new();
         let mut waits = false;
-        let is_going = |batch| trimming.is_some_and(|last| batch <= last);
         for run in group.runs.iter().skip_while(|run| run.last() < lo) {
             if run.first >= hi.min(cached_first) || runs.len() == RUNS_MAX {
                 break;
             }
             // New entries are in the cache until they are placed; those that a trim has written anew
             // are not.
-            let placement = placements.get(&run.batch);
-            let Some(placement) = placement.filter(|_| !is_going(run.batch)) else {
+            let Some(placement) = place(run.batch) else {
                 waits = true;
                 break;
             };
-            runs.push((*run, *placement));
+            runs.push((*run, placement));
         }
         match (runs.is_empty(), waits) {
             (true, true) => FetchPlan::Waits,

@@ -1,7 +1,7 @@
 //! Batches on their way to the log, and segments on their way out of it.
 
 use super::{QueuedBatch, Replica, Store};
-use crate::log::{LogFailure, LogWork, Record, Segment};
+use crate::log::{LogFailure, LogWork, Placement, Record, Segment};
 use crate::{BatchSeq, EntryId, Event, Fatal, LogBatch, Pressure};
 
 impl Store {
@@ -182,6 +182,13 @@ impl Store {
         Ok(())
     }
 
+    /// Where a batch can be read: nowhere before it is written, nor once its segment is being taken off.
+    pub(super) fn place(&self, batch: BatchSeq) -> Option<Placement> {
+        let is_going = self.schedule.trimming.is_some_and(|last| batch <= last);
+        let placement = self.placements.get(&batch).filter(|_| !is_going);
+        placement.copied()
+    }
+
     /// Asks again for the entries that had to wait.
     pub(super) fn retry_fetches(&mut self) {
         for (shard, lo, hi) in std::mem::take(&mut self.waiting_fetches) {
@@ -216,8 +223,7 @@ impl Store {
         self.schedule.trim_due = true;
         if let Some((batch, error)) = &fetched.failed {
             // Its segment may have gone since it was asked for.
-            let gone = self.schedule.trimming.is_some_and(|last| *batch <= last);
-            if !gone && self.placements.contains_key(batch) {
+            if self.place(*batch).is_some() {
                 tracing::error!(%batch, %error, "cannot read the log");
             }
         }

@@ -265,9 +265,8 @@ impl Store {
 
     /// Asks for entries that [`LogView::entries`] said are on disk only. [`Event::Fetched`] follows.
     pub fn fetch(&mut self, shard: ShardId, lo: u64, hi: u64) {
-        let trimming = self.schedule.trimming;
-        let (view, wanted) = (&self.view, (shard, lo, hi));
-        match FetchQuery::plan(&self.disk, view, &self.placements, trimming, wanted) {
+        let wanted = (shard, lo, hi);
+        match FetchQuery::plan(&self.disk, &self.view, |batch| self.place(batch), wanted) {
             FetchPlan::Read(query) => self.queries.push_back(Query::Fetch(query)),
             FetchPlan::Waits => self.waiting_fetches.push(wanted),
             FetchPlan::Nothing => self.events.push(Event::Fetched { shard }),

@@ -46,13 +46,23 @@ fn add_learner(world: &mut World, replica: u64) {
 }
 
 fn has_caught_up(world: &mut World, node: usize) -> bool {
-    let applied = |world: &World, node: usize| {
+    has_caught_up_with(world, node, 1)
+}
+
+fn has_caught_up_with(world: &World, node: usize, leader: usize) -> bool {
+    let applied = |node: usize| {
         let process = world.machines[node].process.as_ref();
         process
             .and_then(|p| p.replication.status(S))
             .map_or(0, |status| status.applied)
     };
-    applied(world, node) > 0 && applied(world, node) == applied(world, 1)
+    applied(node) > 0 && applied(node) == applied(leader)
+}
+
+/// Whether so many chunks were sent.
+fn are_sent(world: &World, chunks: u64) -> bool {
+    let sent = world.counts.get("chunks");
+    sent.is_some_and(|&sent| sent >= chunks)
 }
 
 #[test]
@@ -108,13 +118,7 @@ fn a_spoiled_chunk_is_asked_for_again() {
 fn a_snapshot_goes_on_where_the_connection_was_lost() {
     let mut world = with_rows(102);
     add_learner(&mut world, 500);
-    let half = |world: &mut World| {
-        world
-            .counts
-            .get("chunks")
-            .is_some_and(|&chunks| chunks >= 3)
-    };
-    assert!(world.run_until(2_000, half));
+    assert!(world.run_until(2_000, |world| are_sent(world, 3)));
     world.links[1][3].cut = true;
     world.links[3][1].cut = true;
     world.run_ms(700);
@@ -169,29 +173,13 @@ fn the_next_leaders_snapshot_is_not_taken_for_the_last_ones() {
         plant(bug);
         let mut world = with_rows(108);
         add_learner(&mut world, 500);
-        let under_way = |world: &mut World| {
-            let chunks = world.counts.get("chunks").copied();
-            chunks.is_some_and(|chunks| chunks >= 1)
-        };
-        assert!(world.run_until(2_000, under_way));
+        assert!(world.run_until(2_000, |world| are_sent(world, 1)));
         world.kill(1);
         let next_leads = |world: &mut World| world.leader(S).is_some_and(|leader| leader != 1);
         assert!(world.run_until(3_000, next_leads));
         let leader = world.leader(S).expect("just seen");
-        let caught_up_with_it = |world: &mut World| {
-            let state = |node: usize| {
-                let process = world.machines[node].process.as_ref();
-                process.and_then(|process| process.replication.status(S))
-            };
-            let (learner, leader) = (state(3), state(leader));
-            learner
-                .is_some_and(|it| it.applied > 0 && Some(it.applied) == leader.map(|it| it.applied))
-        };
-        assert_eq!(
-            world.run_until(3_000, caught_up_with_it),
-            caught_up,
-            "{bug:?}"
-        );
+        let arrived = world.run_until(3_000, |world| has_caught_up_with(world, 3, leader));
+        assert_eq!(arrived, caught_up, "{bug:?}");
         if bug.is_none() {
             world.start(1);
             world.finish().map(drop).expect("the history holds");
@@ -205,11 +193,7 @@ fn the_next_leaders_snapshot_is_not_taken_for_the_last_ones() {
 fn transfers_to_a_silent_node_end() {
     let mut world = with_rows(109);
     add_learner(&mut world, 500);
-    let under_way = |world: &mut World| {
-        let chunks = world.counts.get("chunks").copied();
-        chunks.is_some_and(|chunks| chunks >= 2)
-    };
-    assert!(world.run_until(2_000, under_way));
+    assert!(world.run_until(2_000, |world| are_sent(world, 2)));
     world.kill(3);
     let sends = |world: &World| {
         let process = world.machines[1].process.as_ref().expect("it runs");
