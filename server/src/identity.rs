@@ -13,14 +13,14 @@ use synod_membership::id::{Boot, NodeId};
 use synod_storage::disk::{Disk, OpenMode, read_exact_at};
 
 use crate::formation::Founding;
-use crate::membership::files::with_reserve;
+use crate::membership::files::{DIR as MEMBERSHIP_DIR, with_reserve};
 
 /// The file that says who the directory is.
 pub const IDENTITY: &str = "identity";
 /// The file that a data directory has once it belongs to a cluster.
 pub const CLUSTER: &str = "cluster";
-/// Where the store and the membership keep their files.
-const DATA_DIRS: [&str; 3] = ["log", "values", "membership"];
+/// Where the store keeps its files.
+const STORE_DIRS: [&str; 2] = ["log", "values"];
 const MAGIC: [u8; 8] = *b"SYNODREC";
 const HEADER_BYTES: usize = 16;
 
@@ -141,15 +141,25 @@ fn is_empty(disk: &Arc<dyn Disk>) -> Result<bool, IdentityError> {
     let data = names
         .iter()
         .any(|name| !name.ends_with(".new") && name != "LOCK");
-    for dir in DATA_DIRS {
-        match disk.list(dir) {
-            Ok(names) if names.is_empty() => {}
-            Ok(_) => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io(error)),
+    Ok(!data && has_no_files(disk, MEMBERSHIP_DIR)? && !has_store(disk)?)
+}
+
+/// Whether a store was ever begun: that is after the directory has come to belong to a cluster.
+pub fn has_store(disk: &Arc<dyn Disk>) -> Result<bool, IdentityError> {
+    for dir in STORE_DIRS {
+        if !has_no_files(disk, dir)? {
+            return Ok(true);
         }
     }
-    Ok(!data)
+    Ok(false)
+}
+
+fn has_no_files(disk: &Arc<dyn Disk>, dir: &'static str) -> Result<bool, IdentityError> {
+    match disk.list(dir) {
+        Ok(names) => Ok(names.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(IdentityError::Io { file: dir, error }),
+    }
 }
 
 fn encode<T>(record: &T, file: &'static str) -> Result<Vec<u8>, IdentityError>

@@ -7,6 +7,9 @@
 //! ```text
 //! slot = magic u32 | generation u64 | length u32 | crc u32 (of generation, length, payload) | payload
 //! ```
+//!
+//! A pair is blank before its first value: whole, with no payload. So two files that are gone, or were made anew by
+//! somebody else, are not taken for a directory that never promised anything.
 
 use thiserror::Error;
 
@@ -30,6 +33,9 @@ pub enum SlotError {
     /// Its checksum matches, and it holds no such value: another version wrote it, or this is a bug.
     #[error("the slot holds something else: {0}")]
     Content(#[from] DecodeError),
+    /// There is nothing, not even a blank.
+    #[error("the slot is empty, or gone")]
+    Absent,
     /// Both copies are damaged: the directory's promises are lost, and its id must not be used again.
     #[error("both copies are damaged ({first}; {second})")]
     BothDamaged {
@@ -52,43 +58,32 @@ pub struct Slots<T> {
 
 /// The bytes of a slot.
 pub fn encode(generation: u64, value: &impl Encode) -> Vec<u8> {
-    let payload = value.to_bytes();
+    framed(generation, &value.to_bytes())
+}
+
+fn framed(generation: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.u32(MAGIC);
     bytes.u64(generation);
     bytes.u32(payload.len() as u32);
-    bytes.u32(checksum(generation, &payload));
-    bytes.put(&payload);
+    bytes.u32(checksum(generation, payload));
+    bytes.put(payload);
     bytes
 }
 
-/// What a pair of slots holds. An empty slice is a slot that was never written. Bytes after a slot's payload are
-/// ignored, so that a region may be larger than its content.
+/// The bytes of a slot that never had a value.
+pub fn blank() -> Vec<u8> {
+    framed(0, &[])
+}
+
+/// What a pair of slots holds. Bytes after a slot's payload are ignored, so that a region may be larger than its
+/// content.
 pub fn recover<T: Decode>(first: &[u8], second: &[u8]) -> Result<Slots<T>, SlotError> {
-    let read = [decode::<T>(first), decode::<T>(second)];
-    match read {
-        [Ok(None), Ok(None)] => Ok(Slots {
-            value: None,
-            generation: 0,
-        }),
-        [Ok(Some(a)), Ok(Some(b))] => {
-            let newer = if a.0 >= b.0 { a } else { b };
-            Ok(Slots {
-                value: Some(newer.1),
-                generation: newer.0,
-            })
-        }
-        [Ok(Some(whole)), _] | [_, Ok(Some(whole))] => Ok(Slots {
-            value: Some(whole.1),
-            generation: whole.0,
-        }),
-        // The first write of all may be cut short in its first slot, before anything depended on it.
-        [Err(_), Ok(None)] => Ok(Slots {
-            value: None,
-            generation: 0,
-        }),
-        [Ok(None), Err(error)] => Err(error),
-        [Err(first), Err(second)] => Err(SlotError::BothDamaged {
+    let whole = |(generation, value)| Slots { value, generation };
+    match (decode::<T>(first), decode::<T>(second)) {
+        (Ok(a), Ok(b)) => Ok(whole(if a.0 >= b.0 { a } else { b })),
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(whole(one)),
+        (Err(first), Err(second)) => Err(SlotError::BothDamaged {
             first: ailment(first),
             second: ailment(second),
         }),
@@ -101,13 +96,15 @@ fn ailment(error: SlotError) -> &'static str {
         SlotError::NoHeader => "no header",
         SlotError::Checksum => "checksum",
         SlotError::Content(_) => "content",
+        SlotError::Absent => "empty, or gone",
         SlotError::BothDamaged { .. } => "both",
     }
 }
 
-fn decode<T: Decode>(bytes: &[u8]) -> Result<Option<(u64, T)>, SlotError> {
+/// A slot's generation and value; no value if it is blank.
+fn decode<T: Decode>(bytes: &[u8]) -> Result<(u64, Option<T>), SlotError> {
     if bytes.is_empty() {
-        return Ok(None);
+        return Err(SlotError::Absent);
     }
     let (header, rest) = bytes
         .split_at_checked(HEADER_BYTES)
@@ -123,7 +120,8 @@ fn decode<T: Decode>(bytes: &[u8]) -> Result<Option<(u64, T)>, SlotError> {
     if word(16) != checksum(generation, payload) {
         return Err(SlotError::Checksum);
     }
-    Ok(Some((generation, T::from_bytes(payload)?)))
+    let value = (!payload.is_empty()).then(|| T::from_bytes(payload));
+    Ok((generation, value.transpose()?))
 }
 
 fn checksum(generation: u64, payload: &[u8]) -> u32 {

@@ -155,12 +155,17 @@ fn a_torn_write_of_one_copy_leaves_the_other() {
 }
 
 #[test]
-fn slots_that_were_never_written_are_empty() {
-    let found = slots::recover::<AcceptorState>(&[], &[]).unwrap();
+fn slots_that_never_had_a_value_are_blank_and_lost_ones_are_not() {
+    let blank = slots::blank();
+    let recover = slots::recover::<AcceptorState>;
+    let found = recover(&blank, &blank).unwrap();
     assert_eq!((found.value, found.generation), (None, 0));
+    // The first write was cut short in its first copy, and went no further.
     let torn = &slots::encode(1, &state(1))[..9];
-    assert_eq!(
-        slots::recover::<AcceptorState>(torn, &[]).unwrap().value,
-        None
-    );
+    assert_eq!(recover(torn, &blank).unwrap().value, None);
+    for (first, second) in [(&[][..], &[][..]), (torn, &[]), (&[], torn)] {
+        let error = recover(first, second).unwrap_err();
+        assert!(matches!(error, SlotError::BothDamaged { .. }), "{error}");
+    }
+    assert!(recover(&[], &[]).unwrap_err().to_string().contains("gone"));
 }

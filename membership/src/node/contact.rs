@@ -1,30 +1,28 @@
 //! Whether a majority can be heard, and what that means for serving.
 //!
-//! A node that cannot hear cannot learn that it was removed. So a member counts the voters with which it completed an
-//! exchange, a probe of its own that was answered, and stops serving when for some seconds they were no majority.
-//! Answering others' probes proves nothing: the answers may be lost.
+//! A node that cannot hear cannot learn that it was removed. So a member notes when each voter last completed an
+//! exchange with it, a probe of its own that was answered, and stops serving when those that did so within some seconds
+//! are no majority. Answering others' probes proves nothing: the answers may be lost.
 //!
 //! In a small cluster everybody probes everybody, and this costs nothing. In a large one a node probes K of many: while
 //! none of these fails, it takes the sample for the whole; when one does, it asks all voters.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Node;
-use crate::bitmap::Bitmap;
 use crate::effect::{Effect, Effects, Suspended};
-use crate::id::{ConfigHash, NodeId};
+use crate::id::NodeId;
 use crate::message::{Message, Probe};
 use crate::status::Phase;
 use crate::time::{Time, earliest};
 
-/// Voters that answered lately, in two overlapping periods.
+/// Who answered when.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
-    config: Option<ConfigHash>,
-    current: Bitmap,
-    previous: Bitmap,
-    period_began: Time,
-    /// When a majority was last heard.
+    /// When each voter last answered a probe of this node's.
+    heard: BTreeMap<NodeId, Time>,
+    /// When a majority was last known to be there. While nothing is amiss, the last answer of a member shows it.
     majority_at: Time,
     poll_at: Option<Time>,
     /// True from a start, or a pause, until a majority has been heard in fact.
@@ -34,7 +32,7 @@ pub(super) struct Contacts {
 impl Contacts {
     /// Forgets who was heard: this process has not been running.
     pub(super) fn doubt(&mut self, now: Time) {
-        self.config = None;
+        self.heard.clear();
         self.unsure = true;
         self.poll_at = Some(now);
     }
@@ -55,70 +53,59 @@ pub(super) const SAMPLE_FROM: usize = 33;
 const POLL_INTERVAL: Duration = Duration::from_millis(1_000);
 
 impl Node {
-    /// A voter answered.
+    /// A probe of this node's was answered.
     pub(super) fn note_contact(&mut self, from: NodeId) {
-        self.age_contacts();
-        let index = self.view().and_then(|view| view.voter_index(from));
-        if let Some(index) = index {
-            self.contacts.current.insert(index);
-        }
-    }
-
-    /// Forgets whom it heard two periods ago, whether or not anybody was heard since.
-    fn age_contacts(&mut self) {
         let Some(view) = self.view() else { return };
-        let (hash, count) = (view.hash(), view.voters().len());
-        let period = self.settings.timing.suspend / 2;
-        let contacts = &mut self.contacts;
-        if contacts.config != Some(hash) {
-            contacts.config = Some(hash);
-            (contacts.current, contacts.previous) = (Bitmap::empty(count), Bitmap::empty(count));
-            contacts.period_began = self.now;
-        } else if self.now >= contacts.period_began + period {
-            let stale = self.now >= contacts.period_began + period * 2;
-            let finished = std::mem::replace(&mut contacts.current, Bitmap::empty(count));
-            contacts.previous = if stale {
-                Bitmap::empty(count)
-            } else {
-                finished
-            };
-            contacts.period_began = self.now;
+        let (voter, member) = (view.is_voter(from), view.index_of(from).is_some());
+        if voter {
+            self.contacts.heard.insert(from, self.now);
+        }
+        if member && self.is_calm() {
+            self.contacts.majority_at = self.now;
         }
     }
 
-    /// True if the voters heard lately, and this node if it is one, are a majority.
-    fn hears_majority(&self) -> bool {
-        let Some(view) = self.view() else {
-            return false;
+    /// The voters of a new configuration are counted on; what the others said is forgotten.
+    pub(super) fn count_on_voters(&mut self) {
+        let Some(view) = self.view().cloned() else {
+            return;
         };
-        let contacts = &self.contacts;
-        let heard = if contacts.config == Some(view.hash()) {
-            contacts.current.union_count(&contacts.previous)
-        } else {
-            0
-        };
-        heard + usize::from(view.is_voter(self.me())) >= view.majority()
+        self.contacts.heard.retain(|voter, _| view.is_voter(*voter));
+    }
+
+    /// The time since which a majority of the voters has answered, this node among them if it is one; `None` if none
+    /// ever did.
+    fn majority_heard_at(&self) -> Option<Time> {
+        let view = self.view()?;
+        let mut heard: Vec<Time> = self.contacts.heard.values().copied().collect();
+        if view.is_voter(self.me()) {
+            heard.push(self.now);
+        }
+        let last = heard.len().checked_sub(view.majority())?;
+        Some(*heard.select_nth_unstable(last).1)
     }
 
     /// Voters not heard lately. A sample is taken for the whole while nothing is amiss.
     pub(super) fn missing_voters(&self) -> Vec<NodeId> {
-        let Some(view) = self.view() else {
-            return Vec::new();
-        };
         if self.is_calm() && self.listed() {
             return Vec::new();
         }
-        let me = self.me();
-        let known = self.contacts.config == Some(view.hash());
-        let heard = |index: usize| {
-            let both = [&self.contacts.current, &self.contacts.previous];
-            known && both.iter().any(|heard| heard.contains(index))
+        self.silent_voters(self.settings.timing.suspend)
+    }
+
+    /// Voters that have not answered for so long.
+    fn silent_voters(&self, span: Duration) -> Vec<NodeId> {
+        let Some(view) = self.view() else {
+            return Vec::new();
         };
-        let voters = view.voters().iter().enumerate();
-        voters
-            .filter(|(index, v)| **v != me && !heard(*index))
-            .map(|(_, v)| *v)
-            .collect()
+        let me = self.me();
+        let lately = |voter: &NodeId| {
+            let at = self.contacts.heard.get(voter);
+            at.is_some_and(|at| self.now < *at + span)
+        };
+        let voters = view.voters().iter();
+        let silent = voters.filter(|voter| **voter != me && !lately(voter));
+        silent.copied().collect()
     }
 
     /// True if nothing speaks against taking the sample for the whole. Absent voters do: they are nobody's subjects,
@@ -148,9 +135,7 @@ impl Node {
             self.contacts.poll_at = None;
             return;
         }
-        self.age_contacts();
         if self.is_calm() {
-            self.contacts.majority_at = self.now;
             self.contacts.poll_at = None;
         } else {
             let at = *self
@@ -166,7 +151,8 @@ impl Node {
     }
 
     fn poll_voters(&mut self, out: &mut Effects) {
-        let mut missing = self.missing_voters();
+        // In time: who is asked only when its answer is too old leaves a gap.
+        let mut missing = self.silent_voters(self.settings.timing.suspend / 2);
         let Some(view) = self.view().cloned() else {
             return;
         };
@@ -197,11 +183,16 @@ impl Node {
 
     /// Suspends or resumes serving, as things stand.
     pub(super) fn update_serving(&mut self, out: &mut Effects) {
-        if !self.is_calm() && self.hears_majority() {
-            self.contacts.majority_at = self.now;
+        let suspend = self.settings.timing.suspend;
+        let due = self.now >= self.contacts.majority_at + suspend;
+        if (due || self.contacts.unsure)
+            && let Some(at) = self.majority_heard_at()
+            && self.now < at + suspend
+        {
+            self.contacts.majority_at = at;
             self.contacts.unsure = false;
         }
-        let deaf = self.now >= self.contacts.majority_at + self.settings.timing.suspend;
+        let deaf = self.now >= self.contacts.majority_at + suspend;
         let suspended = match self.phase {
             Phase::Restarting => Some(Suspended::BootNotListed),
             Phase::Member | Phase::Leaving if deaf => Some(Suspended::NoMajority),

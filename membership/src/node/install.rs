@@ -30,15 +30,16 @@ pub(super) struct Notice {
     message: Message,
     pub(super) next_at: Time,
     wait: Duration,
-    until: Time,
 }
 
 /// Observers that tell a removed node: a few, so that one loss does not matter.
 const NOTIFIERS: usize = 3;
 
-/// A removed node that never answers is told for so long, at growing distances.
-const NOTICE_TIME: Duration = Duration::from_secs(600);
-const NOTICE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A removed node is told until it answers or is back, at distances that grow up to this.
+const NOTICE_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// So many removed nodes are told at a time: the dead ones among them never answer, and the oldest are given up.
+const NOTICES_MAX: usize = 256;
 
 /// A node that left, and waits until a remaining voter knows.
 #[derive(Debug)]
@@ -132,6 +133,7 @@ impl Node {
         self.monitor
             .observe(self.now, &view, me.node, &mut self.rng);
         self.relay.clear();
+        self.count_on_voters();
         match view.member(me.node) {
             Some(listed) if listed.boot == me.boot => {
                 if !matches!(self.phase, Phase::Member | Phase::Leaving) {
@@ -261,17 +263,17 @@ impl Node {
                     message,
                     next_at: self.now,
                     wait: self.settings.timing.alert_refresh,
-                    until: self.now + NOTICE_TIME,
                 });
             }
         }
         self.notices
             .retain(|notice| after.index_of(notice.node).is_none());
+        let surplus = self.notices.len().saturating_sub(NOTICES_MAX);
+        self.notices.drain(..surplus);
     }
 
     pub(super) fn tick_notices(&mut self, out: &mut Effects) {
         let now = self.now;
-        self.notices.retain(|notice| now < notice.until);
         for notice in self
             .notices
             .iter_mut()
@@ -353,34 +355,25 @@ impl Node {
         }
         match chain.prove_rival(view, &self.catalog) {
             Ok(()) => self.halt(Halt::ConflictingCertificate(view.seq), out),
-            Err(_) => {
-                self.quarantine(from, view.seq, out);
-            }
+            Err(_) => self.quarantine(from, view.seq, out),
         }
     }
 
-    /// A peer shows another hash for a sequence number that we hold. It may be the wrong one of us: ask for its proof,
-    /// and do not listen to it otherwise.
+    /// A peer shows another hash for a sequence number that we hold. Either of us may be wrong: ask it for its proof,
+    /// and listen to nothing else that it says.
     pub(super) fn on_conflict(&mut self, from: &Identity, seq: u64, out: &mut Effects) {
-        let Some(chain) = &self.chain else { return };
-        let known = self.quarantined.contains(&from.node);
-        if let Some(hash) = chain.hash_at(seq.saturating_sub(1)).filter(|_| !known) {
-            let from_here = Position { seq: seq - 1, hash };
+        let before = seq.checked_sub(1);
+        let hash = before.and_then(|before| self.chain.as_ref()?.hash_at(before));
+        if let (Some(seq), Some(hash), false) = (before, hash, self.is_quarantined(from)) {
+            let from_here = Position { seq, hash };
             self.send_to(from, Message::Pull(Pull { from: from_here }), out);
         }
-        self.alarm_once(
-            from.node,
-            Alarm::ConflictingHash {
-                peer: from.node,
-                seq,
-            },
-            out,
-        );
+        self.quarantine(from, seq, out);
     }
 
     fn quarantine(&mut self, from: &Identity, seq: u64, out: &mut Effects) {
         if self.quarantined.len() < QUARANTINED_MAX {
-            self.quarantined.insert(from.node);
+            self.quarantined.insert(from.node, from.boot);
         }
         self.alarm_once(
             from.node,
@@ -390,6 +383,28 @@ impl Node {
             },
             out,
         );
+    }
+
+    /// True if this boot has shown another chain than ours. A later one has checked its own.
+    pub(super) fn is_quarantined(&self, from: &Identity) -> bool {
+        self.quarantined.get(&from.node) == Some(&from.boot)
+    }
+
+    /// What is taken from a peer in quarantine: its proof, and the question for ours, which may show it that its own
+    /// chain is wrong.
+    pub(super) fn on_quarantined(&mut self, from: &Identity, message: &Message, out: &mut Effects) {
+        match message {
+            Message::Views(views) => {
+                for view in views.iter() {
+                    self.check_rival(from, view, out);
+                    if self.phase == Phase::Halted {
+                        return;
+                    }
+                }
+            }
+            Message::Pull(pull) => self.on_pull(from, pull.from, out),
+            _ => {}
+        }
     }
 
     /// A message of a configuration that is not in force here: one of us is behind.

@@ -33,7 +33,7 @@ use crate::cut_detector::CutDetector;
 use crate::durable::{AcceptorState, Record, Registration};
 use crate::effect::{Alarm, Effect, Effects, Halt, Suspended};
 use crate::event::{Contact, Event};
-use crate::id::{ConfigHash, Destination, Identity, NodeId, Token};
+use crate::id::{Boot, ConfigHash, Destination, Identity, NodeId, Token};
 use crate::member::{Labels, Member};
 use crate::message::{Alert, Message, Position, Snapshot};
 use crate::monitor::Monitor;
@@ -110,7 +110,7 @@ pub struct Node {
     wanted_mode: Option<Mode>,
     disk_stalled: bool,
     suspended: Option<Suspended>,
-    quarantined: BTreeSet<NodeId>,
+    quarantined: BTreeMap<NodeId, Boot>,
     alarmed: BTreeSet<NodeId>,
     deadline: Option<Time>,
 }
@@ -160,7 +160,7 @@ impl Node {
             wanted_mode: None,
             disk_stalled: false,
             suspended: None,
-            quarantined: BTreeSet::new(),
+            quarantined: BTreeMap::new(),
             alarmed: BTreeSet::new(),
             deadline: None,
         }
@@ -288,6 +288,10 @@ impl Node {
         if !self.admits(&from, out) {
             return;
         }
+        if self.is_quarantined(&from) {
+            self.on_quarantined(&from, &message, out);
+            return;
+        }
         match message {
             Message::Probe(probe) => self.on_probe(&from, probe, out),
             Message::ProbeAck(ack) => self.on_ack(&from, ack, out),
@@ -320,7 +324,7 @@ impl Node {
         let Some(me) = self.registration.filter(|_| self.introduced) else {
             return false;
         };
-        if from.node == me.node || self.quarantined.contains(&from.node) {
+        if from.node == me.node {
             return false;
         }
         if let (Some(mine), Some(theirs)) = (me.cluster, from.cluster)
@@ -353,7 +357,7 @@ impl Node {
         true
     }
 
-    fn on_superseded(&mut self, boot: crate::id::Boot, out: &mut Effects) {
+    fn on_superseded(&mut self, boot: Boot, out: &mut Effects) {
         let Some(me) = self.registration else { return };
         let twin = boot.counter == me.boot.counter && boot != me.boot;
         if boot.counter > me.boot.counter || twin {

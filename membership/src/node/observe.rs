@@ -16,7 +16,7 @@ const ALERTS_PER_BOOT_BITS: u32 = 28;
 impl Node {
     /// Answers on receipt, whatever else is going on.
     pub(super) fn on_probe(&mut self, from: &Identity, probe: Probe, out: &mut Effects) {
-        if !self.admits(from, out) {
+        if !self.admits(from, out) || self.is_quarantined(from) {
             return;
         }
         let at = self.position();

@@ -185,7 +185,7 @@ mod tests {
         }
         assert_eq!(
             Histogram::upper(Histogram::bucket(u32::MAX.into())),
-            u32::MAX.into()
+            u64::from(u32::MAX)
         );
     }
 

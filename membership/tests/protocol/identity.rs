@@ -1,8 +1,13 @@
 //! Directories that are lost, copied or rolled back, and chains that conflict.
 
+use std::sync::Arc;
+
+use synod_membership::bitmap::Bitmap;
+use synod_membership::cut::{Cut, Departure, Removal};
 use synod_membership::durable::Recovered;
 use synod_membership::effect::{Alarm, Halt};
 use synod_membership::message::{Message, Probe};
+use synod_membership::view::{Certificate, Rank, View};
 
 use crate::world::{World, ms};
 
@@ -56,31 +61,108 @@ fn lost_directory_same_address() {
     }
 }
 
-/// A peer that claims another configuration of the same number is not listened to, and stops nobody.
+/// A peer that claims another configuration of the same number is not listened to, and stops nobody. Its next boot,
+/// which has checked its chain, is.
 #[test]
 fn conflicting_hash_peer() {
     let mut world = World::cluster(3, 5);
-    let seq = world.seq(0);
-    let mut from = world.hosts[4].identity.unwrap();
-    from.node.0 ^= 1;
-    from.address.set_port(7001);
-    let probe = Probe {
-        nonce: 7,
+    let (seq, tag) = (world.seq(0), world.view(0).unwrap().hash().tag());
+    let from = world.hosts[4].identity.unwrap();
+    let probe = |nonce, tag| Message::Probe(Probe { nonce, seq, tag });
+    let acks = |world: &mut World, nonce, tag| {
+        let before = world.messages.get("ProbeAck").copied();
+        world.deliver(0, from, probe(nonce, tag));
+        world.messages.get("ProbeAck").copied() != before
+    };
+    assert!(acks(&mut world, 7, tag));
+    acks(&mut world, 8, !tag);
+    assert!(!acks(&mut world, 9, tag), "it is in quarantine");
+    let alarm = Alarm::ConflictingHash {
+        peer: from.node,
         seq,
-        tag: 0xdead_beef,
     };
-    for host in 0..4 {
-        world.deliver(host, from, Message::Probe(probe));
-    }
-    world.run(ms(5_000));
+    assert_eq!(world.hosts[0].alarms, [alarm]);
+    world.run(ms(10_000));
     assert!(world.agree(&[0, 1, 2, 3, 4]), "{}", world.describe());
-    let alarmed = |h: usize| {
-        world.hosts[h]
-            .alarms
-            .iter()
-            .any(|a| matches!(a, Alarm::ConflictingHash { .. }))
+    assert_eq!(world.hosts[0].alarms, [alarm]);
+    let next = Probe {
+        nonce: 10,
+        seq,
+        tag,
     };
-    assert!((0..4).all(alarmed));
+    world.restart(4);
+    world.until(ms(3_000), "the next boot", |w| w.agree(&[0, 1, 2, 3, 4]));
+    let before = world.messages["ProbeAck"];
+    let from = world.hosts[4].identity.unwrap();
+    world.deliver(0, from, Message::Probe(next));
+    assert_eq!(world.messages["ProbeAck"], before + 1);
+}
+
+/// A peer shows another view in place of one that is installed: without a proof it is an alarm; with one, two quorums
+/// have decided, and nobody may go on.
+#[test]
+fn a_rival_view_stops_a_node_only_with_its_proof() {
+    let mut world = World::cluster(3, 5);
+    world.crash(4);
+    world.until(ms(6_000), "the cut", |w| w.agree(&[0, 1, 2, 3]));
+    let runs = &world.hosts[0].installed;
+    let configurations: Vec<_> = runs.iter().flatten().cloned().collect();
+    let [.., before, _] = &configurations[..] else {
+        panic!("two configurations")
+    };
+    // The other decision: host 3 goes instead, and another quorum voted for it.
+    let gone = before.member(world.id(3)).unwrap();
+    let cut = Cut {
+        remove: vec![Removal {
+            node: gone.node,
+            departure: Departure::Failed,
+        }],
+        ..Cut::default()
+    };
+    let rival = |votes: &[usize]| {
+        let after = before.successor(&cut).unwrap();
+        let mut voters = Bitmap::empty(before.voters().len());
+        votes.iter().for_each(|voter| {
+            voters.insert(*voter);
+        });
+        let certificate = Certificate {
+            config: before.hash(),
+            rank: Rank::FAST,
+            voters,
+        };
+        let (seq, hash) = (after.seq(), after.hash());
+        let view = View {
+            seq,
+            hash,
+            cut: Arc::new(cut.clone()),
+            certificate,
+        };
+        Message::Views(Arc::new(vec![Arc::new(view)]))
+    };
+    let from = world.hosts[3].identity.unwrap();
+    world.deliver(0, from, rival(&[0, 1, 2]));
+    assert_eq!(world.hosts[0].halted, None);
+    assert!(matches!(
+        world.hosts[0].alarms[..],
+        [Alarm::ConflictingHash { .. }]
+    ));
+    // In quarantine, too, the proof is looked at.
+    world.deliver(0, from, rival(&[0, 1, 2, 3]));
+    let halt = Halt::ConflictingCertificate(before.seq() + 1);
+    assert_eq!(world.hosts[0].halted, Some(halt));
+}
+
+/// A directory whose views do not follow from each other is not started from.
+#[test]
+fn a_broken_chain_of_its_own_stops_a_node() {
+    let mut world = World::cluster(3, 5);
+    world.crash_exactly(4);
+    let views = &mut world.hosts[4].disk.views;
+    let last = views.last_mut().unwrap();
+    let seq = last.seq;
+    Arc::make_mut(last).certificate.voters = Bitmap::empty(5);
+    world.restart(4);
+    assert_eq!(world.hosts[4].halted, Some(Halt::BrokenChain(seq)));
 }
 
 /// A node of one cluster at an address where members of another look for theirs.

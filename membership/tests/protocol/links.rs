@@ -35,6 +35,35 @@ fn one_deaf_node_is_removed_alone_for_each_size() {
     }
 }
 
+/// Its last exchange was at most a second before, so it goes on for four, and not for longer than five.
+#[test]
+fn a_deaf_node_stops_five_seconds_after_its_last_exchange() {
+    for count in [3, 5, 12, 20, 60] {
+        for seed in 0..5 {
+            let mut world = World::cluster(seed, count);
+            world.run(ms(1_000 + seed * 170));
+            world.deafen(1);
+            world.run(ms(3_900));
+            assert!(world.hosts[1].serving, "N = {count}: it is early");
+            world.run(ms(1_110));
+            assert!(!world.hosts[1].serving, "N = {count}: it is late");
+        }
+    }
+}
+
+/// It hears nothing for longer than anybody's patience, and then hears, and cannot answer.
+#[test]
+fn a_removed_node_is_told_until_it_answers() {
+    let mut world = World::cluster(5, 5);
+    world.isolate(&[4]);
+    world.until(ms(6_000), "its cut", |w| w.agree(&[0, 1, 2, 3]));
+    world.run(ms(1_200_000));
+    assert_eq!(world.hosts[4].removed, 0);
+    world.heal();
+    world.mute(4);
+    world.until(ms(61_000), "the notice", |w| w.hosts[4].removed == 1);
+}
+
 #[test]
 fn one_mute_node_is_removed_alone_for_each_size() {
     for count in 3..=12 {

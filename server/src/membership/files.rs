@@ -7,6 +7,10 @@
 //! membership/reserve       space for the next of them when the disk is full
 //! ```
 //!
+//! All but the reserve are there, if only blank, before the founding record is, and so before anybody is
+//! told of this node as a member. A file that is missing later was lost, and with it what the node had
+//! promised: it must not vote again under its name.
+//!
 //! The formats are the core's ([`synod_membership::durable`]); what is here says in which order bytes,
 //! syncs and names reach the disk. The acceptor's copies are overwritten in place, the second after the
 //! first is synced: a crash spoils at most one. A view is appended and synced. A new base, after old
@@ -23,12 +27,12 @@ use std::io;
 use std::sync::Arc;
 
 use synod_membership::durable::log::{self, LogError};
-use synod_membership::durable::slots::{self, SlotError};
+use synod_membership::durable::slots::{self, SlotError, Slots};
 use synod_membership::durable::{AcceptorState, Record, Recovered};
 use synod_membership::id::Boot;
 use synod_storage::disk::{Disk, DiskFile, OpenMode, read_exact_at};
 
-use crate::identity::{IDENTITY, Identity, IdentityError, encode_identity};
+use crate::identity::{CLUSTER, IDENTITY, Identity, IdentityError, encode_identity, has_store};
 
 /// The directory of the membership's files.
 pub const DIR: &str = "membership";
@@ -54,10 +58,17 @@ pub enum FilesError {
     },
     /// What the node promised its peers is lost.
     #[error(
-        "both copies of {DIR}/acceptor are unusable ({0}), and with them what this node has \
-         promised to its peers: move the directory away and start anew to join as a new node"
+        "{DIR}/acceptor-a and -b are unusable ({0}), and with them what this node has promised to \
+         its peers: move the directory away and start anew to join as a new node"
     )]
     Acceptor(SlotError),
+    /// The founding record is gone, and what came after it is there.
+    #[error(
+        "the {CLUSTER} file is gone, and this node has been a member of a cluster: restore it from \
+         a copy of this very directory, or move the directory away and start anew to join as a new \
+         node"
+    )]
+    Cluster,
     /// The view log is damaged, or gone.
     #[error(
         "{VIEWS} is unusable ({0}): move the directory away and start anew to join as a new node"
@@ -101,15 +112,30 @@ impl Files {
     pub fn open(disk: &Arc<dyn Disk>, identity: Identity) -> Result<(Self, Recovered), FilesError> {
         let io = |error| FilesError::Io { file: DIR, error };
         disk.create_dir(DIR).map_err(io)?;
-        let mut copies = Vec::new();
-        for file in SLOTS {
-            copies.push(read_or_create(disk, file)?);
-        }
-        let slots = slots::recover::<AcceptorState>(&copies[0], &copies[1])
-            .map_err(FilesError::Acceptor)?;
+        let copies = [
+            read_or_create(disk, SLOTS[0])?,
+            read_or_create(disk, SLOTS[1])?,
+        ];
         let bytes = read_or_create(disk, VIEWS)?;
         let found =
             log::recover(&bytes).map_err(|error: LogError| FilesError::Views(error.to_string()))?;
+        let has_cluster = has_cluster(disk)?;
+        let slots = match slots::recover::<AcceptorState>(&copies[0], &copies[1]) {
+            Ok(slots) => slots,
+            // An unfinished first start: without a cluster nothing was promised to anybody.
+            Err(_) if found.base.is_none() && !has_cluster && !has_store(disk)? => Slots {
+                value: None,
+                generation: 0,
+            },
+            Err(error) => return Err(FilesError::Acceptor(error)),
+        };
+        if slots.value.is_some() && found.base.is_none() {
+            return Err(FilesError::Views("it is gone".to_owned()));
+        }
+        let was_member = slots.value.is_some() || !found.views.is_empty();
+        if !has_cluster && (was_member || has_store(disk)?) {
+            return Err(FilesError::Cluster);
+        }
         disk.sync_dir(DIR).map_err(io)?;
         let content = Recovered {
             registration: None,
@@ -129,8 +155,9 @@ impl Files {
         file.write_at(&bytes[..found.valid_bytes], 0).map_err(io)?;
         file.set_len(this.log_bytes).map_err(io)?;
         file.sync_data().map_err(io)?;
-        if let Some(state) = this.content.acceptor.clone() {
-            this.write_now(disk, Record::Acceptor(state))?;
+        match this.content.acceptor.clone() {
+            Some(state) => this.write_now(disk, Record::Acceptor(state))?,
+            None => carry_out_all(disk, slot_operations(&slots::blank()))?,
         }
         set_aside(disk);
         let recovered = this.content.clone();
@@ -156,12 +183,7 @@ impl Files {
         disk: &Arc<dyn Disk>,
         record: Record,
     ) -> Result<(), FilesError> {
-        let mut hand = Hand::default();
-        for operation in self.operations(record)? {
-            hand.carry_out(disk, operation)
-                .map_err(|error| FilesError::Io { file: DIR, error })?;
-        }
-        Ok(())
+        carry_out_all(disk, self.operations(record)?)
     }
 
     /// What makes a record durable, in order.
@@ -185,16 +207,7 @@ impl Files {
             }
             Record::Acceptor(state) => {
                 self.generation += 1;
-                let bytes = slots::encode(self.generation, state.as_ref());
-                let copy = |file| {
-                    let bytes = bytes.clone();
-                    [
-                        Operation::Open(file, OpenMode::Existing),
-                        Operation::Write(0, bytes),
-                        Operation::Sync,
-                    ]
-                };
-                SLOTS.into_iter().flat_map(copy).collect()
+                slot_operations(&slots::encode(self.generation, state.as_ref()))
             }
             Record::View(view) => {
                 let bytes = log::encode_view(&view);
@@ -284,6 +297,38 @@ pub fn with_reserve<T>(disk: &Arc<dyn Disk>, act: impl Fn() -> io::Result<T>) ->
     }
 }
 
+/// One copy after the other.
+fn slot_operations(bytes: &[u8]) -> Vec<Operation> {
+    let copy = |file| {
+        [
+            Operation::Open(file, OpenMode::Existing),
+            Operation::Write(0, bytes.to_vec()),
+            Operation::Sync,
+        ]
+    };
+    SLOTS.into_iter().flat_map(copy).collect()
+}
+
+fn carry_out_all(disk: &Arc<dyn Disk>, operations: Vec<Operation>) -> Result<(), FilesError> {
+    let mut hand = Hand::default();
+    operations
+        .into_iter()
+        .try_for_each(|operation| hand.carry_out(disk, operation))
+        .map_err(|error| FilesError::Io { file: DIR, error })
+}
+
+/// Whether the directory belongs to a cluster. The record itself is read by somebody else.
+fn has_cluster(disk: &Arc<dyn Disk>) -> Result<bool, FilesError> {
+    match disk.open(CLUSTER, OpenMode::Existing) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(FilesError::Io {
+            file: CLUSTER,
+            error,
+        }),
+    }
+}
+
 fn open(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Arc<dyn DiskFile>, FilesError> {
     let io = |error| FilesError::Io { file, error };
     match disk.open(file, OpenMode::Existing) {
@@ -313,7 +358,7 @@ fn read_or_create(disk: &Arc<dyn Disk>, file: &'static str) -> Result<Vec<u8>, F
 mod tests {
     use super::*;
     use crate::formation::{Founder, Founding};
-    use crate::identity::begin_boot;
+    use crate::identity::{begin_boot, save_founding};
     use synod_membership::bitmap::Bitmap;
     use synod_membership::id::{ConfigHash, NodeId};
     use synod_membership::view::{Certificate, Rank, View};
@@ -365,6 +410,7 @@ mod tests {
         assert!(found.base.is_none() && found.acceptor.is_none());
         let first = crate::membership::founded(&founding(), NodeId(7)).expect("a founder");
         files.found(disk, &first).expect("a base");
+        save_founding(disk, &founding()).expect("the record");
         files
     }
 
@@ -470,17 +516,101 @@ mod tests {
 
     #[test]
     fn rot_in_both_copies_is_an_error_that_says_what_is_lost() {
+        let error = after_a_vote(|disk| {
+            for file in SLOTS {
+                let copy = disk.open(file, OpenMode::Existing).expect("the copy");
+                copy.write_at(&[0xff], 20).expect("rot");
+            }
+        });
+        assert!(error.expect("both are damaged").contains("promised"));
+    }
+
+    /// Whichever of its files are lost: one copy of the acceptor's state is enough, and without the rest
+    /// the node does not start, for it would vote anew on what it has voted on.
+    #[test]
+    fn a_node_whose_promises_are_lost_does_not_start() {
+        let lose = |files: &[&str]| {
+            after_a_vote(|disk| {
+                for file in files {
+                    disk.remove(file).expect("it was there");
+                }
+            })
+        };
+        assert_eq!(lose(&[]), None);
+        assert_eq!(lose(&[SLOTS[0]]), None);
+        assert_eq!(lose(&[SLOTS[1]]), None);
+        let promised = "what this node has promised";
+        for (lost, says) in [
+            (&SLOTS[..], promised),
+            (&[SLOTS[0], SLOTS[1], VIEWS], promised),
+            (&[SLOTS[0], SLOTS[1], CLUSTER], promised),
+            (&[VIEWS], "it is gone"),
+            (&[CLUSTER], "the cluster file is gone"),
+        ] {
+            let error = lose(lost).expect("it is an error");
+            assert!(error.contains(says), "{lost:?}: {error}");
+            assert!(error.contains("start anew"), "{lost:?}: {error}");
+        }
+        let emptied = after_a_vote(|disk| {
+            for file in SLOTS {
+                let copy = disk.open(file, OpenMode::Existing).expect("the copy");
+                copy.set_len(0).expect("the disk works");
+            }
+        });
+        assert!(emptied.expect("it is an error").contains(promised));
+    }
+
+    /// Only who it was and its store are left: it must not take itself for new.
+    #[test]
+    fn a_store_without_its_membership_does_not_start() {
+        let error = after_a_vote(|disk| {
+            for file in [SLOTS[0], SLOTS[1], VIEWS, CLUSTER] {
+                disk.remove(file).expect("it was there");
+            }
+            disk.create_dir("log").expect("the store");
+            disk.open("log/1", OpenMode::Create).expect("the store");
+        });
+        assert!(error.expect("it is an error").contains("promised"));
+    }
+
+    /// A first start that is cut short at any moment leaves nothing that stands in the way of the next.
+    #[test]
+    fn a_first_start_that_ends_early_is_begun_again() {
+        for seed in 0..200 {
+            let sim = SimDisk::new(seed);
+            let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+            let identity = begin_boot(&disk, (7, 100)).expect("a boot");
+            sim.inject(Fault::FailSync(seed % 8));
+            let begun = Files::open(&disk, identity);
+            let kept = begun.map_err(|error| error.to_string());
+            let founded = kept.and_then(|(mut files, _)| {
+                let first = crate::membership::founded(&founding(), NodeId(7)).expect("a founder");
+                let kept = files.found(&disk, &first).map_err(|e| e.to_string());
+                kept.and_then(|()| save_founding(&disk, &founding()).map_err(|e| e.to_string()))
+            });
+            sim.heal();
+            let disk: Arc<dyn Disk> = Arc::new(sim.power_loss(Survival::Random));
+            let identity = begin_boot(&disk, (8, 200)).expect("the second boot");
+            let (_, found) = Files::open(&disk, identity)
+                .unwrap_or_else(|error| panic!("seed {seed}, {founded:?}: {error}"));
+            assert!(found.acceptor.is_none());
+            assert!(found.base.is_some() || founded.is_err(), "seed {seed}");
+        }
+    }
+
+    /// What another start says after a vote and some damage; `None` if it goes on.
+    fn after_a_vote(damage: impl Fn(&Arc<dyn Disk>)) -> Option<String> {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
         let mut files = begun(&disk);
         files.write_now(&disk, state(1)).expect("a write");
-        for file in SLOTS {
-            disk.open(file, OpenMode::Existing)
-                .expect("the copy")
-                .write_at(&[0xff], 20)
-                .expect("rot");
-        }
+        damage(&disk);
         let identity = begin_boot(&disk, (8, 200)).expect("the second boot");
-        let error = Files::open(&disk, identity).expect_err("both copies are damaged");
-        assert!(error.to_string().contains("promised"), "{error}");
+        match Files::open(&disk, identity) {
+            Ok((_, found)) => {
+                assert_eq!(found.acceptor.expect("a vote").writes, 1);
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
     }
 }
