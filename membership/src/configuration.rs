@@ -7,7 +7,6 @@
 //!
 //! The first member of the sequence is `seq` 1, with one member and one voter.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -152,14 +151,9 @@ impl Configuration {
         Configuration::assemble(cluster, 1, ConfigHash(0), CutHash(0), mode, overlay, roster)
     }
 
-    /// The configuration that begins a new lineage with what is left of this one.
-    pub(crate) fn forced(&self, survivors: &BTreeSet<NodeId>, cluster: ClusterId) -> Self {
-        let staying = self
-            .members
-            .iter()
-            .filter(|member| survivors.contains(&member.node));
-        let founded =
-            Configuration::founded(cluster, self.mode, self.overlay, staying.cloned().collect());
+    /// The configuration that begins a new lineage with these members of this one.
+    pub(crate) fn forced(&self, staying: Vec<Member>, cluster: ClusterId) -> Self {
+        let founded = Configuration::founded(cluster, self.mode, self.overlay, staying);
         let Configuration {
             members,
             voters,

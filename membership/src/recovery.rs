@@ -5,22 +5,28 @@
 //! new cluster id, and the survivors as its members. Nodes of the old lineage are then foreigners, so that a lost
 //! majority that turns up after all cannot go on in parallel under the same name.
 //!
-//! It is not safe in the way that all else here is. What the lost nodes knew and the survivors do not is gone: views
-//! that they had decided, and whatever the data plane had acknowledged on their word. [`Loss`] says what can be said
-//! about it, so that the command can show it before it asks for a confirmation.
+//! The same begins a cluster from a copy of all its directories ([`restore`]), so that the copy and what it was copied
+//! from are strangers to each other. Its nodes keep their ids, which their replicas name.
+//!
+//! The first is not safe in the way that all else here is. What the lost nodes knew and the survivors do not is gone:
+//! views that they had decided, and whatever the data plane had acknowledged on their word. The second is as safe as
+//! the copy is: of all directories, while no node ran. [`Loss`] says what can be said about it, so that the command can
+//! show it before it asks for a confirmation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use crate::catalog::Catalog;
 use crate::chain::Chain;
-use crate::codec::Encode;
+use crate::codec::{Encode, Sink};
 use crate::configuration::{Configuration, SharedConfiguration};
 use crate::durable::{Recovered, Registration};
 use crate::hash::SipHash128;
 use crate::id::{ClusterId, ConfigHash, NodeId};
+use crate::member::Member;
 use crate::message::Snapshot;
 use crate::view::Unproven;
 
@@ -49,6 +55,12 @@ pub enum RecoveryError {
         /// Votes that there are.
         voters: usize,
     },
+    /// Two members would be reached at one address.
+    #[error("two members have the address {0}")]
+    SameAddress(SocketAddr),
+    /// The copy has begun its own lineage already.
+    #[error("this directory is restored already")]
+    Restored,
 }
 
 /// What may be lost.
@@ -116,8 +128,57 @@ pub fn force(
             voters: last.voters().len(),
         });
     }
+    let members = last.members().iter();
+    let staying = members.filter(|member| survivors.contains(&member.node));
+    Ok(lineage(
+        directory,
+        registration,
+        last,
+        (staying.cloned().collect(), ""),
+    ))
+}
+
+/// Begins a new lineage with all members, from a copy of all their directories. To be run on each of these with the
+/// same name, which tells apart what is made of one copy, and the same new addresses; who is not given one keeps the
+/// old.
+pub fn restore(
+    directory: &Recovered,
+    name: &str,
+    addresses: &BTreeMap<NodeId, SocketAddr>,
+) -> Result<Lineage, RecoveryError> {
+    let registration = directory.registration.ok_or(RecoveryError::Empty)?;
+    let last = &*last(directory)?;
+    let base = directory.base.as_ref().ok_or(RecoveryError::Empty)?;
+    let begun = &base.configuration;
+    if begun.cluster() == lineage_id(begun.previous(), begun.members(), name) {
+        return Err(RecoveryError::Restored);
+    }
+    let is_member = |node: &&NodeId| last.index_of(**node).is_some();
+    let named = addresses.keys().chain([&registration.node]);
+    if let Some(stranger) = named.copied().find(|node| !is_member(&node)) {
+        return Err(RecoveryError::NotAMember(stranger));
+    }
+    let mut members = last.members().to_vec();
+    for member in &mut members {
+        member.address = *addresses.get(&member.node).unwrap_or(&member.address);
+    }
+    let mut taken = BTreeSet::new();
+    if let Some(twice) = members.iter().find(|member| !taken.insert(member.address)) {
+        return Err(RecoveryError::SameAddress(twice.address));
+    }
+    Ok(lineage(directory, registration, last, (members, name)))
+}
+
+/// The lineage that these members begin, under this name.
+fn lineage(
+    directory: &Recovered,
+    registration: Registration,
+    last: &Configuration,
+    (staying, name): (Vec<Member>, &str),
+) -> Lineage {
     let lost = |nodes: &mut dyn Iterator<Item = NodeId>| -> Vec<NodeId> {
-        nodes.filter(|node| !survivors.contains(node)).collect()
+        let stays = |node: &NodeId| staying.iter().any(|member| member.node == *node);
+        nodes.filter(|node| !stays(node)).collect()
     };
     let acceptor = directory.acceptor.as_ref();
     let loss = Loss {
@@ -128,8 +189,8 @@ pub fn force(
         decision_pending: acceptor
             .is_some_and(|state| state.config == last.hash() && state.vote.is_some()),
     };
-    let cluster = lineage_id(last, survivors);
-    let configuration = Arc::new(Configuration::forced(last, survivors, cluster));
+    let cluster = lineage_id(last.hash(), &staying, name);
+    let configuration = Arc::new(last.forced(staying, cluster));
     let snapshot = Snapshot {
         configuration: configuration.clone(),
         view: None,
@@ -144,19 +205,21 @@ pub fn force(
         base: Some(Arc::new(snapshot)),
         views: Vec::new(),
     };
-    Ok(Lineage {
+    Lineage {
         directory,
         configuration,
         loss,
-    })
+    }
 }
 
-/// The id of the lineage that these survivors begin: the same for each of them, without a word between them.
-fn lineage_id(last: &Configuration, survivors: &BTreeSet<NodeId>) -> ClusterId {
-    let mut hash = SipHash128::keyed(0x4c69_6e65, last.hash().0 as u64);
-    last.hash().encode(&mut hash);
-    for survivor in survivors {
-        survivor.encode(&mut hash);
+/// The id of the lineage that these members begin: the same for each of them, without a word between them.
+fn lineage_id(last: ConfigHash, staying: &[Member], name: &str) -> ClusterId {
+    let mut hash = SipHash128::keyed(0x4c69_6e65, last.0 as u64);
+    last.encode(&mut hash);
+    hash.put(name.as_bytes());
+    for member in staying {
+        member.node.encode(&mut hash);
+        member.address.encode(&mut hash);
     }
     ClusterId(hash.finish())
 }
@@ -167,7 +230,6 @@ mod tests {
     use crate::configuration::{Mode, Overlay};
     use crate::durable;
     use crate::id::Boot;
-    use crate::member::Member;
 
     fn founders(count: u64) -> Vec<(NodeId, Recovered)> {
         let member = |index: u64| Member {
@@ -201,6 +263,44 @@ mod tests {
         assert_ne!(forced[0].configuration.cluster(), ClusterId(1));
         assert_eq!(forced[0].configuration.members().len(), 2);
         assert_eq!(forced[0].loss.voters, [NodeId(1), NodeId(3), NodeId(5)]);
+    }
+
+    #[test]
+    fn all_copies_begin_the_same_new_lineage_once() {
+        let directories = founders(3);
+        let moved = ([10, 0, 1, 2], 7000).into();
+        let addresses = BTreeMap::from([(NodeId(2), moved)]);
+        let restored: Vec<Lineage> = directories
+            .iter()
+            .map(|(_, directory)| restore(directory, "drill", &addresses).unwrap())
+            .collect();
+        let first = &restored[0].configuration;
+        assert!(
+            restored
+                .iter()
+                .all(|other| other.configuration.hash() == first.hash())
+        );
+        assert_ne!(first.cluster(), ClusterId(1));
+        assert_eq!((first.members().len(), first.voters().len()), (3, 3));
+        assert_eq!(first.member(NodeId(2)).unwrap().address, moved);
+        let again = restore(&restored[0].directory, "drill", &addresses).unwrap_err();
+        assert_eq!(again, RecoveryError::Restored);
+        // Another name, or other addresses, make another cluster.
+        for (name, addresses) in [("other", &addresses), ("drill", &BTreeMap::new())] {
+            let other = restore(&directories[0].1, name, addresses).unwrap();
+            assert_ne!(other.configuration.cluster(), first.cluster());
+        }
+    }
+
+    #[test]
+    fn addresses_of_a_copy_are_those_of_its_members_and_differ() {
+        let directories = founders(3);
+        let at =
+            |node: u128, last| BTreeMap::from([(NodeId(node), ([10, 0, 0, last], 7000).into())]);
+        let error = |addresses| restore(&directories[0].1, "drill", &addresses).unwrap_err();
+        assert_eq!(error(at(9, 9)), RecoveryError::NotAMember(NodeId(9)));
+        let taken = ([10, 0, 0, 2], 7000).into();
+        assert_eq!(error(at(3, 2)), RecoveryError::SameAddress(taken));
     }
 
     #[test]

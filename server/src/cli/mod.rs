@@ -12,6 +12,7 @@ mod placement;
 mod policy;
 mod recover;
 mod repl;
+mod restore;
 mod settings;
 mod shard;
 mod sql;

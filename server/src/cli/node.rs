@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use synod_client::Command;
 
-use super::{Failure, address::Server, controller, recover, report, sql};
+use super::{Failure, address::Server, controller, recover, report, restore, sql};
 use crate::status::{Report, render_members};
 
 /// Between two looks at a node that leaves.
@@ -32,6 +32,8 @@ pub enum Node {
     Decommission(Emptied),
     /// Go on without a majority of the members that is lost for good: on the directory of a node that is stopped
     Recover(recover::Recover),
+    /// Begin a cluster from a copy of all of another's directories: on each of them, before any node is started
+    Restore(restore::Restore),
 }
 
 /// What a node is meant to do.
@@ -88,6 +90,7 @@ impl Node {
             Node::Undrain(meant) => meant.run("UNDRAIN"),
             Node::Decommission(emptied) => emptied.run("DECOMMISSION"),
             Node::Recover(recover) => recover.run(),
+            Node::Restore(restore) => restore.run(),
         }
     }
 }

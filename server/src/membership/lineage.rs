@@ -5,14 +5,17 @@
 //! ([`synod_membership::recovery`]), if all hold the same last view. Those left behind are of the old one, and are
 //! refused should they come back.
 //!
+//! A copy of a whole cluster begins a lineage of its own in the same way ([`Recovery::restore`]).
+//!
 //! Two files change: the founding record gets the new cluster's id, then the view log the new first configuration. A
 //! crash in between leaves a directory that does not start, and that the same command finishes.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use synod_membership::configuration::SharedConfiguration;
-use synod_membership::durable::{Record, Registration};
+use synod_membership::durable::{Record, Recovered, Registration};
 use synod_membership::id::{ClusterId, NodeId};
 use synod_membership::recovery::{self, Lineage, RecoveryError};
 use synod_storage::disk::Disk;
@@ -45,7 +48,7 @@ pub enum LineageError {
         /// Its members.
         members: String,
     },
-    /// These survivors cannot begin a lineage from here.
+    /// These members cannot begin a lineage from here.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
 }
@@ -66,6 +69,34 @@ pub struct Recovery {
 impl Recovery {
     /// What the directory would come to with these survivors, named by their ids or the first digits of them.
     pub fn examine(disk: &Arc<dyn Disk>, survivors: &[String]) -> Result<Self, LineageError> {
+        Self::think(disk, |directory, last| {
+            let named = survivors.iter().map(|name| member(last, name));
+            let survivors = named.collect::<Result<BTreeSet<NodeId>, _>>()?;
+            Ok(recovery::force(directory, &survivors)?)
+        })
+    }
+
+    /// What the directory, one of a copy of all of a cluster's, would come to under this name, with these members,
+    /// named in the same way, at new addresses.
+    pub fn restore(
+        disk: &Arc<dyn Disk>,
+        name: &str,
+        addresses: &[(String, SocketAddr)],
+    ) -> Result<Self, LineageError> {
+        Self::think(disk, |directory, last| {
+            let at = |(name, address): &(String, SocketAddr)| Ok((member(last, name)?, *address));
+            let addresses = addresses
+                .iter()
+                .map(at)
+                .collect::<Result<_, LineageError>>()?;
+            Ok(recovery::restore(directory, name, &addresses)?)
+        })
+    }
+
+    fn think(
+        disk: &Arc<dyn Disk>,
+        begin: impl FnOnce(&Recovered, &SharedConfiguration) -> Result<Lineage, LineageError>,
+    ) -> Result<Self, LineageError> {
         let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
         let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
         let (files, mut directory) = Files::open(disk, identity)?;
@@ -75,10 +106,8 @@ impl Recovery {
             boot: identity.boot,
         });
         let last = recovery::last(&directory)?;
-        let named = survivors.iter().map(|name| member(&last, name));
-        let survivors = named.collect::<Result<BTreeSet<NodeId>, _>>()?;
         Ok(Self {
-            lineage: recovery::force(&directory, &survivors)?,
+            lineage: begin(&directory, &last)?,
             last,
             node: identity.node,
             founding,
@@ -95,10 +124,17 @@ impl Recovery {
             mut files,
             ..
         } = self;
-        let founding = Founding {
-            cluster: lineage.configuration.cluster().0,
+        let configuration = &lineage.configuration;
+        let mut founding = Founding {
+            cluster: configuration.cluster().0,
             ..founding
         };
+        // Joiners ask the founders, too: where these are now.
+        for founder in &mut founding.members {
+            if let Some(member) = configuration.member(NodeId(founder.node)) {
+                founder.peer = member.address;
+            }
+        }
         save_founding(disk, &founding)?;
         if let Some(base) = lineage.directory.base {
             files.write_now(disk, Record::Base(base))?;
@@ -186,6 +222,33 @@ mod tests {
         let again =
             Recovery::examine(&disks[1], &survivors()).expect_err("they are a majority now");
         assert!(again.to_string().contains("start them"), "{again}");
+    }
+
+    #[test]
+    fn copies_of_all_directories_become_one_new_cluster_at_new_addresses() {
+        let disks = founders();
+        let moved: SocketAddr = ([127, 0, 0, 1], 7805).into();
+        let places = [("5".to_owned(), moved)];
+        for disk in &disks {
+            let restored = Recovery::restore(disk, "drill", &places).expect("a copy of all");
+            assert_eq!(clusters(disk), (5, 5), "to look at it changes nothing");
+            restored.carry_out(disk).expect("the disk works");
+        }
+        let (founding, last) = clusters(&disks[0]);
+        assert_eq!(founding, last);
+        assert_ne!(founding, 5);
+        assert!(
+            disks
+                .iter()
+                .all(|disk| clusters(disk) == (founding, founding))
+        );
+        let record = load_founding(&disks[0]).expect("whole").expect("there");
+        assert_eq!(record.members[4].peer, moved);
+        let again = Recovery::restore(&disks[0], "drill", &places).expect_err("it is done");
+        assert!(again.to_string().contains("restored already"), "{again}");
+        let error = Recovery::restore(&disks[0], "other", &[("9".to_owned(), moved)]);
+        let error = error.expect_err("nobody has this id").to_string();
+        assert!(error.contains("\"9\" stands for 0"), "{error}");
     }
 
     #[test]

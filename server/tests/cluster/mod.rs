@@ -155,6 +155,16 @@ impl Cluster {
         Self { nodes, root }
     }
 
+    /// A copy of the directories of all nodes, none of which may run, for processes at other ports.
+    pub fn copy(&self) -> Self {
+        let copy = Self::prepare(self.nodes.len(), |_| Vec::new());
+        for (from, to) in self.nodes.iter().zip(&copy.nodes) {
+            assert!(from.process.is_none(), "it runs");
+            copy_tree(&from.data, &to.data);
+        }
+        copy
+    }
+
     fn run_all(&mut self) {
         for i in 0..self.nodes.len() {
             self.run(i);
@@ -281,6 +291,19 @@ impl Cluster {
     /// The data directory of a node.
     pub fn data(&self, i: usize) -> PathBuf {
         self.nodes[i].data.clone()
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("room for a copy");
+        }
     }
 }
 

@@ -338,3 +338,72 @@ async fn two_of_five_go_on_when_an_operator_says_that_the_others_are_lost() {
     )
     .await;
 }
+
+/// `synod node restore` on a directory of the copy; what it printed.
+fn restore(copy: &Cluster, node: usize, ids: &[String], flags: &[&str]) -> (bool, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_synod"));
+    command.args(["node", "restore", "--name", "drill", "--data"]);
+    command.arg(copy.data(node));
+    for (i, id) in ids.iter().enumerate() {
+        command.args(["--at", &format!("{}={}", &id[..8], copy.peer(i))]);
+    }
+    command.args(flags);
+    let (status, said) = run_to_end(command);
+    (status.success(), said)
+}
+
+/// A copy of all directories becomes a cluster of its own: it has what the other had, and neither sees what the other
+/// does from then on, though both run.
+#[tokio::test]
+async fn a_copy_of_all_directories_becomes_another_cluster() {
+    let mut cluster = Cluster::start(3);
+    let all = [0, 1, 2];
+    until(&cluster, &all, PATIENCE, "three members", serves_with(3)).await;
+    let mut ids = Vec::new();
+    for node in all {
+        ids.push(ask(cluster.client(node)).await.expect("an answer").node.id);
+    }
+    client(cluster.clients())
+        .set("k", "before")
+        .await
+        .expect("a write");
+    all.iter().for_each(|node| drop(cluster.stop(*node)));
+    let mut copy = cluster.copy();
+    all.iter().for_each(|node| cluster.run(*node));
+    let (done, said) = restore(&copy, 0, &ids, &[]);
+    assert!(done && said.contains("Nothing was changed"), "{said}");
+    let mut becomes = Vec::new();
+    for node in all {
+        let (done, said) = restore(&copy, node, &ids, &["--yes", "--json"]);
+        assert!(done, "{said}");
+        let told: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        becomes.push(told["becomes"].clone());
+    }
+    assert!(
+        becomes.iter().all(|told| *told == becomes[0]),
+        "{becomes:?}"
+    );
+    let (done, said) = restore(&copy, 0, &ids, &["--yes"]);
+    assert!(!done && said.contains("restored already"), "{said}");
+    all.iter().for_each(|node| copy.run(*node));
+    until(&copy, &all, PATIENCE, "the copy", serves_with(3)).await;
+    until(&cluster, &all, PATIENCE, "the first", serves_with(3)).await;
+    let (mut first, mut second) = (client(cluster.clients()), client(copy.clients()));
+    assert_eq!(
+        second.get("k").await.expect("a read").as_deref(),
+        Some(&b"before"[..])
+    );
+    second.set("k", "copy").await.expect("a write");
+    assert_eq!(
+        first.get("k").await.expect("a read").as_deref(),
+        Some(&b"before"[..])
+    );
+    for (nodes, cluster) in [(&cluster, 0), (&copy, 1)] {
+        let report = ask(nodes.client(0)).await.expect("an answer");
+        assert!(
+            report.problems.is_empty(),
+            "{cluster}: {:?}",
+            report.problems
+        );
+    }
+}
