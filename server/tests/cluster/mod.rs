@@ -101,6 +101,14 @@ impl Cluster {
         Self::start_with(nodes, &[])
     }
 
+    /// The same, but the last one is late: it is for the caller to run.
+    pub fn start_but_one(nodes: usize) -> Self {
+        let mut cluster = Self::prepare(nodes, |_| Vec::new());
+        (0..nodes - 1).for_each(|i| cluster.run(i));
+        (0..nodes - 1).for_each(|i| cluster.wait_until_up(i));
+        cluster
+    }
+
     /// The same, with settings of their own: flags and values.
     pub fn start_with(nodes: usize, flags: &[&str]) -> Self {
         Self::start_each(nodes, |_| flags.iter().map(ToString::to_string).collect())
