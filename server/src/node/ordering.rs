@@ -239,14 +239,7 @@ impl Node {
             return Err(self.not_leader(shard));
         };
         let followed = self.participant.authority(shard).unwrap_or_default();
-        if order.authority.is_some_and(|of| of < followed) {
-            return Err(Refusal::Superseded { by: followed });
-        }
-        if order.epoch != descriptor.epoch {
-            let descriptor = descriptor.clone();
-            return Err(Refusal::StaleEpoch { descriptor });
-        }
-        Ok(())
+        check::order(order, descriptor, followed)
     }
 
     /// Moves on the orders that can be.

@@ -1,4 +1,4 @@
-//! Whether a change of a shard's members may be made, and what it is for replication.
+//! Whether an order is obeyed, whether a change of a shard's members may be made, and what it is for replication.
 //!
 //! The leader asks, with what it knows at this moment; the answer is a pure function of it.
 
@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use synod_replication::{Change as RaftChange, Configuration, Member, NodeId};
 use synod_storage::ReplicaId;
-use synod_txn::ShardDescriptor;
+use synod_txn::{Authority, ShardDescriptor};
 
-use super::{Change, Refusal, ids, reconcile};
+use super::{Change, Order, Refusal, ids, reconcile};
 
 /// A replica with so many entries less than the leader counts as caught up. An entry is all that a
 /// turn of the leader's loop decided, so this is a fraction of a second under full load.
@@ -39,6 +39,22 @@ impl Standing<'_> {
     fn lag_entries(&self, replica: ReplicaId) -> u64 {
         self.lacks.get(&replica).copied().unwrap_or(u64::MAX)
     }
+}
+
+/// Whether an order was made for the shard as it is, by nobody whose plan a newer one has taken the place of.
+pub fn order(
+    order: &Order,
+    descriptor: &ShardDescriptor,
+    followed: Authority,
+) -> Result<(), Refusal> {
+    if order.authority.is_some_and(|of| of < followed) {
+        return Err(Refusal::Superseded { by: followed });
+    }
+    if order.epoch != descriptor.epoch {
+        let descriptor = descriptor.clone();
+        return Err(Refusal::StaleEpoch { descriptor });
+    }
+    Ok(())
 }
 
 /// Judges a change: what to propose, or why not.
@@ -143,6 +159,7 @@ pub fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shards::Step;
     use synod_storage::{KeyRange, ShardId};
 
     struct AllBut(Vec<NodeId>);
@@ -203,6 +220,42 @@ mod tests {
             changes,
             &AllBut(dead.iter().copied().map(NodeId).collect()),
         )
+    }
+
+    /// Of two controllers the later one is obeyed, and of its plans the last; by hand is of no plan. Nobody is who
+    /// does not know the shard as it is.
+    #[test]
+    fn an_order_of_an_older_epoch_or_plan_is_refused() {
+        let descriptor = ShardDescriptor {
+            shard: ShardId(3),
+            epoch: 7,
+            range: KeyRange::all(),
+            replicas: Vec::new(),
+        };
+        let followed = Authority { term: 4, plan: 9 };
+        let judged = |epoch, authority| {
+            let given = Order {
+                shard: ShardId(3),
+                epoch,
+                authority,
+                step: Step::Merge,
+            };
+            order(&given, &descriptor, followed)
+        };
+        let by = |term, plan| Some(Authority { term, plan });
+        for obeyed in [None, by(4, 9), by(4, 10), by(5, 1)] {
+            assert_eq!(judged(7, obeyed), Ok(()), "{obeyed:?}");
+            for epoch in [6, 8] {
+                let stale = judged(epoch, obeyed);
+                assert!(
+                    matches!(stale, Err(Refusal::StaleEpoch { descriptor }) if descriptor.epoch == 7)
+                );
+            }
+        }
+        for older in [by(4, 8), by(3, 100)] {
+            let refused = Err(Refusal::Superseded { by: followed });
+            assert_eq!(judged(7, older), refused, "{older:?}");
+        }
     }
 
     const R2: ReplicaId = ReplicaId(2);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 mod ports;
 mod small_disk;
 
+use rustix::process::{Pid, Signal, kill_process};
 use small_disk::SmallDisk;
 
 /// Processes, their directories and ports.
@@ -236,14 +237,19 @@ impl Cluster {
         }
     }
 
+    /// Lets a node stand still, or go on.
+    pub fn pause(&self, i: usize, paused: bool) {
+        let process = self.nodes[i].process.as_ref().expect("it runs");
+        send(process, if paused { Signal::STOP } else { Signal::CONT });
+    }
+
     /// Asks a node to stop, waits until it has, and returns what it logged.
     pub fn stop(&mut self, i: usize) -> String {
         let node = &mut self.nodes[i];
         let Some(mut process) = node.process.take() else {
             return node.log();
         };
-        let pid = rustix::process::Pid::from_child(&process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        send(&process, Signal::TERM);
         let patience = Instant::now() + Duration::from_secs(20);
         while process.try_wait().expect("a child").is_none() {
             if Instant::now() > patience {
@@ -300,6 +306,10 @@ impl Cluster {
     pub fn data(&self, i: usize) -> PathBuf {
         self.nodes[i].data.clone()
     }
+}
+
+fn send(process: &Child, signal: Signal) {
+    kill_process(Pid::from_child(process), signal).expect("a signal");
 }
 
 fn copy_tree(from: &Path, to: &Path) {

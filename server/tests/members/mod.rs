@@ -357,6 +357,37 @@ async fn two_of_five_go_on_when_an_operator_says_that_the_others_are_lost() {
     .await;
 }
 
+/// A node stood still, is taken out of the view, and waits to be let in again; then another one dies. The shards go on:
+/// who votes there is not the view's business.
+#[tokio::test]
+async fn replicas_on_a_removed_node_vote_on() {
+    let mut cluster = Cluster::start(3);
+    let all = [0, 1, 2];
+    until(&cluster, &all, PATIENCE, "three members", serves_with(3)).await;
+    cluster.pause(2, true);
+    until(&cluster, &[0, 1], PATIENCE, "its cut", serves_with(2)).await;
+    cluster.pause(2, false);
+    let removed = |report: &Report| {
+        let mut problems = report.problems.iter();
+        !report.view.serving && problems.any(|problem| problem.contains("was removed"))
+    };
+    until(&cluster, &[2], PATIENCE, "it is told", removed).await;
+    cluster.kill(1);
+    let mut client = client(vec![cluster.client(0)]);
+    for number in 0..16u32 {
+        let key = format!("k{number}");
+        client
+            .set(&key, "v")
+            .await
+            .expect("two of three replicas vote");
+    }
+    let report = ask(cluster.client(2)).await.expect("an answer");
+    assert!(
+        removed(&report),
+        "it serves no clients meanwhile: {report:#?}"
+    );
+}
+
 /// `synod node restore` on a directory of the copy; what it printed.
 fn restore(copy: &Cluster, node: usize, ids: &[String], flags: &[&str]) -> (bool, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_synod"));
