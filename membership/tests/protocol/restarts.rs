@@ -231,6 +231,37 @@ fn a_planned_leave_of_one_of_three_leaves_one_voter() {
     assert_eq!(world.view(0).unwrap().voters().len(), 1);
 }
 
+/// A node that was removed begins its next boot within the same process. The power fails before that is written, or after
+/// it and before a word is said under it: whatever comes next is a later boot than any that was heard of.
+#[test]
+fn a_power_cut_between_the_next_boot_and_its_first_word() {
+    for durable in [false, true] {
+        let mut world = World::cluster(6, 5);
+        let boot = world.hosts[4].identity.unwrap().boot;
+        world.isolate(&[4]);
+        world.until(ms(6_000), "its cut", |w| w.agree(&[0, 1, 2, 3]));
+        world.heal();
+        world.until(ms(61_000), "the notice", |w| w.hosts[4].removed == 1);
+        let next = if durable {
+            &mut world.hosts[4].die_before_confirm
+        } else {
+            &mut world.hosts[4].die_at_write
+        };
+        *next = Some(0);
+        world.until(ms(90_000), "the end", |w| w.hosts[4].node.is_none());
+        let spoken = world.hosts[4].identity.unwrap().boot;
+        let written = world.hosts[4].disk.registration.unwrap().boot;
+        assert_eq!(spoken, boot, "nothing was said");
+        assert_eq!(written.counter, boot.counter + u64::from(durable));
+        world.restart(4);
+        let all = [0, 1, 2, 3, 4];
+        world.until(ms(5_000), "all five", |w| w.agree(&all));
+        let heard = world.hosts[4].identity.unwrap().boot;
+        assert_eq!(heard, written.next(heard.nonce));
+        assert!(world.hosts.iter().all(|host| host.alarms.is_empty()));
+    }
+}
+
 /// A restart is let in at once, a crash loop is not.
 #[test]
 fn crash_looping_restart() {
