@@ -61,6 +61,8 @@ pub enum Suspended {
     NoMajority,
     /// The configuration lists an older boot of this node.
     BootNotListed,
+    /// The next view does not list this node. It is proven, and on its way to the disk, which may hang.
+    LeftOut,
 }
 
 /// Something that should not be, which the node can live with.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::effect::Suspended;
 use crate::id::{Boot, ClusterId, ConfigHash, NodeId};
 
 /// A node's own account.
@@ -17,6 +18,8 @@ pub struct Status {
     pub phase: Phase,
     /// True while clients may be served here.
     pub serving: bool,
+    /// Why not, for a member.
+    pub suspended: Option<Suspended>,
     /// Sequence number of its configuration; zero without one.
     pub seq: u64,
     /// Hash of its configuration.

@@ -534,19 +534,4 @@ impl Monitor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Writes;
-
-    #[test]
-    fn only_an_earlier_boots_word_counts_against_a_later_one() {
-        let mut writes = Writes::default();
-        writes.note(1, 7);
-        assert!(!writes.have_fallen(1, 5), "it was overtaken");
-        assert!(writes.have_fallen(2, 6) && !writes.have_fallen(2, 7));
-        writes.note(2, 9);
-        assert!(!writes.have_fallen(2, 8), "overtaken as well");
-        assert!(writes.have_fallen(2, 6) && writes.have_fallen(3, 8));
-        writes.note(1, 8);
-        assert!(writes.have_fallen(2, 7), "a late word of the first boot");
-    }
-}
+mod tests;

@@ -181,6 +181,13 @@ impl Node {
         }
     }
 
+    /// True if the last view that is proven does not list this node. It need not be durable, as nothing is said of it.
+    fn is_left_out(&self) -> bool {
+        let me = self.me();
+        let ahead = self.ahead.as_ref();
+        ahead.is_some_and(|ahead| ahead.index_of(me).is_none())
+    }
+
     /// Suspends or resumes serving, as things stand.
     pub(super) fn update_serving(&mut self, out: &mut Effects) {
         let suspend = self.settings.timing.suspend;
@@ -195,6 +202,7 @@ impl Node {
         let deaf = self.now >= self.contacts.majority_at + suspend;
         let suspended = match self.phase {
             Phase::Restarting => Some(Suspended::BootNotListed),
+            Phase::Member | Phase::Leaving if self.is_left_out() => Some(Suspended::LeftOut),
             Phase::Member | Phase::Leaving if deaf => Some(Suspended::NoMajority),
             Phase::Member | Phase::Leaving => None,
             Phase::Starting | Phase::Joining | Phase::Removed | Phase::Left | Phase::Halted => {

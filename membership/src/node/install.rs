@@ -61,6 +61,7 @@ impl Node {
             Ok(after) => {
                 self.ahead = Some(after);
                 self.persist(Record::View(view.clone()), Awaited::View(view), out);
+                self.update_serving(out);
                 true
             }
             Err(_) => false,

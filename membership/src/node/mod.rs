@@ -249,6 +249,7 @@ impl Node {
             cluster,
             phase: self.phase,
             serving: self.serves(),
+            suspended: self.suspended,
             seq: view.map_or(0, |view| view.seq()),
             hash: view.map(|view| view.hash()),
             members: view.map_or_else(Vec::new, |view| {

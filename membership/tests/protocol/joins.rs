@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use synod_membership::configuration::Mode;
 use synod_membership::event::Event;
+use synod_membership::message::{Alert, Message, Subject};
 
 use crate::world::{World, ms};
 
@@ -100,6 +101,65 @@ fn a_joiner_that_goes_away_is_forgotten() {
     let seq = world.seq(0);
     world.run(ms(10_000));
     assert_eq!(world.seq(0), seq);
+}
+
+fn reports_a_joiner(message: &Message) -> bool {
+    let Message::Alerts(batch) = message else {
+        return false;
+    };
+    let joiner = |alert: &Alert| matches!(alert.subject, Subject::Joiner(_));
+    batch.alerts.iter().any(joiner)
+}
+
+/// All of its observers have heard it, and their reports take longer than it lives: there is nobody to let in.
+#[test]
+fn a_joiner_that_dies_before_it_is_reported_is_not_let_in() {
+    for dies in [true, false] {
+        let mut world = World::cluster(6, 8);
+        let seq = world.seq(0);
+        let joiner = world.add_host();
+        world.filter = Some(Box::new(|_, _, message| !reports_a_joiner(message)));
+        world.start(joiner, &[7]);
+        world.until(ms(2_000), "a request", |w| w.messages.contains_key("Join"));
+        world.run(ms(100));
+        if dies {
+            world.crash(joiner);
+        }
+        world.run(ms(2_000));
+        world.filter = None;
+        if dies {
+            world.run(ms(20_000));
+            assert_eq!(world.seq(0), seq);
+        } else {
+            world.until(ms(2_000), "the joiner", |w| w.seq(0) > seq);
+            assert!(world.view(0).unwrap().index_of(world.id(joiner)).is_some());
+        }
+    }
+}
+
+/// A joiner asks its observers once a second. A view that changes who they are, and the view that lists it, reach it
+/// before that: both come within the second after it asked.
+#[test]
+fn a_waiting_joiner_is_told_of_each_view_before_it_asks_again() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 8);
+        let seq = world.seq(0);
+        let joiner = world.add_host();
+        world.filter = Some(Box::new(|_, _, message| !reports_a_joiner(message)));
+        world.start(joiner, &[7]);
+        world.until(ms(2_000), "a request", |w| w.messages.contains_key("Join"));
+        let asked = world.now;
+        // Their reports of it are lost, and those of the departure are to come by themselves.
+        world.run(ms(100));
+        world.event(3, Event::Leave);
+        world.until(ms(500), "a view", |w| w.seq(0) > seq);
+        assert_eq!(world.view(0).unwrap().members().len(), 7);
+        world.filter = None;
+        let left = ms(1_000).saturating_sub(world.now.since(asked));
+        world.until(left, "the joiner", |w| {
+            w.agree(&[0, 1, 2, 4, 5, 6, 7, joiner])
+        });
+    }
 }
 
 /// Four at once through one seed never leave the seed stranded: they vote only when they have installed.

@@ -1,5 +1,11 @@
 //! Links and processes that misbehave: who goes, and above all who stays.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
+use synod_membership::event::Event;
+use synod_membership::status::Reachability;
+
 use crate::world::{World, ms};
 
 fn others(count: usize, gone: &[usize]) -> Vec<usize> {
@@ -236,6 +242,112 @@ fn twenty_second_flip_flop_with_rejoin() {
     // Clean links for a minute bring it back, as a new boot.
     world.until(ms(80_000), "return", |w| w.agree(&[0, 1, 2, 3, 4, 5, 6]));
     assert!(world.seq(0) > seq);
+}
+
+/// Each time that it is removed alive it waits for twice as long, up to ten minutes; ten minutes as a member, and its
+/// first wait is a minute again.
+#[test]
+fn each_wait_of_a_removed_node_is_twice_the_one_before_up_to_ten_minutes() {
+    let mut world = World::cluster(5, 5);
+    world.encode = false;
+    let waits = [60, 120, 240, 480, 600, 600];
+    for (round, wait) in waits.into_iter().chain([60]).enumerate() {
+        if round == waits.len() {
+            world.run(ms(600_000));
+        }
+        world.mute(4);
+        world.until(ms(6_000), "its removal", |w| {
+            w.agree(&[0, 1, 2, 3]) && w.hosts[4].removed == round as u64 + 1
+        });
+        // As long as its links are bad, the wait does not begin.
+        world.run(ms(20_000));
+        world.heal();
+        let seq = world.seq(0);
+        world.run(ms(wait * 1_000));
+        assert_eq!(world.seq(0), seq, "round {round}: it is early");
+        world.until(ms(2_500), "return", |w| w.agree(&[0, 1, 2, 3, 4]));
+        // Until it votes again.
+        world.run(ms(3_000));
+    }
+}
+
+/// What it writes hangs, and it answers all the same. Ten seconds are forgiven.
+#[test]
+fn a_node_whose_disk_hangs_answers_and_goes_after_ten_seconds() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 5);
+        let (seq, id) = (world.seq(0), world.id(4));
+        let fsync = world.hosts[4].fsync;
+        for hangs_on in [false, true] {
+            world.hosts[4].fsync = ms(11_000);
+            world.event(4, Event::DiskStalled(true));
+            world.run(ms(9_900));
+            assert_eq!(world.seq(0), seq, "seed {seed}: it is early");
+            for host in 0..4 {
+                let node = world.hosts[host].node.as_ref().unwrap();
+                assert_eq!(node.reachable(id), Reachability::Reachable);
+            }
+            if !hangs_on {
+                world.hosts[4].fsync = fsync;
+                world.event(4, Event::DiskStalled(false));
+                world.run(ms(10_000));
+                assert_eq!(world.seq(0), seq, "seed {seed}: it is well again");
+            }
+        }
+        // Each observer counts from the first answer that says so, a probe's distance later at most.
+        world.until(ms(1_600), "its cut", |w| w.agree(&[0, 1, 2, 3]));
+        // It cannot install what it cannot write, and serves nobody all the same.
+        world.until(ms(1_000), "its end of service", |w| !w.hosts[4].serving);
+        assert_eq!(world.seq(4), seq);
+    }
+}
+
+/// An observer that was stopped while its probes were out finds their time-outs behind it, before it can read the
+/// answers. They count for nothing.
+#[test]
+fn the_probes_that_a_paused_observer_waits_for_are_void() {
+    let mut world = World::founded(3, 5);
+    let seq = world.seq(0);
+    for round in 0..8 {
+        world.senders_forgotten();
+        world.until(ms(2_000), "probes", |w| w.last_sender("Probe") == Some(2));
+        world.pause(2, ms(1_000));
+        world.run(ms(900));
+        // The timer comes first.
+        world.event(2, Event::Tick);
+        for host in [0, 1, 3, 4] {
+            let node = world.hosts[2].node.as_ref().unwrap();
+            let reachable = node.reachable(world.id(host));
+            assert_ne!(reachable, Reachability::Unreachable, "round {round}");
+        }
+        world.run(ms(2_000));
+    }
+    assert_eq!(world.seq(0), seq);
+}
+
+/// From a first probe that is lost to the fourth's failure it is 1.6 s, and the alert waits for others for 50 ms. Who
+/// has lost all of them waits for 1.3 s more, since it may be deaf.
+#[test]
+fn the_alerts_of_one_that_hears_nobody_leave_one_window_later() {
+    for (deaf_to, due) in [(vec![3], 1_650), (vec![0, 1, 2, 3], 2_950)] {
+        let mut world = World::founded(3, 5);
+        world.run(ms(2_000));
+        let told = Rc::new(Cell::new(false));
+        let tells = told.clone();
+        world.filter = Some(Box::new(move |from, _, message| {
+            tells.set(tells.get() || (from == 4 && message.kind() == "Alerts"));
+            true
+        }));
+        world.senders_forgotten();
+        world.until(ms(2_000), "probes", |w| w.last_sender("Probe") == Some(4));
+        for other in &deaf_to {
+            world.loss.insert((*other, 4), 1000);
+        }
+        world.run(ms(due - 10));
+        assert!(!told.get(), "deaf to {deaf_to:?}: it is early");
+        world.run(ms(20));
+        assert!(told.get(), "deaf to {deaf_to:?}: it is late");
+    }
 }
 
 /// An hour by default; `LOSS_HOURS=24` for the day.

@@ -5,6 +5,7 @@ mod joins;
 mod links;
 mod restarts;
 mod scale;
+mod schedule;
 mod steady;
 mod storm;
 mod world;

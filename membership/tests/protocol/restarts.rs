@@ -1,8 +1,13 @@
 //! Processes and whole clusters that come back.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use synod_membership::effect::Halt;
-use synod_membership::event::{BootChoice, Event};
-use synod_membership::status::Phase;
+use synod_membership::event::Event;
+use synod_membership::member::Member;
+use synod_membership::message::{Join, Message, Position, Restarted};
+use synod_membership::status::{Phase, Reachability};
 
 use crate::world::{World, ms};
 
@@ -329,17 +334,143 @@ fn lag_beyond_truncation_means_a_new_start() {
     world.until(ms(90_000), "all four", |w| w.agree(&[0, 1, 2, 3]));
 }
 
+/// Host 3 stays a member, and hears of no view. The log of the others is more than half full, and they cut off only
+/// what it does not need.
+#[test]
+fn what_a_member_still_needs_is_kept_within_the_cap() {
+    for behind in [false, true] {
+        let mut world = World::of_hosts(6, 5);
+        for host in &mut world.hosts {
+            host.settings.log_views_max = 8;
+        }
+        world.begin_together();
+        world.restart(4);
+        world.until(ms(3_000), "a view for all", |w| w.agree(&[0, 1, 2, 3, 4]));
+        let seq = world.seq(3);
+        if behind {
+            world.filter = Some(Box::new(|_, to, message| {
+                to != 3 || message.kind().starts_with("Probe")
+            }));
+        }
+        while world.seq(0) < 9 {
+            let next = world.seq(0) + 1;
+            world.restart([1, 2, 4][next as usize % 3]);
+            world.until(ms(40_000), "a view", |w| {
+                [0, 1, 2, 4].iter().all(|h| w.seq(*h) == next)
+            });
+        }
+        // Until its write is durable.
+        world.run(ms(100));
+        let base = world.hosts[0].disk.base.as_ref().unwrap();
+        let floor = base.configuration.seq();
+        assert_eq!(
+            floor > seq,
+            !behind,
+            "the log begins at {floor}, and host 3 was at {seq}"
+        );
+        world.filter = None;
+        world.until(ms(3_000), "all", |w| w.agree(&[0, 1, 2, 3, 4]));
+        // It was led on from where it was: the world checks that a run skips no view.
+        assert_eq!(
+            (world.hosts[3].removed, world.hosts[3].installed.len()),
+            (0, 1)
+        );
+    }
+}
+
+/// Each loss is a view before the next comes. So three slots are left in the end, and two of five are enough.
+#[test]
+fn two_of_five_go_on_when_the_last_configuration_had_no_more() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 5);
+        world.crash(4);
+        world.until(ms(6_000), "four", |w| w.agree(&[0, 1, 2, 3]));
+        world.crash(3);
+        world.until(ms(6_000), "three", |w| w.agree(&[0, 1, 2]));
+        world.crash(2);
+        world.until(ms(6_000), "two", |w| w.agree(&[0, 1]));
+        // Both lose power, and are as many as they were.
+        (0..2).for_each(|host| world.crash(host));
+        (0..2).for_each(|host| world.restart(host));
+        world.until(ms(5_000), "the two", |w| w.agree(&[0, 1]));
+        // One of them alone is no majority of the three, and says for whom it waits.
+        world.crash(1);
+        world.run(ms(20_000));
+        let status = world.status(0).unwrap();
+        assert!(!status.serving);
+        assert_eq!((status.voters.len(), status.voters_needed), (3, 1));
+        let mut missing = [world.id(1), world.id(2)];
+        missing.sort();
+        assert_eq!(status.missing_voters, missing);
+        // Those that went first have no slot there: they do not help. The last that went does.
+        world.restart(3);
+        world.restart(4);
+        world.run(ms(20_000));
+        assert!((0..5).all(|host| !world.hosts[host].serving));
+        world.restart(2);
+        world.until(ms(20_000), "four of five", |w| w.agree(&[0, 2, 3, 4]));
+    }
+}
+
+/// Labels and address are what the listed boot began with, whatever else the same boot says, until a restart.
+#[test]
+fn labels_and_address_change_with_a_restart_and_not_without() {
+    let mut world = World::cluster(7, 5);
+    let all = [0, 1, 2, 3, 4];
+    let (seq, id) = (world.seq(0), world.id(4));
+    let labels = BTreeMap::from([("rack".to_string(), "b".to_string())]);
+    let listed = world.view(0).unwrap().member(id).unwrap().clone();
+    assert!(listed.labels.is_empty());
+    // The listed boot asks for other labels, and for another port.
+    let mut asked = Member::clone(&listed);
+    asked.labels = Arc::new(labels.clone());
+    asked.address.set_port(7_001);
+    let at = Position {
+        seq,
+        hash: world.view(0).unwrap().hash(),
+    };
+    let from = world.hosts[4].identity.unwrap();
+    for host in 0..4 {
+        let member = Arc::new(asked.clone());
+        let restarted = Restarted {
+            at,
+            member: member.clone(),
+            writes: 1_000,
+        };
+        world.deliver(host, from, Message::Restarted(Arc::new(restarted)));
+        let config = at.hash;
+        world.deliver(host, from, Message::Join(Arc::new(Join { config, member })));
+    }
+    world.run(ms(10_000));
+    assert_eq!(world.seq(0), seq, "it is no restart");
+    // A view for another reason changes nothing of it, though its next start would.
+    world.hosts[4].settings.labels = labels.clone();
+    world.restart(3);
+    world.until(ms(3_000), "a view", |w| w.agree(&all));
+    assert_eq!(world.view(0).unwrap().member(id), Some(&listed));
+    let seq = world.seq(0);
+    world.crash(4);
+    world.move_to_port(4, 7_001);
+    world.restart(4);
+    world.until(ms(2_000), "the restart", |w| w.agree(&all));
+    assert_eq!(world.seq(0), seq + 1, "one view");
+    let next = world.view(0).unwrap();
+    let member = next.member(id).unwrap();
+    assert_eq!(
+        (&*member.labels, member.address),
+        (&labels, world.hosts[4].address)
+    );
+    assert_eq!(member.boot.counter, listed.boot.counter + 1);
+    // It is found where it is now.
+    world.run(ms(10_000));
+    assert_eq!(world.seq(0), seq + 1);
+    let reachable = world.hosts[0].node.as_ref().unwrap().reachable(id);
+    assert_eq!(reachable, Reachability::Reachable);
+}
+
 #[test]
 fn founders_begin_together_without_a_join() {
-    let mut world = World::new(12);
-    (0..5).for_each(|_| {
-        world.add_host();
-    });
-    world.found(&[0, 1, 2, 3, 4]);
-    for host in 0..5 {
-        world.start_as(host, &[], BootChoice::Registered);
-    }
-    world.until(ms(1_000), "the founders", |w| w.agree(&[0, 1, 2, 3, 4]));
+    let mut world = World::founded(12, 5);
     assert_eq!(world.seq(0), 1);
     world.restart(2);
     world.until(ms(3_000), "a restart", |w| w.agree(&[0, 1, 2, 3, 4]));

@@ -27,47 +27,7 @@ use synod_membership::settings::Settings;
 use synod_membership::status::{Phase, Status};
 use synod_membership::time::Time;
 
-/// What happens when.
-enum Happening {
-    Deliver {
-        to: usize,
-        run: u64,
-        from: Identity,
-        message: Message,
-    },
-    Persisted {
-        at: usize,
-        run: u64,
-        token: Token,
-        record: Record,
-    },
-    Wake {
-        at: usize,
-        run: u64,
-    },
-}
-
-struct Scheduled(Time, u64, Happening);
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        (other.0, other.1).cmp(&(self.0, self.1))
-    }
-}
+use crate::schedule::{Happening, Scheduled};
 
 /// A machine: an address, a disk, and a process if one runs.
 pub struct Host {
@@ -181,6 +141,32 @@ impl World {
             filter: None,
             trace: std::env::var_os("WORLD_TRACE").is_some(),
         }
+    }
+
+    /// A world of so many hosts, on which nothing runs yet.
+    pub fn of_hosts(seed: u64, count: usize) -> World {
+        let mut world = World::new(seed);
+        (0..count).for_each(|_| {
+            world.add_host();
+        });
+        world
+    }
+
+    /// A cluster of so many nodes that began together: all their edges, too.
+    pub fn founded(seed: u64, count: usize) -> World {
+        let mut world = World::of_hosts(seed, count);
+        world.begin_together();
+        world
+    }
+
+    /// Founds a cluster on all hosts, and starts it.
+    pub fn begin_together(&mut self) {
+        let all: Vec<usize> = (0..self.hosts.len()).collect();
+        self.found(&all);
+        for host in &all {
+            self.start_as(*host, &[], BootChoice::Registered);
+        }
+        self.until(ms(1_000), "the founders", |world| world.agree(&all));
     }
 
     /// A cluster of so many nodes, joined through the first, all of them voting members.
@@ -307,6 +293,13 @@ impl World {
         self.start(host, &join);
     }
 
+    /// From its next start, the host listens at this port.
+    pub fn move_to_port(&mut self, host: usize, port: u16) {
+        let h = &mut self.hosts[host];
+        h.address.set_port(port);
+        h.settings.address = h.address;
+    }
+
     pub fn pause(&mut self, host: usize, span: Duration) {
         self.hosts[host].paused_until = Some(self.now + span);
     }
@@ -321,6 +314,11 @@ impl World {
     /// Who sent this kind of message last, since the cluster was formed.
     pub fn last_sender(&self, kind: &str) -> Option<usize> {
         self.senders.get(kind).copied()
+    }
+
+    /// From here on, [`World::last_sender`] knows of what is sent later only.
+    pub fn senders_forgotten(&mut self) {
+        self.senders.clear();
     }
 
     /// A message from somebody who is no host.
@@ -657,6 +655,9 @@ impl World {
                 .identity
                 .filter(|_| self.hosts[target].node.is_some());
             match there {
+                Some(_) if self.hosts[target].address != to.address => {
+                    self.refuse(from, to, Contact::Refused);
+                }
                 Some(found) if to.node.is_some_and(|node| node != found.node) => {
                     let (node, cluster) = (Some(found.node), found.cluster);
                     self.refuse(from, to, Contact::Stranger { node, cluster });

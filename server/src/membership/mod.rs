@@ -28,7 +28,7 @@ use synod_membership::catalog::Catalog;
 use synod_membership::codec::Encode;
 use synod_membership::configuration::{Mode, Overlay, SharedConfiguration};
 use synod_membership::durable::{self, Recovered, Registration};
-use synod_membership::effect::{Alarm, Effects};
+use synod_membership::effect::{Alarm, Effects, Suspended};
 use synod_membership::event::{BootChoice, Contact, Event, Start};
 use synod_membership::id::{Boot, ClusterId, Identity, NodeId};
 use synod_membership::member::{Labels, Member};
@@ -204,6 +204,12 @@ impl Membership {
         }
         let status = self.core.status()?;
         let seeds = || list(self.seeds.iter());
+        if status.suspended == Some(Suspended::LeftOut) {
+            let after = status.seq;
+            return Some(format!(
+                "the view after {after} does not list this node any more; it is on its way to the disk"
+            ));
+        }
         Some(match status.phase {
             Phase::Starting => "this node is starting".to_owned(),
             Phase::Joining => format!("this node is not a member yet: it asks {} to join", seeds()),

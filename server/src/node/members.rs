@@ -119,6 +119,7 @@ impl Node {
                 match why {
                     Suspended::NoMajority => warn!("no majority of the members can be heard"),
                     Suspended::BootNotListed => info!("waiting for a view that lists this boot"),
+                    Suspended::LeftOut => warn!("the next view does not list this node"),
                 }
                 self.update_serving();
             }
