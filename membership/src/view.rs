@@ -203,3 +203,6 @@ impl Decode for View {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

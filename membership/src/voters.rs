@@ -217,4 +217,4 @@ pub(crate) fn shape(before: &Configuration, mut cut: Cut) -> Cut {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

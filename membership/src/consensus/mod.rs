@@ -13,6 +13,8 @@ pub(crate) mod agreement;
 #[cfg(test)]
 mod explorer;
 #[cfg(test)]
+mod pace_tests;
+#[cfg(test)]
 pub(crate) mod sabotage;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,8 @@ pub(crate) struct Consensus {
     start_at: Option<Time>,
     resend_at: Option<Time>,
     rounds: u32,
+    /// True once somebody began a classic round.
+    begun: bool,
     repeats: u32,
     hurried: bool,
     asked_at: Option<Time>,
@@ -66,6 +70,7 @@ impl Consensus {
             start_at: None,
             resend_at: None,
             rounds: 0,
+            begun: false,
             repeats: 0,
             hurried: false,
             asked_at: None,
@@ -105,7 +110,7 @@ impl Consensus {
         let mut yielded = Vec::new();
         self.agreement.propose(cut, round, &mut yielded);
         self.hurried = !possible;
-        if self.rounds == 0 {
+        if !self.begun {
             self.start_at = Some(now + wait + self.turn());
         }
         self.resend_at.get_or_insert(now + self.timing.resend);
@@ -192,6 +197,7 @@ impl Consensus {
         if self.start_at.is_some_and(|at| at <= now) {
             self.agreement.start_round(&mut yielded);
             self.rounds += 1;
+            self.begun = true;
             let patience = self.patience();
             self.start_at = Some(now + patience + rng.span(patience / 2));
             self.resend_at = Some(now + self.timing.resend);
@@ -300,10 +306,10 @@ impl Consensus {
         }
     }
 
-    /// Starts a classic round early once the fast round cannot succeed.
+    /// Starts a classic round early once the fast round cannot succeed. One that has begun is left its time.
     fn hurry(&mut self, now: Time) {
-        let undecided = self.agreement.decided().is_none();
-        if undecided && self.own.is_some() && !self.hurried && !self.fast_possible() {
+        let open = self.agreement.decided().is_none() && !self.begun;
+        if open && self.own.is_some() && !self.hurried && !self.fast_possible() {
             self.hurried = true;
             let soon = now + self.turn();
             self.start_at = Some(self.start_at.map_or(soon, |at| at.min(soon)));
@@ -312,6 +318,7 @@ impl Consensus {
 
     /// Another coordinator is at work: leave it its time.
     fn give_way(&mut self, now: Time) {
+        self.begun = true;
         if self.votes() && !self.agreement.coordinates() {
             self.start_at = Some(now + self.patience() + self.turn());
         }

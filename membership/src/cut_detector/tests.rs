@@ -30,9 +30,13 @@ struct Bench {
 
 impl Bench {
     fn new(count: u8) -> Bench {
+        Bench::of(ClusterId(1), count)
+    }
+
+    fn of(cluster: ClusterId, count: u8) -> Bench {
         let members = (0..count).map(|index| member(index, 1)).collect();
         let (mode, overlay) = (Mode::Decentralised, Overlay::default());
-        let config = Arc::new(Configuration::founded(ClusterId(1), mode, overlay, members));
+        let config = Arc::new(Configuration::founded(cluster, mode, overlay, members));
         let detector = CutDetector::new(config.clone(), Catalog::new(), Timing::default());
         Bench {
             config,
@@ -77,6 +81,18 @@ impl Bench {
         for (subject, _) in self.config.topology().subjects(observer).to_vec() {
             self.alert(observer, subject, Report::Down);
         }
+    }
+
+    /// These observers report these subjects down, once a second, until that yields a cut.
+    fn insist(&mut self, accusations: &[(u32, Vec<u32>)]) -> Option<Cut> {
+        (0..12).find_map(|_| {
+            for (subject, observers) in accusations {
+                for observer in observers {
+                    self.alert(*observer, *subject, Report::Down);
+                }
+            }
+            self.wait(1_000)
+        })
     }
 
     fn wait(&mut self, ms: u64) -> Option<Cut> {
@@ -154,6 +170,63 @@ fn the_word_of_those_that_go_is_discounted() {
     assert_eq!(bench.removed(cut), [2, 5]);
 }
 
+/// In full-sized clusters L deaf observers put a healthy member in flux, where it would hold everything up for seconds
+/// and then be decided itself: unless their word stops counting once they are to go.
+#[test]
+fn l_deaf_observers_of_one_healthy_member_or_more_neither_remove_it_nor_hold_anything_up() {
+    for count in 3..=6 {
+        let mut bench = Bench::new(20);
+        let mut deaf = bench.config.topology().observers(7)[..count].to_vec();
+        for one in &deaf {
+            bench.deaf(*one);
+        }
+        for one in &deaf {
+            bench.all_but(&deaf, *one, &Report::Down);
+        }
+        let cut = bench.wait(200);
+        deaf.sort_unstable();
+        assert_eq!(bench.removed(cut), deaf);
+    }
+}
+
+/// Each of two is accused by the other, and by the third: whoever is decided first has nothing more to say. Which one
+/// that is depends on a hash, and neither on the order of the alerts nor on their ids.
+#[test]
+fn of_two_that_accuse_each_other_one_goes_and_everywhere_the_same() {
+    let mut gone = Vec::new();
+    for cluster in 0..10 {
+        let decide = |first: u32, second: u32| {
+            let mut bench = Bench::of(ClusterId(cluster), 3);
+            bench.all_but(&[], first, &Report::Down);
+            bench.all_but(&[], second, &Report::Down);
+            let cut = bench.wait(200);
+            bench.removed(cut)
+        };
+        let removed = decide(0, 1);
+        assert_eq!(removed, decide(1, 0));
+        gone.extend(removed);
+    }
+    assert_eq!(gone.len(), 10, "one each time");
+    assert!(gone.contains(&0) && gone.contains(&1), "{gone:?}");
+}
+
+/// Of eleven, four have all against them, and one has nine: these four, and five more, who are too few without them.
+#[test]
+fn the_most_credibly_accused_are_decided_first() {
+    for doubted in 0..11 {
+        let mut bench = Bench::new(11);
+        let mut gone: Vec<u32> = (1..5).map(|step| (doubted + step) % 11).collect();
+        for one in &gone {
+            bench.all_but(&[], *one, &Report::Down);
+        }
+        let healthy = (doubted + 5) % 11;
+        bench.all_but(&[healthy], doubted, &Report::Down);
+        let cut = bench.wait(200);
+        gone.sort_unstable();
+        assert_eq!(bench.removed(cut), gone, "but for {doubted}");
+    }
+}
+
 #[test]
 fn crashed_observers_are_not_waited_for() {
     let mut bench = Bench::new(20);
@@ -215,24 +288,38 @@ fn a_late_copy_of_what_was_withdrawn_stays_void() {
 #[test]
 fn reinforcement_decides_one_subject_at_a_time() {
     let mut bench = Bench::new(20);
-    let mut found = None;
-    for _ in 0..12 {
-        for (subject, accusers) in [(3_u32, 5), (11, 6)] {
-            let observers = bench.config.topology().observers(subject).to_vec();
-            let willing = observers
-                .iter()
-                .filter(|o| **o != 3 && **o != 11)
-                .take(accusers);
-            willing.for_each(|observer| bench.alert(*observer, subject, Report::Down));
-        }
-        found = bench.wait(1_000);
-        if found.is_some() {
-            break;
-        }
-    }
+    let accusers = |subject: u32, count: usize| {
+        let observers = bench.config.topology().observers(subject).iter();
+        let willing = observers.copied().filter(|o| ![3, 11].contains(o));
+        (subject, willing.take(count).collect())
+    };
+    let accusations = [accusers(3, 5), accusers(11, 6)];
+    let found = bench.insist(&accusations);
     let removed = bench.removed(found);
     assert!(removed.contains(&11), "{removed:?}");
     assert!(bench.now >= Time::from_ms(15_000));
+}
+
+/// Once the most accused is to go, its word no longer keeps the other one in doubt: who stays has had only two others
+/// against it.
+#[test]
+fn whom_only_the_word_of_the_decided_keeps_in_doubt_stays() {
+    for doubted in [0, 4, 11] {
+        let mut bench = Bench::new(20);
+        let topology = bench.config.topology();
+        let accused = topology.observers(doubted)[0];
+        let others = |subject: u32, count: usize| -> Vec<u32> {
+            let observers = topology.observers(subject).iter().copied();
+            let others = observers.filter(|o| ![accused, doubted].contains(o));
+            others.take(count).collect()
+        };
+        let mut against = others(doubted, 2);
+        against.push(accused);
+        let accusations = [(doubted, against), (accused, others(accused, 5))];
+        let found = bench.insist(&accusations);
+        assert_eq!(bench.removed(found), [accused]);
+        assert!(bench.now >= Time::from_ms(15_000), "{:?}", bench.now);
+    }
 }
 
 #[test]
@@ -271,6 +358,31 @@ fn a_restart_and_a_removal_go_into_one_cut() {
         [2]
     );
     assert_eq!(bench.removed(Some(cut)), [4]);
+}
+
+/// It came back for a moment, in which some saw it, and is gone again: what these say counts against the boot that is
+/// listed as much as what the others say.
+#[test]
+fn a_restart_that_few_have_seen_and_the_others_report_down_is_a_failure() {
+    let seen_by = |seen: usize, down: usize| {
+        let mut bench = Bench::new(20);
+        let observers = bench.config.topology().observers(3).to_vec();
+        let restarted = Report::Replace(Arc::new(member(3, 2)));
+        for observer in &observers[..seen] {
+            bench.alert(*observer, 3, restarted.clone());
+        }
+        for observer in &observers[seen..seen + down] {
+            bench.alert(*observer, 3, Report::Down);
+        }
+        assert_eq!(bench.wait(999), None, "they may all see it yet");
+        let cut = bench.wait(600);
+        assert!(cut.as_ref().is_none_or(|cut| cut.add.is_empty()));
+        bench.removed(cut)
+    };
+    assert_eq!(seen_by(2, 7), [3], "nine against it, if those two are");
+    assert_eq!(seen_by(4, 6), [3]);
+    assert_eq!(seen_by(2, 6), [], "eight are not enough");
+    assert_eq!(seen_by(5, 5), [], "half have seen it");
 }
 
 #[test]

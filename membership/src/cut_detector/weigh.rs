@@ -30,6 +30,8 @@ struct Count {
     all: usize,
     /// Those of them that do not come from a discredited observer.
     credible: usize,
+    /// Those of these that somebody did report.
+    reported: usize,
 }
 
 /// A member that somebody accuses, as the weighing sees it. Places are those in the list of all of them.
@@ -70,13 +72,18 @@ impl CutDetector {
         loop {
             count(&mut accused, marks);
             let candidates = accused.iter_mut().filter(|it| {
-                let Count { all, credible } = it.count;
+                let Count { all, credible, .. } = it.count;
                 it.blocks && !it.stable && credible >= marks.l && (all >= marks.h || it.overdue)
             });
-            // The stable before the overdue, the most credibly accused first.
+            // The stable before the overdue, the most credibly accused first. Silence speaks last: a few deaf observers
+            // put so many in flux that each of these seems to be accused by all others.
             let next = candidates.max_by_key(|it| {
-                let Count { all, credible } = it.count;
-                (all >= marks.h, credible, self.tie(it.node))
+                let Count {
+                    all,
+                    credible,
+                    reported,
+                } = it.count;
+                (all >= marks.h, reported, credible, self.tie(it.node))
             });
             match next {
                 Some(next) => next.stable = true,
@@ -184,7 +191,8 @@ fn count(accused: &mut [Accused], marks: Watermarks) {
 
 fn count_one(it: &Accused, accused: &[Accused]) -> Count {
     let discredited = it.accusers.iter().filter(|place| accused[**place].stable);
-    let (mut all, mut credible) = (it.reports, it.reports - discredited.count());
+    let reported = it.reports - discredited.count();
+    let (mut all, mut credible) = (it.reports, reported);
     // An observer that is going cannot be waited for. Its silence confirms what somebody credible has said, and
     // says nothing on its own.
     if credible > 0 {
@@ -193,7 +201,11 @@ fn count_one(it: &Accused, accused: &[Accused]) -> Count {
         all += implied;
         credible += implied;
     }
-    Count { all, credible }
+    Count {
+        all,
+        credible,
+        reported,
+    }
 }
 
 /// True for an observer that is itself credibly accused. Of one that does not vote, which may never have come to

@@ -7,7 +7,7 @@ use crate::configuration::Overlay;
 use crate::cut::Removal;
 use crate::id::{Boot, ClusterId};
 
-fn member(index: u8) -> Member {
+pub(crate) fn member(index: u8) -> Member {
     Member {
         node: NodeId(u128::from(index)),
         boot: Boot::first(u64::from(index)),
@@ -16,7 +16,7 @@ fn member(index: u8) -> Member {
     }
 }
 
-fn founded(count: u8) -> Configuration {
+pub(crate) fn founded(count: u8) -> Configuration {
     let members = (1..=count).map(member).collect();
     Configuration::founded(
         ClusterId(1),
@@ -26,7 +26,7 @@ fn founded(count: u8) -> Configuration {
     )
 }
 
-fn remove(nodes: &[u8], departure: Departure) -> Cut {
+pub(crate) fn remove(nodes: &[u8], departure: Departure) -> Cut {
     let removal = |index: &u8| Removal {
         node: NodeId(u128::from(*index)),
         departure,

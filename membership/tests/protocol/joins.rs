@@ -241,6 +241,40 @@ fn ensemble_change_with_one_ensemble_member_down() {
     }
 }
 
+/// Not for the two, nor for a plain member that crashes, nor because the operator asks for everybody's vote.
+#[test]
+fn without_a_majority_of_the_ensemble_no_view_follows() {
+    for seed in 0..3 {
+        let mut world = World::cluster(seed, 7);
+        world.event(0, Event::SetMode(Mode::Centralised { ensemble: 3 }));
+        let all: Vec<usize> = (0..7).collect();
+        world.until(ms(5_000), "an ensemble", |w| {
+            w.agree(&all) && w.view(0).unwrap().voters().len() == 3
+        });
+        let (view, seq) = (world.view(0).unwrap(), world.seq(0));
+        let (voters, plain): (Vec<usize>, Vec<usize>) =
+            all.iter().partition(|host| view.is_voter(world.id(**host)));
+        let (lost, left) = ([voters[0], voters[1]], voters[2]);
+        lost.iter().for_each(|host| world.crash(*host));
+        world.run(ms(3_000));
+        world.crash(plain[0]);
+        world.event(left, Event::SetMode(Mode::Decentralised));
+        world.run(ms(60_000));
+        for host in plain[1..].iter().chain([&left]) {
+            assert_eq!(world.seq(*host), seq, "seed {seed}");
+            assert!(!world.hosts[*host].serving, "seed {seed}");
+        }
+        // One of the two is enough to go on.
+        world.restart(lost[0]);
+        let rest: Vec<usize> = all
+            .iter()
+            .copied()
+            .filter(|host| ![lost[1], plain[0]].contains(host))
+            .collect();
+        world.until(ms(20_000), "a view", |w| w.agree(&rest));
+    }
+}
+
 #[test]
 fn an_epidemic_spreads_alerts_as_well() {
     use synod_membership::settings::Dissemination;

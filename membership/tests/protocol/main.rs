@@ -1,5 +1,6 @@
 //! The protocol in a small deterministic world: what each rule promises, under the faults that it is about.
 
+mod agreement;
 mod identity;
 mod joins;
 mod links;

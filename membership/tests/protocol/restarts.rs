@@ -1,6 +1,6 @@
 //! Processes and whole clusters that come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use synod_membership::effect::Halt;
@@ -8,6 +8,7 @@ use synod_membership::event::Event;
 use synod_membership::member::Member;
 use synod_membership::message::{Join, Message, Position, Restarted};
 use synod_membership::status::{Phase, Reachability};
+use synod_membership::view::Rank;
 
 use crate::world::{World, ms};
 
@@ -81,22 +82,43 @@ fn restart_between_persist_and_send_of_each_kind_of_vote() {
     }
 }
 
-/// The coordinator comes back in the middle of its round, and never uses that round's rank again.
+/// The ranks of the rounds that a host asked for.
+fn ranks(heard: &[(usize, usize, Message)], host: usize) -> BTreeSet<Rank> {
+    let own = heard.iter().filter(|(from, ..)| *from == host);
+    let rank = |(.., message): &(usize, usize, Message)| match message {
+        Message::Prepare(ballot) => Some(ballot.rank),
+        Message::Accept(accept) => Some(accept.ballot.rank),
+        _ => None,
+    };
+    own.filter_map(rank).collect()
+}
+
+/// The coordinator comes back in the middle of its round, and never uses that round's rank again: whether another one
+/// takes over, or, where no other can be heard, it begins anew.
 #[test]
 fn coordinator_restarts_in_mid_round_same_round_number() {
     for seed in 0..10 {
         for after in 0..4 {
             let mut world = World::cluster(seed, 5);
+            let seq = world.seq(0);
             world.crash(3);
             world.crash(4);
-            for _ in 0..8_000 {
-                world.run(ms(1));
-                if let Some(coordinator) = world.last_sender("Prepare") {
-                    world.run(ms(after));
-                    world.restart(coordinator);
-                    break;
-                }
-            }
+            let heard = world.listen(|_, _| true);
+            let coordinator = world.until_round();
+            world.run(ms(after));
+            assert!((0..3).all(|host| world.seq(host) == seq), "in mid-round");
+            let before = ranks(&heard.borrow(), coordinator);
+            assert_eq!(before.len(), 1, "its round has begun");
+            let again = seed % 2 == 0;
+            let heard = world.listen(move |from, message| {
+                from == coordinator || !again || message.kind() != "Prepare"
+            });
+            world.restart(coordinator);
+            world.until(ms(20_000), "the next", |w| w.seq(coordinator) > seq);
+            let anew = ranks(&heard.borrow(), coordinator);
+            assert!(before.is_disjoint(&anew), "{before:?}, {anew:?}");
+            assert!(!again || !anew.is_empty(), "it has begun anew");
+            world.filter = None;
             world.until(ms(20_000), "three", |w| w.agree(&[0, 1, 2]));
         }
     }

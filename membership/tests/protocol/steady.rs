@@ -43,3 +43,32 @@ fn a_node_leaves_and_is_told() {
         });
     }
 }
+
+/// The second one fails while the first one's cut is agreed on, which takes its time here: whoever found that out by
+/// then says so again at once in the next view, and need not find it out anew.
+#[test]
+fn an_edge_that_fails_goes_on_failing_in_the_next_view() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, 10);
+        let seq = world.seq(0);
+        world.crash(9);
+        world.until(ms(3_000), "a vote", |w| {
+            w.last_sender("FastVotes").is_some()
+        });
+        world.crash(8);
+        let held = ["FastVotes", "Prepare", "Accept", "Views"];
+        world.filter = Some(Box::new(move |_, _, message| {
+            !held.contains(&message.kind())
+        }));
+        world.run(ms(3_500));
+        assert_eq!(world.seq(0), seq);
+        world.filter = None;
+        world.until(ms(6_000), "the first cut", |w| w.seq(0) > seq);
+        let (first, view) = (world.now, world.view(0).unwrap());
+        assert_eq!((view.seq(), view.members().len()), (seq + 1, 9));
+        let rest: Vec<usize> = (0..8).collect();
+        world.until(ms(6_000), "the second cut", |w| w.agree(&rest));
+        let between = world.now.since(first);
+        assert!(between < ms(500), "seed {seed}: {between:?}");
+    }
+}

@@ -6,8 +6,10 @@
 
 #![allow(dead_code)]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -319,6 +321,27 @@ impl World {
     /// From here on, [`World::last_sender`] knows of what is sent later only.
     pub fn senders_forgotten(&mut self) {
         self.senders.clear();
+    }
+
+    /// Runs until somebody begins a classic round, the first since the cluster was formed: who.
+    pub fn until_round(&mut self) -> usize {
+        let begun = |world: &World| world.last_sender("Prepare").is_some();
+        self.until(ms(8_000), "a classic round", begun);
+        self.last_sender("Prepare").expect("somebody began it")
+    }
+
+    /// Notes from now on who sends what to whom, and lets through what passes.
+    pub fn listen(
+        &mut self,
+        passes: impl Fn(usize, &Message) -> bool + 'static,
+    ) -> Rc<RefCell<Vec<(usize, usize, Message)>>> {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let log = heard.clone();
+        self.filter = Some(Box::new(move |from, to, message| {
+            log.borrow_mut().push((from, to, message.clone()));
+            passes(from, message)
+        }));
+        heard
     }
 
     /// A message from somebody who is no host.
