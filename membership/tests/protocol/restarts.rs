@@ -258,8 +258,8 @@ fn a_planned_leave_of_one_of_three_leaves_one_voter() {
     assert_eq!(world.view(0).unwrap().voters().len(), 1);
 }
 
-/// A node that was removed begins its next boot within the same process. The power fails before that is written, or after
-/// it and before a word is said under it: whatever comes next is a later boot than any that was heard of.
+/// A node that was removed begins its next boot within the same process. The power fails before that is written, or
+/// after it and before a word is said under it: whatever comes next is a later boot than any that was heard of.
 #[test]
 fn a_power_cut_between_the_next_boot_and_its_first_word() {
     for durable in [false, true] {

@@ -644,18 +644,7 @@ impl World {
         *self.messages.entry(message.kind()).or_default() += 1;
         self.senders.insert(message.kind(), from);
         self.hosts[from].bytes_sent += message.encoded_len() as u64;
-        let lost = self
-            .loss
-            .get(&(from, target))
-            .copied()
-            .unwrap_or(0)
-            .max(self.loss_everywhere);
-        if self.rng.below(1000) < lost as usize {
-            return;
-        }
-        if let Some(filter) = &mut self.filter
-            && !filter(from, target, &message)
-        {
+        if self.loses(from, target, &message) {
             return;
         }
         let message = if self.encode {
@@ -701,6 +690,16 @@ impl World {
                 None => {}
             }
         }
+    }
+
+    fn loses(&mut self, from: usize, to: usize, message: &Message) -> bool {
+        let here = self.loss.get(&(from, to)).copied().unwrap_or(0);
+        let lost = here.max(self.loss_everywhere);
+        let mut filter = self.filter.as_mut();
+        self.rng.below(1000) < lost as usize
+            || filter
+                .as_mut()
+                .is_some_and(|passes| !passes(from, to, message))
     }
 
     fn refuse(&mut self, from: usize, to: Destination, contact: Contact) {
