@@ -110,6 +110,29 @@ fn a_lost_node_is_awaited_then_replaced() {
     assert!(world.bytes().contains_key(&node(3)), "{:?}", world.bytes());
 }
 
+/// Two nodes of a zone take over from the third, and have room for two and eight of its ten shards and no more: what is
+/// on its way to a node takes its place there at once.
+#[test]
+fn copies_under_way_fill_no_node_beyond_its_capacity() {
+    for seed in 30..33 {
+        let mut world = founded_on(seed, 9, 30, 10 * MB);
+        for (id, simulated) in &mut world.nodes {
+            let megabytes = if *id == node(2) { 126 } else { 186 };
+            let capacity = (megabytes * MB).to_string();
+            let label = ("capacity_bytes".to_owned(), capacity);
+            simulated.labels.extend([label]);
+        }
+        world.run(MINUTE);
+        world.kill(node(8));
+        world.run(MINUTE);
+        world.settle(20 * MINUTE);
+        world.assert_whole();
+        let bytes = world.bytes();
+        let full = [node(2), node(5)].map(|node| bytes[&node] / (10 * MB));
+        assert_eq!(full, [12, 18], "{bytes:?}");
+    }
+}
+
 #[test]
 fn a_copy_begun_by_hand_is_not_taken_away_at_once() {
     let mut world = cluster(9, 5, 20, 10 * MB);
