@@ -23,7 +23,7 @@ use crate::catalog::Catalog;
 use crate::chain::Chain;
 use crate::codec::{Encode, Sink};
 use crate::configuration::{Configuration, SharedConfiguration};
-use crate::durable::{Recovered, Registration};
+use crate::durable::{AcceptorState, Recovered, Registration};
 use crate::hash::SipHash128;
 use crate::id::{ClusterId, ConfigHash, NodeId};
 use crate::member::Member;
@@ -59,8 +59,19 @@ pub enum RecoveryError {
     #[error("two members have the address {0}")]
     SameAddress(SocketAddr),
     /// The copy has begun its own lineage already.
-    #[error("this directory is restored already")]
+    #[error("this directory is restored already, under this name")]
     Restored,
+    /// The copy has seen more than the one whose lineage it was to follow.
+    #[error(
+        "this directory knows view {own}, and the other one began after view {other}: restore this one first, and the \
+         other ones like it"
+    )]
+    Newer {
+        /// The last view here.
+        own: u64,
+        /// The last view there.
+        other: u64,
+    },
 }
 
 /// What may be lost.
@@ -153,10 +164,9 @@ pub fn restore(
     if begun.cluster() == lineage_id(begun.previous(), begun.members(), name) {
         return Err(RecoveryError::Restored);
     }
-    let is_member = |node: &&NodeId| last.index_of(**node).is_some();
-    let named = addresses.keys().chain([&registration.node]);
-    if let Some(stranger) = named.copied().find(|node| !is_member(&node)) {
-        return Err(RecoveryError::NotAMember(stranger));
+    let mut named = addresses.keys().chain([&registration.node]);
+    if let Some(stranger) = named.find(|node| last.index_of(**node).is_none()) {
+        return Err(RecoveryError::NotAMember(*stranger));
     }
     let mut members = last.members().to_vec();
     for member in &mut members {
@@ -169,6 +179,26 @@ pub fn restore(
     Ok(lineage(directory, registration, last, (members, name)))
 }
 
+/// The same for a directory of the copy whose last view is an older one, since its node was stopped before the others:
+/// it follows what one of these has begun, and joins if it is not a member there.
+pub fn follow(directory: &Recovered, begun: &Arc<Snapshot>) -> Result<Lineage, RecoveryError> {
+    let registration = directory.registration.ok_or(RecoveryError::Empty)?;
+    let last = &*last(directory)?;
+    let configuration = &begun.configuration;
+    if last.hash() == configuration.hash() {
+        return Err(RecoveryError::Restored);
+    }
+    // A lineage of its own that it has begun and not lived in counts for nothing.
+    let base = directory.base.as_ref();
+    let has_begun = base.is_some_and(|base| base.view.is_none() && base.configuration.seq() > 1);
+    let own = last.seq() - u64::from(has_begun && directory.views.is_empty());
+    let other = configuration.seq() - 1;
+    if own > other {
+        return Err(RecoveryError::Newer { own, other });
+    }
+    Ok(on_base(directory, registration, last, begun.clone()))
+}
+
 /// The lineage that these members begin, under this name.
 fn lineage(
     directory: &Recovered,
@@ -176,9 +206,27 @@ fn lineage(
     last: &Configuration,
     (staying, name): (Vec<Member>, &str),
 ) -> Lineage {
+    let cluster = lineage_id(last.hash(), &staying, name);
+    let configuration = Arc::new(last.forced(staying, cluster));
+    let base = Snapshot {
+        configuration,
+        view: None,
+    };
+    on_base(directory, registration, last, Arc::new(base))
+}
+
+/// What a directory becomes on the base of a new lineage.
+fn on_base(
+    directory: &Recovered,
+    registration: Registration,
+    last: &Configuration,
+    base: Arc<Snapshot>,
+) -> Lineage {
+    let configuration = base.configuration.clone();
     let lost = |nodes: &mut dyn Iterator<Item = NodeId>| -> Vec<NodeId> {
-        let stays = |node: &NodeId| staying.iter().any(|member| member.node == *node);
-        nodes.filter(|node| !stays(node)).collect()
+        nodes
+            .filter(|node| configuration.index_of(*node).is_none())
+            .collect()
     };
     let acceptor = directory.acceptor.as_ref();
     let loss = Loss {
@@ -189,20 +237,15 @@ fn lineage(
         decision_pending: acceptor
             .is_some_and(|state| state.config == last.hash() && state.vote.is_some()),
     };
-    let cluster = lineage_id(last.hash(), &staying, name);
-    let configuration = Arc::new(last.forced(staying, cluster));
-    let snapshot = Snapshot {
-        configuration: configuration.clone(),
-        view: None,
-    };
     let directory = Recovered {
         registration: Some(Registration {
-            cluster: Some(cluster),
+            cluster: Some(configuration.cluster()),
             ..registration
         }),
-        // The writes go on counting, so that the directory does not look rolled back.
-        acceptor: directory.acceptor.clone(),
-        base: Some(Arc::new(snapshot)),
+        // What was promised was promised to the old lineage. The writes go on counting, so that the directory does not
+        // look rolled back.
+        acceptor: acceptor.map(|state| Arc::new(AcceptorState::unbound(state.writes))),
+        base: Some(base),
         views: Vec::new(),
     };
     Lineage {
@@ -290,6 +333,30 @@ mod tests {
             let other = restore(&directories[0].1, name, addresses).unwrap();
             assert_ne!(other.configuration.cluster(), first.cluster());
         }
+    }
+
+    /// Its node was stopped first, so that the others have a view without it.
+    #[test]
+    fn a_copy_that_is_behind_follows_another_one() {
+        let directories = founders(3);
+        let restored = restore(&directories[0].1, "drill", &BTreeMap::new()).unwrap();
+        let begun = restored.directory.base.clone().unwrap();
+        let behind = follow(&directories[2].1, &begun).unwrap();
+        assert_eq!(behind.configuration.hash(), restored.configuration.hash());
+        assert_eq!(
+            behind.directory.registration.unwrap().cluster,
+            Some(restored.configuration.cluster())
+        );
+        let again = follow(&behind.directory, &begun).unwrap_err();
+        assert_eq!(again, RecoveryError::Restored);
+        // One on which the wrong name was given can be put right, and one that has seen more is not followed.
+        let wrong = restore(&directories[1].1, "dril", &BTreeMap::new()).unwrap();
+        let right = follow(&wrong.directory, &begun).unwrap();
+        assert_eq!(right.configuration.hash(), restored.configuration.hash());
+        let ahead = restore(&restored.directory, "again", &BTreeMap::new()).unwrap();
+        let (own, other) = (restored.configuration.seq(), 1);
+        let error = follow(&ahead.directory, &begun).unwrap_err();
+        assert_eq!(error, RecoveryError::Newer { own, other });
     }
 
     #[test]

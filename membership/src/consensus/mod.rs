@@ -32,6 +32,7 @@ use crate::message::{CutReply, CutRequest, Message};
 use crate::rng::Rng;
 use crate::settings::Timing;
 use crate::time::{Time, earliest};
+use crate::view::Rank;
 
 /// From so many voters on, fast votes are passed on by gossip.
 const GOSSIP_FROM: usize = 33;
@@ -54,6 +55,8 @@ pub(crate) struct Consensus {
     rounds: u32,
     /// True once somebody began a classic round.
     begun: bool,
+    /// The latest stage of another coordinator's rounds that was left its time.
+    gave_way: Option<(Rank, bool)>,
     repeats: u32,
     hurried: bool,
     asked_at: Option<Time>,
@@ -71,6 +74,7 @@ impl Consensus {
             resend_at: None,
             rounds: 0,
             begun: false,
+            gave_way: None,
             repeats: 0,
             hurried: false,
             asked_at: None,
@@ -153,11 +157,11 @@ impl Consensus {
             Message::CutReply(reply) => self.agreement.on_cut(reply.cut.clone(), &mut yielded),
             Message::Prepare(ballot) if !self.shuns(now, from) => {
                 self.agreement.on_prepare(from, ballot.rank, &mut yielded);
-                self.give_way(now);
+                self.give_way(now, (ballot.rank, false));
             }
             Message::Accept(accept) => {
                 self.agreement.on_accept(from, accept, &mut yielded);
-                self.give_way(now);
+                self.give_way(now, (accept.ballot.rank, true));
             }
             Message::Promise(promise) => self.agreement.on_promise(from, promise, &mut yielded),
             Message::Accepted(ballot) => self.agreement.on_accepted(from, *ballot, &mut yielded),
@@ -316,9 +320,15 @@ impl Consensus {
         }
     }
 
-    /// Another coordinator is at work: leave it its time.
-    fn give_way(&mut self, now: Time) {
+    /// Another coordinator is at work, in the first or the second phase of a round: leave it its time. What it repeats
+    /// is no news: one that is heard and hears nobody would hold everything up for ever.
+    fn give_way(&mut self, now: Time, stage: (Rank, bool)) {
         self.begun = true;
+        let news = self.gave_way.is_none_or(|last| last < stage);
+        if !news {
+            return;
+        }
+        self.gave_way = Some(stage);
         if self.votes() && !self.agreement.coordinates() {
             self.start_at = Some(now + self.patience() + self.turn());
         }

@@ -50,6 +50,19 @@ pub struct AcceptorState {
     pub writes: u64,
 }
 
+impl AcceptorState {
+    /// The state of one that is bound to nothing any more, after so many writes.
+    pub(crate) fn unbound(writes: u64) -> AcceptorState {
+        AcceptorState {
+            seq: 0,
+            config: ConfigHash(0),
+            promised: Rank::FAST,
+            vote: None,
+            writes,
+        }
+    }
+}
+
 /// A write that the core asks for.
 #[derive(Clone, Debug)]
 pub enum Record {

@@ -20,23 +20,19 @@ use crate::time::{Time, earliest};
 /// Who answered when.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
-    /// When each voter last answered a probe of this node's.
+    /// When each member, and each absent voter, last answered a probe of this node's.
     heard: BTreeMap<NodeId, Time>,
-    /// When a majority was last known to be there. While nothing is amiss, the last answer of a member shows it.
+    /// When a majority was last known to be there. In a large cluster, while nothing is amiss, a majority of those that
+    /// this node probes shows it.
     majority_at: Time,
     poll_at: Option<Time>,
+    /// The voter that was asked last, where they are asked in turn.
+    polled: Option<NodeId>,
     /// True from a start, or a pause, until a majority has been heard in fact.
     unsure: bool,
 }
 
 impl Contacts {
-    /// Forgets who was heard: this process has not been running.
-    pub(super) fn doubt(&mut self, now: Time) {
-        self.heard.clear();
-        self.unsure = true;
-        self.poll_at = Some(now);
-    }
-
     /// Takes it that a majority is there, as at the start, before there was time to hear it.
     pub(super) fn heard_majority(&mut self, now: Time) {
         self.majority_at = now;
@@ -53,36 +49,60 @@ pub(super) const SAMPLE_FROM: usize = 33;
 const POLL_INTERVAL: Duration = Duration::from_millis(1_000);
 
 impl Node {
+    /// This process has not been running: a sample shows nothing more until a majority has been heard.
+    pub(super) fn doubt_contacts(&mut self) {
+        self.note_sample();
+        self.contacts.unsure = true;
+        self.contacts.poll_at = Some(self.now);
+    }
+
+    /// Keeps what the sample shows, before it is not taken for the whole any more.
+    fn note_sample(&mut self) {
+        let heard = self.sample_heard_at().unwrap_or_default();
+        self.contacts.majority_at = self.contacts.majority_at.max(heard);
+    }
+
     /// A probe of this node's was answered.
     pub(super) fn note_contact(&mut self, from: NodeId) {
         let Some(view) = self.view() else { return };
-        let (voter, member) = (view.is_voter(from), view.index_of(from).is_some());
-        if voter {
+        if view.slot(from).is_some() {
             self.contacts.heard.insert(from, self.now);
-        }
-        if member && self.is_calm() {
-            self.contacts.majority_at = self.now;
         }
     }
 
-    /// The voters of a new configuration are counted on; what the others said is forgotten.
-    pub(super) fn count_on_voters(&mut self) {
+    /// Forgets what those said who have no place in a new configuration.
+    pub(super) fn forget_strangers(&mut self) {
         let Some(view) = self.view().cloned() else {
             return;
         };
-        self.contacts.heard.retain(|voter, _| view.is_voter(*voter));
+        let has_place = |node: &NodeId| view.slot(*node).is_some();
+        self.contacts.heard.retain(|node, _| has_place(node));
     }
 
     /// The time since which a majority of the voters has answered, this node among them if it is one; `None` if none
     /// ever did.
     fn majority_heard_at(&self) -> Option<Time> {
         let view = self.view()?;
-        let mut heard: Vec<Time> = self.contacts.heard.values().copied().collect();
-        if view.is_voter(self.me()) {
-            heard.push(self.now);
+        let own = view.is_voter(self.me()).then_some(self.now);
+        let others = view.voters().iter().filter(|voter| **voter != self.me());
+        let heard = others.filter_map(|voter| self.contacts.heard.get(voter).copied());
+        majority_since(heard.chain(own).collect(), view.majority())
+    }
+
+    /// The same for this node and those that it probes, in a cluster in which these are not all.
+    fn sample_heard_at(&self) -> Option<Time> {
+        let view = self.view()?;
+        let index = view.index_of(self.me())?;
+        let subjects = view.topology().subjects(index as u32);
+        if subjects.len() + 1 >= view.members().len() {
+            return None;
         }
-        let last = heard.len().checked_sub(view.majority())?;
-        Some(*heard.select_nth_unstable(last).1)
+        let majority = (subjects.len() + 1) / 2 + 1;
+        let nodes = subjects
+            .iter()
+            .map(|(index, _)| view.members()[*index as usize].node);
+        let heard = nodes.filter_map(|node| self.contacts.heard.get(&node).copied());
+        majority_since(heard.chain([self.now]).collect(), majority)
     }
 
     /// Voters not heard lately. A sample is taken for the whole while nothing is amiss.
@@ -138,6 +158,9 @@ impl Node {
         if self.is_calm() {
             self.contacts.poll_at = None;
         } else {
+            if self.contacts.poll_at.is_none() {
+                self.note_sample();
+            }
             let at = *self
                 .contacts
                 .poll_at
@@ -157,13 +180,14 @@ impl Node {
             return;
         };
         if view.voters().len() >= SAMPLE_FROM {
-            // A different quarter each time makes a majority in a few seconds, without a burst of thousands.
+            // The next quarter each time, beginning behind this node, makes a majority in a few seconds, whoever of
+            // them is silent, and without a burst of thousands.
             let some = view.voters().len().div_ceil(4);
-            for at in 0..missing.len().min(some) {
-                let other = at + self.rng.below(missing.len() - at);
-                missing.swap(at, other);
-            }
+            let last = self.contacts.polled.unwrap_or(self.me());
+            let after = missing.partition_point(|voter| *voter <= last);
+            missing.rotate_left(after);
             missing.truncate(some);
+            self.contacts.polled = missing.last().copied().or(self.contacts.polled);
         }
         let slots = missing.iter().filter_map(|voter| view.slot(*voter));
         let to: Vec<_> = slots.map(|slot| slot.destination()).collect();
@@ -192,11 +216,14 @@ impl Node {
     pub(super) fn update_serving(&mut self, out: &mut Effects) {
         let suspend = self.settings.timing.suspend;
         let due = self.now >= self.contacts.majority_at + suspend;
+        if due && self.is_calm() {
+            self.note_sample();
+        }
         if (due || self.contacts.unsure)
             && let Some(at) = self.majority_heard_at()
             && self.now < at + suspend
         {
-            self.contacts.majority_at = at;
+            self.contacts.majority_at = self.contacts.majority_at.max(at);
             self.contacts.unsure = false;
         }
         let deaf = self.now >= self.contacts.majority_at + suspend;
@@ -218,4 +245,10 @@ impl Node {
             None => Effect::Resume,
         });
     }
+}
+
+/// The time since which so many have answered, if so many have.
+fn majority_since(mut heard: Vec<Time>, majority: usize) -> Option<Time> {
+    let last = heard.len().checked_sub(majority)?;
+    Some(*heard.select_nth_unstable(last).1)
 }

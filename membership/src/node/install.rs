@@ -134,11 +134,13 @@ impl Node {
         self.monitor
             .observe(self.now, &view, me.node, &mut self.rng);
         self.relay.clear();
-        self.count_on_voters();
+        self.forget_strangers();
         match view.member(me.node) {
             Some(listed) if listed.boot == me.boot => {
                 if !matches!(self.phase, Phase::Member | Phase::Leaving) {
                     self.member_since = self.now;
+                    // While it was none it had nobody to hear.
+                    self.contacts.heard_majority(self.now);
                 }
                 let leaves = self.leaving_at.is_some();
                 self.phase = if leaves {
@@ -177,6 +179,7 @@ impl Node {
             self.phase = Phase::Leaving;
             return;
         }
+        self.suspended = None;
         match self.phase {
             Phase::Member | Phase::Leaving => {
                 self.phase = Phase::Removed;

@@ -278,7 +278,7 @@ impl Node {
         let late = |deadline: Time| self.now > deadline + self.settings.timing.stall_gap;
         if self.deadline.is_some_and(late) {
             self.monitor.void_pending(self.now);
-            self.contacts.doubt(self.now);
+            self.doubt_contacts();
             self.parked
                 .values_mut()
                 .for_each(|parked| parked.heard = self.now);

@@ -84,7 +84,7 @@ impl Node {
             .view()
             .is_some_and(|view| view.voters().len() < SAMPLE_FROM)
         {
-            self.contacts.doubt(self.now);
+            self.doubt_contacts();
         }
         if let Some(view) = self.view().cloned() {
             self.take_place(out);

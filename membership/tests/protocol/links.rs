@@ -59,6 +59,49 @@ fn a_deaf_node_stops_five_seconds_after_its_last_exchange() {
     }
 }
 
+/// They hear each other, which proves nothing.
+#[test]
+fn a_minority_stops_five_seconds_after_its_last_exchange_with_the_others() {
+    for count in [5, 7, 11, 12] {
+        for seed in 0..10 {
+            let mut world = World::cluster(seed, count);
+            world.run(ms(1_000 + seed * 170));
+            let minority: Vec<usize> = (1..=(count - 1) / 2).collect();
+            world.isolate(&minority);
+            world.run(ms(5_010));
+            let serving = |host: &usize| world.hosts[*host].serving;
+            assert!(!minority.iter().any(serving), "N = {count}, seed {seed}");
+        }
+    }
+}
+
+/// It is late again and again, by so much that it must doubt what it was waiting for. It hears all others all the same.
+#[test]
+fn a_slow_node_goes_on_serving() {
+    for count in [5, 20, 40] {
+        let mut world = World::cluster(3, count);
+        for _ in 0..60 {
+            world.pause(1, ms(250));
+            world.run(ms(400));
+            assert!(world.hosts[1].serving, "N = {count}: {}", world.describe());
+        }
+    }
+}
+
+/// A coordinator is heard by all and hears nobody, from the moment at which its round begins. No cut was to remove it.
+#[test]
+fn one_that_goes_deaf_in_its_round_holds_nothing_up() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 7);
+        world.crash(5);
+        world.crash(6);
+        let deaf = world.until_round();
+        world.deafen(deaf);
+        let rest = others(7, &[5, 6, deaf]);
+        world.until(ms(15_000), "the views without them", |w| w.agree(&rest));
+    }
+}
+
 /// It hears nothing for longer than anybody's patience, and then hears, and cannot answer.
 #[test]
 fn a_removed_node_is_told_until_it_answers() {

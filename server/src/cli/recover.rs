@@ -9,8 +9,8 @@ use synod_membership::id::NodeId;
 use synod_storage::disk::Disk;
 
 use super::Failure;
+use super::restore::within;
 use crate::membership::lineage::{LineageError, Recovery};
-use crate::node;
 
 /// `synod node recover`.
 #[derive(Debug, clap::Args)]
@@ -31,12 +31,7 @@ pub struct Recover {
 
 impl Recover {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let done = node::in_directory(&self.data, |disk| self.recover(disk));
-        let failed = |reason: String| Failure::Failed(format!("{}: {reason}", self.data.display()));
-        let told = done
-            .map_err(failed)?
-            .map_err(|error| failed(error.to_string()))?;
-        print!("{told}");
+        print!("{}", within(&self.data, |disk| self.recover(disk))?);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -91,7 +86,7 @@ fn text(recovery: &Recovery, done: bool) -> String {
          What may be lost: {} of {} votes are missing. Views after {} that were decided without this node, and all \
          that shards have acknowledged whose majority was left behind; such shards stay without a leader.\n{pending}\
          The last view and the new lineage must be the same on each survivor. Where the last view is an older one, \
-         move the directory away and let the node join as a new one. Those left behind are refused from now on: give \
+         `synod node restore --like DIR`, with the directory of one that is done, lets the node join with what it has. Those left behind are refused from now on: give \
          them empty directories.\n{last}",
         recovery.node,
         loss.seq,

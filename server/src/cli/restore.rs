@@ -4,7 +4,7 @@
 //! refused by them, or worse, take their places.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use synod_storage::disk::Disk;
 
 use super::Failure;
-use crate::membership::lineage::{LineageError, Recovery};
+use crate::membership::lineage::{LineageError, Recovery, Restored};
 use crate::node;
 
 /// `synod node restore`.
@@ -21,13 +21,17 @@ pub struct Restore {
     /// A directory of the copy. The copy is of the directories of all members, made while none of them ran
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// The same for all directories, and another for each cluster that is made of one copy
-    #[arg(long, value_name = "TEXT")]
-    name: String,
+    /// The same for all directories, and another for each cluster that is made of any copy
+    #[arg(long, value_name = "TEXT", required_unless_present = "like")]
+    name: Option<String>,
     /// Where peers reach a node of the copy from now on: its id, or the first digits of it, and its --peer. Once for
     /// each that moves; the same list for all directories
     #[arg(long = "at", value_name = "ID=HOST:PORT", value_parser = parse_place)]
     places: Vec<(String, SocketAddr)>,
+    /// A directory of the same copy that is restored already, or its files identity and cluster and its directory
+    /// membership: for those whose last view is an older one, since their nodes were stopped before the others. They join
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["name", "places"])]
+    like: Option<PathBuf>,
     /// Do it. Without this it is only told what would be done
     #[arg(long)]
     yes: bool,
@@ -38,18 +42,28 @@ pub struct Restore {
 
 impl Restore {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let done = node::in_directory(&self.data, |disk| self.restore(disk));
-        let failed = |reason: String| Failure::Failed(format!("{}: {reason}", self.data.display()));
-        let told = done
-            .map_err(failed)?
-            .map_err(|error| failed(error.to_string()))?;
-        print!("{told}");
+        let like = self.like.as_deref();
+        let like = like.map(|data| within(data, Restored::read)).transpose()?;
+        print!(
+            "{}",
+            within(&self.data, |disk| self.restore(disk, like.as_ref()))?
+        );
         Ok(ExitCode::SUCCESS)
     }
 
     /// What is to be told.
-    fn restore(&self, disk: &Arc<dyn Disk>) -> Result<String, LineageError> {
-        let recovery = Recovery::restore(disk, &self.name, &self.places)?;
+    fn restore(
+        &self,
+        disk: &Arc<dyn Disk>,
+        like: Option<&Restored>,
+    ) -> Result<String, LineageError> {
+        let recovery = match like {
+            Some(other) => Recovery::follow(disk, other)?,
+            None => {
+                let name = self.name.as_deref().unwrap_or_default();
+                Recovery::restore(disk, name, &self.places)?
+            }
+        };
         let told = match self.json {
             true => format!("{}\n", object(&recovery, self.yes)),
             false => text(&recovery, self.yes),
@@ -59,6 +73,17 @@ impl Restore {
         }
         Ok(told)
     }
+}
+
+/// Does something with the directory of a node that does not run; an error names the directory.
+pub(super) fn within<T>(
+    data: &Path,
+    act: impl FnOnce(&Arc<dyn Disk>) -> Result<T, LineageError>,
+) -> Result<T, Failure> {
+    let failed = |reason: String| Failure::Failed(format!("{}: {reason}", data.display()));
+    node::in_directory(data, act)
+        .map_err(failed)?
+        .map_err(|error| failed(error.to_string()))
 }
 
 fn parse_place(text: &str) -> Result<(String, SocketAddr), String> {
@@ -83,8 +108,7 @@ fn text(recovery: &Recovery, done: bool) -> String {
              --client and --peer.\n"
         }
         false => {
-            "Nothing was changed. With --yes it is: on the directory of each member, with the same --name and --at, \
-             before any of them is started.\n"
+            "Nothing was changed. With --yes it is: on each directory of the copy, before any node is started.\n"
         }
     };
     format!(
@@ -92,8 +116,9 @@ fn text(recovery: &Recovery, done: bool) -> String {
          a copy of: cluster {}, view {} ({})\n\
          becomes: cluster {}, begins with view {} ({})\n\
          members, and where peers reach them:\n{members}\n\
-         It must say the same of what it becomes on each directory. Copies that were not made while all nodes were \
-         stopped do not fit together, whatever it says.\n{last}",
+         It must say the same of what it becomes on each directory. Where it does not, the node was stopped before \
+         others: restore the copy with the highest view first, and that one with --like DIR. Copies that were not made \
+         while all nodes were stopped do not fit together, whatever it says.\n{last}",
         recovery.node,
         recovery.last.cluster(),
         recovery.last.seq(),

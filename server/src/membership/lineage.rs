@@ -10,13 +10,14 @@
 //! Two files change: the founding record gets the new cluster's id, then the view log the new first configuration. A
 //! crash in between leaves a directory that does not start, and that the same command finishes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use synod_membership::configuration::SharedConfiguration;
 use synod_membership::durable::{Record, Recovered, Registration};
 use synod_membership::id::{ClusterId, NodeId};
+use synod_membership::message::Snapshot;
 use synod_membership::recovery::{self, Lineage, RecoveryError};
 use synod_storage::disk::Disk;
 
@@ -36,8 +37,14 @@ pub enum LineageError {
     /// The membership's files cannot be used.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The directory to follow has not begun a lineage.
+    #[error("the directory that this one is to be like is not restored yet")]
+    NotRestored,
+    /// The directory to follow is of another cluster.
+    #[error("the directory that this one is to be like is not of the same copy")]
+    OtherCopy,
     /// A name that does not stand for one member.
-    #[error("{name} stands for {found} of the members of view {seq}, whose ids are {members}")]
+    #[error("{name} stands for {found} of the nodes of view {seq}, whose ids are {members}")]
     Name {
         /// As it was given.
         name: String,
@@ -70,7 +77,9 @@ impl Recovery {
     /// What the directory would come to with these survivors, named by their ids or the first digits of them.
     pub fn examine(disk: &Arc<dyn Disk>, survivors: &[String]) -> Result<Self, LineageError> {
         Self::think(disk, |directory, last| {
-            let named = survivors.iter().map(|name| member(last, name));
+            let members = last.members().iter().map(|member| member.node).collect();
+            let survivors = survivors.iter();
+            let named = survivors.map(|name| named(last.seq(), &members, name));
             let survivors = named.collect::<Result<BTreeSet<NodeId>, _>>()?;
             Ok(recovery::force(directory, &survivors)?)
         })
@@ -83,14 +92,43 @@ impl Recovery {
         name: &str,
         addresses: &[(String, SocketAddr)],
     ) -> Result<Self, LineageError> {
-        Self::think(disk, |directory, last| {
-            let at = |(name, address): &(String, SocketAddr)| Ok((member(last, name)?, *address));
-            let addresses = addresses
-                .iter()
-                .map(at)
-                .collect::<Result<_, LineageError>>()?;
-            Ok(recovery::restore(directory, name, &addresses)?)
-        })
+        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
+        let founders = || founding.members.iter().map(|founder| NodeId(founder.node));
+        let mut moved = BTreeMap::new();
+        let mut recovery = Self::think(disk, |directory, last| {
+            let members = last.members().iter().map(|member| member.node);
+            let known: BTreeSet<NodeId> = members.chain(founders()).collect();
+            for (name, address) in addresses {
+                moved.insert(named(last.seq(), &known, name)?, *address);
+            }
+            let members = |node: &NodeId| last.index_of(*node).is_some();
+            let places = moved.iter().filter(|(node, _)| members(node));
+            let places = places.map(|(node, address)| (*node, *address)).collect();
+            Ok(recovery::restore(directory, name, &places)?)
+        })?;
+        // Joiners ask the founders, too, and those that join are some of them.
+        for founder in &mut recovery.founding.members {
+            if let Some(address) = moved.get(&NodeId(founder.node)) {
+                founder.peer = *address;
+            }
+        }
+        Ok(recovery)
+    }
+
+    /// What the directory would come to as one of the same copy as another that is restored already, and has seen
+    /// the same last view or a later one.
+    pub fn follow(disk: &Arc<dyn Disk>, other: &Restored) -> Result<Self, LineageError> {
+        let mut recovery = Self::think(disk, |directory, _| {
+            Ok(recovery::follow(directory, &other.begun)?)
+        })?;
+        let nodes = |founding: &Founding| -> Vec<u128> {
+            founding.members.iter().map(|member| member.node).collect()
+        };
+        if nodes(&recovery.founding) != nodes(&other.founding) {
+            return Err(LineageError::OtherCopy);
+        }
+        recovery.founding = other.founding.clone();
+        Ok(recovery)
     }
 
     fn think(
@@ -124,18 +162,14 @@ impl Recovery {
             mut files,
             ..
         } = self;
-        let configuration = &lineage.configuration;
-        let mut founding = Founding {
-            cluster: configuration.cluster().0,
+        let founding = Founding {
+            cluster: lineage.configuration.cluster().0,
             ..founding
         };
-        // Joiners ask the founders, too: where these are now.
-        for founder in &mut founding.members {
-            if let Some(member) = configuration.member(NodeId(founder.node)) {
-                founder.peer = member.address;
-            }
-        }
         save_founding(disk, &founding)?;
+        if let Some(state) = lineage.directory.acceptor {
+            files.write_now(disk, Record::Acceptor(state))?;
+        }
         if let Some(base) = lineage.directory.base {
             files.write_now(disk, Record::Base(base))?;
         }
@@ -143,19 +177,41 @@ impl Recovery {
     }
 }
 
-/// The one member whose id begins so.
-fn member(last: &SharedConfiguration, name: &str) -> Result<NodeId, LineageError> {
-    let ids = || last.members().iter().map(|member| member.node);
-    let begins = |id: &NodeId| !name.is_empty() && id.to_string().starts_with(name);
-    let mut found = ids().filter(begins);
+/// A directory that begins with a lineage of its own.
+#[derive(Debug)]
+pub struct Restored {
+    founding: Founding,
+    begun: Arc<Snapshot>,
+}
+
+impl Restored {
+    /// Reads it.
+    pub fn read(disk: &Arc<dyn Disk>) -> Result<Self, LineageError> {
+        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
+        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
+        let (_, directory) = Files::open(disk, identity)?;
+        match directory.base {
+            Some(begun) if begun.view.is_none() && begun.configuration.seq() > 1 => {
+                Ok(Self { founding, begun })
+            }
+            _ => Err(LineageError::NotRestored),
+        }
+    }
+}
+
+/// The one of these nodes whose id begins so.
+fn named(seq: u64, nodes: &BTreeSet<NodeId>, name: &str) -> Result<NodeId, LineageError> {
+    let begins = |id: &&NodeId| !name.is_empty() && id.to_string().starts_with(name);
+    let mut found = nodes.iter().filter(begins);
     match (found.next(), found.count()) {
-        (Some(node), 0) => Ok(node),
+        (Some(node), 0) => Ok(*node),
         (first, more) => Err(LineageError::Name {
             name: format!("{name:?}"),
             found: usize::from(first.is_some()) + more,
-            seq: last.seq(),
-            members: ids()
-                .map(|id| id.to_string())
+            seq,
+            members: nodes
+                .iter()
+                .map(NodeId::to_string)
                 .collect::<Vec<_>>()
                 .join(", "),
         }),
@@ -249,6 +305,21 @@ mod tests {
         let error = Recovery::restore(&disks[0], "other", &[("9".to_owned(), moved)]);
         let error = error.expect_err("nobody has this id").to_string();
         assert!(error.contains("\"9\" stands for 0"), "{error}");
+    }
+
+    #[test]
+    fn a_copy_that_is_behind_becomes_part_of_what_another_one_has_begun() {
+        let disks = founders();
+        let first = Restored::read(&disks[0]).expect_err("it is as it was copied");
+        assert!(first.to_string().contains("not restored yet"), "{first}");
+        let restored = Recovery::restore(&disks[0], "drill", &[]).expect("a copy of all");
+        restored.carry_out(&disks[0]).expect("the disk works");
+        let first = Restored::read(&disks[0]).expect("it is restored");
+        let follows = Recovery::follow(&disks[1], &first).expect("of the same copy");
+        follows.carry_out(&disks[1]).expect("the disk works");
+        assert_eq!(clusters(&disks[1]), clusters(&disks[0]));
+        let again = Recovery::follow(&disks[1], &first).expect_err("it is done");
+        assert!(again.to_string().contains("restored already"), "{again}");
     }
 
     #[test]

@@ -204,12 +204,6 @@ impl Membership {
         }
         let status = self.core.status()?;
         let seeds = || list(self.seeds.iter());
-        if status.suspended == Some(Suspended::LeftOut) {
-            let after = status.seq;
-            return Some(format!(
-                "the view after {after} does not list this node any more; it is on its way to the disk"
-            ));
-        }
         Some(match status.phase {
             Phase::Starting => "this node is starting".to_owned(),
             Phase::Joining => format!("this node is not a member yet: it asks {} to join", seeds()),
@@ -217,6 +211,9 @@ impl Membership {
                 "this node has restarted, and view {} does not list its new boot yet",
                 status.seq
             ),
+            Phase::Member | Phase::Leaving if status.suspended == Some(Suspended::LeftOut) => {
+                "the last view, on its way to the disk, does not list this node any more".to_owned()
+            }
             Phase::Restarting | Phase::Member | Phase::Leaving => self.no_majority(&status),
             Phase::Removed => format!(
                 "this node was removed from the membership at view {} while it was alive; it asks \

@@ -389,16 +389,30 @@ async fn replicas_on_a_removed_node_vote_on() {
 }
 
 /// `synod node restore` on a directory of the copy; what it printed.
-fn restore(copy: &Cluster, node: usize, ids: &[String], flags: &[&str]) -> (bool, String) {
+fn restore(copy: &Cluster, node: usize, flags: &[&str]) -> (bool, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_synod"));
-    command.args(["node", "restore", "--name", "drill", "--data"]);
-    command.arg(copy.data(node));
-    for (i, id) in ids.iter().enumerate() {
-        command.args(["--at", &format!("{}={}", &id[..8], copy.peer(i))]);
-    }
-    command.args(flags);
+    command.args(["node", "restore", "--data"]);
+    command.arg(copy.data(node)).args(flags);
     let (status, said) = run_to_end(command);
     (status.success(), said)
+}
+
+/// The flags that name these nodes' new places.
+fn places(copy: &Cluster, ids: &[String]) -> Vec<String> {
+    let place = |(i, id): (usize, &String)| [format!("--at={}={}", &id[..8], copy.peer(i))];
+    let places = ids.iter().enumerate().flat_map(place);
+    std::iter::once("--name=drill".to_owned())
+        .chain(places)
+        .collect()
+}
+
+/// Carries it out; what the directory becomes.
+fn restored(copy: &Cluster, node: usize, flags: &[&str]) -> serde_json::Value {
+    let flags = [flags, &["--yes", "--json"]].concat();
+    let (done, said) = restore(copy, node, &flags);
+    assert!(done, "{said}");
+    let told: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    told["becomes"].clone()
 }
 
 /// A copy of all directories becomes a cluster of its own: it has what the other had, and neither sees what the other
@@ -419,20 +433,16 @@ async fn a_copy_of_all_directories_becomes_another_cluster() {
     all.iter().for_each(|node| drop(cluster.stop(*node)));
     let mut copy = cluster.copy();
     all.iter().for_each(|node| cluster.run(*node));
-    let (done, said) = restore(&copy, 0, &ids, &[]);
+    let places = places(&copy, &ids);
+    let flags: Vec<&str> = places.iter().map(String::as_str).collect();
+    let (done, said) = restore(&copy, 0, &flags);
     assert!(done && said.contains("Nothing was changed"), "{said}");
-    let mut becomes = Vec::new();
-    for node in all {
-        let (done, said) = restore(&copy, node, &ids, &["--yes", "--json"]);
-        assert!(done, "{said}");
-        let told: serde_json::Value = serde_json::from_str(&said).expect("JSON");
-        becomes.push(told["becomes"].clone());
-    }
+    let becomes = all.map(|node| restored(&copy, node, &flags));
     assert!(
         becomes.iter().all(|told| *told == becomes[0]),
         "{becomes:?}"
     );
-    let (done, said) = restore(&copy, 0, &ids, &["--yes"]);
+    let (done, said) = restore(&copy, 0, &flags);
     assert!(!done && said.contains("restored already"), "{said}");
     all.iter().for_each(|node| copy.run(*node));
     until(&copy, &all, PATIENCE, "the copy", serves_with(3)).await;
@@ -455,4 +465,43 @@ async fn a_copy_of_all_directories_becomes_another_cluster() {
             report.problems
         );
     }
+}
+
+/// One node was stopped so long before the others that they have a view without it.
+#[tokio::test]
+async fn a_copy_of_nodes_that_were_stopped_one_after_the_other_comes_together() {
+    let mut cluster = Cluster::start(3);
+    let all = [0, 1, 2];
+    until(&cluster, &all, PATIENCE, "three members", serves_with(3)).await;
+    let mut ids = Vec::new();
+    for node in [0, 1] {
+        ids.push(ask(cluster.client(node)).await.expect("an answer").node.id);
+    }
+    client(cluster.clients())
+        .set("k", "v")
+        .await
+        .expect("a write");
+    cluster.stop(2);
+    until(
+        &cluster,
+        &[0, 1],
+        PATIENCE,
+        "a view without it",
+        serves_with(2),
+    )
+    .await;
+    [0, 1].iter().for_each(|node| drop(cluster.stop(*node)));
+    let mut copy = cluster.copy();
+    let places = places(&copy, &ids);
+    let flags: Vec<&str> = places.iter().map(String::as_str).collect();
+    let first = copy.data(0).display().to_string();
+    let like = ["--like", first.as_str()];
+    let (done, said) = restore(&copy, 2, &like);
+    assert!(!done && said.contains("not restored yet"), "{said}");
+    let becomes = [0, 1].map(|node| restored(&copy, node, &flags));
+    assert_eq!(restored(&copy, 2, &like), becomes[0]);
+    all.iter().for_each(|node| copy.run(*node));
+    until(&copy, &all, PATIENCE, "all three", serves_with(3)).await;
+    let value = client(copy.clients()).get("k").await.expect("a read");
+    assert_eq!(value.as_deref(), Some(&b"v"[..]));
 }
