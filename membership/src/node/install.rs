@@ -536,7 +536,8 @@ impl Node {
         let configuration = snapshot.configuration.clone();
         let view = snapshot.view.clone();
         self.chain = Some(Chain::new(snapshot));
-        self.ahead = Some(configuration.clone());
+        // What follows it may have been taken while it was on its way, and is not to be taken twice.
+        self.ahead.get_or_insert_with(|| configuration.clone());
         out.extend(self.identity().map(Effect::Identity));
         self.contacts.heard_majority(self.now);
         self.take_place(out);

@@ -65,6 +65,33 @@ fn joiner_dies_between_admission_and_install() {
     }
 }
 
+/// The configuration that lists it takes so long to be written that the next one takes it out again, and it is told so
+/// more than once before and after.
+#[test]
+fn a_joiner_with_a_slow_disk_writes_each_view_once() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 4);
+        world.add_host();
+        world.hosts[4].fsync = ms(4_000 + seed * 200);
+        world.start(4, &[0]);
+        world.until(ms(20_000), "its admission", |w| {
+            w.view(0).is_some_and(|view| view.members().len() == 5)
+        });
+        world.run(ms(100));
+        world.mute(4);
+        world.run(ms(30_000));
+        world.heal();
+        assert_eq!(world.hosts[4].halted, None, "seed {seed}");
+        let directory = &world.hosts[4].disk;
+        let base = directory.base.as_ref().unwrap().configuration.seq();
+        let views = directory.views.iter().map(|view| view.seq);
+        let count = directory.views.len() as u64;
+        assert!(views.eq(base + 1..=base + count), "seed {seed}");
+        world.hosts[4].fsync = ms(2);
+        world.until(ms(120_000), "its return", |w| w.agree(&[0, 1, 2, 3, 4]));
+    }
+}
+
 #[test]
 fn several_seeds_some_dead() {
     let mut world = World::cluster(5, 4);

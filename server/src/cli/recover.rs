@@ -86,8 +86,8 @@ fn text(recovery: &Recovery, done: bool) -> String {
          What may be lost: {} of {} votes are missing. Views after {} that were decided without this node, and all \
          that shards have acknowledged whose majority was left behind; such shards stay without a leader.\n{pending}\
          The last view and the new lineage must be the same on each survivor. Where the last view is an older one, \
-         `synod node restore --like DIR`, with the directory of one that is done, lets the node join with what it has. Those left behind are refused from now on: give \
-         them empty directories.\n{last}",
+         `synod node restore --like DIR`, with the directory of one that is done, lets the node join with all it has. \
+         Those left behind are refused from now on: give them empty directories.\n{last}",
         recovery.node,
         loss.seq,
         loss.hash,

@@ -29,7 +29,8 @@ pub struct Restore {
     #[arg(long = "at", value_name = "ID=HOST:PORT", value_parser = parse_place)]
     places: Vec<(String, SocketAddr)>,
     /// A directory of the same copy that is restored already, or its files identity and cluster and its directory
-    /// membership: for those whose last view is an older one, since their nodes were stopped before the others. They join
+    /// membership: for those whose last view is an older one, since their nodes were stopped before the others. They
+    /// join
     #[arg(long, value_name = "DIR", conflicts_with_all = ["name", "places"])]
     like: Option<PathBuf>,
     /// Do it. Without this it is only told what would be done
