@@ -97,7 +97,8 @@ impl Node {
         if subjects.len() + 1 >= view.members().len() {
             return None;
         }
-        let majority = (subjects.len() + 1) / 2 + 1;
+        let group = subjects.len() + 1;
+        let majority = group / 2 + 1;
         let nodes = subjects
             .iter()
             .map(|(index, _)| view.members()[*index as usize].node);
