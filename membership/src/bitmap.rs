@@ -65,12 +65,6 @@ impl Bitmap {
         fresh
     }
 
-    /// How many indexes are in one set or the other, which have the same capacity.
-    pub fn union_count(&self, other: &Bitmap) -> usize {
-        let words = self.words.iter().zip(&other.words);
-        words.map(|(a, b)| (a | b).count_ones() as usize).sum()
-    }
-
     /// True if the two sets, of the same capacity, share an index.
     pub fn intersects(&self, other: &Bitmap) -> bool {
         self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)

@@ -259,6 +259,13 @@ pub struct Snapshot {
     pub view: Option<Arc<View>>,
 }
 
+impl Snapshot {
+    /// True for the first configuration of a lineage that was begun from another one's last.
+    pub fn begins_lineage(&self) -> bool {
+        self.view.is_none() && self.configuration.seq() > 1
+    }
+}
+
 /// See [`Message::Truncated`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated {

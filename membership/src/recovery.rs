@@ -190,8 +190,8 @@ pub fn follow(directory: &Recovered, begun: &Arc<Snapshot>) -> Result<Lineage, R
     }
     // A lineage of its own that it has begun and not lived in counts for nothing.
     let base = directory.base.as_ref();
-    let has_begun = base.is_some_and(|base| base.view.is_none() && base.configuration.seq() > 1);
-    let own = last.seq() - u64::from(has_begun && directory.views.is_empty());
+    let has_begun = base.is_some_and(|base| base.begins_lineage()) && directory.views.is_empty();
+    let own = last.seq() - u64::from(has_begun);
     let other = configuration.seq() - 1;
     if own > other {
         return Err(RecoveryError::Newer { own, other });

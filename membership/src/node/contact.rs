@@ -94,10 +94,10 @@ impl Node {
         let view = self.view()?;
         let index = view.index_of(self.me())?;
         let subjects = view.topology().subjects(index as u32);
-        if subjects.len() + 1 >= view.members().len() {
+        let group = subjects.len() + 1;
+        if group >= view.members().len() {
             return None;
         }
-        let group = subjects.len() + 1;
         let majority = group / 2 + 1;
         let nodes = subjects
             .iter()

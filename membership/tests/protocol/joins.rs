@@ -237,15 +237,21 @@ fn a_centralised_cluster_agrees_through_its_ensemble() {
     world.until(ms(6_000), "a cut", |w| w.agree(&rest));
 }
 
+/// Seven members, of whom three vote.
+fn with_ensemble(seed: u64) -> World {
+    let mut world = World::cluster(seed, 7);
+    world.event(0, Event::SetMode(Mode::Centralised { ensemble: 3 }));
+    let all: Vec<usize> = (0..7).collect();
+    world.until(ms(5_000), "an ensemble", |w| {
+        w.agree(&all) && w.view(0).unwrap().voters().len() == 3
+    });
+    world
+}
+
 #[test]
 fn ensemble_change_with_one_ensemble_member_down() {
     for seed in 0..3 {
-        let mut world = World::cluster(seed, 7);
-        world.event(0, Event::SetMode(Mode::Centralised { ensemble: 3 }));
-        let all: Vec<usize> = (0..7).collect();
-        world.until(ms(5_000), "an ensemble", |w| {
-            w.agree(&all) && w.view(0).unwrap().voters().len() == 3
-        });
+        let mut world = with_ensemble(seed);
         let voters = world.view(0).unwrap().voters().to_vec();
         let down = (0..7)
             .find(|host| voters.contains(&world.id(*host)))
@@ -272,15 +278,10 @@ fn ensemble_change_with_one_ensemble_member_down() {
 #[test]
 fn without_a_majority_of_the_ensemble_no_view_follows() {
     for seed in 0..3 {
-        let mut world = World::cluster(seed, 7);
-        world.event(0, Event::SetMode(Mode::Centralised { ensemble: 3 }));
-        let all: Vec<usize> = (0..7).collect();
-        world.until(ms(5_000), "an ensemble", |w| {
-            w.agree(&all) && w.view(0).unwrap().voters().len() == 3
-        });
+        let (mut world, all) = (with_ensemble(seed), 0..7);
         let (view, seq) = (world.view(0).unwrap(), world.seq(0));
         let (voters, plain): (Vec<usize>, Vec<usize>) =
-            all.iter().partition(|host| view.is_voter(world.id(**host)));
+            all.clone().partition(|host| view.is_voter(world.id(*host)));
         let (lost, left) = ([voters[0], voters[1]], voters[2]);
         lost.iter().for_each(|host| world.crash(*host));
         world.run(ms(3_000));
@@ -294,8 +295,6 @@ fn without_a_majority_of_the_ensemble_no_view_follows() {
         // One of the two is enough to go on.
         world.restart(lost[0]);
         let rest: Vec<usize> = all
-            .iter()
-            .copied()
             .filter(|host| ![lost[1], plain[0]].contains(host))
             .collect();
         world.until(ms(20_000), "a view", |w| w.agree(&rest));

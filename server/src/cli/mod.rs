@@ -7,6 +7,7 @@
 mod address;
 mod answer;
 mod explain;
+mod lineage;
 mod node;
 mod placement;
 mod policy;

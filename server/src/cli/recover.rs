@@ -9,7 +9,7 @@ use synod_membership::id::NodeId;
 use synod_storage::disk::Disk;
 
 use super::Failure;
-use super::restore::within;
+use super::lineage::{Telling, within};
 use crate::membership::lineage::{LineageError, Recovery};
 
 /// `synod node recover`.
@@ -38,14 +38,14 @@ impl Recover {
     /// What is to be told.
     fn recover(&self, disk: &Arc<dyn Disk>) -> Result<String, LineageError> {
         let recovery = Recovery::examine(disk, &self.survivors)?;
-        let told = match self.json {
-            true => format!("{}\n", object(&recovery, self.yes)),
-            false => text(&recovery, self.yes),
-        };
-        if self.yes {
-            recovery.carry_out(disk)?;
+        let Self { yes, json, .. } = *self;
+        Telling {
+            yes,
+            json,
+            text,
+            object,
         }
-        Ok(told)
+        .conclude(recovery, disk)
     }
 }
 

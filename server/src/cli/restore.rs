@@ -4,7 +4,7 @@
 //! refused by them, or worse, take their places.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use synod_storage::disk::Disk;
 
 use super::Failure;
+use super::lineage::{Telling, within};
 use crate::membership::lineage::{LineageError, Recovery, Restored};
-use crate::node;
 
 /// `synod node restore`.
 #[derive(Debug, clap::Args)]
@@ -65,26 +65,15 @@ impl Restore {
                 Recovery::restore(disk, name, &self.places)?
             }
         };
-        let told = match self.json {
-            true => format!("{}\n", object(&recovery, self.yes)),
-            false => text(&recovery, self.yes),
-        };
-        if self.yes {
-            recovery.carry_out(disk)?;
+        let Self { yes, json, .. } = *self;
+        Telling {
+            yes,
+            json,
+            text,
+            object,
         }
-        Ok(told)
+        .conclude(recovery, disk)
     }
-}
-
-/// Does something with the directory of a node that does not run; an error names the directory.
-pub(super) fn within<T>(
-    data: &Path,
-    act: impl FnOnce(&Arc<dyn Disk>) -> Result<T, LineageError>,
-) -> Result<T, Failure> {
-    let failed = |reason: String| Failure::Failed(format!("{}: {reason}", data.display()));
-    node::in_directory(data, act)
-        .map_err(failed)?
-        .map_err(|error| failed(error.to_string()))
 }
 
 fn parse_place(text: &str) -> Result<(String, SocketAddr), String> {

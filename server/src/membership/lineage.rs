@@ -76,7 +76,7 @@ pub struct Recovery {
 impl Recovery {
     /// What the directory would come to with these survivors, named by their ids or the first digits of them.
     pub fn examine(disk: &Arc<dyn Disk>, survivors: &[String]) -> Result<Self, LineageError> {
-        Self::think(disk, |directory, last| {
+        Self::think(disk, |directory, last, _| {
             let members = last.members().iter().map(|member| member.node).collect();
             let survivors = survivors.iter();
             let named = survivors.map(|name| named(last.seq(), &members, name));
@@ -92,51 +92,51 @@ impl Recovery {
         name: &str,
         addresses: &[(String, SocketAddr)],
     ) -> Result<Self, LineageError> {
-        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
-        let founders = || founding.members.iter().map(|founder| NodeId(founder.node));
-        let mut moved = BTreeMap::new();
-        let mut recovery = Self::think(disk, |directory, last| {
+        Self::think(disk, |directory, last, founding| {
             let members = last.members().iter().map(|member| member.node);
-            let known: BTreeSet<NodeId> = members.chain(founders()).collect();
+            let founders = founding.members.iter().map(|founder| NodeId(founder.node));
+            let known: BTreeSet<NodeId> = members.chain(founders).collect();
+            let mut moved = BTreeMap::new();
             for (name, address) in addresses {
                 moved.insert(named(last.seq(), &known, name)?, *address);
             }
-            let members = |node: &NodeId| last.index_of(*node).is_some();
-            let places = moved.iter().filter(|(node, _)| members(node));
-            let places = places.map(|(node, address)| (*node, *address)).collect();
-            Ok(recovery::restore(directory, name, &places)?)
-        })?;
-        // Joiners ask the founders, too, and those that join are some of them.
-        for founder in &mut recovery.founding.members {
-            if let Some(address) = moved.get(&NodeId(founder.node)) {
-                founder.peer = *address;
+            // Joiners ask the founders, too, and those that join are some of them.
+            for founder in &mut founding.members {
+                if let Some(address) = moved.get(&NodeId(founder.node)) {
+                    founder.peer = *address;
+                }
             }
-        }
-        Ok(recovery)
+            moved.retain(|node, _| last.index_of(*node).is_some());
+            Ok(recovery::restore(directory, name, &moved)?)
+        })
     }
 
     /// What the directory would come to as one of the same copy as another that is restored already, and has seen
     /// the same last view or a later one.
     pub fn follow(disk: &Arc<dyn Disk>, other: &Restored) -> Result<Self, LineageError> {
-        let mut recovery = Self::think(disk, |directory, _| {
-            Ok(recovery::follow(directory, &other.begun)?)
-        })?;
-        let nodes = |founding: &Founding| -> Vec<u128> {
-            founding.members.iter().map(|member| member.node).collect()
-        };
-        if nodes(&recovery.founding) != nodes(&other.founding) {
-            return Err(LineageError::OtherCopy);
-        }
-        recovery.founding = other.founding.clone();
-        Ok(recovery)
+        Self::think(disk, |directory, _, founding| {
+            let lineage = recovery::follow(directory, &other.begun)?;
+            let nodes = |founding: &Founding| -> Vec<u128> {
+                founding.members.iter().map(|member| member.node).collect()
+            };
+            if nodes(founding) != nodes(&other.founding) {
+                return Err(LineageError::OtherCopy);
+            }
+            founding.clone_from(&other.founding);
+            Ok(lineage)
+        })
     }
 
     fn think(
         disk: &Arc<dyn Disk>,
-        begin: impl FnOnce(&Recovered, &SharedConfiguration) -> Result<Lineage, LineageError>,
+        begin: impl FnOnce(
+            &Recovered,
+            &SharedConfiguration,
+            &mut Founding,
+        ) -> Result<Lineage, LineageError>,
     ) -> Result<Self, LineageError> {
         let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
-        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
+        let mut founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
         let (files, mut directory) = Files::open(disk, identity)?;
         directory.registration = Some(Registration {
             cluster: Some(ClusterId(founding.cluster)),
@@ -145,7 +145,7 @@ impl Recovery {
         });
         let last = recovery::last(&directory)?;
         Ok(Self {
-            lineage: begin(&directory, &last)?,
+            lineage: begin(&directory, &last, &mut founding)?,
             last,
             node: identity.node,
             founding,
@@ -191,9 +191,7 @@ impl Restored {
         let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
         let (_, directory) = Files::open(disk, identity)?;
         match directory.base {
-            Some(begun) if begun.view.is_none() && begun.configuration.seq() > 1 => {
-                Ok(Self { founding, begun })
-            }
+            Some(begun) if begun.begins_lineage() => Ok(Self { founding, begun }),
             _ => Err(LineageError::NotRestored),
         }
     }
