@@ -43,6 +43,12 @@ pub enum LineageError {
     /// The directory to follow is of another cluster.
     #[error("the directory that this one is to be like is not of the same copy")]
     OtherCopy,
+    /// A recovery or a restore ended between its two files.
+    #[error(
+        "`synod node recover` or `synod node restore` of the data directory was cut short: nothing is lost; run the same \
+         command on it again, which finishes it"
+    )]
+    CutShort,
     /// A name that does not stand for one member.
     #[error("{name} stands for {found} of the nodes of view {seq}, whose ids are {members}")]
     Name {
@@ -174,6 +180,18 @@ impl Recovery {
             files.write_now(disk, Record::Base(base))?;
         }
         Ok(())
+    }
+}
+
+/// Refuses a directory whose recovery or restore was cut short.
+pub fn finished(founding: &Founding, recovered: &Recovered) -> Result<(), LineageError> {
+    let cluster = recovered
+        .base
+        .as_ref()
+        .map(|base| base.configuration.cluster());
+    match cluster.is_none_or(|cluster| cluster.0 == founding.cluster) {
+        true => Ok(()),
+        false => Err(LineageError::CutShort),
     }
 }
 
@@ -320,19 +338,38 @@ mod tests {
         assert!(again.to_string().contains("restored already"), "{again}");
     }
 
+    /// Whether a node would start on the directory.
+    fn starts(disk: &Arc<dyn Disk>) -> Result<(), LineageError> {
+        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
+        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
+        let (_, recovered) = Files::open(disk, identity)?;
+        finished(&founding, &recovered)
+    }
+
     #[test]
-    fn a_recovery_that_a_crash_cut_short_is_finished_by_the_same_command() {
+    fn what_a_crash_cut_short_does_not_start_and_is_finished_by_the_same_command() {
         let disks = founders();
-        let whole = Recovery::examine(&disks[1], &survivors()).expect("two of five");
-        let cluster = whole.lineage.configuration.cluster().0;
-        let founding = Founding {
-            cluster,
-            ..whole.founding
-        };
-        save_founding(&disks[1], &founding).expect("the first half");
-        let again = Recovery::examine(&disks[1], &survivors()).expect("the same command");
-        again.carry_out(&disks[1]).expect("the disk works");
-        assert_eq!(clusters(&disks[1]), (cluster, cluster));
+        let moved = [("2".to_owned(), ([127, 0, 0, 1], 7802).into())];
+        let commands: [&dyn Fn(&Arc<dyn Disk>) -> Result<Recovery, LineageError>; 2] =
+            [&|disk| Recovery::examine(disk, &survivors()), &|disk| {
+                Recovery::restore(disk, "drill", &moved)
+            }];
+        for (command, disk) in commands.iter().zip([&disks[1], &disks[3]]) {
+            starts(disk).expect("nothing was done to it");
+            let whole = command(disk).expect("it can be done");
+            let cluster = whole.lineage.configuration.cluster().0;
+            let founding = Founding {
+                cluster,
+                ..whole.founding
+            };
+            save_founding(disk, &founding).expect("the first half");
+            let refused = starts(disk).expect_err("it is half done").to_string();
+            assert!(refused.contains("run the same command"), "{refused}");
+            let again = command(disk).expect("the same command");
+            again.carry_out(disk).expect("the disk works");
+            assert_eq!(clusters(disk), (cluster, cluster));
+            starts(disk).expect("it is done");
+        }
     }
 
     #[test]

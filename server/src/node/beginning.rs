@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::formation::{Formation, Founder, Founding};
 use crate::identity::{Identity, save_founding};
 use crate::membership::files::{Files, FilesError};
+use crate::membership::lineage;
 use crate::membership::writer::Writer;
 use crate::membership::{self, Beginning, Membership};
 
@@ -26,9 +27,16 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    /// Reads it.
-    pub(super) fn open(disk: &Arc<dyn Disk>, identity: Identity) -> Result<Self, FilesError> {
+    /// Reads it, and refuses what does not belong to the cluster of the directory's founding record.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        identity: Identity,
+        founding: Option<&Founding>,
+    ) -> Result<Self, NodeError> {
         let (files, recovered) = Files::open(disk, identity)?;
+        if let Some(founding) = founding {
+            lineage::finished(founding, &recovered)?;
+        }
         Ok(Self { files, recovered })
     }
 
@@ -40,6 +48,15 @@ impl Holding {
         identity: Identity,
     ) -> Result<(), NodeError> {
         let first = membership::founded(founding, identity.node);
+        if let Some(base) = self.recovered.base.as_ref().filter(|_| first.is_none()) {
+            return Err(NodeError::Broken(format!(
+                "this node was about to found cluster {} when it was stopped, and those to join belong to cluster \
+                 {:032x}, of which it is no founder: give --join the other founders, or --data an empty directory; \
+                 nothing was changed",
+                base.configuration.cluster(),
+                founding.cluster
+            )));
+        }
         info!(
             cluster = format!("{:032x}", founding.cluster),
             founders = founding.members.len(),
@@ -106,4 +123,57 @@ pub(super) fn formation(
         labels: settings.process.labels.clone(),
     };
     Formation::new(me, join, settings.cluster.clone(), fresh_cluster)
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_storage::disk::SimDisk;
+
+    use super::*;
+    use crate::identity::{begin_boot, load_founding};
+
+    fn founding(cluster: u128, node: u128, boot: (u64, u64, u64)) -> Founding {
+        let founder = Founder {
+            node,
+            boot,
+            peer: ([127, 0, 0, 1], 7701).into(),
+            client: ([127, 0, 0, 1], 7601).into(),
+            labels: Default::default(),
+        };
+        let settings = Settings::from_layers(&Default::default()).expect("the defaults are valid");
+        Founding::plan(cluster, vec![founder], settings.cluster)
+    }
+
+    #[test]
+    fn a_founder_that_was_cut_short_does_not_join_another_cluster() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let identity = begin_boot(&disk, (7, 7)).expect("a boot");
+        let boot = identity.boot;
+        let own = founding(1, 7, (boot.counter, boot.nonce, boot.previous));
+        let first = membership::founded(&own, identity.node).expect("a founder");
+        let mut cut = Holding::open(&disk, identity, None).expect("the files");
+        cut.files.found(&disk, &first).expect("the first half");
+
+        let mut again = Holding::open(&disk, identity, None).expect("the files");
+        let elsewhere = founding(2, 8, (1, 8, 0));
+        let refused = again
+            .keep(&disk, &elsewhere, identity)
+            .expect_err("it is another cluster")
+            .to_string();
+        assert!(refused.contains("about to found cluster"), "{refused}");
+        assert!(
+            load_founding(&disk).expect("whole").is_none(),
+            "nothing was changed"
+        );
+        // It may found anew: nobody was told of the first time.
+        again
+            .keep(
+                &disk,
+                &founding(3, 7, (boot.counter, boot.nonce, boot.previous)),
+                identity,
+            )
+            .expect("a founder");
+        let kept = load_founding(&disk).expect("whole").expect("there");
+        Holding::open(&disk, identity, Some(&kept)).expect("it starts");
+    }
 }

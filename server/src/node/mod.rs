@@ -71,6 +71,7 @@ use crate::gateway::{Handle, Mailbox};
 use crate::identity::{IdentityError, begin_boot, load_founding};
 use crate::membership;
 use crate::membership::files::FilesError;
+use crate::membership::lineage::LineageError;
 use crate::membership::writer::Work;
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
 
@@ -177,6 +178,9 @@ pub enum NodeError {
     /// The membership's files cannot be read or written.
     #[error(transparent)]
     Membership(#[from] FilesError),
+    /// The directory is between two lineages.
+    #[error(transparent)]
+    Lineage(#[from] LineageError),
     /// The store cannot be opened.
     #[error("cannot open the store: {0}")]
     Open(#[from] OpenError),
@@ -215,7 +219,7 @@ pub async fn serve(
     let clients = listen("clients", client_address).await?;
     let identity = begin_boot(disk, (entropy.node, entropy.nonce))?;
     let founding = load_founding(disk)?;
-    let mut holding = Holding::open(disk, identity)?;
+    let mut holding = Holding::open(disk, identity, founding.as_ref())?;
     let peer = settings.process.peer_advertise;
     let local = membership::introduction(founding.as_ref(), identity, peer);
     info!(node = %identity.node, boot = identity.boot.counter, peers = %peer_address,

@@ -105,6 +105,7 @@ fn view(node: &Node, problems: &mut Vec<String>) -> View {
     let Some(configuration) = membership.view() else {
         return report;
     };
+    report.cluster = configuration.cluster().to_string();
     report.seq = configuration.seq();
     report.hash = configuration.hash().to_string();
     let members = configuration.members().iter();

@@ -132,9 +132,14 @@ fn write_placement(report: &Report, out: &mut String) -> fmt::Result {
 fn write_members(report: &Report, out: &mut String) -> fmt::Result {
     let view = &report.view;
     let reachable = view.members.iter().filter(|member| member.reachable);
+    // A node that knows of no cluster has no name to tell.
+    let cluster = match view.cluster.as_str() {
+        "" => String::new(),
+        cluster => format!(" of cluster {}", short(cluster)),
+    };
     writeln!(
         out,
-        "\nview {} ({}), {} members, {} reachable from here",
+        "\nview {} ({}){cluster}, {} members, {} reachable from here",
         view.seq,
         short(&view.hash),
         view.members.len(),
@@ -289,6 +294,7 @@ mod tests {
                 ..NodeReport::default()
             },
             view: View {
+                cluster: "cccccccc".repeat(4),
                 seq: 2,
                 hash: "0123456789".into(),
                 members: vec![member("aaaaaaaa", 7601), member("bbbbbbbb", 7602)],
@@ -334,7 +340,7 @@ node aaaaaaaa (incarnation 1), version 0.1.0, up 1 min 15 s
   clients 3, 1234 commands/s
   data 0 B, log 0 B, not checkpointed 0 B, disk free 0 B
 
-view 2 (01234567), 2 members, 2 reachable from here
+view 2 (01234567) of cluster cccccccc, 2 members, 2 reachable from here
   aaaaaaaa  127.0.0.1:7601        this node    leads 2, holds 2
   bbbbbbbb  127.0.0.1:7602        reachable    leads 0, holds 2
 

@@ -59,6 +59,8 @@ pub struct NodeReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct View {
+    /// The cluster's id.
+    pub cluster: String,
     /// Its number.
     pub seq: u64,
     /// Its chained hash.
