@@ -6,7 +6,7 @@ use sqlparser::ast::{
     BinaryOperator, DuplicateTreatment, Expr as SqlExpr, Function, FunctionArg, FunctionArgExpr,
     FunctionArguments, GroupByExpr, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart,
     Query as SqlQuery, Select as SqlSelect, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    Spanned, TableFactor, UnaryOperator, Value as SqlValue, visit_expressions, visit_relations,
+    Spanned, TableFactor, UnaryOperator, Value as SqlValue, Visit, Visitor,
 };
 use sqlparser::tokenizer::Span;
 
@@ -15,6 +15,33 @@ use super::ast::{
 };
 use super::script::{DECISION_PREFIX, absolute};
 use crate::error::{Error, ErrorKind, Place, Result};
+
+/// What a query names anywhere. One visitor for both: the compiler writes the walk over all of SQL anew for each.
+#[derive(Default)]
+struct Names {
+    relations: Vec<String>,
+    names_decision: bool,
+}
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<()> {
+        self.relations.push(last_name(name).to_ascii_lowercase());
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<()> {
+        let ident = match expr {
+            SqlExpr::Identifier(ident) => Some(ident),
+            SqlExpr::CompoundIdentifier(parts) => parts.last(),
+            _ => None,
+        };
+        self.names_decision |=
+            ident.is_some_and(|i| i.value.to_ascii_lowercase().starts_with(DECISION_PREFIX));
+        ControlFlow::Continue(())
+    }
+}
 
 /// Lowers trees of one statement, whose first character stands at `base`.
 pub(super) struct Lowering {
@@ -36,22 +63,12 @@ impl Lowering {
 
     /// A query; that its tree cannot be held is kept as its error, not raised.
     pub(super) fn query(&self, query: &SqlQuery) -> Query {
-        let mut relations = Vec::new();
-        let _ = visit_relations(query, |name: &ObjectName| {
-            relations.push(last_name(name).to_ascii_lowercase());
-            ControlFlow::<()>::Continue(())
-        });
-        let mut names_decision = false;
-        let _ = visit_expressions(query, |expr: &SqlExpr| {
-            let ident = match expr {
-                SqlExpr::Identifier(ident) => Some(ident),
-                SqlExpr::CompoundIdentifier(parts) => parts.last(),
-                _ => None,
-            };
-            names_decision |=
-                ident.is_some_and(|i| i.value.to_ascii_lowercase().starts_with(DECISION_PREFIX));
-            ControlFlow::<()>::Continue(())
-        });
+        let mut names = Names::default();
+        let _ = query.visit(&mut names);
+        let Names {
+            relations,
+            names_decision,
+        } = names;
         Query {
             place: self.place(query.span()),
             sql: query.to_string(),

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use rusqlite::Connection;
 use sqlparser::ast::{
     BinaryOperator, Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select,
-    SelectItem, SetExpr, VisitMut, VisitorMut, visit_expressions_mut,
+    SelectItem, SetExpr, VisitMut, VisitorMut,
 };
 use sqlparser::dialect::SQLiteDialect;
 use sqlparser::parser::Parser;
@@ -66,10 +66,46 @@ fn parse_expr(sql: &str) -> Expr {
         .unwrap()
 }
 
+/// Edits all expressions within one, before and after their parts. The compiler writes the walk over all of SQL anew
+/// for each visitor: there is one.
+struct Edit<'a> {
+    before: &'a mut dyn FnMut(&mut Expr, &mut u32),
+    after: &'a mut dyn FnMut(&mut Expr, &mut u32),
+    /// How deep the walk is within what the two count.
+    inside: u32,
+}
+
+impl VisitorMut for Edit<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        (self.before)(expr, &mut self.inside);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        (self.after)(expr, &mut self.inside);
+        ControlFlow::Continue(())
+    }
+}
+
+fn edit(
+    expr: &mut Expr,
+    before: &mut dyn FnMut(&mut Expr, &mut u32),
+    after: &mut dyn FnMut(&mut Expr, &mut u32),
+) {
+    let inside = 0;
+    let _ = expr.visit(&mut Edit {
+        before,
+        after,
+        inside,
+    });
+}
+
 /// Rewrites the dialect's own functions into SQLite's.
 fn plain(sql: &str) -> String {
     let mut expr = parse_expr(sql);
-    let _ = visit_expressions_mut(&mut expr, |e: &mut Expr| {
+    edit(&mut expr, &mut |_, _| {}, &mut |e, _| {
         if let Expr::Function(f) = e {
             let text = f.args.to_string();
             let inner = text
@@ -88,7 +124,6 @@ fn plain(sql: &str) -> String {
                 _ => {}
             }
         }
-        ControlFlow::<()>::Continue(())
     });
     expr.to_string()
 }
@@ -110,37 +145,25 @@ fn conjuncts(expr: &Expr, out: &mut Vec<String>) {
 
 /// Whether aggregates stand in an expression, outside of its subqueries.
 fn is_aggregate(sql: &str) -> bool {
-    struct Finder(bool);
-    impl VisitorMut for Finder {
-        type Break = ();
-
-        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            match expr {
-                Expr::Subquery(_) | Expr::Exists { .. } => *expr = parse_expr("1"),
-                Expr::InSubquery { expr: needle, .. } => *expr = (**needle).clone(),
-                _ => {}
-            }
-            if let Expr::Function(f) = expr {
-                let name = f.name.to_string().to_lowercase();
-                let one = match &f.args {
-                    sqlparser::ast::FunctionArguments::List(list) => list.args.len() == 1,
-                    _ => false,
-                };
-                self.0 |= ["count", "sum", "avg", "all_equal", "all_different"].contains(&&*name)
-                    || (one && ["min", "max"].contains(&&*name));
-            }
-            ControlFlow::Continue(())
+    let mut found = false;
+    let mut look = |expr: &mut Expr, _: &mut u32| {
+        match expr {
+            Expr::Subquery(_) | Expr::Exists { .. } => *expr = parse_expr("1"),
+            Expr::InSubquery { expr: needle, .. } => *expr = (**needle).clone(),
+            _ => {}
         }
-    }
-    let mut finder = Finder(false);
-    let _ = parse_expr(sql).visit(&mut finder);
-    finder.0
-}
-
-/// Replaces keys, outside of aggregates, by the columns of the group.
-struct Keys<'a> {
-    keys: &'a [String],
-    inside: u32,
+        if let Expr::Function(f) = expr {
+            let name = f.name.to_string().to_lowercase();
+            let one = match &f.args {
+                sqlparser::ast::FunctionArguments::List(list) => list.args.len() == 1,
+                _ => false,
+            };
+            found |= ["count", "sum", "avg", "all_equal", "all_different"].contains(&&*name)
+                || (one && ["min", "max"].contains(&&*name));
+        }
+    };
+    edit(&mut parse_expr(sql), &mut look, &mut |_, _| {});
+    found
 }
 
 fn is_aggregate_call(expr: &Expr) -> bool {
@@ -150,24 +173,21 @@ fn is_aggregate_call(expr: &Expr) -> bool {
     })
 }
 
-impl VisitorMut for Keys<'_> {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        self.inside += u32::from(is_aggregate_call(expr));
+/// Replaces keys, outside of aggregates, by the columns of the group.
+fn by_group(expr: &mut Expr, keys: &[String]) {
+    let mut replace = |expr: &mut Expr, inside: &mut u32| {
+        *inside += u32::from(is_aggregate_call(expr));
         let text = expr.to_string();
-        if self.inside == 0
-            && let Some(i) = self.keys.iter().position(|k| *k == text)
+        if *inside == 0
+            && let Some(i) = keys.iter().position(|k| *k == text)
         {
             *expr = Expr::CompoundIdentifier(vec![Ident::new("g"), Ident::new(format!("k{i}"))]);
         }
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        self.inside -= u32::from(is_aggregate_call(expr));
-        ControlFlow::Continue(())
-    }
+    };
+    let mut leave = |expr: &mut Expr, inside: &mut u32| {
+        *inside -= u32::from(is_aggregate_call(expr));
+    };
+    edit(expr, &mut replace, &mut leave);
 }
 
 impl Oracle {
@@ -330,10 +350,7 @@ impl Oracle {
         }
         let scalar = |e: &str| {
             let mut expr = parse_expr(&plain(e));
-            let _ = expr.visit(&mut Keys {
-                keys: &keys,
-                inside: 0,
-            });
+            by_group(&mut expr, &keys);
             // count(*) makes it an aggregate even where only keys are read.
             format!(
                 "(SELECT v FROM (SELECT {expr} AS v, count(*) FROM {sources}{}))",
