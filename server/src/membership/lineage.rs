@@ -346,30 +346,33 @@ mod tests {
         finished(&founding, &recovered)
     }
 
+    /// A crash cuts this command short on the directory, and it is given again.
+    fn cut_short_and_again(
+        disk: &Arc<dyn Disk>,
+        command: impl Fn(&Arc<dyn Disk>) -> Result<Recovery, LineageError>,
+    ) {
+        starts(disk).expect("nothing was done to it");
+        let whole = command(disk).expect("it can be done");
+        let cluster = whole.lineage.configuration.cluster().0;
+        let founding = Founding {
+            cluster,
+            ..whole.founding
+        };
+        save_founding(disk, &founding).expect("the first half");
+        let refused = starts(disk).expect_err("it is half done").to_string();
+        assert!(refused.contains("run the same command"), "{refused}");
+        let again = command(disk).expect("the same command");
+        again.carry_out(disk).expect("the disk works");
+        assert_eq!(clusters(disk), (cluster, cluster));
+        starts(disk).expect("it is done");
+    }
+
     #[test]
     fn what_a_crash_cut_short_does_not_start_and_is_finished_by_the_same_command() {
         let disks = founders();
+        cut_short_and_again(&disks[1], |disk| Recovery::examine(disk, &survivors()));
         let moved = [("2".to_owned(), ([127, 0, 0, 1], 7802).into())];
-        let commands: [&dyn Fn(&Arc<dyn Disk>) -> Result<Recovery, LineageError>; 2] =
-            [&|disk| Recovery::examine(disk, &survivors()), &|disk| {
-                Recovery::restore(disk, "drill", &moved)
-            }];
-        for (command, disk) in commands.iter().zip([&disks[1], &disks[3]]) {
-            starts(disk).expect("nothing was done to it");
-            let whole = command(disk).expect("it can be done");
-            let cluster = whole.lineage.configuration.cluster().0;
-            let founding = Founding {
-                cluster,
-                ..whole.founding
-            };
-            save_founding(disk, &founding).expect("the first half");
-            let refused = starts(disk).expect_err("it is half done").to_string();
-            assert!(refused.contains("run the same command"), "{refused}");
-            let again = command(disk).expect("the same command");
-            again.carry_out(disk).expect("the disk works");
-            assert_eq!(clusters(disk), (cluster, cluster));
-            starts(disk).expect("it is done");
-        }
+        cut_short_and_again(&disks[3], |disk| Recovery::restore(disk, "drill", &moved));
     }
 
     #[test]
