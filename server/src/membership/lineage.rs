@@ -23,7 +23,7 @@ use synod_storage::disk::Disk;
 
 use super::files::{Files, FilesError};
 use crate::formation::Founding;
-use crate::identity::{IdentityError, load_founding, load_identity, save_founding};
+use crate::identity::{Identity, IdentityError, load_founding, load_identity, save_founding};
 
 /// Why a directory cannot be recovered. Nothing has been changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,28 @@ pub enum LineageError {
     /// These members cannot begin a lineage from here.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+}
+
+/// What a directory that belongs to a cluster says of it.
+struct Held {
+    identity: Identity,
+    founding: Founding,
+    files: Files,
+    recovered: Recovered,
+}
+
+impl Held {
+    fn open(disk: &Arc<dyn Disk>) -> Result<Self, LineageError> {
+        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
+        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
+        let (files, recovered) = Files::open(disk, identity)?;
+        Ok(Self {
+            identity,
+            founding,
+            files,
+            recovered,
+        })
+    }
 }
 
 /// A recovery that was thought through and not carried out.
@@ -141,17 +163,20 @@ impl Recovery {
             &mut Founding,
         ) -> Result<Lineage, LineageError>,
     ) -> Result<Self, LineageError> {
-        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
-        let mut founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
-        let (files, mut directory) = Files::open(disk, identity)?;
-        directory.registration = Some(Registration {
+        let Held {
+            identity,
+            mut founding,
+            files,
+            mut recovered,
+        } = Held::open(disk)?;
+        recovered.registration = Some(Registration {
             cluster: Some(ClusterId(founding.cluster)),
             node: identity.node,
             boot: identity.boot,
         });
-        let last = recovery::last(&directory)?;
+        let last = recovery::last(&recovered)?;
         Ok(Self {
-            lineage: begin(&directory, &last, &mut founding)?,
+            lineage: begin(&recovered, &last, &mut founding)?,
             last,
             node: identity.node,
             founding,
@@ -205,11 +230,12 @@ pub struct Restored {
 impl Restored {
     /// Reads it.
     pub fn read(disk: &Arc<dyn Disk>) -> Result<Self, LineageError> {
-        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
-        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
-        let (_, directory) = Files::open(disk, identity)?;
-        match directory.base {
-            Some(begun) if begun.begins_lineage() => Ok(Self { founding, begun }),
+        let held = Held::open(disk)?;
+        match held.recovered.base {
+            Some(begun) if begun.begins_lineage() => Ok(Self {
+                founding: held.founding,
+                begun,
+            }),
             _ => Err(LineageError::NotRestored),
         }
     }
@@ -271,11 +297,9 @@ mod tests {
 
     /// The cluster of the founding record, and that of the last configuration.
     fn clusters(disk: &Arc<dyn Disk>) -> (u128, u128) {
-        let identity = load_identity(disk).expect("whole").expect("there");
-        let (_, found) = Files::open(disk, identity).expect("the files");
-        let last = recovery::last(&found).expect("a chain");
-        let founding = load_founding(disk).expect("whole").expect("there");
-        (founding.cluster, last.cluster().0)
+        let held = Held::open(disk).expect("whole");
+        let last = recovery::last(&held.recovered).expect("a chain");
+        (held.founding.cluster, last.cluster().0)
     }
 
     #[test]
@@ -340,10 +364,8 @@ mod tests {
 
     /// Whether a node would start on the directory.
     fn starts(disk: &Arc<dyn Disk>) -> Result<(), LineageError> {
-        let identity = load_identity(disk)?.ok_or(LineageError::NoCluster)?;
-        let founding = load_founding(disk)?.ok_or(LineageError::NoCluster)?;
-        let (_, recovered) = Files::open(disk, identity)?;
-        finished(&founding, &recovered)
+        let held = Held::open(disk)?;
+        finished(&held.founding, &held.recovered)
     }
 
     /// A crash cuts this command short on the directory, and it is given again.
