@@ -389,6 +389,25 @@ view 2 (01234567) of cluster cccccccc, 2 members, 2 reachable from here
     }
 
     #[test]
+    fn a_replica_on_a_node_that_is_gone_is_a_problem_though_no_other_is_free_to_take_it() {
+        let mut report = sample();
+        for shard in &mut report.shards {
+            let mut gone = shard.replicas[1].clone();
+            gone.node = "dddddddd".repeat(4);
+            shard.replicas.push(gone);
+        }
+        assert_eq!(
+            report.all_problems(),
+            ["2 shards with a replica on a node that is no member any more: 1, 2"]
+        );
+        report.view.members.pop();
+        assert_eq!(
+            report.all_problems(),
+            ["2 shards without a majority of live replicas: unavailable: 1, 2"]
+        );
+    }
+
+    #[test]
     fn a_report_of_another_version_is_read() {
         let report: Report =
             serde_json::from_str(r#"{"node": {"id": "a"}, "something_new": 1}"#).expect("reads");

@@ -238,6 +238,7 @@ impl Report {
             voters.filter(is_live).count()
         };
         let stands = |shard: &ShardReport| 2 * live_voters(shard) <= shard.voters();
+        let lacks = |shard: &ShardReport| (live(shard) as u32) < shard.replicas_wanted;
         count_shards(
             &mut problems,
             "without a majority of live replicas: unavailable",
@@ -248,7 +249,14 @@ impl Report {
             &mut problems,
             "with fewer live replicas than wanted",
             &self.shards,
-            |shard| (live(shard) as u32) < shard.replicas_wanted && !stands(shard),
+            |shard| lacks(shard) && !stands(shard),
+        );
+        // No more replicas are wanted than there are nodes for: where none is left to take them, this alone tells.
+        count_shards(
+            &mut problems,
+            "with a replica on a node that is no member any more",
+            &self.shards,
+            |shard| live(shard) < shard.replicas.len() && !lacks(shard) && !stands(shard),
         );
         let damaged = self.storage.damaged_replicas;
         if damaged > 0 {
