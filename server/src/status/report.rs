@@ -221,8 +221,26 @@ impl Report {
                 ));
             }
         }
+        self.add_shards(&mut problems);
+        let damaged = self.storage.damaged_replicas;
+        if damaged > 0 {
+            problems.push(format!(
+                "{damaged} replicas on this node are damaged and wait for repair"
+            ));
+        }
+        let damaged = self.storage.damaged_values;
+        if damaged > 0 {
+            problems.push(format!(
+                "{damaged} values on this node's disk are damaged and wait for repair"
+            ));
+        }
+        problems
+    }
+
+    /// What is wrong with shards. Of their replicas only the worst is said.
+    fn add_shards(&self, problems: &mut Vec<String>) {
         count_shards(
-            &mut problems,
+            problems,
             "without a leader: unavailable",
             &self.shards,
             // Of others a node knows the leader only if it has asked.
@@ -240,37 +258,24 @@ impl Report {
         let stands = |shard: &ShardReport| 2 * live_voters(shard) <= shard.voters();
         let lacks = |shard: &ShardReport| (live(shard) as u32) < shard.replicas_wanted;
         count_shards(
-            &mut problems,
+            problems,
             "without a majority of live replicas: unavailable",
             &self.shards,
             stands,
         );
         count_shards(
-            &mut problems,
+            problems,
             "with fewer live replicas than wanted",
             &self.shards,
             |shard| lacks(shard) && !stands(shard),
         );
         // No more replicas are wanted than there are nodes for: where none is left to take them, this alone tells.
         count_shards(
-            &mut problems,
+            problems,
             "with a replica on a node that is no member any more",
             &self.shards,
             |shard| live(shard) < shard.replicas.len() && !lacks(shard) && !stands(shard),
         );
-        let damaged = self.storage.damaged_replicas;
-        if damaged > 0 {
-            problems.push(format!(
-                "{damaged} replicas on this node are damaged and wait for repair"
-            ));
-        }
-        let damaged = self.storage.damaged_values;
-        if damaged > 0 {
-            problems.push(format!(
-                "{damaged} values on this node's disk are damaged and wait for repair"
-            ));
-        }
-        problems
     }
 }
 
