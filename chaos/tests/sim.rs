@@ -270,6 +270,36 @@ async fn set_all(addresses: Vec<String>, value: &str) {
     }
 }
 
+/// A node with nothing to do looks at its timers when something is due; with work, fifty times a second.
+#[test]
+fn a_node_at_rest_is_woken_for_what_is_due_alone() {
+    let mut runtime = Runtime::with_seed_and_config(5, madsim::Config::default());
+    runtime.set_time_limit(Duration::from_secs(600));
+    runtime.block_on(async {
+        let world = World::new(5, Setup::manual(3));
+        let ticks_in = async |seconds: u64| {
+            let before = [0, 1, 2].map(|node| world.invariants.ticks(node));
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            let mut nodes = 0..3;
+            before.map(|before| {
+                let node = nodes.next().expect("three");
+                (world.invariants.ticks(node) - before) / seconds
+            })
+        };
+        // They form a cluster, elect leaders, and find that there is nothing to do.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let resting = ticks_in(20).await;
+        let addresses = world.client_addresses();
+        let set = world.spawn(move || set_all(addresses, "new"));
+        set.await.expect("they serve");
+        let working = ticks_in(1).await;
+        println!("ticks a second: {resting:?} at rest, {working:?} after a command");
+        // Ten heartbeats a second, and the probes of two peers.
+        assert!(resting.iter().all(|ticks| (10..=20).contains(ticks)));
+        assert!(working.iter().all(|ticks| (45..=51).contains(ticks)));
+    });
+}
+
 /// With few clients and nothing broken, no read waits for a timer: nine in ten stay far below the
 /// loop's tick of 20 ms, on whichever node the client sits.
 #[test]

@@ -93,9 +93,14 @@ impl Config {
         }
     }
 
+    /// Microseconds between two ticks.
+    pub(crate) fn tick_us(&self) -> u64 {
+        self.tick_ms * 1_000
+    }
+
     /// Microseconds for which a voter that heard from a leader refuses other candidates.
     pub(crate) fn guard_us(&self) -> u64 {
-        u64::from(self.election_ticks) * self.tick_ms * 1_000
+        u64::from(self.election_ticks) * self.tick_us()
     }
 
     /// Microseconds of a lease, from the send time of the round that renewed it.
@@ -112,7 +117,7 @@ impl Config {
 
     /// Microseconds between two heartbeats of a leader.
     pub(crate) fn heartbeat_us(&self) -> u64 {
-        u64::from(self.heartbeat_ticks) * self.tick_ms * 1_000
+        u64::from(self.heartbeat_ticks) * self.tick_us()
     }
 
     /// Panics on settings that no edge may let through: they are checked where they are read.

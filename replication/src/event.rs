@@ -10,7 +10,8 @@ use crate::message::Message;
 #[derive(Debug)]
 pub enum Event {
     /// [`crate::Config::tick_ms`] have passed. Ticks may come late or in bursts: safety never
-    /// counts them, it looks at `now`.
+    /// counts them, it looks at `now`. At rest ([`crate::Replication::is_at_rest`]) none is missed
+    /// before the next heartbeat.
     Tick,
     /// A frame of a peer, decoded and validated. The transport vouches for `from`.
     Receive {

@@ -52,6 +52,13 @@ pub(crate) struct RowRepairs {
     questions: BTreeMap<(Bytes, Version), Vec<Asker>>,
 }
 
+impl RowRepairs {
+    /// Whether no row is about to be asked for.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.wanted.is_empty()
+    }
+}
+
 impl Replication {
     /// A row was found damaged: ask soon.
     pub(crate) fn row_damaged(&mut self) {

@@ -57,6 +57,11 @@ pub(crate) struct Transfers {
 }
 
 impl Transfers {
+    /// Whether no snapshot is on its way from or to this node.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.into.is_empty()
+    }
+
     /// Whether a snapshot is on its way to a node.
     #[cfg(test)]
     pub(crate) fn sends_to(&self, node: NodeId) -> bool {

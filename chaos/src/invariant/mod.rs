@@ -47,6 +47,8 @@ struct State {
     leaders: BTreeMap<u64, usize>,
     /// Which view each node was seen in last.
     seen: BTreeMap<usize, u64>,
+    /// How often each node looked at its timers while it had a view.
+    ticks: BTreeMap<usize, u64>,
     violation: Option<String>,
 }
 
@@ -101,6 +103,11 @@ impl Invariants {
         self.lock().placement.changes
     }
 
+    /// How often a node looked at its timers, in all its lives.
+    pub fn ticks(&self, node: usize) -> u64 {
+        self.lock().ticks.get(&node).copied().unwrap_or(0)
+    }
+
     /// The node that was seen to lead most shards.
     pub fn busiest_leader(&self) -> Option<usize> {
         let mut shards: BTreeMap<usize, usize> = BTreeMap::new();
@@ -150,6 +157,7 @@ impl Observer for Process {
             }
             Observation::Described(descriptor) => state.placement.described(world_us(), descriptor),
             Observation::View(view) => {
+                *state.ticks.entry(node).or_default() += 1;
                 if state.seen.insert(node, view.seq()) != Some(view.seq()) {
                     let (view, members) = (view.seq(), view.members().len());
                     let what = What::Sees {

@@ -139,10 +139,7 @@ impl Replication {
 
     /// Submits the batch of this flush. Commit indexes that wait for a batch go with it.
     pub(super) fn submit(&mut self, mut batch: LogBatch, store: &mut Store) {
-        let lone_due = self
-            .ticks
-            .is_multiple_of(u64::from(self.config.heartbeat_ticks));
-        if !batch.is_empty() || lone_due {
+        if !batch.is_empty() || self.beats {
             for shard in std::mem::take(&mut self.deferred) {
                 if let Some(group) = self.groups.get(&shard)
                     && !planted!(LeavesCommitBehind)

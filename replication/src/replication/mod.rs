@@ -151,8 +151,11 @@ pub struct Replication {
     missing: BTreeMap<(ShardId, ReplicaId), Micros>,
     /// Bytes of proposals without an outcome, over all groups.
     proposed_bytes: u64,
-    ticks: u64,
     ticked_at: Micros,
+    /// The last heartbeat, how many there were, and whether it came with the last tick.
+    beat_at: Micros,
+    heartbeats: u64,
+    beats: bool,
     flush_wanted: bool,
 }
 
@@ -184,8 +187,10 @@ impl Replication {
             rows: RowRepairs::default(),
             missing: BTreeMap::new(),
             proposed_bytes: 0,
-            ticks: 0,
             ticked_at: now,
+            beat_at: now,
+            heartbeats: 0,
+            beats: false,
             flush_wanted: true,
             config,
         };

@@ -14,7 +14,6 @@ use synod_testpoint::planted;
 
 impl Replication {
     pub(super) fn tick(&mut self, now: Micros, store: &mut Store, fx: &mut Effects) {
-        self.ticks += 1;
         self.flush_wanted = true;
         let gap_us = now.0.saturating_sub(self.ticked_at.0);
         self.ticked_at = now;
@@ -29,10 +28,9 @@ impl Replication {
                 self.mark(shard);
             }
         }
-        if self
-            .ticks
-            .is_multiple_of(u64::from(self.config.heartbeat_ticks))
-        {
+        // Whichever tick is nearest: ticks are not on time to the microsecond.
+        self.beats = now.0 + self.config.tick_us() / 2 >= self.next_heartbeat().0;
+        if self.beats {
             self.heartbeat_tick(now);
         } else {
             self.tell_commits();
@@ -42,8 +40,28 @@ impl Replication {
         self.tick_rows(now, store, fx);
     }
 
+    /// When the next heartbeat is due.
+    pub fn next_heartbeat(&self) -> Micros {
+        Micros(self.beat_at.0 + self.config.heartbeat_us())
+    }
+
+    /// Whether ticks before the next heartbeat would find nothing to do.
+    ///
+    /// All groups sleep then, and nothing is under way to disk or to a peer. What ends that is an event.
+    pub fn is_at_rest(&self) -> bool {
+        self.awake.is_empty()
+            && !self.needs_flush()
+            && self.waiting.is_empty()
+            && self.deferred.is_empty()
+            && self.damaged.is_empty()
+            && self.transfers.is_empty()
+            && self.rows.is_idle()
+    }
+
     /// The node's heartbeat: a round of all awake leaders, and signs of life for those that sleep.
     pub(super) fn heartbeat_tick(&mut self, now: Micros) {
+        self.beat_at = now;
+        self.heartbeats += 1;
         let quiet_after_us = self.config.quiet_after_ms * 1_000;
         let awake: Vec<ShardId> = self.awake.iter().copied().collect();
         for shard in awake {
@@ -95,7 +113,7 @@ impl Replication {
             }
         }
         digests.remove(&self.config.node);
-        let heartbeat = self.ticks / u64::from(self.config.heartbeat_ticks);
+        let heartbeat = self.heartbeats;
         let every = self.config.heartbeats_a_sign();
         self.peers.keep_signs(|node| digests.contains_key(&node));
         for (node, digest) in digests {

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use super::*;
 
+/// Between two ticks, by a node's own clock.
+const TICK_US: u64 = 20_000;
+
 impl World {
     pub(super) fn paused(&self, node: usize) -> bool {
         self.machines[node].paused_until > self.now
@@ -35,8 +38,8 @@ impl World {
                 if let Some(process) = &mut self.machines[node].process {
                     process.store.tick(local);
                 }
-                self.event(node, Event::Tick);
-                let tick_us = 20_000 * 1_000_000 / self.machines[node].rate_ppm;
+                self.tick(node, local);
+                let tick_us = TICK_US * 1_000_000 / self.machines[node].rate_ppm;
                 let late = self.random.between(0, 500);
                 self.after(tick_us + late, Happening::Tick { node, life });
             }
@@ -71,6 +74,31 @@ impl World {
             Happening::NextOp { client } => self.next_op(client),
             Happening::GiveUp { op } => self.give_up(op),
             Happening::Fault(fault) => self.fault(fault),
+        }
+    }
+
+    /// A node at rest leaves out ticks before the next heartbeat. Half of them come here all the same, to show
+    /// that nothing is missed.
+    fn tick(&mut self, node: usize, local: Micros) {
+        let Some(process) = &self.machines[node].process else {
+            return;
+        };
+        let replication = &process.replication;
+        let early = local.0 + TICK_US / 2 < replication.next_heartbeat().0;
+        if !(early && replication.is_at_rest()) {
+            self.event(node, Event::Tick);
+        } else if (local.0 / TICK_US).is_multiple_of(2) {
+            self.count("ticks left out");
+        } else {
+            let sent = self.counts.get("messages").copied();
+            self.event(node, Event::Tick);
+            let process = self.machines[node].process.as_ref();
+            let rests = process.is_some_and(|process| process.replication.is_at_rest());
+            if !rests || self.counts.get("messages").copied() != sent {
+                self.fail(format!(
+                    "node {node} was at rest, and a tick found something to do"
+                ));
+            }
         }
     }
 

@@ -85,6 +85,11 @@ impl Writer {
         }
     }
 
+    /// Whether nothing waits to be written or drawn.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Who leads the system shard.
     pub fn lead(&mut self, node: NodeId) {
         self.leader = Some(node);

@@ -257,6 +257,15 @@ impl Gateway {
         self.coordinator.active()
     }
 
+    /// Whether nobody waits for anything here, a client or this node itself.
+    pub fn is_idle(&self) -> bool {
+        self.open_commands == 0
+            && self.operations.is_empty()
+            && self.questions.is_empty()
+            && self.coordinator.active() == 0
+            && !self.needs_flush()
+    }
+
     /// Takes one event. Effects come at once, or with [`Gateway::flush`].
     pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         let now_us = now.monotonic.0;

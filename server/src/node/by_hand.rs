@@ -61,6 +61,13 @@ pub(super) struct ByHand {
     next: u64,
 }
 
+impl ByHand {
+    /// Whether no command is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+}
+
 impl Node {
     /// Takes a `SYNOD SHARD` command; an error is its answer.
     pub(super) fn by_hand(&mut self, now: Now, asked: Asked, args: &[Bytes]) -> Result<(), Reply> {

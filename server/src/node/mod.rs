@@ -27,6 +27,7 @@ mod merging;
 mod observer;
 mod ordering;
 mod outbound;
+mod pace;
 #[cfg(not(madsim))]
 mod real;
 mod refusals;
@@ -63,6 +64,7 @@ pub use self::real::{in_directory, run};
 
 use self::beginning::Holding;
 use self::lanes::Lanes;
+use self::pace::Pace;
 use self::turn::{Node, Parts};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Settings};
@@ -75,7 +77,7 @@ use crate::membership::lineage::LineageError;
 use crate::membership::writer::Work;
 use crate::transport::{Inbound, Limits, LinkFaults, Transport};
 
-/// How often the loop looks at its timers when nothing happens.
+/// How often the loop looks at its timers when nothing happens and it is not at rest.
 const TICK: Duration = Duration::from_millis(TICK_MS as u64);
 const TICK_MS: u32 = 20;
 /// Frames that wait for the loop; beyond, peers' connections wait.
@@ -390,8 +392,7 @@ async fn drive(
     serving: &Shutdown,
     clients_done: &mut tokio::task::JoinHandle<()>,
 ) -> Result<(), NodeError> {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pace = Pace::new();
     let mut stop = std::pin::pin!(shutdown.wait());
     let mut stopping = false;
     let mut clients_gone = false;
@@ -411,7 +412,7 @@ async fn drive(
                 clients_gone = true;
                 node.begin_stop();
             }
-            _ = ticks.tick() => ticked = true,
+            () = pace.tick() => ticked = true,
         }
         while frames.len() < INBOX_FRAMES_MAX
             && let Ok(frame) = inbound.try_recv()
@@ -419,6 +420,7 @@ async fn drive(
             frames.push(frame);
         }
         node.turn(&mut frames, ticked)?;
+        pace.rest(node.rest());
         if node.membership.has_left() && !stopping {
             stopping = true;
             serving.start();

@@ -260,6 +260,8 @@ fn read_that_joins_an_earlier_round() -> Result<(), String> {
         return Err("no new leader".to_string());
     }
     write(&mut world, 0)?;
+    // It goes on, and the read arrives before the tick that would begin another round.
+    world.machines[1].paused_until = world.now;
     read(&mut world, 1)?;
     holds(&mut world)
 }
