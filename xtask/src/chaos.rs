@@ -1,12 +1,11 @@
 //! `cargo xtask chaos`: builds the harness with the simulator and starts it.
 
-use crate::workspace::{self, SIMULATED_TARGET};
+use crate::workspace;
 
 /// Builds and starts; the arguments go to the harness, which knows them.
 pub fn run(arguments: &[String]) -> Result<(), String> {
-    let mut command = workspace::cargo();
     let real = arguments.iter().any(|argument| argument == "--real");
-    if real {
+    let mut command = if real {
         // Real processes: the program itself, and a harness without the simulator.
         let built = workspace::cargo()
             .args(["build", "--package", "synod"])
@@ -15,15 +14,14 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         if !built.success() {
             return Err("the program does not build".to_owned());
         }
+        let mut command = workspace::cargo();
+        command.arg("run");
+        command
     } else {
-        command.env("RUSTFLAGS", workspace::simulated_flags());
-    }
-    command.args(["run", "--package", "synod-chaos", "--quiet"]);
-    if !real {
-        command.args(["--target-dir", SIMULATED_TARGET]);
-    }
+        workspace::simulated_cargo("run")
+    };
     let status = command
-        .arg("--")
+        .args(["--package", "synod-chaos", "--quiet", "--"])
         .args(arguments)
         .status()
         .map_err(|error| format!("cannot run cargo: {error}"))?;

@@ -132,17 +132,7 @@ fn unit() -> Result<Counts, String> {
 
 /// The production node in the simulator: its sockets, time and tasks.
 fn simulated() -> Result<Counts, String> {
-    count(
-        workspace::cargo()
-            .env("RUSTFLAGS", workspace::simulated_flags())
-            .args([
-                "test",
-                "--no-fail-fast",
-                "--target-dir",
-                workspace::SIMULATED_TARGET,
-            ])
-            .args(["--package", "synod-chaos"]),
-    )
+    count(workspace::simulated_cargo("test").args(["--no-fail-fast", "--package", "synod-chaos"]))
 }
 
 /// Runs tests, shows their output, and adds up what each test program says at its end.

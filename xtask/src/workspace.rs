@@ -8,15 +8,6 @@ use std::{
 
 use serde_json::Value;
 
-/// Where simulated programs are built: their flags differ, and would rebuild everything each time.
-pub const SIMULATED_TARGET: &str = "target/madsim";
-
-/// The flags that put the simulator in the place of tokio.
-pub fn simulated_flags() -> String {
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    format!("{flags} --cfg madsim").trim().to_owned()
-}
-
 /// A crate of the workspace.
 #[derive(Debug)]
 pub struct Package {
@@ -38,6 +29,18 @@ pub fn root() -> PathBuf {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    command
+}
+
+/// Cargo, for one verb, with the simulator in the place of tokio. What it builds stands apart: its flags differ, and
+/// would rebuild everything each time.
+pub fn simulated_cargo(verb: &str) -> Command {
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let mut command = cargo();
+    command
+        .env("RUSTFLAGS", format!("{flags} --cfg madsim").trim())
+        .args([verb, "--profile", "simulated"])
+        .args(["--target-dir", "target/madsim"]);
     command
 }
 
