@@ -280,11 +280,7 @@ fn a_node_at_rest_is_woken_for_what_is_due_alone() {
         let ticks_in = async |seconds: u64| {
             let before = [0, 1, 2].map(|node| world.invariants.ticks(node));
             tokio::time::sleep(Duration::from_secs(seconds)).await;
-            let mut nodes = 0..3;
-            before.map(|before| {
-                let node = nodes.next().expect("three");
-                (world.invariants.ticks(node) - before) / seconds
-            })
+            [0, 1, 2].map(|node| (world.invariants.ticks(node) - before[node]) / seconds)
         };
         // They form a cluster, elect leaders, and find that there is nothing to do.
         tokio::time::sleep(Duration::from_secs(20)).await;

@@ -56,12 +56,13 @@ impl Node {
     /// How long this node has nothing to do if nothing arrives; `None` if it has something to do.
     pub(super) fn rest(&self) -> Option<Duration> {
         let membership = &self.membership;
-        let rests = self.stop == Stop::No
+        // Asked after each turn: where there is work, its groups are awake.
+        let rests = self.replication.is_at_rest()
+            && self.stop == Stop::No
             && membership.serving()
             && !membership.is_removed()
             && self.membership_writer.waiting_since_us().is_none()
             && self.log_waiting_since_us.is_none()
-            && self.replication.is_at_rest()
             && self.gateway.is_idle()
             && self.tokens.is_empty()
             && self.orders.is_idle()
